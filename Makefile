@@ -1,0 +1,38 @@
+# Two targets need no other set-up: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Two busy processes on two cores make PyTorch's threads wait for each other.
+THREADS ?= 2
+export OMP_NUM_THREADS ?= $(THREADS)
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: quickstart test check format clean
+
+quickstart: $(VENV)/.installed   ## the whole loop on an embedded task, on a CPU, in about five minutes
+	$(BIN)/stepcredit quickstart --out quickstart
+
+test: $(VENV)/.installed-dev     ## the test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev    ## format, lint, types, import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev   ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,peft,runs]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) quickstart build dist

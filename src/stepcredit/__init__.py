@@ -1,0 +1,51 @@
+"""Offline reinforcement learning for the multi-step reasoning of language models.
+
+Scored episodes in; a better policy and a value function out. The names below are the public face; they
+are imported when first used, so that `import stepcredit` stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from stepcredit.version import __version__
+
+if TYPE_CHECKING:
+    from stepcredit.episodes.episode import Episode as Episode
+    from stepcredit.episodes.episode import StopReason as StopReason
+    from stepcredit.episodes.store import append_episodes as append_episodes
+    from stepcredit.episodes.store import load_episodes as load_episodes
+    from stepcredit.errors import InputError as InputError
+    from stepcredit.training.configs import OfflineConfig as OfflineConfig
+    from stepcredit.training.configs import OREOConfig as OREOConfig
+    from stepcredit.training.configs import RFTConfig as RFTConfig
+    from stepcredit.training.configs import SFTConfig as SFTConfig
+    from stepcredit.training.trainer import OfflineTrainer as OfflineTrainer
+    from stepcredit.verdict import Verdict as Verdict
+
+_HOME = {
+    "Episode": "episodes.episode",
+    "InputError": "errors",
+    "OREOConfig": "training.configs",
+    "OfflineConfig": "training.configs",
+    "OfflineTrainer": "training.trainer",
+    "RFTConfig": "training.configs",
+    "SFTConfig": "training.configs",
+    "StopReason": "episodes.episode",
+    "Verdict": "verdict",
+    "append_episodes": "episodes.store",
+    "load_episodes": "episodes.store",
+}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"stepcredit.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'stepcredit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

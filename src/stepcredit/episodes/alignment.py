@@ -1,0 +1,223 @@
+"""The one map between tokens, actions, states and values.
+
+A row of ids has positions 0 … T-1. The token at position p is an action where the policy sampled it; its
+state s is everything before it, ids[:p]. A causal model's output at position p-1 has read exactly that
+state, so both log π(a|s) and V(s) of the action at p are read from the output at **p-1**:
+
+    ids        [ p0  p1  a0  a1  E ]         prompt p0 p1, actions a0 a1 and the end token E
+    output at    0   1   2   3   4
+    reads           s0  s1  sE  --           V(s0) at 1, V(s1) at 2, V(sE) at 3; 4 is never read
+
+Tensors "over actions" have T-1 columns: column j speaks of the token at position j+1 and is read from the
+output at position j. Everything else in the library uses these functions and never shifts by itself. V of a
+finished response is V(sE), at the position before its end token.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stepcredit.episodes.encoding import Tokenizer, tokenise
+from stepcredit.episodes.episode import Episode, Tokens
+from stepcredit.episodes.steps import StepRule, step_of_each_token
+from stepcredit.errors import InputError
+
+Level = Literal["token", "step", "response"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """An episode as the trainer sees it; arrays of shape [T] over positions.
+
+    Attributes:
+        ids: token ids.
+        action_mask: true where the token is an action.
+        step_id: the step of each action, 0, 1, 2, … along the row, -1 elsewhere. The end token of a response
+            or turn is a step of its own, so that the state before it is trained at step level too.
+        reward: r_t, on the last action of a step or of the episode; zero elsewhere.
+        behavior_log_prob: log μ(a_t|s_t) where it was recorded.
+        retokenised: whether the ids were made from text and not sampled.
+    """
+
+    ids: NDArray[np.int32]
+    action_mask: NDArray[np.bool_]
+    step_id: NDArray[np.int64]
+    reward: NDArray[np.float32]
+    behavior_log_prob: NDArray[np.float32] | None
+    retokenised: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class PieceReader:
+    """The text of single tokens as it reads in context, spaces kept; remembers what it has decoded."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[tuple[int, ...], str] = {}
+
+    def _text(self, ids: tuple[int, ...]) -> str:
+        if ids not in self._known:
+            self._known[ids] = self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+        return self._known[ids]
+
+    def __call__(self, ids: Sequence[int]) -> list[str]:
+        """The piece each id adds after the one before it (sentencepiece drops a lone token's space)."""
+        row = [int(i) for i in ids]
+        return [
+            self._text((row[k - 1], row[k]))[len(self._text((row[k - 1],))) :] if k else self._text((row[0],))
+            for k in range(len(row))
+        ]
+
+
+def align(episode: Episode, tokenizer: Tokenizer, rule: StepRule, pieces: PieceReader | None = None) -> Trajectory:
+    """An episode as a trajectory: exact ids, actions, steps and rewards.
+
+    Args:
+        episode: must be decided: an undecided one has no reward and nothing to teach.
+        tokenizer: of the policy; used for the ids only where the episode has none of its own.
+        rule: where steps end, unless the episode brings its own steps.
+        pieces: a reader shared between calls, for speed.
+
+    Raises:
+        InputError: no reward, text that the tokenizer cannot give back, or step rewards that do not match.
+    """
+    if episode.reward is None:
+        raise InputError("the episode is undecided: it has no reward", "reward")
+    tokens = tokenise(episode, tokenizer)
+    step_id, raw_steps = _steps(episode, tokens, tokenizer, rule, pieces or PieceReader(tokenizer))
+    reward = np.zeros(len(tokens), dtype=np.float32)
+    if episode.step_rewards is not None:
+        _place_step_rewards(reward, episode.step_rewards, raw_steps)
+    reward[np.flatnonzero(tokens.action_mask)[-1]] += episode.reward
+    return Trajectory(tokens.ids, tokens.action_mask, step_id, reward, tokens.behavior_log_prob, episode.tokens is None)
+
+
+def _steps(
+    episode: Episode, tokens: Tokens, tokenizer: Tokenizer, rule: StepRule, pieces: PieceReader
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(steps numbered without gaps, steps as the text has them and -1 on end tokens); -1 outside actions."""
+    dense = np.full(len(tokens), -1, dtype=np.int64)
+    raw = np.full(len(tokens), -1, dtype=np.int64)
+    next_dense = next_raw = 0
+    end_ids = {*tokenizer.all_special_ids, tokenizer.eos_token_id}
+    for start, stop in action_runs(tokens.action_mask):
+        has_end = int(tokens.ids[stop - 1]) in end_ids
+        body = slice(start, stop - has_end)
+        texts = pieces(tokens.ids[body].tolist())
+        ends = _given_ends(episode.steps) if episode.steps else rule.ends("".join(texts))
+        local = step_of_each_token(texts, ends)
+        if len(local):
+            raw[body] = next_raw + local
+            dense[body] = next_dense + np.unique(local, return_inverse=True)[1]
+            next_dense = int(dense[body].max()) + 1
+            next_raw += len(ends)
+        if has_end:
+            dense[stop - 1] = next_dense
+            next_dense += 1
+    return dense, raw
+
+
+def _given_ends(steps: Sequence[str]) -> list[int]:
+    return list(itertools.accumulate(len(s) for s in steps))
+
+
+def action_runs(action_mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """The maximal runs of actions as (start, stop) positions: one a turn."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], action_mask, [False]]).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
+def _place_step_rewards(
+    reward: NDArray[np.float32], step_rewards: Sequence[float], raw_steps: NDArray[np.int64]
+) -> None:
+    """Each step's reward onto its last token; a step without tokens gives it to the token before."""
+    positions = np.flatnonzero(raw_steps >= 0)
+    if int(raw_steps.max(initial=-1)) >= len(step_rewards):
+        raise InputError(
+            f"{len(step_rewards)} step rewards for {int(raw_steps.max()) + 1} steps; "
+            "give one a step, or check the step delimiters",
+            "step_rewards",
+        )
+    for step, number in enumerate(step_rewards):
+        upto = positions[raw_steps[positions] <= step]
+        if len(upto):
+            reward[upto[-1]] += number
+        elif number:
+            raise InputError(f"step {step} has a reward but no token", "step_rewards")
+
+
+def segments(level: Level, action_mask: Bool[Tensor, "B T"], step_id: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """The segments of a level, numbered along each row; -1 outside actions.
+
+    token: every action its own; step: `step_id`; response: all actions together.
+    """
+    if level == "token":
+        return torch.where(action_mask, action_mask.long().cumsum(-1) - 1, -1)
+    if level == "step":
+        return step_id
+    if level == "response":
+        return torch.where(action_mask, 0, -1)
+    raise InputError(f"{level!r} is no level; choose token, step or response", "level")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Trajectories padded on the right. `input_ids` and `attention_mask` are over positions [B, T]; all
+    else is over actions [B, T-1] (see the module's docstring)."""
+
+    input_ids: Int[Tensor, "B T"]
+    attention_mask: Int[Tensor, "B T"]
+    action: Int[Tensor, "B A"]
+    action_mask: Bool[Tensor, "B A"]
+    step_id: Int[Tensor, "B A"]
+    reward: Float[Tensor, "B A"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, as a `transformers.Trainer` passes batches around."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def collate(trajectories: Sequence[Trajectory], pad_token_id: int) -> Batch:
+    """Trajectories as one batch, padded on the right to the longest."""
+    shape = (len(trajectories), max(len(t) for t in trajectories))
+    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    action_mask = np.zeros(shape, dtype=np.bool_)
+    step_id = np.full(shape, -1, dtype=np.int64)
+    reward = np.zeros(shape, dtype=np.float32)
+    for row, trajectory in enumerate(trajectories):
+        here = np.s_[row, : len(trajectory)]
+        input_ids[here] = trajectory.ids
+        attention_mask[here] = 1
+        action_mask[here] = trajectory.action_mask
+        step_id[here] = trajectory.step_id
+        reward[here] = trajectory.reward
+    return Batch(
+        input_ids=torch.from_numpy(input_ids),
+        attention_mask=torch.from_numpy(attention_mask),
+        action=torch.from_numpy(input_ids[:, 1:].copy()),
+        action_mask=torch.from_numpy(action_mask[:, 1:].copy()),
+        step_id=torch.from_numpy(step_id[:, 1:].copy()),
+        reward=torch.from_numpy(reward[:, 1:].copy()),
+    )
+
+
+def at_states(output: Shaped[Tensor, "B T *rest"]) -> Shaped[Tensor, "B A *rest"]:
+    """A model's output over positions [B, T, …] as read at the states of the actions, [B, T-1, …]."""
+    return output[:, :-1]
+
+
+def state_position(action_position: int) -> int:
+    """Where the state of the action at `action_position` is read: one before it."""
+    return action_position - 1

@@ -1,0 +1,137 @@
+"""What happened: one prompt, the response that some policy wrote to it, and how it was rewarded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepcredit.errors import InputError
+from stepcredit.verdict import Verdict
+
+Message = Mapping[str, str]
+"""One chat message, with `role` (system, user, assistant, tool) and `content`."""
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+
+
+class StopReason(StrEnum):
+    """Why the response ended."""
+
+    STOP = "stop"
+    """The policy ended it: end of sequence, end of turn, or a stop string."""
+    LENGTH = "length"
+    """Cut by a limit on tokens or turns. Such an episode is *truncated*: neither right nor wrong."""
+    UNKNOWN = "unknown"
+    """An imported log that does not say; taken as ended by the policy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The ids that the policy saw and sampled, exactly; everything of shape [T].
+
+    Attributes:
+        ids: token ids of the prompt, the actions and any observations between them.
+        action_mask: true where the policy sampled the token.
+        behavior_log_prob: log μ(a_t|s_t) of the policy that sampled, 0 outside actions; or None.
+
+    Raises:
+        InputError: shapes differ, there is no action, or the first token is an action (it has no state).
+    """
+
+    ids: NDArray[np.int32]
+    action_mask: NDArray[np.bool_]
+    behavior_log_prob: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 1 or self.ids.shape != self.action_mask.shape:
+            raise InputError(f"ids {self.ids.shape} and action_mask {self.action_mask.shape} must be one row each")
+        if not self.action_mask.any():
+            raise InputError("no action tokens: nothing to learn from")
+        if self.action_mask[0]:
+            raise InputError("the first token is an action; an action needs at least one token before it")
+        log_prob = self.behavior_log_prob
+        if log_prob is not None and (log_prob.shape != self.ids.shape or not np.isfinite(log_prob).all()):
+            raise InputError("behavior_log_prob must be finite, one number for each id")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Episode:
+    """One prompt, one response, one outcome.
+
+    Attributes:
+        prompt: text, or the chat messages before the first action.
+        completion: text, or the chat messages from the first action on; in a conversation every
+            `assistant` message is the policy's, all others are observations.
+        reward: the outcome, given with the last action; None where grading could not decide.
+        step_rewards: one reward a step, given with the step's last action, beside the outcome.
+        steps: the texts of the steps whose concatenation is `completion`; None where delimiters decide.
+        stop_reason: why it ended; `LENGTH` means truncated.
+        verdict: what the grader said, where there was one.
+        prompt_id: equal for responses to the same prompt.
+        sample: the number of this response among those to the same prompt.
+        tokens: the exact ids, where the response was sampled here; None for imported logs.
+        metadata: anything else worth keeping, JSON-serialisable.
+
+    Raises:
+        InputError: naming the field that breaks an invariant.
+    """
+
+    prompt: str | Sequence[Message]
+    completion: str | Sequence[Message]
+    reward: float | None
+    prompt_id: str
+    sample: int = 0
+    step_rewards: tuple[float, ...] | None = None
+    steps: tuple[str, ...] | None = None
+    stop_reason: StopReason = StopReason.UNKNOWN
+    verdict: Verdict | None = None
+    tokens: Tokens | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_turns("prompt", self.prompt)
+        _check_turns("completion", self.completion)
+        if isinstance(self.prompt, str) != isinstance(self.completion, str):
+            raise InputError("prompt and completion must both be text or both be chat messages")
+        if not self.prompt:
+            raise InputError("the prompt is empty", "prompt")
+        if not isinstance(self.completion, str) and "assistant" not in {m["role"] for m in self.completion}:
+            raise InputError("no assistant message: nothing the policy wrote", "completion")
+        if self.reward is not None and not math.isfinite(self.reward):
+            raise InputError(f"{self.reward} is not a finite number", "reward")
+        if (self.verdict is Verdict.UNDECIDED) and self.reward is not None:
+            raise InputError("an undecided episode has no reward", "reward")
+        if self.steps is not None and "".join(self.steps) != self.completion:
+            raise InputError("the steps, joined, must be the completion", "steps")
+        for number in self.step_rewards or ():
+            if not math.isfinite(number):
+                raise InputError(f"{number} is not a finite number", "step_rewards")
+        if self.steps is not None and self.step_rewards is not None and len(self.steps) != len(self.step_rewards):
+            raise InputError(f"{len(self.step_rewards)} rewards for {len(self.steps)} steps", "step_rewards")
+
+    @property
+    def truncated(self) -> bool:
+        """Whether a limit cut the response."""
+        return self.stop_reason is StopReason.LENGTH
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether prompt and completion are chat messages."""
+        return not isinstance(self.prompt, str)
+
+
+def _check_turns(name: str, value: str | Sequence[Message]) -> None:
+    if isinstance(value, str):
+        return
+    for message in value:
+        if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
+            raise InputError(f"a message needs a role of {sorted(ROLES)} and a text content", name)

@@ -1,0 +1,238 @@
+"""From a row of somebody's log to an episode, recognised by its columns.
+
+Three kinds of rows, tried in this order:
+
+- stepwise: `prompt`, `completions` (the steps) and `labels` (one a step);
+- plain: `prompt` and `completion` (or `response`), both text or both chat messages;
+- chat: `messages`; the prompt is what stands before the first assistant message, or, where given, the first
+  `prompt_messages` messages.
+
+The outcome is `reward` (a number) or `label` (true or false). `prompt_id`, `sample`, `stop_reason` (or
+`finish_reason`), `truncated`, `verdict`, `steps` and `step_rewards` are carried over; every other column goes
+into the metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from stepcredit.episodes.columns import (
+    ImportRules,
+    RowView,
+    count,
+    flag,
+    number,
+    numbers,
+    shown,
+    texts,
+    turns,
+)
+from stepcredit.episodes.episode import Episode, Message, StopReason
+from stepcredit.episodes.formats import Row
+from stepcredit.episodes.records import turns_as_text
+from stepcredit.errors import InputError
+from stepcredit.verdict import Verdict
+
+_STOP_REASONS = {
+    "stop": StopReason.STOP,
+    "eos": StopReason.STOP,
+    "eos_token": StopReason.STOP,
+    "stop_sequence": StopReason.STOP,
+    "end_turn": StopReason.STOP,
+    "length": StopReason.LENGTH,
+    "max_tokens": StopReason.LENGTH,
+    "unknown": StopReason.UNKNOWN,
+}
+
+
+class EpisodeImporter:
+    """Rows to episodes, numbering the samples of each prompt as they come.
+
+    Args:
+        rules: how rows are read.
+        next_sample: prompt id → the number that its next sample gets, where some are stored already.
+    """
+
+    def __init__(self, rules: ImportRules, next_sample: Mapping[str, int] | None = None) -> None:
+        self._rules = rules
+        self._next = dict(next_sample or {})
+
+    def episode(self, row: Row) -> Episode:
+        """The episode of a row.
+
+        Raises:
+            InputError: the row's own error, or what its columns lack; with file and line.
+        """
+        if row.data is None:
+            raise row.error or InputError("a row without data", row.where)
+        try:
+            episode = episode_from_row(
+                row.data,
+                self._rules,
+                text_cells=row.text_cells,
+                next_sample=lambda key: self._next.get(key, 0),
+            )
+        except InputError as error:
+            raise InputError(str(error), row.where) from error
+        self._next[episode.prompt_id] = max(self._next.get(episode.prompt_id, 0), episode.sample + 1)
+        return episode
+
+
+def episode_from_row(
+    data: Mapping[str, Any],
+    rules: ImportRules | None = None,
+    *,
+    text_cells: bool = False,
+    next_sample: Callable[[str], int] = lambda prompt_id: 0,
+) -> Episode:
+    """The episode of one row; the module's docstring says which columns are read.
+
+    Args:
+        data: column → value; null is the same as absent.
+        rules: names and ranges.
+        text_cells: values are CSV cells: numbers, booleans and lists are still text.
+        next_sample: prompt id → sample number, for rows that have none.
+
+    Raises:
+        InputError: naming the column that is missing or wrong.
+    """
+    rules = rules or ImportRules()
+    columns = RowView(data, rules, text_cells)
+    body = _body(columns, rules)
+    verdict = _verdict(columns)
+    prompt_id = _prompt_id(columns.take("prompt_id"), body.prompt)
+    sample = count(columns.take("sample"), "sample")
+    return Episode(
+        prompt=body.prompt,
+        completion=body.completion,
+        reward=_outcome(columns, rules, verdict, body.default_reward),
+        prompt_id=prompt_id,
+        sample=next_sample(prompt_id) if sample is None else sample,
+        step_rewards=body.step_rewards,
+        steps=body.steps,
+        stop_reason=_stop_reason(columns),
+        verdict=verdict,
+        metadata=columns.rest(),
+    )
+
+
+class _Body(NamedTuple):
+    prompt: str | Sequence[Message]
+    completion: str | Sequence[Message]
+    steps: tuple[str, ...] | None = None
+    step_rewards: tuple[float, ...] | None = None
+    default_reward: float | None = None
+
+
+def _body(columns: RowView, rules: ImportRules) -> _Body:
+    """What was asked and answered, by the kind of row."""
+    if all(columns.has(name) for name in ("prompt", "completions", "labels")):
+        return _stepwise(columns, rules)
+    answer = "completion" if columns.has("completion") or not columns.has("response") else "response"
+    is_answered = columns.has(answer)
+    if columns.has("messages") and not (columns.has("prompt") and is_answered):
+        if is_answered:
+            raise InputError(f"stands beside {answer}; if it is the prompt: --columns prompt=messages", "messages")
+        return _Body(*_split_messages(columns), step_rewards=_step_rewards(columns, rules))
+    if not columns.has("prompt") or not is_answered:
+        raise InputError(
+            "expected columns prompt and completion (or response), or messages, or prompt, completions and "
+            f"labels; the row has {columns.names()} (other names: --columns prompt=… completion=…)"
+        )
+    return _plain(columns, answer, rules)
+
+
+def _plain(columns: RowView, answer: str, rules: ImportRules) -> _Body:
+    prompt, completion = turns(columns.take("prompt"), "prompt"), turns(columns.take(answer), answer)
+    if isinstance(prompt, str) != isinstance(completion, str):
+        kinds = ["text" if isinstance(t, str) else "chat messages" for t in (prompt, completion)]
+        raise InputError(f"prompt is {kinds[0]} but {answer} is {kinds[1]}; make both text or both chat")
+    steps = texts(columns.take("steps"), "steps") if columns.has("steps") else None
+    return _Body(prompt, completion, steps, _step_rewards(columns, rules))
+
+
+def _split_messages(columns: RowView) -> tuple[list[Message], list[Message]]:
+    messages = turns(columns.take("messages"), "messages")
+    if isinstance(messages, str):
+        raise InputError("must be a list of messages with role and content", "messages")
+    first = next((k for k, m in enumerate(messages) if m["role"] == "assistant"), None)
+    if first is None:
+        raise InputError("no assistant message: nothing the policy wrote", "messages")
+    given = count(columns.take("prompt_messages"), "prompt_messages")
+    at = first if given is None else given
+    if not 0 < at < len(messages):
+        raise InputError(f"{at} of {len(messages)} messages cannot be the prompt", "prompt_messages")
+    return messages[:at], messages[at:]
+
+
+def _stepwise(columns: RowView, rules: ImportRules) -> _Body:
+    prompt = columns.take("prompt")
+    if not isinstance(prompt, str):
+        raise InputError("rows with completions and labels need a text prompt", "prompt")
+    written = texts(columns.take("completions"), "completions")
+    labels = numbers(columns.take("labels"), "labels", rules)
+    if not written or len(written) != len(labels):
+        raise InputError(f"{len(labels)} labels for {len(written)} steps; give one a step", "labels")
+    steps = (*(t if t.endswith("\n") else t + "\n" for t in written[:-1]), written[-1])
+    return _Body(prompt, "".join(steps), steps, labels, default_reward=0.0)
+
+
+def _step_rewards(columns: RowView, rules: ImportRules) -> tuple[float, ...] | None:
+    given = columns.take("step_rewards")
+    return None if given is None else numbers(given, "step_rewards", rules)
+
+
+def _verdict(columns: RowView) -> Verdict | None:
+    given = columns.take("verdict")
+    if given is None:
+        return None
+    if given not in list(Verdict):
+        raise InputError(f"must be one of {', '.join(Verdict)}, not {shown(given)}", "verdict")
+    return Verdict(given)
+
+
+def _outcome(columns: RowView, rules: ImportRules, verdict: Verdict | None, default: float | None) -> float | None:
+    """The reward: of `reward`, else of `label`; None for the undecided, whatever the row says."""
+    if verdict is Verdict.UNDECIDED:
+        columns.take("reward")
+        columns.take("label")
+        return None
+    if columns.has("reward"):
+        return number(columns.take("reward"), "reward", rules)
+    columns.take("reward")
+    if columns.has("label"):
+        return float(flag(columns.take("label"), "label"))
+    if default is None:
+        raise InputError(
+            "missing: expected a column reward (a number) or label (true or false), or the verdict "
+            f"'undecided'; the row has {columns.names()}",
+            "reward",
+        )
+    return default
+
+
+def _stop_reason(columns: RowView) -> StopReason:
+    name = "stop_reason" if columns.has("stop_reason") else "finish_reason"
+    given = columns.take(name)
+    if given is not None and (not isinstance(given, str) or given not in _STOP_REASONS):
+        raise InputError(f"must be one of {', '.join(_STOP_REASONS)}, not {shown(given)}", name)
+    reason = StopReason.UNKNOWN if given is None else _STOP_REASONS[given]
+    if not columns.has("truncated"):
+        return reason
+    said = StopReason.LENGTH if flag(columns.take("truncated"), "truncated") else StopReason.STOP
+    if reason not in (said, StopReason.UNKNOWN):
+        raise InputError(f"says otherwise than {name}", "truncated")
+    return said
+
+
+def _prompt_id(given: Any, prompt: str | Sequence[Message]) -> str:
+    """The row's own, as text; else a hash of the prompt."""
+    if given is None or given == "":
+        return hashlib.sha256(turns_as_text(prompt).encode()).hexdigest()[:16]
+    if isinstance(given, float) and given.is_integer():
+        return str(int(given))
+    if isinstance(given, str | int):
+        return str(given)
+    raise InputError(f"must be text or a whole number, not {shown(given)}", "prompt_id")

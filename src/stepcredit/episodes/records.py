@@ -1,0 +1,138 @@
+"""One episode as one row of a table, and back: the columns that a shard has.
+
+`format` says whether `prompt` and `completion` are plain text ("text") or chat messages as JSON ("chat");
+`metadata` is JSON; a column is null where the episode has None.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from stepcredit.episodes.episode import Episode, Message, StopReason, Tokens
+from stepcredit.errors import InputError
+from stepcredit.verdict import Verdict
+
+SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("completion", pa.string()),
+        ("format", pa.string()),
+        ("reward", pa.float64()),
+        ("verdict", pa.string()),
+        ("stop_reason", pa.string()),
+        ("prompt_id", pa.string()),
+        ("sample", pa.int64()),
+        ("steps", pa.list_(pa.string())),
+        ("step_rewards", pa.list_(pa.float64())),
+        ("ids", pa.list_(pa.int32())),
+        ("action_mask", pa.list_(pa.bool_())),
+        ("behavior_log_prob", pa.list_(pa.float32())),
+        ("metadata", pa.string()),
+    ]
+)
+_TOKEN_COLUMNS = ("ids", "action_mask", "behavior_log_prob")
+# In memory the prompts, which repeat for every sample, are kept once a row group.
+HELD_SCHEMA = SCHEMA.set(0, pa.field("prompt", pa.dictionary(pa.int32(), pa.string())))
+
+
+def turns_as_text(turns: str | Sequence[Message]) -> str:
+    """A prompt or completion as one string: text as it is, chat messages as JSON; equal where they are equal.
+
+    Raises:
+        InputError: a message holds something that JSON does not have.
+    """
+    return turns if isinstance(turns, str) else _as_json([dict(m) for m in turns], "messages")
+
+
+def _as_json(value: Any, field: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"cannot be stored as JSON: {error}", field) from error
+
+
+def to_batch(episodes: Sequence[Episode]) -> Any:
+    """Episodes as one Arrow record batch."""
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    for episode in episodes:
+        for name, value in _as_row(episode).items():
+            columns[name].append(value)
+    try:
+        return pa.record_batch([pa.array(columns[f.name], type=f.type) for f in SCHEMA], schema=SCHEMA)
+    except UnicodeEncodeError as error:
+        raise InputError(f"an episode holds text that is not valid Unicode ({error.reason})") from error
+
+
+def _as_row(episode: Episode) -> dict[str, Any]:
+    tokens = episode.tokens
+    return {
+        "prompt": turns_as_text(episode.prompt),
+        "completion": turns_as_text(episode.completion),
+        "format": "chat" if episode.is_chat else "text",
+        "reward": episode.reward,
+        "verdict": episode.verdict and str(episode.verdict),
+        "stop_reason": str(episode.stop_reason),
+        "prompt_id": episode.prompt_id,
+        "sample": episode.sample,
+        "steps": episode.steps,
+        "step_rewards": episode.step_rewards,
+        "ids": tokens and tokens.ids,
+        "action_mask": tokens and tokens.action_mask,
+        "behavior_log_prob": tokens and tokens.behavior_log_prob,
+        "metadata": _as_json(episode.metadata, "metadata"),
+    }
+
+
+def from_batch(rows: Any, made: list[Episode]) -> None:
+    """Add the episodes of a record batch to `made`; what is in it when this raises was right.
+
+    Raises:
+        TypeError, ValueError, KeyError: the next row is no valid episode.
+    """
+    plain = {name: rows.column(name).to_pylist() for name in SCHEMA.names if name not in _TOKEN_COLUMNS}
+    arrays = {name: _as_arrays(rows.column(name)) for name in _TOKEN_COLUMNS}
+    for k in range(rows.num_rows):
+        values = {name: column[k] for name, column in plain.items()}
+        made.append(_as_episode(values, _as_tokens(*(arrays[name][k] for name in _TOKEN_COLUMNS))))
+
+
+def _as_arrays(lists: Any) -> list[NDArray[Any] | None]:
+    """A list column as one array a row, None where null; copies, so that they can be written to."""
+    flat = lists.flatten().to_numpy(zero_copy_only=False)
+    rows: list[NDArray[Any] | None] = []
+    at = 0
+    for length in lists.value_lengths().to_pylist():
+        rows.append(None if length is None else flat[at : at + length].copy())
+        at += length or 0
+    return rows
+
+
+def _as_tokens(
+    ids: NDArray[Any] | None, action_mask: NDArray[Any] | None, behavior_log_prob: NDArray[Any] | None
+) -> Tokens | None:
+    if ids is None or action_mask is None:
+        return None
+    return Tokens(ids, action_mask.astype(np.bool_), behavior_log_prob)
+
+
+def _as_episode(row: dict[str, Any], tokens: Tokens | None) -> Episode:
+    is_chat = {"text": False, "chat": True}[row["format"]]
+    return Episode(
+        prompt=json.loads(row["prompt"]) if is_chat else row["prompt"],
+        completion=json.loads(row["completion"]) if is_chat else row["completion"],
+        reward=row["reward"],
+        prompt_id=row["prompt_id"],
+        sample=row["sample"],
+        step_rewards=None if row["step_rewards"] is None else tuple(row["step_rewards"]),
+        steps=None if row["steps"] is None else tuple(row["steps"]),
+        stop_reason=StopReason(row["stop_reason"]),
+        verdict=None if row["verdict"] is None else Verdict(row["verdict"]),
+        tokens=tokens,
+        metadata=json.loads(row["metadata"]),
+    )

@@ -1,0 +1,203 @@
+"""Episodes on disk: a folder of Parquet shards that others can read, append to at once, and never half see.
+
+A shard is written under a temporary name, synced, and only then given the next free number; a reader sees
+whole shards or none, whatever was killed meanwhile. One row is one episode; `records` has the columns.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+import secrets
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any, overload
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.records import HELD_SCHEMA, SCHEMA, from_batch, to_batch
+from stepcredit.errors import InputError
+
+_ROWS_PER_GROUP = 1024
+_SHARD = re.compile(r"episodes-(\d{5,})\.parquet")
+
+
+def load_episodes(path: str | Path) -> EpisodeStore:
+    """The episodes in a folder, as a read-only sequence; shards that come later are not in it.
+
+    Raises:
+        InputError: no such folder, no shards in it, or a shard that cannot be read, by name.
+    """
+    return EpisodeStore(path)
+
+
+def append_episodes(path: str | Path, episodes: Iterable[Episode]) -> Path:
+    """Write episodes as one new shard, whole or not at all, and return its path.
+
+    Any number of processes may append to one folder at once. The folder is made where it is missing. The
+    same episodes always give the same bytes.
+
+    Raises:
+        InputError: there are no episodes, or one holds something that cannot be stored.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".episodes-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    try:
+        _write_draft(draft, episodes)
+        shard = _publish(draft, folder)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(folder)
+    return shard
+
+
+class EpisodeStore(Sequence[Episode]):
+    """A folder of shards as a sequence of episodes, made on access; see `load_episodes`.
+
+    Slices give lists. The columns are held as Arrow tables, several times smaller than the objects.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.shards = tuple(_find_shards(self.path))
+        self._parts = [part for shard in self.shards for part in _read_shard(shard)]
+        self._ends = list(accumulate(part.batch.num_rows for part in self._parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[Episode]:
+        for part in self._parts:
+            yield from part.episodes(0, part.batch.num_rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Episode]: ...
+
+    def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = operator.index(index)
+        at += len(self) if at < 0 else 0
+        if not 0 <= at < len(self):
+            raise IndexError(f"episode {index} of {len(self)}")
+        number = bisect_right(self._ends, at)
+        row = at - (self._ends[number - 1] if number else 0)
+        return self._parts[number].episodes(row, row + 1)[0]
+
+    def __repr__(self) -> str:
+        return f"EpisodeStore({str(self.path)!r}: {len(self)} episodes in {len(self.shards)} shards)"
+
+    def column(self, name: str) -> list[Any]:
+        """One column of all episodes, as it is stored."""
+        return [value for part in self._parts for value in part.batch.column(name).to_pylist()]
+
+
+def _write_draft(draft: Path, episodes: Iterable[Episode]) -> None:
+    """A complete, synced Parquet file under a name that readers ignore."""
+    rows = iter(episodes)
+    group = list(islice(rows, _ROWS_PER_GROUP))
+    if not group:
+        raise InputError("there are no episodes to write")
+    options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+    with draft.open("xb") as file:
+        with pq.ParquetWriter(file, SCHEMA, **options) as writer:
+            while group:
+                writer.write_batch(to_batch(group))
+                group = list(islice(rows, _ROWS_PER_GROUP))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(draft: Path, folder: Path) -> Path:
+    """Give a finished draft the next free number. Never replaces a shard: a number is claimed first."""
+    number = max((n for n, _ in _numbered(folder)), default=-1) + 1
+    while True:
+        shard = folder / f"episodes-{number:05d}.parquet"
+        with _claimed(folder / f".{shard.name}.claim") as mine:
+            if mine and not shard.exists():
+                return draft.rename(shard)
+        number += 1
+
+
+@contextmanager
+def _claimed(claim: Path) -> Iterator[bool]:
+    """Whether this process, and no other, holds the claim. One left by a killed writer skips its number."""
+    try:
+        os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        claim.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    matches = [(_SHARD.fullmatch(p.name), p) for p in folder.iterdir()]
+    return sorted((int(m[1]), p) for m, p in matches if m)
+
+
+def _find_shards(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError("no such folder of episodes", str(folder))
+    shards = [path for _, path in _numbered(folder)]
+    if not shards:
+        raise InputError("no shards (episodes-00000.parquet, …) in this folder", str(folder))
+    return shards
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A row group of a shard; `first_row` is its place in the shard, for messages."""
+
+    shard: Path
+    first_row: int
+    batch: Any
+
+    def episodes(self, start: int, stop: int) -> list[Episode]:
+        """The episodes of rows start … stop-1."""
+        rows = self.batch.slice(start, stop - start)
+        made: list[Episode] = []
+        try:
+            from_batch(rows, made)
+        except (TypeError, ValueError, KeyError) as error:
+            row = self.first_row + start + len(made) + 1
+            raise InputError(f"not a valid episode: {error}", f"{self.shard}: row {row}") from error
+        return made
+
+
+def _read_shard(shard: Path) -> list[_Part]:
+    try:
+        with pq.ParquetFile(
+            shard, memory_map=True, read_dictionary=["prompt"], page_checksum_verification=True
+        ) as file:
+            missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
+            if missing:
+                raise InputError(f"not a shard of episodes: no column {', '.join(missing)}", str(shard))
+            table = file.read(columns=SCHEMA.names).select(SCHEMA.names).cast(HELD_SCHEMA)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"corrupt shard, restore it or remove it ({reason})", str(shard)) from error
+    batches = table.to_batches()
+    firsts = accumulate((b.num_rows for b in batches), initial=0)
+    return [_Part(shard, first, batch) for first, batch in zip(firsts, batches, strict=False)]

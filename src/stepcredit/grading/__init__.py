@@ -1,0 +1,1 @@
+"""Verdicts on answers: right, wrong or undecided."""

@@ -1,0 +1,29 @@
+"""Accuracy and its standard error."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def mean_and_stderr(scores: ArrayLike, groups: ArrayLike | None = None) -> tuple[float, float]:
+    """The mean of scores and its standard error.
+
+    Args:
+        scores: one number a response, shape [N].
+        groups: the prompt of each response; responses to one prompt are no independent draws, so the error
+            is that of the mean over prompts (cluster-robust). None: every response its own prompt.
+
+    Returns:
+        (mean, standard error); the error is NaN with fewer than two groups.
+
+    Source of the clustered form: Miller, "Adding error bars to evals" (arXiv 2411.00640), equation 4.
+    """
+    x = np.asarray(scores, dtype=np.float64)
+    mean = float(x.mean()) if len(x) else float("nan")
+    labels = np.arange(len(x)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    sums = np.bincount(labels, weights=x - mean) if len(x) else np.zeros(0)
+    if len(sums) < 2:
+        return mean, float("nan")
+    small_sample = len(sums) / (len(sums) - 1)
+    return mean, float(np.sqrt(small_sample * np.square(sums).sum()) / len(x))

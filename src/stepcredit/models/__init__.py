@@ -1,0 +1,1 @@
+"""Policy, value model and reference: loading, saving, and the statistics that objectives need."""

@@ -1,0 +1,167 @@
+"""Policy, value function and reference behind one forward pass, saved as plain folders."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from stepcredit.errors import InputError
+from stepcredit.models.loading import ADAPTER_CONFIG
+
+POLICY, VALUE = "policy", "value"
+
+
+class ActorCriticOutput(NamedTuple):
+    """Logits [B, T, V] of policy and reference and values [B, T] over positions; None where not asked for."""
+
+    logits: Float[Tensor, "B T V"]
+    ref_logits: Float[Tensor, "B T V"] | None
+    value: Float[Tensor, "B T"] | None
+
+
+class ActorCritic(nn.Module):
+    """A policy and, where the method needs it, a separate value model, as one trainable module.
+
+    Not a `PreTrainedModel`: what is saved are the two models, each a plain folder (`policy/`, `value/`) that
+    transformers loads by itself. The reference is no part of the module's parameters: it is a frozen copy, or
+    the policy with its adapter switched off.
+
+    Args:
+        policy: a causal language model, or a PEFT model around one.
+        value: a token-classification model with one label, or a PEFT model around one, or None.
+        reference: a frozen causal language model; None with a PEFT policy, whose base is the reference, or
+            where the method needs none.
+    """
+
+    def __init__(self, policy: Any, value: Any | None = None, reference: Any | None = None) -> None:
+        super().__init__()
+        self.policy = policy
+        self.value = value
+        self.__dict__["reference"] = reference  # not registered: neither trained, nor saved, nor wrapped
+
+    reference: Any | None
+
+    @property
+    def config(self) -> Any:
+        """The policy's config; `transformers.Trainer` looks here."""
+        return self.policy.config
+
+    def forward(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], needs_reference: bool
+    ) -> ActorCriticOutput:
+        """One pass of each model over the batch; the reference's without gradient."""
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        logits = self.policy(**given).logits
+        ref_logits = None
+        if needs_reference:
+            with torch.no_grad(), self.reference_model() as reference:
+                ref_logits = reference(**given).logits
+        value = None if self.value is None else values_at_positions(self.value, **given)
+        return ActorCriticOutput(logits, ref_logits, value)
+
+    @contextlib.contextmanager
+    def reference_model(self) -> Iterator[Any]:
+        """The reference, for as long as the context lasts."""
+        if self.reference is not None:
+            if self.reference.device != self.policy.device:
+                self.reference.to(self.policy.device)
+            yield self.reference
+        elif is_peft(self.policy):
+            with self.policy.disable_adapter():
+                yield self.policy
+        else:
+            raise InputError("this method needs a reference; give ref_model or a peft_config", "ref_model")
+
+    def parts(self) -> dict[str, Any]:
+        """The models that are there, by the name of their folder."""
+        return {POLICY: self.policy} | ({VALUE: self.value} if self.value is not None else {})
+
+    def save_checkpoint(self, folder: str | Path) -> None:
+        """Weights to resume from: whole models, or adapters alone where the model is a PEFT model."""
+        for name, model in self.parts().items():
+            model.save_pretrained(Path(folder) / name, safe_serialization=True)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Plain folders `policy/` and `value/` that load with transformers alone.
+
+        An adapter is merged into a copy of its base; the adapter by itself goes beside it
+        (`policy_adapter/`), where it stays small to share.
+        """
+        for name, model in self.parts().items():
+            if is_peft(model):
+                model.save_pretrained(Path(folder) / f"{name}_adapter", safe_serialization=True)
+                _merged(model).save_pretrained(Path(folder) / name, safe_serialization=True)
+            else:
+                model.save_pretrained(Path(folder) / name, safe_serialization=True)
+
+    def load_checkpoint(self, folder: str | Path) -> None:
+        """Weights written by `save_checkpoint`, bit for bit, tied embeddings included.
+
+        Raises:
+            InputError: a part is missing, or does not fit the model.
+        """
+        for name, model in self.parts().items():
+            part = Path(folder) / name
+            if not part.is_dir():
+                raise InputError(f"the checkpoint has no {name}/ folder", str(folder))
+            if is_peft(model):
+                _load_adapter(model, part)
+            else:
+                _load_weights(model, part)
+
+
+def values_at_positions(value_model: Any, **inputs: Any) -> Float[Tensor, "B T"]:
+    """V at every position, in float32 or wider also under autocast: a bf16 value near 1 moves by 0.4%.
+
+    Args:
+        value_model: a token-classification model with one label.
+        inputs: what its transformer takes: input_ids, attention_mask, ….
+    """
+    model = value_model.get_base_model() if is_peft(value_model) else value_model
+    hidden = model.base_model(**inputs).last_hidden_state
+    head = model.score if hasattr(model, "score") else model.classifier
+    with torch.autocast(hidden.device.type, enabled=False):
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        return head(hidden.to(wide)).squeeze(-1)  # type: ignore[no-any-return]
+
+
+def is_peft(model: Any) -> bool:
+    """Whether a model is a PEFT wrapper; needs no peft to be installed."""
+    return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
+
+
+def _merged(model: Any) -> Any:
+    plain = copy.deepcopy(model).merge_and_unload()
+    plain._hf_peft_config_loaded = False
+    return plain
+
+
+def _load_adapter(model: Any, folder: Path) -> None:
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if not (folder / ADAPTER_CONFIG).exists():
+        raise InputError("no adapter here, but the model was given one", str(folder))
+    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+
+
+def _load_weights(model: Any, folder: Path) -> None:
+    """Through `from_pretrained`, which knows shards and tied weights, in a dtype that holds all."""
+    if not (folder / "config.json").exists():
+        raise InputError("no whole model here, but the model is one", str(folder))
+    dtype = functools.reduce(torch.promote_types, {p.dtype for p in model.parameters()})
+    saved = type(model).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    try:
+        model.load_state_dict(saved.state_dict())
+    except RuntimeError as error:
+        raise InputError(
+            f"the checkpoint does not fit the model: {str(error).splitlines()[-1].strip()}", str(folder)
+        ) from error

@@ -1,0 +1,121 @@
+"""Policy, tokenizer and value model from a folder or hub name; and small models from nothing.
+
+A value model is a plain `AutoModelForTokenClassification` with one label: the policy's transformer under a
+bias-free linear head. It starts from the policy's weights with a head of zeros, so V is 0 everywhere at
+first, and it is kept in float32: in bf16, values near 1 move in steps of 0.4%.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+
+from stepcredit.errors import InputError
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model; one without a pad token pads with its end token.
+
+    Raises:
+        InputError: nothing there, or no end-of-sequence token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load a tokenizer: {_first_line(error)}", name_or_path) from error
+    if tokenizer.eos_token_id is None:
+        raise InputError("the tokenizer has no end-of-sequence token", name_or_path)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(name_or_path: str, *, trust_remote_code: bool = False, **model_init_kwargs: Any) -> Any:
+    """A causal language model, from safetensors alone.
+
+    Args:
+        name_or_path: a folder, or a name on the hub.
+        model_init_kwargs: passed to `from_pretrained`, as TRL passes them (dtype, attn_implementation, …).
+
+    Raises:
+        InputError: nothing there that loads.
+    """
+    return _load(AutoModelForCausalLM, name_or_path, trust_remote_code, model_init_kwargs)
+
+
+def load_value_model(name_or_path: str, *, trust_remote_code: bool = False, **model_init_kwargs: Any) -> Any:
+    """A saved value model, in float32 unless another `dtype` is asked for.
+
+    Raises:
+        InputError: nothing there that loads, or it has more than one label.
+    """
+    given = {"dtype": torch.float32, **model_init_kwargs}
+    model = _load(AutoModelForTokenClassification, name_or_path, trust_remote_code, given)
+    if model.config.num_labels != 1:
+        raise InputError(f"a value model has one label, this one has {model.config.num_labels}", name_or_path)
+    return model
+
+
+def value_model_from(policy: Any) -> Any:
+    """A value model with the policy's transformer, copied in float32, and a head of zeros.
+
+    Raises:
+        InputError: transformers has no token-classification model for this architecture.
+    """
+    config = copy.deepcopy(policy.config)
+    config.num_labels = 1
+    config.token_classification_bias = False
+    config.classifier_dropout = 0.0
+    config.dtype = torch.promote_types(policy.dtype, torch.float32)
+    config.architectures = None
+    try:
+        model = AutoModelForTokenClassification.from_config(config)
+    except ValueError as error:
+        raise InputError(
+            f"transformers {transformers.__version__} has no token-classification model for "
+            f"{config.model_type!r}, so it cannot carry a value head; take a Llama-, Qwen- or Mistral-like one",
+            "value_model",
+        ) from error
+    model.base_model.load_state_dict(policy.base_model.state_dict())
+    head = model.get_submodule("score" if hasattr(model, "score") else "classifier")
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+    return model.to(config.dtype)
+
+
+def frozen_copy(policy: Any) -> Any:
+    """The reference: a copy of the policy that never trains."""
+    reference = copy.deepcopy(policy).eval()
+    return reference.requires_grad_(False)
+
+
+def disable_dropout(model: torch.nn.Module) -> None:
+    """Set every dropout of a model to zero, so that π and π_ref start equal in training mode too."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+def _load(auto_class: Any, name_or_path: str, trust_remote_code: bool, given: dict[str, Any]) -> Any:
+    path = Path(name_or_path)
+    if path.is_dir() and not (path / "config.json").exists() and not (path / ADAPTER_CONFIG).exists():
+        hint = " (its policy/ folder has one)" if (path / "policy" / "config.json").exists() else ""
+        raise InputError(f"no config.json here{hint}; give the folder of a saved model", name_or_path)
+    try:
+        return auto_class.from_pretrained(
+            name_or_path, trust_remote_code=trust_remote_code, use_safetensors=True, **given
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load a model: {_first_line(error)}", name_or_path) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

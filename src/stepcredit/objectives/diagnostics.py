@@ -1,0 +1,40 @@
+"""Numbers worth watching while training: how well the value function explains what it is trained on."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from stepcredit.objectives.bellman import gather_segments, masked_mean, suffix_sum
+
+
+def value_metrics(
+    *,
+    value: Float[Tensor, "B T"],
+    log_ratio: Float[Tensor, "B T"],
+    reward: Float[Tensor, "B T"],
+    segment_id: Int[Tensor, "B T"],
+    beta: float,
+) -> dict[str, Float[Tensor, ""]]:
+    """`values/mean`, `values/initial`, `values/explained_variance`, `advantages/mean` and `advantages/std`.
+
+    The target of V is the soft return R_s - β Σ_{i≥s} ρ_i. Explained variance is 1 - Var(target - V) /
+    Var(target) over the segments of the batch, and NaN where the targets do not vary. The advantage of
+    segment s is what V says it changed: V(s_{s+1}) - V(s_s) + r_s, with V = 0 after the last.
+    """
+    at = gather_segments(log_ratio.detach(), reward, value.detach(), segment_id)
+    target = suffix_sum(at.reward) - beta * suffix_sum(at.log_ratio)
+    following = torch.nn.functional.pad(torch.where(at.mask, at.value, 0.0)[:, 1:], (0, 1))
+    advantage = (following - at.value + at.reward)[at.mask]
+    error = (target - at.value)[at.mask]
+    spread = target[at.mask].var(unbiased=False)
+    return {
+        "values/mean": masked_mean(at.value, at.mask).mean(),
+        "values/initial": at.value[:, 0].mean(),
+        "values/explained_variance": torch.where(
+            spread > 0, 1 - error.var(unbiased=False) / spread, torch.full_like(spread, float("nan"))
+        ),
+        "advantages/mean": advantage.mean(),
+        "advantages/std": advantage.std(unbiased=False),
+    }

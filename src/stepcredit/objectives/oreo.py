@@ -1,0 +1,73 @@
+"""OREO: a policy and a value function that satisfy the soft Bellman equation together (arXiv 2412.16145)."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from stepcredit.objectives.bellman import gather_segments, masked_mean, suffix_sum, suffix_sum_after
+
+
+def oreo_value_loss(
+    *,
+    value: Float[Tensor, "B T"],
+    log_ratio: Float[Tensor, "B T"],
+    reward: Float[Tensor, "B T"],
+    segment_id: Int[Tensor, "B T"],
+    beta: float,
+) -> Float[Tensor, " B"]:
+    """The value loss of each episode.
+
+        L_V = 1/S Σ_s ( V(s_s) - R_s + sg[ β Σ_{i≥s} ρ_i ] )²
+
+    Args:
+        value: V(s_t), read at the position before action t.
+        log_ratio: ρ_t; enters through a stop-gradient, so no gradient reaches the policy.
+        reward: r_t, on actions; zero elsewhere.
+        segment_id: the segments of the value function, -1 outside actions. V is read, and trained, only
+            at the first action of a segment.
+        beta: strength of the pull towards the reference, > 0, in units of reward.
+
+    Source: OREO, section 3.2 (token level) and 3.4 (step and response level).
+    """
+    at = gather_segments(log_ratio.detach(), reward, value, segment_id)
+    residual = at.value - suffix_sum(at.reward) + beta * suffix_sum(at.log_ratio)
+    return masked_mean(residual.square(), at.mask)
+
+
+def oreo_policy_loss(
+    *,
+    value: Float[Tensor, "B T"],
+    log_ratio: Float[Tensor, "B T"],
+    reward: Float[Tensor, "B T"],
+    segment_id: Int[Tensor, "B T"],
+    beta: float,
+) -> Float[Tensor, " B"]:
+    """The policy loss of each episode, without its KL term (`kl_penalty`).
+
+        L_π = 1/S Σ_s ( sg[V(s_s)] - R_s + β ρ_s + sg[ β Σ_{i>s} ρ_i ] )²,   ρ_s = Σ_{t in s} ρ_t
+
+    Only the segment's own log-ratio carries a gradient; the future and the value are constants, and the
+    value is the one from before this batch's update.
+
+    Args: as in `oreo_value_loss`; here `segment_id` are the policy's segments: tokens, steps, or the
+    whole response.
+
+    Source: OREO, section 3.2 (token level) and 3.4 (step and response level).
+    """
+    at = gather_segments(log_ratio, reward, value.detach(), segment_id)
+    future = suffix_sum_after(at.log_ratio).detach()
+    residual = at.value - suffix_sum(at.reward) + beta * at.log_ratio + beta * future
+    return masked_mean(residual.square(), at.mask)
+
+
+def kl_penalty(kl: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
+    """1/T Σ_t KL[π(·|s_t) ‖ π_ref(·|s_t)], the mean over an episode's action tokens, at every level.
+
+    Args:
+        kl: the exact KL over the whole vocabulary at each state of the data, in nats.
+        action_mask: true where the position is an action.
+
+    Source: OREO, equation of the policy loss, weight α there.
+    """
+    return masked_mean(kl, action_mask)

@@ -1,0 +1,84 @@
+"""Result files: rows that say what was measured, how, and how sure one can be."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stepcredit.errors import InputError
+from stepcredit.version import __version__
+
+IDENTITY = ("task", "split", "method", "search", "width", "seed", "policy", "value", "metric", "at")
+"""What tells rows apart: a new row replaces an old one that agrees in all of these."""
+
+
+def write_json(path: Path, data: Any) -> None:
+    """JSON, whole or not at all, readable and in a fixed order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a result file; none where there is no file.
+
+    Raises:
+        InputError: the file is no list of objects.
+    """
+    if not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON ({error}); move it away or mend it", str(path)) from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError("a result file is a list of rows", str(path))
+    return rows
+
+
+def add_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows into a result file; a row measured again takes the place of the old one."""
+    kept = {_identity(row): row for row in read_rows(path)}
+    kept.update({_identity(row): row for row in rows})
+    write_json(path, list(kept.values()))
+
+
+def _identity(row: dict[str, Any]) -> str:
+    return json.dumps([row.get(name) for name in IDENTITY])
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by phase, kept apart from results so that these are the same at every run."""
+
+    phases: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times what happens inside."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases.append({"phase": name, "seconds": round(time.perf_counter() - start, 2)})
+
+
+def versions() -> dict[str, str]:
+    """The versions that a number depends on."""
+    import torch
+    import transformers
+
+    return {
+        "stepcredit": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

@@ -1,0 +1,120 @@
+"""What a value function knows: does it rank right above wrong, and does its drop point at the wrong step?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepcredit.episodes.alignment import PieceReader, Trajectory, align
+from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.steps import StepRule
+from stepcredit.metrics.localisation import StepCredit, first_wrong_step_found
+from stepcredit.metrics.ranking import Estimate, auc_within
+from stepcredit.models.scoring import value_after_steps, values_of
+from stepcredit.tasks.task import Problem, Task
+
+
+class Scored(NamedTuple):
+    """A finished, decided response with V before its first step and after each; [steps + 1]."""
+
+    episode: Episode
+    trajectory: Trajectory
+    value: NDArray[np.float32]
+
+
+def score(value_model: Any, tokenizer: Any, episodes: Sequence[Episode], rule: StepRule) -> list[Scored]:
+    """V after every step of every finished and decided episode; others are left out."""
+    pieces = PieceReader(tokenizer)
+    finished = [e for e in episodes if e.reward is not None and not e.truncated]
+    rows = [align(e, tokenizer, rule, pieces) for e in finished]
+    values = values_of(value_model, rows)
+    return [Scored(e, t, value_after_steps(t, v)) for e, t, v in zip(finished, rows, values, strict=True)]
+
+
+def value_at(scored: Scored, share: float) -> float:
+    """V when this share of the steps is written, rounded down; 1.0 is the finished response."""
+    steps = len(scored.value) - 1
+    return float(scored.value[int(share * steps)])
+
+
+def ranking(scored: Sequence[Scored], share: float, seed: int = 0) -> Estimate:
+    """AUC of V at a share of the response, right against wrong responses to the same prompt."""
+    return auc_within(
+        [value_at(s, share) for s in scored],
+        [s.episode.reward == 1 for s in scored],
+        [s.episode.prompt_id for s in scored],
+        seed=seed,
+    )
+
+
+def localisation(
+    scored: Sequence[Scored], task: Task, problems: Sequence[Problem], seed: int = 0
+) -> tuple[Estimate, float]:
+    """Share of wrong responses whose largest drop in V is their first wrong step, and the share by chance."""
+    by_id = {p.prompt_id: p for p in problems}
+    credits, groups = [], []
+    for s in scored:
+        wrong = task.wrong_steps(by_id[s.episode.prompt_id], str(s.episode.completion))
+        if s.episode.reward == 0 and wrong is not None and len(wrong) == len(s.value) - 1:
+            credits.append(StepCredit(np.diff(s.value).tolist(), wrong))
+            groups.append(s.episode.prompt_id)
+    return first_wrong_step_found(credits, groups, seed=seed)
+
+
+def value_rows(
+    scored: Sequence[Scored], task: Task, problems: Sequence[Problem], common: dict[str, Any], seed: int = 0
+) -> list[dict[str, Any]]:
+    """Rows of `value.json`: ranking half-way and at the end, and where the largest drop points."""
+    rows = [
+        _row(common, "auc_within_prompt", share, ranking(scored, share, seed), note)
+        for share, note in ((0.5, "half of the steps written"), (1.0, "before the end token"))
+    ]
+    found, chance = localisation(scored, task, problems, seed)
+    rows.append(_row(common, "first_wrong_step", None, found, "largest drop in V is the first wrong step"))
+    rows.append({**rows[-1], "metric": "first_wrong_step_chance", "estimate": chance, "low": None, "high": None})
+    rows[-1]["note"] = "any step of the response"
+    return rows
+
+
+def _row(common: dict[str, Any], metric: str, at: float | None, e: Estimate, note: str) -> dict[str, Any]:
+    numbers = {"estimate": e.estimate, "low": e.low, "high": e.high, "n": e.pairs, "prompts": e.groups}
+    return {**common, "metric": metric, "at": at, **numbers, "note": note}
+
+
+def credit_examples(scored: Sequence[Scored], task: Task, problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """Rows of `credit.json`: the first right and the first wrong response to one prompt, step by step."""
+    by_prompt: dict[str, dict[bool, Scored]] = {}
+    for s in scored:
+        by_prompt.setdefault(s.episode.prompt_id, {}).setdefault(s.episode.reward == 1, s)
+    both = [pair for pair in by_prompt.values() if len(pair) == 2]
+    pair = max(both, key=lambda p: len(p[False].value), default={})
+    by_id = {p.prompt_id: p for p in problems}
+    return [credit_row(pair[right], task, by_id) for right in (True, False) if right in pair]
+
+
+def credit_row(scored: Scored, task: Task, by_id: dict[str, Problem]) -> dict[str, Any]:
+    """One response with V after each step and the truth about it."""
+    episode = scored.episode
+    problem = by_id[episode.prompt_id]
+    text = str(episode.completion)
+    wrong = task.wrong_steps(problem, text)
+    steps = StepRule(task.step_delimiters).split(text)
+    return {
+        "task": task.name,
+        "prompt": problem.prompt,
+        "answer": problem.answer,
+        "extracted": episode.metadata.get("extracted"),
+        "verdict": "right" if episode.reward == 1 else "wrong",
+        "value_initial": round(float(scored.value[0]), 4),
+        "steps": [
+            {
+                "text": step,
+                "value": round(float(scored.value[i + 1]), 4),
+                "right": None if wrong is None else not wrong[i],
+            }
+            for i, step in enumerate(steps[: len(scored.value) - 1])
+        ],
+    }

@@ -1,0 +1,152 @@
+"""The embedded task: is the sum of each group of digits odd or even?
+
+    7 0 4 | 3 3 8 | 1 9 2           the problem: two to four groups of three digits
+    work 7 odd 0 odd 4 odd so odd   a careful line: the running sum first, then what follows from it
+    guess odd because 3 odd 3 even 8 even    a hasty line: the answer first, and the work to justify it
+    work 1 odd 9 even 2 even so even
+    answer odd odd even             the stated answers, in order
+
+The logs come from demonstrators of mixed quality. A careful line is always right. A hasty one guesses, is
+right half of the time, works honestly afterwards, and goes by its guess all the same. Three lines in four are
+hasty, so haste is the habit, and the habit is *sometimes right*: of the responses that happen to be right,
+most lines are still hasty, and a policy trained on those alone keeps guessing. Credit sees through it: on the
+way to a right answer a guess adds risk and work does not; and a guess that its own work contradicts is a step
+after which the response is lost. The parity of three digits in one glance is hard for a small transformer, one
+digit at a time it is easy, so a policy cannot learn to guess well.
+
+Everything is known about every step: which line is wrong, and which was a guess.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from stepcredit.episodes.episode import Episode, StopReason
+from stepcredit.errors import InputError
+from stepcredit.tasks.task import Grade, Problem
+from stepcredit.tasks.words import word_tokenizer
+from stepcredit.verdict import Verdict
+
+GROUPS = (2, 3, 4)
+DIGITS = 3
+HASTY = 0.75
+GUESS_RIGHT = 0.5
+SPLITS = {"train": (0, 80), "validation": (80, 90), "test": (90, 100)}
+PARITY = ("even", "odd")
+
+_WORK = r"(?P<work>(?: \d (?:odd|even))+)"
+_LINE = re.compile(
+    rf"(?:work{_WORK} so (?P<careful>odd|even)|guess (?P<hasty>odd|even) because{_WORK.replace('work>', 'why>')})"
+)
+_ANSWER = re.compile(r"^answer((?: (?:odd|even))+)\Z", re.MULTILINE)
+
+
+class Arithmetic:
+    """See the module's docstring. Problems are drawn from a seed; a prompt belongs to one split for good."""
+
+    name = "arithmetic"
+    version = "1"
+    step_delimiters: tuple[str, ...] = ("\n",)
+    max_new_tokens = 64
+
+    def tokenizer(self) -> Any:
+        """One token a digit, a word or a sign."""
+        words = [f" {d}" for d in range(10)] + [" odd", " even"]
+        return word_tokenizer([*words, "work", "guess", " so", " because", "answer", "digits", " |", "\n"])
+
+    def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
+        """`count` different problems of a split (default 1,000), drawn from the seed.
+
+        Raises:
+            InputError: no such split.
+        """
+        if split not in SPLITS:
+            raise InputError(f"no split {split!r}; there is {', '.join(SPLITS)}", "split")
+        rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
+        low, high = SPLITS[split]
+        found: dict[str, Problem] = {}
+        while len(found) < (1000 if count is None else count):
+            groups = rng.integers(10, size=(int(rng.choice(GROUPS)), DIGITS))
+            prompt = "digits" + " |".join("".join(f" {d}" for d in group) for group in groups) + "\n"
+            if low <= zlib.crc32(prompt.encode()) % 100 < high:
+                found[prompt] = Problem(prompt, prompt, " ".join(PARITY[g.sum() % 2] for g in groups))
+        return list(found.values())
+
+    def grade(self, problem: Problem, response: str) -> Grade:
+        """Right if the response's answer line is the gold answer, word for word."""
+        found = _ANSWER.findall(response)
+        if not found:
+            return Grade(Verdict.WRONG, None, "no answer line")
+        extracted = found[-1].strip()
+        return Grade(Verdict.RIGHT if extracted == problem.answer else Verdict.WRONG, extracted, "answer line")
+
+    def wrong_steps(self, problem: Problem, response: str) -> list[bool]:
+        """Which lines are wrong: a work line whose stated answer is not the parity of its group, a line that is
+        neither work nor guess, or an answer line that does not repeat what the lines stated."""
+        groups = _groups(problem.prompt)
+        lines = response.rstrip("\n").split("\n")
+        stated = [_stated(line) for line in lines[:-1]]
+        wrong = [
+            answer is None or k >= len(groups) or answer != PARITY[sum(groups[k]) % 2]
+            for k, answer in enumerate(stated)
+        ]
+        said = _ANSWER.match(lines[-1])
+        is_copy = said is not None and said[1].split() == stated and len(stated) == len(groups)
+        return [*wrong, not is_copy]
+
+    def step_kinds(self, response: str) -> list[str]:
+        """What each line is: work, guess, answer or other."""
+        first = [line.split(" ")[0] for line in response.rstrip("\n").split("\n")]
+        return [word if word in ("work", "guess", "answer") else "other" for word in first]
+
+    def demonstrations(self, count: int, seed: int) -> list[Episode]:
+        """Graded episodes of the mixed demonstrators, one a problem of the train split."""
+        rng = np.random.default_rng([seed, 1])
+        episodes = []
+        for problem in self.problems("train", count, seed):
+            text = _demonstrate(_groups(problem.prompt), rng)
+            grade = self.grade(problem, text)
+            episodes.append(
+                Episode(
+                    prompt=problem.prompt,
+                    completion=text,
+                    reward=grade.reward,
+                    verdict=grade.verdict,
+                    prompt_id=problem.prompt_id,
+                    stop_reason=StopReason.STOP,
+                    metadata={"answer": problem.answer, "extracted": grade.extracted},
+                )
+            )
+        return episodes
+
+
+def _groups(prompt: str) -> list[list[int]]:
+    return [[int(d) for d in re.findall(r"\d", group)] for group in prompt.split("|")]
+
+
+def _stated(line: str) -> str | None:
+    found = _LINE.fullmatch(line)
+    return None if found is None else found["careful"] or found["hasty"]
+
+
+def work(digits: Sequence[int]) -> str:
+    """Each digit with the parity of the sum so far: " 3 odd 8 odd 5 even"."""
+    return "".join(f" {d} {PARITY[sum(digits[: k + 1]) % 2]}" for k, d in enumerate(digits))
+
+
+def _demonstrate(groups: Sequence[Sequence[int]], rng: np.random.Generator) -> str:
+    lines, answers = [], []
+    for digits in groups:
+        truth = sum(digits) % 2
+        if rng.random() < HASTY:
+            answers.append(PARITY[truth if rng.random() < GUESS_RIGHT else 1 - truth])
+            lines.append(f"guess {answers[-1]} because{work(digits)}\n")
+        else:
+            answers.append(PARITY[truth])
+            lines.append(f"work{work(digits)} so {answers[-1]}\n")
+    return "".join(lines) + "answer " + " ".join(answers)

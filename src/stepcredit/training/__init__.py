@@ -1,0 +1,1 @@
+"""Configs, methods, batching and the trainer."""

@@ -1,0 +1,135 @@
+"""One config a method; the config picks the method. Field names follow transformers and TRL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from transformers import TrainingArguments
+
+from stepcredit.episodes.alignment import Level
+from stepcredit.errors import InputError
+
+TruncatedHandling = Literal["drop", "zero"]
+
+
+@dataclass
+class OfflineConfig(TrainingArguments):
+    """What all methods share, on top of `transformers.TrainingArguments`.
+
+    Defaults follow OREO's recipe (arXiv 2412.16145, appendix): AdamW (0.9, 0.95), no weight decay, gradients
+    clipped at 1, cosine decay after 3% warm-up.
+    """
+
+    method: ClassVar[str]
+
+    learning_rate: float = field(default=5e-6, metadata={"help": "Peak learning rate of the policy."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Second AdamW coefficient."})
+    weight_decay: float = field(default=0.0, metadata={"help": "Weight decay."})
+    max_grad_norm: float = field(
+        default=1.0, metadata={"help": "Gradients are clipped to this norm, those of policy and value apart."}
+    )
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
+    warmup_steps: float = field(default=0.03, metadata={"help": "Warm-up: steps, or a share of all if below 1."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the episodes."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many optimizer steps."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: episodes are no table."})
+    max_length: int | None = field(
+        default=2048, metadata={"help": "Longest episode in tokens; longer ones are left out and counted."}
+    )
+    truncated: str = field(
+        default="drop",
+        metadata={
+            "help": "Episodes cut by the length limit: drop (left out and counted) or zero (reward 0).",
+            "choices": ["drop", "zero"],
+        },
+    )
+    step_delimiters: list[str] = field(
+        default_factory=lambda: ["\n"], metadata={"help": "A reasoning step ends after any of these."}
+    )
+    length_sorted: bool = field(
+        default=True,
+        metadata={"help": "Order the episodes of one optimizer step by length, so that micro-batches pad little."},
+    )
+    disable_dropout: bool = field(default=True, metadata={"help": "No dropout in policy, value and reference."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a model repository brings."})
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments of from_pretrained, as JSON."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.truncated not in ("drop", "zero"):
+            raise InputError(f"{self.truncated!r} is neither drop nor zero", "truncated")
+
+
+@dataclass
+class SFTConfig(OfflineConfig):
+    """Supervised fine-tuning on every episode, whatever its reward."""
+
+    method: ClassVar[str] = "sft"
+    learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate of the policy."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the episodes."})
+
+
+@dataclass
+class RFTConfig(OfflineConfig):
+    """Rejection sampling: supervised fine-tuning on the right responses alone."""
+
+    method: ClassVar[str] = "rft"
+    reward_threshold: float = field(
+        default=1.0, metadata={"help": "A response is right if its total reward is at least this."}
+    )
+
+
+@dataclass
+class OREOConfig(OfflineConfig):
+    """OREO (arXiv 2412.16145): policy and value function satisfy the soft Bellman equation together."""
+
+    method: ClassVar[str] = "oreo"
+    beta: float = field(default=0.03, metadata={"help": "Pull towards the reference, in units of reward."})
+    kl_coef: float = field(default=0.01, metadata={"help": "α, weight of the exact KL to the reference."})
+    level: str = field(
+        default="token",
+        metadata={
+            "help": "What counts as one action of the policy loss.",
+            "choices": ["token", "step", "response"],
+        },
+    )
+    value_level: str | None = field(
+        default=None,
+        metadata={
+            "help": "Likewise of the value loss; default: level, but token at response level.",
+            "choices": ["token", "step", "response"],
+        },
+    )
+    value_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate of the value model; default: learning_rate."}
+    )
+    value_coef: float = field(
+        default=1.0, metadata={"help": "Weight of the value loss; it does not change the policy's update."}
+    )
+    value_warmup_steps: int = field(
+        default=0, metadata={"help": "Optimizer steps at the start in which only the value model learns."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.beta > 0:
+            raise InputError(f"{self.beta} must be above 0", "beta")
+        for name in ("level", "value_level"):
+            chosen = getattr(self, name)
+            if chosen not in ("token", "step", "response", None):
+                raise InputError(f"{chosen!r} is no level; choose token, step or response", name)
+
+    @property
+    def policy_segments(self) -> Level:
+        """The level of the policy loss."""
+        return self.level  # type: ignore[return-value]
+
+    @property
+    def value_segments(self) -> Level:
+        """The level of the value loss: token/token, step/step, response/token unless set."""
+        default = "token" if self.level == "response" else self.level
+        return self.value_level or default  # type: ignore[return-value]

@@ -1,0 +1,155 @@
+"""From episodes to what the trainer feeds on: encoded once, filtered by the method, and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from stepcredit.episodes.alignment import PieceReader, Trajectory, align, collate
+from stepcredit.episodes.columns import ImportRules
+from stepcredit.episodes.episode import Episode, StopReason
+from stepcredit.episodes.formats import Row
+from stepcredit.episodes.importers import EpisodeImporter
+from stepcredit.episodes.steps import StepRule
+from stepcredit.errors import InputError
+from stepcredit.training.configs import OfflineConfig
+from stepcredit.training.methods import Method
+
+
+@dataclass
+class TrainingData(Dataset[dict[str, Any]]):
+    """Trajectories, and what became of the episodes that are not among them."""
+
+    trajectories: list[Trajectory]
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return len(self.trajectories)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"trajectory": self.trajectories[index]}
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each trajectory."""
+        return [len(t) for t in self.trajectories]
+
+    def summary(self) -> dict[str, int]:
+        """Counts for the log: episodes trained on, their action tokens, and those left out by reason."""
+        return {
+            "episodes": len(self),
+            "action_tokens": int(sum(t.action_mask.sum() for t in self.trajectories)),
+            "retokenised": sum(t.retokenised for t in self.trajectories),
+            **{f"left_out/{reason}": count for reason, count in sorted(self.left_out.items())},
+        }
+
+
+def prepare(episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, method: Method) -> TrainingData:
+    """Episodes, or rows with `prompt`, `completion` and `reward` | `label`, as training data of a method.
+
+    Left out, and counted by reason: `undecided` (no reward), `truncated` (unless `config.truncated` is
+    "zero"), `too_long` (over `config.max_length` tokens), `filtered` (the method does not learn from it).
+
+    Raises:
+        InputError: a bad row, or nothing left to train on.
+    """
+    rule, pieces = StepRule(tuple(config.step_delimiters)), PieceReader(tokenizer)
+    data = TrainingData([])
+    for number, episode in enumerate(as_episodes(episodes)):
+        try:
+            reason, trajectory = _encode(episode, tokenizer, config, method, rule, pieces)
+        except InputError as error:
+            raise InputError(str(error), f"episode {number} (prompt {episode.prompt_id})") from error
+        if trajectory is None:
+            data.left_out[reason] += 1
+        else:
+            data.trajectories.append(trajectory)
+    if not data.trajectories:
+        raise InputError(f"no episode is left to train on ({dict(data.left_out)})", "train_dataset")
+    return data
+
+
+def as_episodes(rows: Iterable[Any]) -> Iterator[Episode]:
+    """Episodes as they are; rows of a `datasets.Dataset` or list of dicts as the importers read them."""
+    importer = EpisodeImporter(ImportRules())
+    for number, row in enumerate(rows):
+        if isinstance(row, Episode):
+            yield row
+        else:
+            yield importer.episode(Row(where=f"train_dataset row {number}", data=dict(row)))
+
+
+def _encode(
+    episode: Episode,
+    tokenizer: Any,
+    config: OfflineConfig,
+    method: Method,
+    rule: StepRule,
+    pieces: PieceReader,
+) -> tuple[str, Trajectory | None]:
+    """("", trajectory), or the reason why there is none."""
+    if episode.truncated:
+        if config.truncated == "drop":
+            return "truncated", None
+        episode = replace(episode, reward=0.0, verdict=None, stop_reason=StopReason.LENGTH)
+    if episode.reward is None:
+        return "undecided", None
+    if not method.keeps(episode.reward + sum(episode.step_rewards or ()), config):
+        return "filtered", None
+    trajectory = align(episode, tokenizer, rule, pieces)
+    if config.max_length is not None and len(trajectory) > config.max_length:
+        return "too_long", None
+    return "", trajectory
+
+
+class Collator:
+    """A list of dataset items as the dict of tensors of an `episodes.alignment.Batch`."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The batch, by field name."""
+        return collate([item["trajectory"] for item in items], self.pad_token_id).to_dict()
+
+
+class LengthSortedSampler(Sampler[int]):
+    """Random optimizer steps, each sorted by length within itself.
+
+    Which episodes share an optimizer step is uniformly random, keyed by (seed, epoch) alone, so that a
+    resumed run sees the same order; only inside a step are they sorted, so micro-batches pad little and the
+    gradient is the one an unsorted step would have.
+
+    Args:
+        lengths: tokens of each episode.
+        per_step: episodes of one optimizer step, over all micro-batches and processes.
+        seed: of the order.
+        sort: off gives the plain random order.
+    """
+
+    def __init__(self, lengths: Sequence[int], per_step: int, seed: int, sort: bool = True) -> None:
+        self.lengths = np.asarray(lengths)
+        self.per_step = per_step
+        self.seed = seed
+        self.sort = sort
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate at the start of every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator).numpy()
+        for start in range(0, len(order), self.per_step):
+            step = order[start : start + self.per_step]
+            yield from (step[np.argsort(self.lengths[step], kind="stable")] if self.sort else step).tolist()

@@ -1,0 +1,119 @@
+"""The table of methods: what each needs, and how its terms come from the signals of a batch.
+
+The trainer knows none of them. A new method is a pure function in `objectives/`, a config in
+`training/configs.py`, and one line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from stepcredit.episodes.alignment import segments
+from stepcredit.errors import InputError
+from stepcredit.objectives.diagnostics import value_metrics
+from stepcredit.objectives.likelihood import negative_log_likelihood
+from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_loss
+from stepcredit.training.configs import OfflineConfig, OREOConfig, RFTConfig, SFTConfig
+
+
+class Signals(NamedTuple):
+    """All that an objective may read of a batch, over action columns [B, A]; None where not asked for."""
+
+    log_prob: Float[Tensor, "B A"]
+    ref_log_prob: Float[Tensor, "B A"] | None
+    kl: Float[Tensor, "B A"] | None
+    value: Float[Tensor, "B A"] | None
+    reward: Float[Tensor, "B A"]
+    action_mask: Bool[Tensor, "B A"]
+    step_id: Int[Tensor, "B A"]
+
+
+class Terms(NamedTuple):
+    """What an objective gives back, one number an episode; `metrics` are batch means, without gradient."""
+
+    policy: Float[Tensor, " B"]
+    value: Float[Tensor, " B"] | None
+    metrics: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the table.
+
+    Attributes:
+        config: its config; `config.method` is its name.
+        terms: signals and config to loss terms.
+        per: what the terms are summed over and divided by, over all micro-batches and processes of an
+            optimizer step: its episodes (terms are means within an episode) or its action tokens (sums).
+        needs_value: whether a value model trains along.
+        needs_reference: whether π_ref is run.
+        keeps: which episodes it learns from, by their total reward.
+    """
+
+    config: type[OfflineConfig]
+    terms: Callable[[Signals, Any], Terms]
+    per: Literal["episode", "token"]
+    needs_value: bool = False
+    needs_reference: bool = False
+    keeps: Callable[[float, Any], bool] = lambda total_reward, config: True
+
+
+def likelihood_terms(signals: Signals, config: OfflineConfig) -> Terms:
+    """SFT and RFT: -log π of every action."""
+    return Terms(negative_log_likelihood(signals.log_prob, signals.action_mask), None, {})
+
+
+def oreo_terms(signals: Signals, config: OREOConfig) -> Terms:
+    """OREO at any level: the squared path residual for both, and α KL for the policy."""
+    assert signals.ref_log_prob is not None
+    assert signals.value is not None
+    assert signals.kl is not None
+    given: dict[str, Any] = {
+        "value": signals.value,
+        "log_ratio": signals.log_prob - signals.ref_log_prob,
+        "reward": signals.reward,
+        "beta": config.beta,
+    }
+    policy_id = segments(config.policy_segments, signals.action_mask, signals.step_id)
+    value_id = segments(config.value_segments, signals.action_mask, signals.step_id)
+    kl = kl_penalty(signals.kl, signals.action_mask)
+    residual = oreo_policy_loss(segment_id=policy_id, **given)
+    metrics = {
+        "kl": kl.mean(),
+        "loss/bellman": residual.mean(),
+        **value_metrics(segment_id=value_id, **given),
+    }
+    return Terms(
+        residual + config.kl_coef * kl,
+        config.value_coef * oreo_value_loss(segment_id=value_id, **given),
+        {name: number.detach() for name, number in metrics.items()},
+    )
+
+
+METHODS: dict[str, Method] = {
+    "sft": Method(SFTConfig, likelihood_terms, per="token"),
+    "rft": Method(
+        RFTConfig,
+        likelihood_terms,
+        per="token",
+        keeps=lambda reward, config: reward >= config.reward_threshold,
+    ),
+    "oreo": Method(OREOConfig, oreo_terms, per="episode", needs_value=True, needs_reference=True),
+}
+
+
+def method_of(config: OfflineConfig) -> Method:
+    """The method that a config belongs to.
+
+    Raises:
+        InputError: the config is the base class, or of no method in the table.
+    """
+    name = getattr(config, "method", None)
+    if name not in METHODS:
+        raise InputError(f"{type(config).__name__} names no method; use the config of one of {sorted(METHODS)}", "args")
+    return METHODS[name]

@@ -1,0 +1,351 @@
+"""One `transformers.Trainer` for every method: the config picks which, and the trainer does not know it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from stepcredit.episodes.alignment import at_states
+from stepcredit.errors import InputError
+from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic, is_peft
+from stepcredit.models.loading import (
+    disable_dropout,
+    frozen_copy,
+    load_policy,
+    load_tokenizer,
+    load_value_model,
+    value_model_from,
+)
+from stepcredit.models.statistics import ActionStatistics, action_statistics
+from stepcredit.training.configs import OfflineConfig
+from stepcredit.training.data import Collator, LengthSortedSampler, TrainingData, prepare
+from stepcredit.training.methods import Method, Signals, Terms, method_of
+
+
+class OfflineTrainer(Trainer):
+    """Trains a policy, and the value function where the method has one, on scored episodes.
+
+    Args:
+        model: the policy: a name, a folder, or a causal language model.
+        value_model: likewise a token-classification model with one label; None: a float32 copy of the policy
+            with a head of zeros, where the method needs one.
+        ref_model: the reference; None: a frozen copy of the policy, or the policy without its adapter.
+        args: the config of a method (`OREOConfig`, …); it picks the method.
+        data_collator: by default right padding over actions (`training.data.Collator`).
+        train_dataset, eval_dataset: episodes (`load_episodes`), or rows with prompt, completion and
+            reward | label.
+        processing_class: the tokenizer; None: the policy's own.
+        peft_config, value_peft_config: adapters for policy and value model, each by its own config.
+        compute_metrics, callbacks, optimizers: as in `transformers.Trainer`.
+
+    Raises:
+        InputError: naming the argument or the episode that is at fault.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        value_model: Any | None = None,
+        ref_model: Any | None = None,
+        args: OfflineConfig | None = None,
+        data_collator: Any | None = None,
+        train_dataset: Any | None = None,
+        eval_dataset: Any | None = None,
+        processing_class: Any | None = None,
+        compute_metrics: Any | None = None,
+        callbacks: list[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: Any | None = None,
+        value_peft_config: Any | None = None,
+    ) -> None:
+        if args is None:
+            raise InputError("a config is needed, it picks the method; for example OREOConfig(output_dir=…)", "args")
+        self.method: Method = method_of(args)
+        tokenizer = processing_class or _tokenizer_of(model, args)
+        actor_critic = build_actor_critic(model, value_model, ref_model, args, peft_config, value_peft_config)
+        self._step_metrics: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._grad_norms: dict[str, float] = {}
+        super().__init__(
+            model=actor_critic,
+            args=args,
+            data_collator=data_collator or Collator(tokenizer.pad_token_id),
+            train_dataset=self._prepare(train_dataset, tokenizer, args),
+            eval_dataset=self._prepare(eval_dataset, tokenizer, args),
+            processing_class=tokenizer,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.loss_is_scaled_for_ga = True  # normalised over the whole optimizer step, see compute_loss
+
+    def _prepare(self, dataset: Any, tokenizer: Any, args: OfflineConfig) -> Any:
+        if dataset is None or isinstance(dataset, TrainingData):
+            return dataset
+        return prepare(dataset, tokenizer, args, self.method)
+
+    # ---- loss -------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any | None = None,
+    ) -> Any:
+        """The method's terms, summed over the micro-batch, divided by the size of the optimizer step.
+
+        `num_items_in_batch` counts episodes or action tokens, as the method's normaliser says, over all
+        micro-batches and processes; so any split of a step into micro-batches gives the same gradient.
+        """
+        terms, statistics = self._terms(model, inputs)
+        total = num_items_in_batch if num_items_in_batch is not None else self._items([inputs])
+        scale = self.accelerator.num_processes / total if model.training else 1 / total
+        policy_loss = terms.policy.sum() * scale
+        loss = policy_loss if terms.value is None else policy_loss + terms.value.sum() * scale
+        self._remember(terms, statistics, inputs)
+        return (loss, {"loss": loss.detach()}) if return_outputs else loss
+
+    def _terms(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Terms, ActionStatistics]:
+        """From a batch to the objective's terms: the one seam between models and mathematics."""
+        output = model(inputs["input_ids"], inputs["attention_mask"], needs_reference=self.method.needs_reference)
+        ref_logits = None if output.ref_logits is None else at_states(output.ref_logits)
+        statistics = action_statistics(at_states(output.logits), ref_logits, inputs["action"], inputs["action_mask"])
+        signals = Signals(
+            log_prob=statistics.log_prob,
+            ref_log_prob=statistics.ref_log_prob,
+            kl=statistics.kl,
+            value=None if output.value is None else at_states(output.value),
+            reward=inputs["reward"].to(statistics.log_prob.dtype),
+            action_mask=inputs["action_mask"],
+            step_id=inputs["step_id"],
+        )
+        return self.method.terms(signals, self.args), statistics
+
+    def _items(self, batches: list[dict[str, Any]]) -> Tensor:
+        per_token = self.method.per == "token"
+        counts = [b["action_mask"].sum() if per_token else torch.tensor(len(b["input_ids"])) for b in batches]
+        return torch.stack([c.to(self.args.device) for c in counts]).sum()
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        if not batch_samples:
+            return None
+        return self.accelerator.gather(self._items(batch_samples).to(device)).sum()
+
+    # ---- data -------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return LengthSortedSampler(dataset.lengths, per_step, seed, sort=self.args.length_sorted)
+
+    # ---- optimizer --------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """One optimizer with a group for the policy and a group for the value model, each with its rate."""
+        if getattr(self, "optimizer", None) is None:
+            optimizer_class, given = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+            rates = {POLICY: self.args.learning_rate, VALUE: self._value_learning_rate()}
+            groups = [
+                {
+                    "params": parameters,
+                    "lr": rates[name],
+                    "weight_decay": self.args.weight_decay,
+                    "name": name,
+                }
+                for name, parameters in self._parameters(model).items()
+            ]
+            self.optimizer = optimizer_class(groups, **given)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of `TrainingArguments`; the policy waits while the value model warms up alone."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        wait = getattr(self.args, "value_warmup_steps", 0)
+        if wait and hasattr(scheduler, "lr_lambdas"):
+            names = [group.get("name") for group in scheduler.optimizer.param_groups]
+            scheduler.lr_lambdas = [
+                _after(wait, schedule) if name == POLICY else schedule
+                for name, schedule in zip(names, scheduler.lr_lambdas, strict=True)
+            ]
+            for group, base, schedule in zip(
+                scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+            ):
+                group["lr"] = base * schedule(scheduler.last_epoch)
+        return scheduler
+
+    def _value_learning_rate(self) -> float:
+        rate = getattr(self.args, "value_learning_rate", None)
+        return float(self.args.learning_rate if rate is None else rate)
+
+    def _parameters(self, model: Any = None) -> dict[str, list[nn.Parameter]]:
+        parts = self.accelerator.unwrap_model(model if model is not None else self.model).parts()
+        found = {n: [p for p in part.parameters() if p.requires_grad] for n, part in parts.items()}
+        return {name: parameters for name, parameters in found.items() if parameters}
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Policy and value are clipped apart, as the two models they are; the norm returned is of both."""
+        limit = self.args.max_grad_norm or float("inf")
+        norms = {
+            name: self.accelerator.clip_grad_norm_(parameters, limit)
+            for name, parameters in self._parameters(model).items()
+        }
+        self._grad_norms = {f"grad_norm/{name}": float(norm) for name, norm in norms.items()}
+        total: Tensor = torch.stack([torch.as_tensor(norm) for norm in norms.values()]).norm()
+        return total
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        return self._clip_grad_norm(model) if grad_norm is None else grad_norm
+
+    # ---- metrics ----------------------------------------------------------------------------------
+
+    def _remember(self, terms: Terms, statistics: ActionStatistics, inputs: dict[str, Any]) -> None:
+        episodes, mask = len(inputs["input_ids"]), inputs["action_mask"]
+        tokens = float(mask.sum())
+        total = inputs["reward"].sum(-1)
+        size = tokens if self.method.per == "token" else episodes
+        by_weight: dict[str, tuple[Tensor | float, float]] = {
+            "loss/policy": (terms.policy.detach().sum() / size, size),
+            "logps": (statistics.log_prob.detach().sum() / tokens, tokens),
+            "entropy": (statistics.entropy.sum() / tokens, tokens),
+            "reward": (total.mean(), episodes),
+            "reward_square": (total.square().mean(), episodes),
+        }
+        if terms.value is not None:
+            by_weight["loss/value"] = (terms.value.detach().sum() / size, size)
+        by_weight |= {name: (number, episodes) for name, number in terms.metrics.items()}
+        for name, (number, weight) in by_weight.items():
+            self._step_metrics[name].append((float(number), weight))
+        self._step_metrics["num_tokens"].append((tokens, 1.0))
+
+    def _averages(self) -> dict[str, float]:
+        """Means since the last log, weighted by episodes or tokens; NaN entries (no spread) are left out."""
+        out: dict[str, float] = {}
+        for name, pairs in self._step_metrics.items():
+            known = [(number, weight) for number, weight in pairs if number == number]
+            if known:
+                out[name] = sum(n * w for n, w in known) / sum(w for _, w in known)
+        out["num_tokens"] = sum(n for n, _ in self._step_metrics["num_tokens"])
+        if "reward_square" in out:
+            out["reward_std"] = max(out.pop("reward_square") - out["reward"] ** 2, 0.0) ** 0.5
+        self._step_metrics.clear()
+        return out
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the metrics since the last log; `eval_` before those of an evaluation."""
+        if self._step_metrics:
+            is_eval = any(name.startswith("eval_") for name in logs)
+            averages = self._averages()
+            logs = {**logs, **({f"eval_{k}": v for k, v in averages.items()} if is_eval else averages)}
+            if not is_eval:
+                logs.update(self._grad_norms)
+        super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The loss and metrics on `eval_dataset`, with an `eval_` prefix."""
+        self._step_metrics.clear()
+        return super().evaluate(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor, None, None]:
+        """The loss of one evaluation batch."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            loss = self.compute_loss(model, inputs)
+        return loss.detach(), None, None
+
+    # ---- saving -----------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """In `checkpoint-N` what resuming needs; elsewhere the plain folders `policy/` and `value/`."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model)
+        if folder.name.startswith("checkpoint-"):
+            model.save_checkpoint(folder)
+        else:
+            model.save_pretrained(folder)
+        for part in model.parts():
+            self.processing_class.save_pretrained(folder / part)
+        (folder / "training_args.json").write_text(json.dumps(self.args.to_dict(), indent=2, default=str))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.accelerator.unwrap_model(model if model is not None else self.model).load_checkpoint(
+            resume_from_checkpoint
+        )
+
+    def _load_best_model(self) -> None:
+        self.accelerator.unwrap_model(self.model).load_checkpoint(self.state.best_model_checkpoint)
+
+
+def build_actor_critic(
+    model: Any,
+    value_model: Any,
+    ref_model: Any,
+    args: OfflineConfig,
+    peft_config: Any,
+    value_peft_config: Any,
+) -> ActorCritic:
+    """Policy, value model and reference as the method needs them (arguments as in `OfflineTrainer`)."""
+    method = method_of(args)
+    init = _init_kwargs(args)
+    policy = load_policy(model, **init) if isinstance(model, str) else model
+    value = None
+    if method.needs_value:
+        if isinstance(value_model, str):
+            value_model = load_value_model(value_model, **{**init, "dtype": torch.float32})
+        value = value_model if value_model is not None else value_model_from(_base_of(policy))
+        if value_peft_config is not None and not is_peft(value):
+            value = _with_adapter(value, value_peft_config, keep=["score"])
+    if peft_config is not None and not is_peft(policy):
+        policy = _with_adapter(policy, peft_config, keep=[])
+    reference = None
+    if method.needs_reference and not (ref_model is None and is_peft(policy)):
+        ref_model = load_policy(ref_model, **init) if isinstance(ref_model, str) else ref_model
+        reference = frozen_copy(policy) if ref_model is None else ref_model.eval().requires_grad_(False)
+    if args.disable_dropout:
+        for part in (policy, value, reference):
+            if part is not None:
+                disable_dropout(part)
+    return ActorCritic(policy, value, reference)
+
+
+def _base_of(policy: Any) -> Any:
+    return policy.get_base_model() if is_peft(policy) else policy
+
+
+def _with_adapter(model: Any, peft_config: Any, keep: list[str]) -> Any:
+    """The model under a PEFT adapter; modules named in `keep` are trained and saved in full."""
+    from peft import get_peft_model
+
+    if keep:
+        peft_config.modules_to_save = sorted({*(peft_config.modules_to_save or []), *keep})
+    return get_peft_model(model, peft_config)
+
+
+def _init_kwargs(args: OfflineConfig) -> dict[str, Any]:
+    given = args.model_init_kwargs or {}
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except json.JSONDecodeError as error:
+            raise InputError(f"not JSON: {error}", "model_init_kwargs") from error
+    return {**given, "trust_remote_code": args.trust_remote_code}
+
+
+def _tokenizer_of(model: Any, args: OfflineConfig) -> Any:
+    name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
+    if not name:
+        raise InputError("give the tokenizer: the model was made in memory and has none", "processing_class")
+    return load_tokenizer(name, trust_remote_code=args.trust_remote_code)
+
+
+def _after(wait: int, schedule: Any) -> Any:
+    return lambda step: 0.0 if step < wait else schedule(step)

@@ -1,0 +1,1 @@
+"""Small real components for tests: tokenizers made on the spot, models of a few thousand parameters."""

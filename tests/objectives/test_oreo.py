@@ -1,0 +1,154 @@
+"""OREO against three oracles: the closed form on trees, hand-written gradients, and identities."""
+
+import pytest
+import torch
+
+from oracles import bellman as by_hand
+from oracles.tree import every_path, log_reference, random_tree, solve
+from stepcredit.objectives.bellman import first_of_segment, gather_segments, path_residual
+from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_loss
+
+F = torch.float64
+LEVELS = {
+    "token": ("token_id", "token_id"),
+    "step": ("step_id", "step_id"),
+    "response": ("response_id", "token_id"),
+    "response/response": ("response_id", "response_id"),
+}
+
+
+def losses(tree, batch, log_pi, value, beta, level):
+    policy_id, value_id = (getattr(batch, name) for name in LEVELS[level])
+    ref = log_reference(tree)
+    log_prob, ref_log_prob = log_pi[batch.node, batch.action], ref[batch.node, batch.action]
+    log_ratio = torch.where(batch.mask, log_prob - ref_log_prob, 0.0)
+    given = {"value": value[batch.node], "log_ratio": log_ratio, "reward": batch.reward, "beta": beta}
+    return (
+        oreo_policy_loss(segment_id=policy_id, **given).mean(),
+        oreo_value_loss(segment_id=value_id, **given).mean(),
+    )
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("beta", [0.03, 0.1, 1.0])
+@pytest.mark.parametrize(("seed", "depth", "actions"), [(0, 2, 4), (1, 4, 2), (2, 3, 3)])
+def test_closed_form_zeroes_losses_and_gradients(level, beta, seed, depth, actions):
+    generator = torch.Generator().manual_seed(seed)
+    tree = random_tree(generator, depth, actions)
+    batch = every_path(tree, generator)
+    log_pi, value = (x.clone().requires_grad_() for x in solve(tree, beta))
+    policy_loss, value_loss = losses(tree, batch, log_pi, value, beta, level)
+    assert policy_loss.item() < 1e-24
+    assert value_loss.item() < 1e-24
+    (policy_loss + value_loss).backward()
+    assert log_pi.grad.abs().max() < 1e-12
+    assert value.grad.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_descent_from_the_reference_reaches_the_closed_form(level, beta):
+    generator = torch.Generator().manual_seed(3)
+    tree = random_tree(generator, 3, 3)
+    batch = every_path(tree, generator)
+    logits = log_reference(tree).clamp(min=-1e9).requires_grad_()
+    value = torch.zeros(len(tree.nodes), dtype=F, requires_grad=True)
+    optimizer = torch.optim.Adam([logits, value], lr=0.3)
+    steps = 1500
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=1e-4)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum(losses(tree, batch, logits.log_softmax(-1), value, beta, level)).backward()
+        optimizer.step()
+        scheduler.step()
+    best_log_pi, best_value = solve(tree, beta)
+    assert (logits.log_softmax(-1).exp() - best_log_pi.exp()).abs().max() < 1e-3
+    value_id = getattr(batch, LEVELS[level][1])
+    read = torch.unique(batch.node[first_of_segment(value_id)])
+    assert (value[read] - best_value[read]).abs().max() < 1e-3
+
+
+def ragged(seed):
+    """Three episodes by hand: prompt, observations in between, uneven steps, a per-step reward each."""
+    generator = torch.Generator().manual_seed(seed)
+    step_id = torch.tensor(
+        [[-1, 0, 0, 1, -1, -1, 1, 2, -1], [-1, -1, 0, -1, -1, -1, -1, -1, -1], [-1, 0, 1, 1, 1, 2, 3, 3, 3]]
+    )
+    log_ratio, value, reward = torch.randn(3, *step_id.shape, generator=generator, dtype=F)
+    mask = step_id >= 0
+    return torch.where(mask, log_ratio, 0.0), value, torch.where(mask, reward, 0.0), step_id
+
+
+def segment_ids(step_id, level):
+    if level == "step":
+        return step_id
+    if level == "token":
+        return torch.where(step_id >= 0, (step_id >= 0).cumsum(-1) - 1, -1)
+    return torch.where(step_id >= 0, 0, -1)
+
+
+@pytest.mark.parametrize("level", ["token", "step", "response"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_loss_and_gradient_equal_the_hand_written_ones_on_ragged_episodes(level, seed):
+    log_ratio, value, reward, step_id = ragged(seed)
+    segment_id, beta = segment_ids(step_id, level), 0.37
+    log_ratio.requires_grad_()
+    value.requires_grad_()
+    given = {"value": value, "log_ratio": log_ratio, "reward": reward, "segment_id": segment_id}
+    policy_loss, value_loss = oreo_policy_loss(**given, beta=beta), oreo_value_loss(**given, beta=beta)
+    weight = torch.tensor([1.0, 10.0, 100.0], dtype=F)  # tells the episodes apart in the gradient
+    d_policy = torch.autograd.grad((policy_loss * weight).sum(), [log_ratio, value], allow_unused=True)
+    d_value = torch.autograd.grad((value_loss * weight).sum(), [value, log_ratio], allow_unused=True)
+    assert d_policy[1] is None
+    assert d_value[1] is None
+    for row in range(3):
+        ids = segment_id[row]
+        where = [[t for t in range(len(ids)) if ids[t] == s] for s in range(int(ids.max()) + 1)]
+        episode = [(value[row, at[0]].item(), log_ratio[row, at].tolist(), reward[row, at].tolist()) for at in where]
+        loss, grad_value, grad_log_ratio = by_hand.oreo(episode, beta)
+        expected_value, expected_log_ratio = torch.zeros(2, len(ids), dtype=F)
+        for at, gv, gr in zip(where, grad_value, grad_log_ratio, strict=True):
+            expected_value[at[0]] = gv
+            expected_log_ratio[at] = gr
+        torch.testing.assert_close(policy_loss[row].item(), loss)
+        torch.testing.assert_close(value_loss[row].item(), loss)
+        torch.testing.assert_close(d_policy[0][row], weight[row] * expected_log_ratio)
+        torch.testing.assert_close(d_value[0][row], weight[row] * expected_value)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_token_steps_are_the_token_level_and_one_segment_the_response_level(seed):
+    log_ratio, value, reward, step_id = ragged(seed)
+    mask = step_id >= 0
+    given = {"value": value, "log_ratio": log_ratio, "reward": reward, "beta": 0.2}
+    for loss in (oreo_policy_loss, oreo_value_loss):
+        one_each = torch.where(mask, mask.cumsum(-1) - 1, -1)
+        token = loss(segment_id=one_each, **given)
+        assert not torch.allclose(token, loss(segment_id=step_id, **given))
+        whole = loss(segment_id=torch.where(mask, 0, -1), **given)
+        first = torch.tensor([row.nonzero()[0, 0] for row in mask])
+        v = value[torch.arange(3), first]
+        torch.testing.assert_close(whole, (v - reward.sum(-1) + 0.2 * log_ratio.sum(-1)).square())
+
+
+def test_policy_and_value_loss_are_the_mean_squared_path_residual():
+    log_ratio, value, reward, step_id = ragged(5)
+    at = gather_segments(log_ratio, reward, value, step_id)
+    expected = path_residual(at, 0.2).square().sum(-1) / at.mask.sum(-1)
+    for loss in (oreo_policy_loss, oreo_value_loss):
+        found = loss(value=value, log_ratio=log_ratio, reward=reward, segment_id=step_id, beta=0.2)
+        torch.testing.assert_close(found, expected)
+
+
+def test_values_between_segment_starts_are_never_read():
+    log_ratio, value, reward, step_id = ragged(2)
+    other = torch.where(first_of_segment(step_id), value, value + 100)
+    for loss in (oreo_policy_loss, oreo_value_loss):
+        given = {"log_ratio": log_ratio, "reward": reward, "segment_id": step_id, "beta": 0.1}
+        assert torch.equal(loss(value=value, **given), loss(value=other, **given))
+
+
+def test_kl_penalty_is_the_mean_over_action_tokens():
+    kl = torch.tensor([[5.0, 1.0, 2.0, 7.0]])
+    mask = torch.tensor([[False, True, True, False]])
+    assert kl_penalty(kl, mask).tolist() == [1.5]

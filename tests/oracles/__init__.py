@@ -1,0 +1,1 @@
+"""Slow, obvious float64 references that the library is held against."""

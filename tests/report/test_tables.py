@@ -1,0 +1,79 @@
+import io
+
+from rich.console import Console
+
+from stepcredit.report.scores import aggregate
+from stepcredit.report.tables import (
+    block_label,
+    count_range,
+    decimal,
+    percent,
+    results_table,
+    share,
+    spread_note,
+    value_table,
+)
+
+
+def shown(table):
+    console = Console(file=io.StringIO(), width=160, color_system=None)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def row(**fields):
+    return {"task": "sums", "split": "test", "method": "oreo", "search": "greedy", "n": 1000} | fields
+
+
+def cells(text, start):
+    line = next(line for line in text.splitlines() if start in line)
+    return [cell.strip() for cell in line.strip("│┃ ").split("│")]
+
+
+def test_results_table_writes_percent_over_seeds():
+    rows = [
+        row(seed=0, accuracy=0.92, tokens_generated=12000),
+        row(seed=1, accuracy=0.94, tokens_generated=13000),
+    ]
+    text = shown(results_table(rows))
+    assert cells(text, "OREO") == ["OREO", "greedy", "–", "1,000", "2", "93.0 ± 1.0", "12", "–"]
+    assert "sums (test)" in text
+    assert "mean over seeds ± its standard error" in text
+
+
+def test_a_column_for_the_task_when_there_are_several():
+    text = shown(results_table([row(accuracy=0.5), row(task="products", accuracy=0.25)]))
+    assert cells(text, "products")[:3] == ["products (test)", "OREO", "greedy"]
+
+
+def test_names_are_no_markup():
+    assert "[bold]oreo[/bold]" in shown(results_table([row(method="[bold]oreo[/bold]", accuracy=0.5)]))
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    text = shown(results_table([row(method="a\x1b[31m\nb", accuracy=0.5, task="t\x1b[2J")]))
+    assert "\x1b" not in text
+    assert "a\ufffd[31m\ufffdb" in text
+
+
+def test_value_table_shows_interval_and_chance():
+    fields = {"method": "oreo", "metric": "auc_within_prompt", "at": 0.5, "n": 40}
+    text = shown(value_table([fields | {"estimate": 0.86, "low": 0.8, "high": 0.91}]))
+    assert cells(text, "OREO")[2:] == ["halfway", "0.86", "0.80 to 0.91", "0.50", "40", "1"]
+
+
+def test_how_numbers_are_written():
+    (score,) = aggregate([row(accuracy=1.0)])
+    assert percent(score) == "100.0 ± 0.0"
+    assert [decimal(x) for x in (None, -0.001, -0.31, 1.0)] == ["–", "0.00", "−0.31", "1.00"]
+    assert [share(x) for x in (None, 0.0125)] == ["–", "1.2"]
+    assert [count_range(x) for x in (None, (1000, 1000), (900, 1000))] == ["–", "1,000", "900–1,000"]
+    assert (block_label("sums", ""), block_label("sums", "test")) == ("sums", "sums (test)")
+
+
+def test_the_note_says_what_the_spread_is():
+    one = aggregate([row(accuracy=0.5)])
+    two = aggregate([row(method="sft", accuracy=0.5, seed=seed) for seed in (0, 1)])
+    assert "over problems" in spread_note(one)
+    assert "over seeds" in spread_note(two)
+    assert "otherwise" in spread_note([*one, *two])
