@@ -23,6 +23,10 @@ class Command(NamedTuple):
     run: Callable[[list[str]], int]
 
 
+SELECTS = "method"
+"""The one setting that picks which config is parsed: `stepcredit train` reads it before all others."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `stepcredit`. Exit codes: 0 done, 2 bad input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -152,6 +156,8 @@ def _tokens_of_yaml(file: Path, fields: dict[str, Any]) -> list[str]:
     """The settings of a YAML file as command-line tokens, checked by name."""
     tokens: list[str] = []
     for name, value in read_yaml(file).items():
+        if name == SELECTS and name not in fields:
+            continue
         if name not in fields:
             near = difflib.get_close_matches(name, fields, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -257,7 +263,7 @@ def _train(arguments: list[str]) -> int:
     rest, method = _take_flag(arguments, "--method")
     _, file = _take_flag(list(rest), "--config")
     if method is None and file is not None:
-        method = read_yaml(Path(file)).get("method")
+        method = read_yaml(Path(file)).get(SELECTS)
     if method is None and {"-h", "--help"} & set(rest):
         method = "oreo"
     if method not in METHODS:

@@ -59,19 +59,19 @@ def fields(draw):
     number = st.integers(0, 4) if steps is None else st.just(len(steps))
     size = draw(number)
     verdict = draw(st.none() | st.sampled_from(Verdict))
-    return dict(
-        prompt=prompt,
-        completion=completion,
-        reward=None if verdict is Verdict.UNDECIDED else draw(st.none() | FINITE),
-        prompt_id=draw(st.text()),
-        sample=draw(st.integers(0, 2**63 - 1)),
-        step_rewards=draw(st.none() | st.lists(FINITE, min_size=size, max_size=size).map(tuple)),
-        steps=steps,
-        stop_reason=draw(st.sampled_from(StopReason)),
-        verdict=verdict,
-        tokens=draw(st.none() | token_rows()),
-        metadata=draw(st.dictionaries(st.text(), JSON, max_size=3)),
-    )
+    return {
+        "prompt": prompt,
+        "completion": completion,
+        "reward": None if verdict is Verdict.UNDECIDED else draw(st.none() | FINITE),
+        "prompt_id": draw(st.text()),
+        "sample": draw(st.integers(0, 2**63 - 1)),
+        "step_rewards": draw(st.none() | st.lists(FINITE, min_size=size, max_size=size).map(tuple)),
+        "steps": steps,
+        "stop_reason": draw(st.sampled_from(StopReason)),
+        "verdict": verdict,
+        "tokens": draw(st.none() | token_rows()),
+        "metadata": draw(st.dictionaries(st.text(), JSON, max_size=3)),
+    }
 
 
 def plain(episode):
@@ -130,7 +130,7 @@ def test_it_is_a_sequence_over_shards_and_row_groups(tmp_path):
     assert [e.sample for e in store[::-1][:2]] == [2, 1]
     assert store[np.int64(3)].sample == 3
     assert store.column("sample")[-3:] == [0, 1, 2]
-    assert [e.sample for e in pickle.loads(pickle.dumps(store))[-2:]] == [1, 2]
+    assert [e.sample for e in pickle.loads(pickle.dumps(store))[-2:]] == [1, 2]  # noqa: S301
     for outside in (2053, -2054):
         with pytest.raises(IndexError, match=rf"episode {outside} of 2053"):
             store[outside]

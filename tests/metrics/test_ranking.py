@@ -20,10 +20,13 @@ def test_pairs_never_cross_prompts():
     assert (result.estimate, result.groups, result.pairs) == (0.0, 2, 2)
 
 
-def test_matching_on_the_score_leaves_chance():
-    scores = [1, 1, 2, 2, 1, 2]
-    result = auc_within(scores, [1, 0, 1, 0, 0, 1], ["a"] * 6, strata=scores)
-    assert result.estimate == 0.5
+def test_matching_leaves_only_pairs_that_are_close():
+    """Right 1.0 and 5.0, wrong 1.2 and 9.0: within 0.5 of each other is one pair, and it is ranked wrongly."""
+    scores, right = [1.0, 5.0, 1.2, 9.0], [1, 1, 0, 0]
+    result = auc_within(scores, right, ["a"] * 4, matched=[(scores, 0.5)])
+    assert (result.estimate, result.pairs) == (0.0, 1)
+    both = auc_within(scores, right, ["a"] * 4, matched=[(scores, 0.5), ([1, 2, 3, 4], 1)])
+    assert both.pairs == 0
 
 
 def test_no_pairs_is_nan():

@@ -1,4 +1,5 @@
 import io
+import re
 
 from rich.console import Console
 
@@ -15,8 +16,8 @@ from stepcredit.report.tables import (
 )
 
 
-def shown(table):
-    console = Console(file=io.StringIO(), width=160, color_system=None)
+def shown(table, width=160):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(table)
     return console.file.getvalue()
 
@@ -27,7 +28,7 @@ def row(**fields):
 
 def cells(text, start):
     line = next(line for line in text.splitlines() if start in line)
-    return [cell.strip() for cell in line.strip("│┃ ").split("│")]
+    return re.split(r"\s{2,}", line.strip())
 
 
 def test_results_table_writes_percent_over_seeds():
@@ -39,6 +40,15 @@ def test_results_table_writes_percent_over_seeds():
     assert cells(text, "OREO") == ["OREO", "greedy", "–", "1,000", "2", "93.0 ± 1.0", "12", "–"]
     assert "sums (test)" in text
     assert "mean over seeds ± its standard error" in text
+
+
+def test_the_tables_are_whole_in_a_terminal_of_eighty_columns():
+    rows = [row(method="rft", search="vote", width=8, accuracy=0.5, tokens_generated=2**21, tokens_scored=2**22)]
+    text = shown(results_table(rows), width=80)
+    assert {"rejection", "sampling", "majority", "vote", "2,097", "4,194"} <= set(text.split())
+    fields = {"method": "oreo", "metric": "auc_within_prompt", "at": 1.0, "n": 1234, "seed": 0}
+    text = shown(value_table([fields | {"estimate": 0.86, "low": 0.8, "high": 0.91}]), width=80)
+    assert {"OREO", "Right", "problem", "0.86", "0.91", "1,234", "seeds"} <= set(text.split())
 
 
 def test_a_column_for_the_task_when_there_are_several():

@@ -65,12 +65,12 @@ class RowView:
         return name if name in self._data and name not in self._mapping.values() else None
 
     def has(self, name: str) -> bool:
-        """Whether there is a value under our name; an empty cell is one for prompts and responses only."""
+        """Whether there is a value under our name; an empty CSV cell is one for a response only."""
         theirs = self._theirs(name)
         return theirs is not None and not self._is_empty(name, self._data[theirs])
 
     def _is_empty(self, name: str, value: Any) -> bool:
-        return value is None or (self._text_cells and name not in _TURNS and value.strip() == "")
+        return value is None or (self._text_cells and name not in ("completion", "response") and value.strip() == "")
 
     def take(self, name: str) -> Any:
         """The value under our name, None where there is none; it will not be metadata."""

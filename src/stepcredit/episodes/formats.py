@@ -86,11 +86,11 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], float]]]:
 def _read_jsonl(path: Path) -> Iterator[Row]:
     with _opened(path) as (stream, progress):
         for number, line in enumerate(stream, 1):
-            where = f"{path}:{number}"
+            where, line = f"{path}:{number}", line.rstrip(b"\r\n")
             try:
                 data = _checked(_parse_json(_decode(line, is_start=number == 1)))
             except InputError as error:
-                yield _bad(where, progress(), error, line.decode("utf-8", "backslashreplace").rstrip("\r\n"))
+                yield _bad(where, progress(), error, line.decode("utf-8", "backslashreplace"))
             else:
                 yield Row(where, progress(), data)
 

@@ -139,7 +139,7 @@ def _body(columns: RowView, rules: ImportRules) -> _Body:
     if not columns.has("prompt") or not is_answered:
         raise InputError(
             "expected columns prompt and completion (or response), or messages, or prompt, completions and "
-            f"labels; the row has {columns.names()} (other names: --columns prompt=… completion=…)"
+            f"labels, with values; the row has {columns.names()} (other names: --columns prompt=… completion=…)"
         )
     return _plain(columns, answer, rules)
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,12 +79,12 @@ class EpisodeStore(Sequence[Episode]):
             yield from part.episodes(0, part.batch.num_rows)
 
     @overload
-    def __getitem__(self, index: int) -> Episode: ...
+    def __getitem__(self, index: SupportsIndex) -> Episode: ...
 
     @overload
     def __getitem__(self, index: slice) -> list[Episode]: ...
 
-    def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
+    def __getitem__(self, index: SupportsIndex | slice) -> Episode | list[Episode]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         at = operator.index(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,40 +26,40 @@ class PairCounts(NamedTuple):
     pairs: NDArray[np.float64]
 
 
-def pair_counts(scores: ArrayLike, right: ArrayLike, groups: ArrayLike, strata: ArrayLike | None = None) -> PairCounts:
+def pair_counts(
+    scores: ArrayLike, right: ArrayLike, groups: ArrayLike, matched: Sequence[tuple[ArrayLike, float]] = ()
+) -> PairCounts:
     """Pairs of one right and one wrong response within each group.
 
     Args:
         scores: one number a response, higher meaning more likely right, shape [N].
         right: whether it is right.
         groups: the prompt of each response; pairs never cross prompts.
-        strata: if given, pairs are also of equal stratum: what is matched on explains nothing.
+        matched: (numbers [N], tolerance): only pairs whose numbers differ by no more than the tolerance
+            count, so that what is matched on cannot explain the ranking.
     """
     s, y = np.asarray(scores, dtype=np.float64), np.asarray(right, dtype=bool)
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
-    cell = group if strata is None else _combine(group, np.unique(np.asarray(strata), return_inverse=True)[1])
-    count = int(group.max(initial=-1)) + 1
-    wins, pairs = np.zeros(count), np.zeros(count)
-    order = np.argsort(cell, kind="stable")
-    for members in np.split(order, np.flatnonzero(np.diff(cell[order])) + 1):
-        good, bad = s[members][y[members]], s[members][~y[members]]
-        if len(good) and len(bad):
-            difference = good[:, None] - bad[None, :]
-            wins[group[members[0]]] += (difference > 0).sum() + 0.5 * (difference == 0).sum()
-            pairs[group[members[0]]] += difference.size
-    used = pairs > 0
-    return PairCounts(wins[used], pairs[used])
-
-
-def _combine(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
-    return a * (int(b.max(initial=0)) + 1) + b
+    controls = [(np.asarray(x, dtype=np.float64), tolerance) for x, tolerance in matched]
+    wins, pairs = [], []
+    order = np.argsort(group, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        good, bad = members[y[members]], members[~y[members]]
+        close = np.ones((len(good), len(bad)), dtype=bool)
+        for x, tolerance in controls:
+            close &= np.abs(x[good][:, None] - x[bad][None, :]) <= tolerance
+        if close.any():
+            difference = (s[good][:, None] - s[bad][None, :])[close]
+            wins.append((difference > 0).sum() + 0.5 * (difference == 0).sum())
+            pairs.append(difference.size)
+    return PairCounts(np.array(wins, dtype=np.float64), np.array(pairs, dtype=np.float64))
 
 
 def auc_within(
     scores: ArrayLike,
     right: ArrayLike,
     groups: ArrayLike,
-    strata: ArrayLike | None = None,
+    matched: Sequence[tuple[ArrayLike, float]] = (),
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
@@ -67,7 +68,7 @@ def auc_within(
     All pairs weigh the same. The interval is the 95% percentile bootstrap over prompts, whole prompts being
     drawn, since responses to one prompt are not independent. Arguments as in `pair_counts`. NaN without pairs.
     """
-    counts = pair_counts(scores, right, groups, strata)
+    counts = pair_counts(scores, right, groups, matched)
     return ratio_estimate(counts.wins, counts.pairs, resamples, seed)
 
 

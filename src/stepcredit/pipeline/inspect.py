@@ -18,7 +18,7 @@ from stepcredit.errors import InputError
 from stepcredit.pipeline.progress import track
 
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
-_BAR = 30
+_BAR = 20
 
 
 @dataclass

@@ -67,12 +67,16 @@ def localisation(
 def value_rows(
     scored: Sequence[Scored], task: Task, problems: Sequence[Problem], common: dict[str, Any], seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Rows of `value.json`: ranking half-way and at the end, and where the largest drop points."""
+    """Rows of `value.json`: ranking half-way and at the end, and where the largest drop points; without those
+    for which there is nothing to compare."""
     rows = [
         _row(common, "auc_within_prompt", share, ranking(scored, share, seed), note)
         for share, note in ((0.5, "half of the steps written"), (1.0, "before the end token"))
     ]
     found, chance = localisation(scored, task, problems, seed)
+    rows = [row for row in rows if row["n"]]
+    if not found.pairs:
+        return rows
     rows.append(_row(common, "first_wrong_step", None, found, "largest drop in V is the first wrong step"))
     rows.append({**rows[-1], "metric": "first_wrong_step_chance", "estimate": chance, "low": None, "high": None})
     rows[-1]["note"] = "any step of the response"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -72,12 +73,13 @@ def results_table(rows: Iterable[object]) -> Table:
     scores = aggregate(rows)
     blocks = list(dict.fromkeys(block_label(score.task, score.split) for score in scores))
     several = len(blocks) > 1
-    table = Table(title=None if several else Text("".join(blocks)), caption=spread_note(scores))
+    title = None if several else Text("".join(blocks))
+    table = Table(title=title, caption=spread_note(scores), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     if several:
         table.add_column("task")
     for column in ("method", "search"):
-        table.add_column(column)
-    for column in ("width", "problems", "seeds", "accuracy %", "tokens/problem", "scored/problem"):
+        table.add_column(column, min_width=9)
+    for column in ("width", "problems", "seeds", "accuracy %", "tokens/\nproblem", "scored/\nproblem"):
         table.add_column(column, justify="right", no_wrap=True)
     for score in scores:
         cells = [
@@ -103,11 +105,11 @@ def value_table(rows: Iterable[object]) -> Table:
     """
     scores = aggregate_values(rows)
     several = len({(score.task, score.split) for score in scores}) > 1
-    table = Table(title="What the value function knows")
+    table = Table(title="What the value function knows", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     if several:
         table.add_column("task")
     for column in ("method", "measure", "V read"):
-        table.add_column(column)
+        table.add_column(column, min_width=13 if column == "measure" else 6)
     for column in ("estimate", "interval", "chance", "n", "seeds"):
         table.add_column(column, justify="right", no_wrap=True)
     for score in scores:

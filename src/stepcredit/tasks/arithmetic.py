@@ -32,7 +32,7 @@ from stepcredit.tasks.task import Grade, Problem
 from stepcredit.tasks.words import word_tokenizer
 from stepcredit.verdict import Verdict
 
-GROUPS = (2, 3, 4)
+GROUPS = (3,)
 DIGITS = 3
 HASTY = 0.75
 GUESS_RIGHT = 0.5

@@ -1,0 +1,266 @@
+import datetime
+import hashlib
+from decimal import Decimal
+
+import pytest
+
+from stepcredit.episodes.columns import ImportRules
+from stepcredit.episodes.episode import StopReason
+from stepcredit.episodes.formats import Row
+from stepcredit.episodes.importers import EpisodeImporter, episode_from_row
+from stepcredit.errors import InputError
+from stepcredit.verdict import Verdict
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def policy(text):
+    return {"role": "assistant", "content": text}
+
+
+PLAIN = {"prompt": "1+1=", "completion": "2", "reward": 1}
+CHAT = [{"role": "system", "content": "s"}, user("u"), policy("OK"), user("go"), policy("done"), user("bye")]
+STEPS = {"prompt": "q", "completions": ["a", "b\n", "c"], "labels": [True, 0, 0.5]}
+
+
+def test_plain_text():
+    episode = episode_from_row(PLAIN)
+    assert (episode.prompt, episode.completion, episode.reward) == ("1+1=", "2", 1.0)
+    assert isinstance(episode.reward, float)
+    assert episode.prompt_id == hashlib.sha256(b"1+1=").hexdigest()[:16]
+    assert (episode.sample, episode.stop_reason, episode.verdict) == (0, StopReason.UNKNOWN, None)
+    assert (episode.steps, episode.step_rewards, episode.tokens, episode.metadata) == (None, None, None, {})
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reward"),
+    [
+        ({"reward": 0.25}, 0.25),
+        ({"reward": True}, 1.0),
+        ({"reward": False, "label": True}, 0.0),
+        ({"label": True}, 1.0),
+        ({"label": 0}, 0.0),
+        ({"label": 1.0, "reward": None}, 1.0),
+    ],
+)
+def test_outcomes(outcome, reward):
+    episode = episode_from_row({"prompt": "q", "response": "", **outcome})
+    assert episode.reward == reward
+    assert episode.completion == ""
+
+
+def test_plain_chat_drops_empty_keys():
+    messages = [{**policy("a"), "tool_calls": None, "name": "x"}]
+    episode = episode_from_row({"prompt": [user("q")], "completion": messages, "label": 0})
+    assert episode.prompt == [user("q")]
+    assert episode.completion == [{**policy("a"), "name": "x"}]
+    same = episode_from_row({"prompt": [{"content": "q", "role": "user"}], "completion": messages, "label": 0})
+    assert same.prompt_id == episode.prompt_id
+
+
+def test_messages():
+    episode = episode_from_row({"messages": CHAT, "reward": 1.0, "prompt": "beside"})
+    assert episode.prompt == CHAT[:2]
+    assert episode.completion == CHAT[2:]
+    assert episode.metadata == {"prompt": "beside"}
+    episode = episode_from_row({"messages": CHAT, "reward": 1.0, "prompt_messages": 4})
+    assert episode.prompt == CHAT[:4]
+    assert episode.completion == CHAT[4:]
+    assert episode.metadata == {}
+
+
+def test_a_complete_row_wins_over_messages():
+    episode = episode_from_row({**PLAIN, "messages": CHAT})
+    assert episode.prompt == "1+1="
+    assert episode.metadata == {"messages": CHAT}
+
+
+def test_stepwise():
+    episode = episode_from_row(STEPS)
+    assert episode.steps == ("a\n", "b\n", "c")
+    assert episode.completion == "a\nb\nc"
+    assert episode.step_rewards == (1.0, 0.0, 0.5)
+    assert episode.reward == 0.0
+    assert episode_from_row({**STEPS, "label": True}).reward == 1.0
+    assert episode_from_row({**STEPS, "reward": 0.5}).reward == 0.5
+
+
+def test_steps_and_their_rewards_beside_a_completion():
+    given = {"steps": ["1", "2"], "step_rewards": [0, 1]}
+    episode = episode_from_row({**PLAIN, "completion": "12", **given})
+    assert (episode.steps, episode.step_rewards, episode.reward) == (("1", "2"), (0.0, 1.0), 1.0)
+    assert episode_from_row({"messages": CHAT, "reward": 0, "step_rewards": [1]}).step_rewards == (1.0,)
+
+
+def test_what_is_carried_over():
+    given = {"prompt_id": 336, "sample": 3.0, "finish_reason": "length", "verdict": "wrong", "truncated": True}
+    others = {"answer": "2", "solution": None, "level": [1, {"a": 2}], "source": "x"}
+    episode = episode_from_row({**PLAIN, **given, **others, "stop_reason": None})
+    assert (episode.prompt_id, episode.sample, episode.verdict) == ("336", 3, Verdict.WRONG)
+    assert episode.stop_reason is StopReason.LENGTH
+    assert episode.metadata == others
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"stop_reason": "stop"}, StopReason.STOP),
+        ({"finish_reason": "max_tokens"}, StopReason.LENGTH),
+        ({"truncated": True}, StopReason.LENGTH),
+        ({"truncated": 0}, StopReason.STOP),
+        ({"truncated": None}, StopReason.UNKNOWN),
+        ({"stop_reason": "unknown", "truncated": True}, StopReason.LENGTH),
+    ],
+)
+def test_stop_reasons(given, expected):
+    assert episode_from_row({**PLAIN, **given}).stop_reason is expected
+
+
+def test_undecided_has_no_reward_whatever_the_row_says():
+    for outcome in ({"reward": 0.0}, {"reward": None}, {"label": False}, {}):
+        episode = episode_from_row({"prompt": "q", "completion": "a", "verdict": "undecided", **outcome})
+        assert (episode.reward, episode.verdict, episode.metadata) == (None, Verdict.UNDECIDED, {})
+
+
+def test_metadata_is_made_json():
+    given = {
+        "when": datetime.datetime(2024, 5, 1, 12), "price": Decimal("1.50"), "gap": float("nan"), "pair": (1, None)
+    }  # fmt: skip
+    assert episode_from_row({**PLAIN, **given}).metadata == {
+        "when": "2024-05-01 12:00:00", "price": "1.50", "gap": None, "pair": [1, None]
+    }  # fmt: skip
+
+
+def test_other_names():
+    rules = ImportRules({"prompt": "question", "completion": "response", "reward": "label", "prompt_id": "qid"})
+    row = {"question": "q", "response": "a", "label": 0.5, "qid": 7, "prompt": "ignored"}
+    episode = episode_from_row(row, rules)
+    assert (episode.prompt, episode.completion, episode.reward, episode.prompt_id) == ("q", "a", 0.5, "7")
+    assert episode.metadata == {"prompt": "ignored"}
+    with pytest.raises(InputError, match="columns: no column 'qid'; the row has 'question', 'response', 'label'"):
+        episode_from_row({"question": "q", "response": "a", "label": 1}, rules)
+    with pytest.raises(InputError, match="columns: 'promt' is none of prompt, completion, response"):
+        ImportRules({"promt": "question"})
+
+
+BAD = [
+    ({}, {"reward": None, "x": 1}, "reward: missing: expected a column reward .* the row has 'prompt', 'completion'"),
+    ({}, {"reward": float("nan")}, "reward: nan is not a finite number"),
+    ({}, {"reward": float("inf")}, "reward: inf is not a finite number"),
+    ({}, {"reward": 10**400}, "reward: the number is too large"),
+    ({}, {"reward": "1.0"}, "reward: must be a number, not the str '1.0'"),
+    ({}, {"reward": 3}, r"reward: 3 lies outside \[0, 1\]; widen it with --reward_range 0 3"),
+    ({}, {"reward": -0.5}, r"reward: -0.5 lies outside \[0, 1\]; widen it with --reward_range -0.5 1"),
+    ({}, {"reward": None, "label": 0.5}, "label: must be true or false .*, not the float 0.5"),
+    ({}, {"reward": None, "label": "yes"}, "label: must be true or false"),
+    ({}, {"completion": None}, "expected columns prompt and completion .* the row has 'prompt', 'completion'"),
+    ({}, {"prompt": 7}, "prompt: must be text or a list of chat messages, not the int 7"),
+    ({}, {"prompt": ""}, "the prompt is empty"),
+    ({}, {"completion": [policy("a")]}, "prompt is text but completion is chat messages; make both"),
+    ({}, {"prompt": [user("a")]}, "prompt is chat messages but completion is text"),
+    ({}, {"completion": [{"role": "assistant"}]}, "completion: every message needs a role and a content"),
+    ({}, {"completion": [1]}, "completion: every message needs a role and a content"),
+    ({}, {"verdict": "maybe"}, "verdict: must be one of right, wrong, undecided, not the str 'maybe'"),
+    ({}, {"stop_reason": "tired"}, "stop_reason: must be one of stop, .*, not the str 'tired'"),
+    ({}, {"finish_reason": ["stop"]}, "finish_reason: must be one of"),
+    ({}, {"finish_reason": "stop", "truncated": True}, "truncated: says otherwise than finish_reason"),
+    ({}, {"truncated": "no"}, "truncated: must be true or false"),
+    ({}, {"sample": -1}, "sample: must be a whole number from 0 on, not the int -1"),
+    ({}, {"sample": True}, "sample: must be a whole number"),
+    ({}, {"sample": 2**63}, "sample: must be a whole number"),
+    ({}, {"sample": float("nan")}, "sample: must be a whole number"),
+    ({}, {"prompt_id": 1.5}, "prompt_id: must be text or a whole number, not the float 1.5"),
+    ({}, {"steps": ["1"]}, "steps: the steps, joined, must be the completion"),
+    ({}, {"step_rewards": 1}, "step_rewards: must be a list of numbers"),
+    ({}, {"blob": b"x"}, "blob: a bytes cannot be kept in the metadata"),
+    ({}, {"format": "text", "ids": [1], "action_mask": [True]}, "a shard of stored episodes already"),
+    (STEPS, {"labels": [1, float("nan"), 0]}, r"labels\[1\]: nan is not a finite number"),
+    (STEPS, {"labels": [1, 0, 2]}, r"labels\[2\]: 2 lies outside \[0, 1\]; widen it with --reward_range 0 2"),
+    (STEPS, {"labels": [1, 0]}, "labels: 2 labels for 3 steps"),
+    (STEPS, {"labels": "1"}, "labels: must be a list of numbers, not the str '1'"),
+    (STEPS, {"completions": ["a", 1, "b"]}, "completions: must be a list of texts"),
+    (STEPS, {"completions": [], "labels": []}, "labels: 0 labels for 0 steps"),
+    (STEPS, {"prompt": [user("q")]}, "prompt: rows with completions and labels need a text prompt"),
+    ({"reward": 1}, {"messages": "hello"}, "messages: must be a list of messages"),
+    ({"reward": 1}, {"messages": [user("q")]}, "messages: no assistant message"),
+    ({"reward": 1}, {"messages": [policy("a")]}, "prompt_messages: 0 of 1 messages cannot be the prompt"),
+    ({"reward": 1}, {"messages": CHAT, "prompt_messages": 6}, "prompt_messages: 6 of 6 messages"),
+    ({"reward": 1}, {"messages": CHAT, "prompt_messages": 5}, "completion: no assistant message"),
+    ({"reward": 1}, {"messages": CHAT, "response": "a"}, "messages: stands beside response; .*prompt=messages"),
+    ({"x": 1}, {}, "expected columns prompt and completion .* the row has 'x' "),
+]
+
+
+@pytest.mark.parametrize(("base", "change", "message"), BAD, ids=range(len(BAD)))
+def test_bad_rows(base, change, message):
+    row = {**(base or PLAIN), **change}
+    with pytest.raises(InputError, match=message):
+        episode_from_row(row)
+
+
+def test_reward_range():
+    rules = ImportRules(reward_range=(-1.0, 2.0))
+    assert [episode_from_row({**PLAIN, "reward": r}, rules).reward for r in (-1, 2)] == [-1.0, 2.0]
+    with pytest.raises(InputError, match=r"outside \[-1, 2\]"):
+        episode_from_row({**PLAIN, "reward": 2.1}, rules)
+    for bad in ((1.0, 1.0), (2.0, 1.0), (0.0, float("nan"))):
+        with pytest.raises(InputError, match="reward_range: give the lowest and then the highest"):
+            ImportRules(reward_range=bad)
+
+
+def test_samples_are_numbered_within_their_prompt():
+    importer = EpisodeImporter(ImportRules(), {"old": 4})
+    rows = [{"prompt_id": "a"}, {"prompt_id": "b"}, {"prompt_id": "a"}, {"prompt_id": "old"}]
+    rows += [{"prompt_id": "a", "sample": 7}, {"prompt_id": "a"}, {"prompt_id": "a", "sample": 1}, {"prompt_id": "a"}]
+    made = [importer.episode(Row(f"f:{k}", data={**PLAIN, **row})) for k, row in enumerate(rows)]
+    assert [e.sample for e in made] == [0, 0, 1, 4, 7, 8, 1, 9]
+
+
+def test_a_bad_row_is_placed_and_takes_no_number():
+    importer = EpisodeImporter(ImportRules())
+    with pytest.raises(InputError, match=r"^logs.jsonl:12: reward: 3 lies outside \[0, 1\]") as raised:
+        importer.episode(Row("logs.jsonl:12", data={**PLAIN, "reward": 3}))
+    assert raised.value.where == "logs.jsonl:12"
+    with pytest.raises(InputError, match=r"^f:1: empty line$"):
+        importer.episode(Row("f:1", error=InputError("empty line", "f:1")))
+    assert importer.episode(Row("f:2", data=PLAIN)).sample == 0
+
+
+def test_csv_cells():
+    row = {"prompt": "[1] is", "completion": "7", "reward": "0.5", "sample": "2", "truncated": "False"}
+    row |= {"prompt_id": "", "verdict": "", "answer": "7", "note": ""}
+    episode = episode_from_row(row, text_cells=True)
+    assert (episode.prompt, episode.completion, episode.reward, episode.sample) == ("[1] is", "7", 0.5, 2)
+    assert (episode.stop_reason, episode.verdict) == (StopReason.STOP, None)
+    assert episode.prompt_id == hashlib.sha256(b"[1] is").hexdigest()[:16]
+    assert episode.metadata == {"answer": "7", "note": ""}
+
+
+def test_csv_cells_with_json():
+    chat = {"prompt": '[{"role": "user", "content": "q"}]', "label": "TRUE"}
+    chat["completion"] = ' [{"role": "assistant", "content": "a"}]'
+    episode = episode_from_row(chat, text_cells=True)
+    assert (episode.prompt, episode.completion, episode.reward) == ([user("q")], [policy("a")], 1.0)
+    steps = {"prompt": "q", "completions": '["a", "b"]', "labels": "[true, 0]", "completion": ""}
+    assert episode_from_row(steps, text_cells=True).step_rewards == (1.0, 0.0)
+    assert episode_from_row({"prompt": "q", "completion": "", "label": "0"}, text_cells=True).completion == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reward": ""}, "reward: missing"),
+        ({"reward": "high"}, "reward: must be a number, not the str 'high'"),
+        ({"reward": "nan"}, "reward: nan is not a finite number"),
+        ({"prompt": ""}, "expected columns prompt and completion .*, with values; the row has 'prompt'"),
+        ({"sample": "x"}, "sample: must be a whole number"),
+        ({"messages": "[1", "prompt": ""}, "messages: stands beside completion"),
+        ({"completions": "[1", "labels": "[1]"}, "completions: must be a list of texts, not the str '.1'"),
+    ],
+)
+def test_bad_csv_cells(change, message):
+    row = {"prompt": "q", "completion": "a", "reward": "1", **change}
+    with pytest.raises(InputError, match=message):
+        episode_from_row(row, text_cells=True)

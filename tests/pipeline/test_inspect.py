@@ -1,0 +1,106 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from stepcredit.episodes.episode import Episode, StopReason
+from stepcredit.episodes.store import append_episodes
+from stepcredit.errors import InputError
+from stepcredit.pipeline.inspect import InspectConfig, inspect_episodes, render, render_preview, step_rule
+
+
+def make(prompt_id, reward, completion, **given):
+    return Episode(prompt="1+1=", completion=completion, reward=reward, prompt_id=prompt_id, **given)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = [
+        make("a", 1.0, "one. two\nthree"),
+        make("a", 0.0, "no", sample=1),
+        make("a", 0.0, "cut", sample=2, stop_reason=StopReason.LENGTH),
+        make("b", 1.0, "[red]2\n", steps=("[red]", "2\n")),
+    ]
+    append_episodes(tmp_path / "episodes", rows)
+    return str(tmp_path / "episodes")
+
+
+def text(renderable):
+    console = Console(width=100, color_system=None, file=io.StringIO())
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def cells(output, name):
+    line = next(line for line in output.splitlines() if line.startswith(f"│ {name} "))
+    return [cell.strip() for cell in line.split("│")[2:-1]]
+
+
+def test_summary(folder):
+    summary = inspect_episodes(InspectConfig(folder))
+    assert (summary.episodes, summary.prompts, summary.truncated) == (4, 2, 0.25)
+    assert summary.steps.mean == 1.5
+    assert inspect_episodes(InspectConfig(folder, steps=["\\n", ". "])).steps.mean == 1.75
+    assert json.dumps(summary.to_dict())
+
+
+def test_tables(folder):
+    output = text(render(inspect_episodes(InspectConfig(folder))))
+    assert cells(output, "episodes") == ["4", ""]
+    assert cells(output, "right") == ["2", "50.0%"]
+    assert cells(output, "truncated") == ["1", "25.0%"]
+    # Means 1/3 of three and 1 of one; sums off by -1/2 and 1/2: sqrt(2 · 1/2) / 4.
+    assert cells(output, "mean reward ± standard error") == ["0.5000 ± 0.2500", ""]
+    assert cells(output, "0.4 to 0.6") == ["1", "50.0%", "█" * 20]
+    assert cells(output, "0") == ["0", "0.0%", ""]
+    assert cells(output, "teach nothing: a single response") == ["1", "50.0%", ""]
+    assert cells(output, "steps of a response") == ["1.5", "1.5", "2.0", "2"]
+    assert cells(output, "responses of a prompt") == ["2.0", "2.0", "2.9", "3"]
+    assert "give --tokenizer to count tokens" in output
+    assert "response, tokens" not in output
+
+
+def test_tokens(folder, tmp_path, byte_tokenizer):
+    byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    output = text(render(inspect_episodes(InspectConfig(folder, tokenizer=str(tmp_path / "tokenizer")))))
+    # Bytes and an end token, save for the truncated one: 15, 3, 3, 8.
+    assert cells(output, "response, tokens") == ["7.2", "5.5", "13.9", "15"]
+    assert "give --tokenizer" not in output
+    with pytest.raises(InputError, match="cannot load a tokenizer"):
+        inspect_episodes(InspectConfig(folder, tokenizer=str(tmp_path / "nowhere")))
+
+
+def test_remarks(tmp_path):
+    append_episodes(tmp_path, [make("a", None, "x"), Episode(prompt="2", completion="x", reward=None, prompt_id="a")])
+    output = text(render(inspect_episodes(InspectConfig(str(tmp_path)))))
+    assert "1 prompt ids stand for more than one prompt" in output
+    assert "mean reward" not in output
+    assert cells(output, "undecided") == ["2", "100.0%"]
+    assert cells(output, "no right or wrong one") == ["1", "100.0%", ""]
+
+
+def test_preview(folder):
+    output = text(render_preview(InspectConfig(folder, preview=1)))
+    assert "prompt a, sample 0, reward 1.0" in output
+    assert "[0] 'one. two\\n'" in output
+    assert "[1] 'three'" in output
+    assert "sample 1" not in output
+    output = text(render_preview(InspectConfig(folder, preview=9, steps=[". "])))
+    assert "[1] 'two\\nthree'" in output
+    assert "[0] '[red]'" in output
+    assert "[1] '2\\n'" in output
+
+
+def test_delimiters_as_typed():
+    assert step_rule(["\\n", "\\t\\\\n", ". ", "é"]).delimiters == ("\n", "\t\\n", ". ", "é")
+    with pytest.raises(InputError, match="steps: a delimiter must not be empty"):
+        step_rule([""])
+    for bad in ("\\d", "a\\"):
+        with pytest.raises(InputError, match="means nothing; use"):
+            step_rule([bad])
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(InputError, match="no such folder of episodes"):
+        inspect_episodes(InspectConfig(str(tmp_path / "nowhere")))

@@ -1,0 +1,94 @@
+"""Help that teaches, settings from a file, and errors in one line with exit code 2."""
+
+import subprocess
+import sys
+
+import pytest
+
+from stepcredit.cli import COMMANDS, main
+
+
+def test_overview(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name}" in out for name in COMMANDS)
+    assert main([]) == 2
+    assert main(["--version"]) == 0
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "--config FILE.yaml" in out
+    assert f"usage: stepcredit {command}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "no command 'trian'; did you mean train?"),
+        (["train", "--method", "grpo"], "--method: choose one of sft, rft, oreo"),
+        (["train"], "--method: choose one of"),
+        (["train", "--method", "oreo"], "the following arguments are required: --model, --episodes"),
+        (["train", "--method", "oreo", "--model", "m", "--episodes", "e", "--output_dir", "o", "--beta", "-1"],
+         "beta: -1.0 must be above 0"),
+        (["train", "--method", "oreo", "--model", "m", "--episodes", "e", "--output_dir", "o", "--level", "word"],
+         "invalid choice: 'word'"),
+        (["collect", "--task", "arithmetic", "--policy", "nowhere", "--out", "x", "--config", "none.yaml"],
+         "none.yaml: no such file"),
+        (["collect", "--task", "chess", "--policy", "p", "--out", "x"], "task: no task 'chess'"),
+        (["evaluate", "--task", "arithmetic", "--policy", "no/such/folder", "--out", "x"], "cannot load a tokenizer"),
+        (["inspect", "no-such-folder"], "no-such-folder"),
+        (["inspect", "--config"], "--config: needs a value"),
+        (["report", "no-such-folder"], "no-such-folder"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("stepcredit: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_settings_from_a_file_are_checked_by_name_and_flags_win(tmp_path, capsys):
+    yaml = tmp_path / "c.yaml"
+    yaml.write_text("task: arithmetic\npolicy: p\nsampels: 3\n")
+    assert main(["collect", "--config", str(yaml), "--out", "x"]) == 2
+    assert f"{yaml}: no setting 'sampels'; did you mean samples?" in capsys.readouterr().err
+    yaml.write_text("task: arithmetic\npolicy: p\nsamples: 3\nprompts: 7\ndry_run: true\n")
+    assert main(["collect", "--config", str(yaml), "--out", str(tmp_path / "x"), "--samples", "5"]) == 0
+    assert "7 prompts, 35 responses" in capsys.readouterr().out
+    yaml.write_text("- a\n")
+    assert main(["collect", f"--config={yaml}"]) == 2
+    assert "a config is a mapping" in capsys.readouterr().err
+
+
+def test_positionals_may_stand_in_the_file(tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "q", "completion": "a", "reward": 1}\n')
+    yaml = tmp_path / "c.yaml"
+    yaml.write_text(f"files: [{tmp_path / 'rows.jsonl'}]\nout: {tmp_path / 'e'}\n")
+    assert main(["import", "--config", str(yaml)]) == 0
+    assert main(["inspect", str(tmp_path / "e"), "--json"]) == 0
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, stepcredit; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_public_face_is_pinned():
+    import stepcredit
+
+    assert stepcredit.__all__ == [
+        "Episode", "InputError", "OREOConfig", "OfflineConfig", "OfflineTrainer", "RFTConfig", "SFTConfig",
+        "StopReason", "Verdict", "append_episodes", "load_episodes", "__version__",
+    ]  # fmt: skip
+    assert all(getattr(stepcredit, name) is not None for name in stepcredit.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        stepcredit.nothing  # noqa: B018
