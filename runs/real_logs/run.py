@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, set_seed
 
-from stepcredit import Episode, OREOConfig, OfflineTrainer, SFTConfig, load_episodes
+from stepcredit import Episode, OfflineTrainer, OREOConfig, SFTConfig, load_episodes
 from stepcredit.episodes.alignment import PieceReader, Trajectory, align
 from stepcredit.episodes.steps import StepRule
 from stepcredit.metrics.ranking import Estimate, auc_within

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
 from stepcredit import Episode, InputError, OfflineTrainer, OREOConfig, RFTConfig, SFTConfig, StopReason
-from stepcredit.episodes.alignment import at_states, collate
+from stepcredit.episodes.alignment import at_states, bootstrapped, collate
 from stepcredit.models.loading import value_model_from
 from stepcredit.training.data import LengthSortedSampler, prepare
 from stepcredit.training.methods import METHODS, method_of
@@ -284,6 +284,27 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert kept.trajectories[0].reward.sum() == 0
     with pytest.raises(InputError, match="no episode is left to train on"):
         prepare(more[:1], byte_tokenizer(), args, METHODS["oreo"])
+
+
+def test_a_cut_episode_is_bootstrapped_from_the_value_after_its_last_token(tmp_path):
+    """Its target is V at the cut, read after the last token, and no gradient flows through that."""
+    cut = Episode(prompt="q", completion="cut", reward=None, prompt_id="t", stop_reason=StopReason.LENGTH)
+    whole = Episode(prompt="qq", completion="ab", reward=1.0, prompt_id="w")
+    run = trainer(tmp_path, data=[cut, whole], truncated="bootstrap", per_device_train_batch_size=2)
+    with torch.no_grad():
+        run.model.value.score.weight.normal_()
+    batch = collate(run.train_dataset.trajectories, 256)
+    assert batch.cut.tolist() == [True, False]
+    value = run.model(batch.input_ids, batch.attention_mask, needs_reference=False).value
+    reward = bootstrapped(batch.reward, value, batch.action_mask, batch.cut)
+    assert not reward.requires_grad
+    assert reward[0].tolist() == [0, 0, value[0, 3].item(), 0]
+    assert reward[1].tolist() == batch.reward[1].tolist() == [0, 0, 0, 1]
+    terms, _ = run._terms(run.model, batch.to_dict())
+    by_hand = ((value[0, :3] - value[0, 3].detach()) ** 2).mean()
+    assert terms.value[0].item() == pytest.approx(by_hand.item(), rel=1e-4)
+    with pytest.raises(InputError, match="sft has no value model to bootstrap from"):
+        trainer(tmp_path, SFTConfig, data=[cut], truncated="bootstrap")
 
 
 def test_rows_of_a_dataset_train_as_episodes_do(tmp_path):

@@ -46,6 +46,7 @@ class Trajectory:
         reward: r_t, on the last action of a step or of the episode; zero elsewhere.
         behavior_log_prob: log μ(a_t|s_t) where it was recorded.
         retokenised: whether the ids were made from text and not sampled.
+        cut: whether a limit cut it, so that its reward is still to come and V of its last state stands for it.
     """
 
     ids: NDArray[np.int32]
@@ -54,6 +55,7 @@ class Trajectory:
     reward: NDArray[np.float32]
     behavior_log_prob: NDArray[np.float32] | None
     retokenised: bool
+    cut: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -182,6 +184,7 @@ class Batch:
     action_mask: Bool[Tensor, "B A"]
     step_id: Int[Tensor, "B A"]
     reward: Float[Tensor, "B A"]
+    cut: Bool[Tensor, " B"]
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, as a `transformers.Trainer` passes batches around."""
@@ -210,12 +213,29 @@ def collate(trajectories: Sequence[Trajectory], pad_token_id: int) -> Batch:
         action_mask=torch.from_numpy(action_mask[:, 1:].copy()),
         step_id=torch.from_numpy(step_id[:, 1:].copy()),
         reward=torch.from_numpy(reward[:, 1:].copy()),
+        cut=torch.tensor([t.cut for t in trajectories]),
     )
 
 
 def at_states(output: Shaped[Tensor, "B T *rest"]) -> Shaped[Tensor, "B A *rest"]:
     """A model's output over positions [B, T, …] as read at the states of the actions, [B, T-1, …]."""
     return output[:, :-1]
+
+
+def bootstrapped(
+    reward: Float[Tensor, "B A"], value: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B A"], cut: Bool[Tensor, " B"]
+) -> Float[Tensor, "B A"]:
+    """Rewards in which V of the state after the last action stands for what a cut episode did not live to see.
+
+    The last action of column j led to the state that is read at position j+1; V there enters as a constant.
+    Episodes that are not cut keep their rewards.
+    """
+    column = torch.arange(action_mask.shape[1], device=action_mask.device)
+    last = torch.where(action_mask, column, -1).max(-1).values
+    after = value.detach().gather(-1, (last + 1)[:, None])[:, 0]
+    return reward.index_put(
+        (torch.arange(len(last), device=last.device), last), torch.where(cut, after, 0.0).to(reward), accumulate=True
+    )
 
 
 def state_position(action_position: int) -> int:

@@ -62,7 +62,7 @@ def append_episodes(path: str | Path, episodes: Iterable[Episode]) -> Path:
 class EpisodeStore(Sequence[Episode]):
     """A folder of shards as a sequence of episodes, made on access; see `load_episodes`.
 
-    Slices give lists. The columns are held as Arrow tables, several times smaller than the objects.
+    Slices give lists. The columns are held in memory as Arrow tables, not as objects.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
 from stepcredit.episodes.alignment import Level
 from stepcredit.errors import InputError
-
-TruncatedHandling = Literal["drop", "zero"]
 
 
 @dataclass
@@ -41,8 +39,9 @@ class OfflineConfig(TrainingArguments):
     truncated: str = field(
         default="drop",
         metadata={
-            "help": "Episodes cut by the length limit: drop (left out and counted) or zero (reward 0).",
-            "choices": ["drop", "zero"],
+            "help": "Episodes cut by the length limit: drop (left out and counted), zero (reward 0), or bootstrap "
+            "(V at the cut stands for the reward; methods with a value model).",
+            "choices": ["drop", "zero", "bootstrap"],
         },
     )
     step_delimiters: list[str] = field(
@@ -60,8 +59,8 @@ class OfflineConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.truncated not in ("drop", "zero"):
-            raise InputError(f"{self.truncated!r} is neither drop nor zero", "truncated")
+        if self.truncated not in ("drop", "zero", "bootstrap"):
+            raise InputError(f"{self.truncated!r} is neither drop, zero nor bootstrap", "truncated")
 
 
 @dataclass

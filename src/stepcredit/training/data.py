@@ -53,8 +53,7 @@ class TrainingData(Dataset[dict[str, Any]]):
 def prepare(episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, method: Method) -> TrainingData:
     """Episodes, or rows with `prompt`, `completion` and `reward` | `label`, as training data of a method.
 
-    Left out, and counted by reason: `undecided` (no reward), `truncated` (unless `config.truncated` is
-    "zero"), `too_long` (over `config.max_length` tokens), `filtered` (the method does not learn from it).
+    Left out, and counted by reason: `undecided` (no reward), `truncated` (if `config.truncated` is "drop"), `too_long` (over `config.max_length` tokens), `filtered` (the method does not learn from it).
 
     Raises:
         InputError: a bad row, or nothing left to train on.
@@ -94,15 +93,18 @@ def _encode(
     pieces: PieceReader,
 ) -> tuple[str, Trajectory | None]:
     """("", trajectory), or the reason why there is none."""
+    is_cut = episode.truncated and config.truncated == "bootstrap"
     if episode.truncated:
         if config.truncated == "drop":
             return "truncated", None
+        if config.truncated == "bootstrap" and not method.needs_value:
+            raise InputError(f"{config.method} has no value model to bootstrap from; choose drop or zero", "truncated")
         episode = replace(episode, reward=0.0, verdict=None, stop_reason=StopReason.LENGTH)
     if episode.reward is None:
         return "undecided", None
     if not method.keeps(episode.reward + sum(episode.step_rewards or ()), config):
         return "filtered", None
-    trajectory = align(episode, tokenizer, rule, pieces)
+    trajectory = replace(align(episode, tokenizer, rule, pieces), cut=is_cut)
     if config.max_length is not None and len(trajectory) > config.max_length:
         return "too_long", None
     return "", trajectory

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from stepcredit.episodes.alignment import at_states
+from stepcredit.episodes.alignment import at_states, bootstrapped
 from stepcredit.errors import InputError
 from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic, is_peft
 from stepcredit.models.loading import (
@@ -116,12 +116,15 @@ class OfflineTrainer(Trainer):
         output = model(inputs["input_ids"], inputs["attention_mask"], needs_reference=self.method.needs_reference)
         ref_logits = None if output.ref_logits is None else at_states(output.ref_logits)
         statistics = action_statistics(at_states(output.logits), ref_logits, inputs["action"], inputs["action_mask"])
+        reward = inputs["reward"].to(statistics.log_prob.dtype)
+        if output.value is not None and inputs["cut"].any():
+            reward = bootstrapped(reward, output.value, inputs["action_mask"], inputs["cut"])
         signals = Signals(
             log_prob=statistics.log_prob,
             ref_log_prob=statistics.ref_log_prob,
             kl=statistics.kl,
             value=None if output.value is None else at_states(output.value),
-            reward=inputs["reward"].to(statistics.log_prob.dtype),
+            reward=reward,
             action_mask=inputs["action_mask"],
             step_id=inputs["step_id"],
         )
