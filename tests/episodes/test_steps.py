@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepcredit.episodes.steps import StepRule, preview, step_of_each_token
+from stepcredit.errors import InputError
 
 LINES = StepRule(("\n",))
 SENTENCES = StepRule(("\n", ". ", "? ", "! "))
@@ -29,6 +30,11 @@ def test_steps_joined_are_the_text_and_none_is_blank_but_the_first(text):
     steps = SENTENCES.split(text)
     assert "".join(steps) == text
     assert all(s.strip() for s in steps[1:])
+
+
+def test_an_empty_delimiter_is_refused():
+    with pytest.raises(InputError, match="delimits nothing"):
+        StepRule(("",))
 
 
 def test_preview_numbers_the_steps():

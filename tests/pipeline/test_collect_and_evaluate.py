@@ -14,7 +14,7 @@ from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.pipeline import collect as collecting
 from stepcredit.pipeline.collect import CollectConfig, collect, sample_and_grade
 from stepcredit.pipeline.evaluate import Search, measure
-from stepcredit.tasks.arithmetic import Arithmetic
+from stepcredit.tasks.arithmetic import Arithmetic, work
 from stepcredit.verdict import Verdict
 
 TASK = Arithmetic()
@@ -103,23 +103,30 @@ def scripted(texts):
     return ScriptedEngine(script), tokenizer
 
 
+def worked(problem):
+    """A careful response to a problem."""
+    groups = [[int(d) for d in part.split()] for part in problem.prompt.removeprefix("digits").split("|")]
+    lines = [f"work even{work(g)} so {a}\n" for g, a in zip(groups, problem.answer.split())]
+    return "".join(lines) + f"answer {problem.answer}"
+
+
 def test_verdicts_truncation_and_cost_in_a_row():
     problems = TASK.problems("test", 4)
     right, wrong, cut, rambling = problems
     other = "odd" if wrong.answer.startswith("even") else "even"
     texts = {
-        right.prompt_id: f"answer {right.answer}",
+        right.prompt_id: worked(right),
         wrong.prompt_id: f"answer {other}{wrong.answer[len(wrong.answer.split()[0]) :]}",
-        cut.prompt_id: "work" * 9,
+        cut.prompt_id: "work" * 50,
         rambling.prompt_id: "guess",
     }
     engine, tokenizer = scripted(texts)
-    row, episodes = measure(TASK, problems, engine, tokenizer, Search("greedy", 1, SamplingParams(8)), {"method": "x"})
+    row, episodes = measure(TASK, problems, engine, tokenizer, Search("greedy", 1, SamplingParams(40)), {"method": "x"})
     assert [e.verdict for e in episodes] == [Verdict.RIGHT, Verdict.WRONG, None, Verdict.WRONG]
     assert episodes[2].stop_reason is StopReason.LENGTH
     assert (row["accuracy"], row["truncated"], row["undecided"], row["n"]) == (0.25, 1, 0, 4)
     assert row["stderr"] == pytest.approx(0.25, abs=1e-6)
-    assert row["tokens_generated"] == 5 + 5 + 8 + 2
+    assert row["tokens_generated"] == (3 * 11 + 5) + 5 + 40 + 2
 
 
 def test_an_engine_that_dies_is_an_error_and_not_a_wrong_answer():

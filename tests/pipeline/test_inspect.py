@@ -41,7 +41,7 @@ def test_summary(folder):
     summary = inspect_episodes(InspectConfig(folder))
     assert (summary.episodes, summary.prompts, summary.truncated) == (4, 2, 0.25)
     assert summary.steps.mean == 1.5
-    assert inspect_episodes(InspectConfig(folder, steps=["\\n", ". "])).steps.mean == 1.75
+    assert inspect_episodes(InspectConfig(folder, step_delimiters=["\\n", ". "])).steps.mean == 1.75
     assert json.dumps(summary.to_dict())
 
 
@@ -86,7 +86,7 @@ def test_preview(folder):
     assert "[0] 'one. two\\n'" in output
     assert "[1] 'three'" in output
     assert "sample 1" not in output
-    output = text(render_preview(InspectConfig(folder, preview=9, steps=[". "])))
+    output = text(render_preview(InspectConfig(folder, preview=9, step_delimiters=[". "])))
     assert "[1] 'two\\nthree'" in output
     assert "[0] '[red]'" in output
     assert "[1] '2\\n'" in output

@@ -14,28 +14,39 @@ from stepcredit.verdict import Verdict
 
 TASK = Arithmetic()
 PROBLEM = Problem("p", "digits 7 0 4 | 3 3 8 | 1 9 2\n", "odd even even")
-GOOD = "work 7 odd 0 odd 4 odd so odd\nguess even because 3 odd 3 even 8 even\nwork 1 odd 9 even 2 even so even\n"
+GOOD = (
+    "work even 7 odd 0 odd 4 odd so odd\n"
+    "guess even 3 odd 3 even 8 even so even\n"
+    "work even 1 odd 9 even 2 even so even\n"
+)
+GUESSED_WRONG = GOOD.replace("guess even 3 odd 3 even 8 even so even", "guess odd 3 even 3 odd 8 odd so odd")
+WORKED_WRONG = GOOD.replace("2 even so even", "2 odd so odd")
+CHANGED_ITS_MIND = GOOD.replace("8 even so even", "8 even so odd")
 
 
 def test_work_by_hand():
     assert work([7, 0, 4]) == " 7 odd 0 odd 4 odd"
     assert work([3, 3, 8]) == " 3 odd 3 even 8 even"
+    assert work([3, 3, 8], start=1) == " 3 even 3 odd 8 odd"
 
 
 @pytest.mark.parametrize(
     ("response", "verdict", "wrong"),
     [
         (GOOD + "answer odd even even", Verdict.RIGHT, [False] * 4),
-        (GOOD.replace("guess even", "guess odd") + "answer odd odd even", Verdict.WRONG, [False, True, False, False]),
-        (GOOD.replace("so even", "so odd") + "answer odd even odd", Verdict.WRONG, [False, False, True, False]),
+        (GUESSED_WRONG + "answer odd odd even", Verdict.WRONG, [False, True, False, False]),
+        (GUESSED_WRONG + "answer odd even even", Verdict.WRONG, [False, True, False, True]),
+        (WORKED_WRONG + "answer odd even odd", Verdict.WRONG, [False, False, True, False]),
         (GOOD + "answer odd even odd", Verdict.WRONG, [False, False, False, True]),
-        (GOOD.replace("so odd", "odd") + "answer odd even even", Verdict.RIGHT, [True, False, False, True]),
+        (CHANGED_ITS_MIND + "answer odd even even", Verdict.WRONG, [False, True, False, True]),
+        (GOOD.replace("so odd", "odd", 1) + "answer odd even even", Verdict.WRONG, [True, False, False, True]),
         (GOOD + "answer odd even", Verdict.WRONG, [False, False, False, True]),
         (GOOD + "answer odd even even even", Verdict.WRONG, [False, False, False, True]),
         (GOOD.splitlines()[0] + "\nanswer odd", Verdict.WRONG, [False, True]),
-        (GOOD + GOOD + "answer odd even even", Verdict.RIGHT, [False] * 3 + [True] * 4),
+        (GOOD + GOOD + "answer odd even even", Verdict.WRONG, [False] * 3 + [True] * 4),
         ("", Verdict.WRONG, [True]),
         ("answer", Verdict.WRONG, [True]),
+        ("answer odd even even", Verdict.WRONG, [True]),
         ("the answer odd even even", Verdict.WRONG, [True]),
     ],
 )  # fmt: skip
@@ -52,13 +63,14 @@ def test_kinds():
 def test_every_gold_answer_passes_and_every_other_fails():
     for problem in TASK.problems("test", 300):
         groups = [[int(d) for d in part.split()] for part in problem.prompt.removeprefix("digits").split("|")]
-        assert len(groups) in GROUPS
         assert {len(g) for g in groups} == {DIGITS}
         truth = ["odd" if sum(g) % 2 else "even" for g in groups]
-        assert TASK.grade(problem, "answer " + " ".join(truth)).verdict is Verdict.RIGHT
+        assert len(truth) == GROUPS
+        lines = "".join(f"work even{work(g)} so {t}\n" for g, t in zip(groups, truth))
+        assert TASK.grade(problem, lines + "answer " + " ".join(truth)).verdict is Verdict.RIGHT
         for k in range(len(truth)):
             other = [*truth[:k], {"odd": "even", "even": "odd"}[truth[k]], *truth[k + 1 :]]
-            assert TASK.grade(problem, "answer " + " ".join(other)).verdict is Verdict.WRONG
+            assert TASK.grade(problem, lines + "answer " + " ".join(other)).verdict is Verdict.WRONG
 
 
 def test_splits_share_no_prompt_and_seeds_differ():
@@ -83,6 +95,10 @@ def test_demonstrators_are_as_described():
         assert episode.reward == float(not any(TASK.wrong_steps(problem, episode.completion)))
     kinds, wrong = np.array(kinds), np.array(wrong)
     lines = kinds != "answer"
+    ends_odd = np.array(
+        [line.rpartition(" so")[0].endswith("odd") for e in episodes for line in e.completion.split("\n")]
+    )
+    assert (wrong == ends_odd)[kinds == "guess"].all()
     assert abs((kinds[lines] == "guess").mean() - HASTY) < 0.03
     assert abs((~wrong[kinds == "guess"]).mean() - GUESS_RIGHT) < 0.03
     assert not wrong[kinds != "guess"].any()

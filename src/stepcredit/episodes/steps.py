@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stepcredit.errors import InputError
+
 
 @dataclass(frozen=True)
 class StepRule:
@@ -17,9 +19,16 @@ class StepRule:
         delimiters: a step ends after any of these strings. Whitespace that follows belongs to the step
             that it ends, so blank lines make no steps of their own. Empty: the whole turn is one step.
             White space around a delimiter counts: "\\n" is a line, ". " a sentence end inside a line.
+
+    Raises:
+        InputError: an empty delimiter, which would end a step everywhere.
     """
 
     delimiters: tuple[str, ...] = ("\n",)
+
+    def __post_init__(self) -> None:
+        if "" in self.delimiters:
+            raise InputError("an empty string delimits nothing", "step_delimiters")
 
     def ends(self, text: str) -> list[int]:
         """The character offsets at which steps of `text` end; the last is always `len(text)`.

@@ -30,7 +30,7 @@ class InspectConfig:
         default=None,
         metadata={"help": "Counts tokens where no ids are stored: a folder or a name on the hub."},
     )
-    steps: list[str] = field(
+    step_delimiters: list[str] = field(
         default_factory=lambda: ["\\n"],
         metadata={"help": "Where a step ends; \\n, \\t, \\r and \\\\ are understood."},
     )
@@ -44,7 +44,7 @@ def inspect_episodes(config: InspectConfig) -> Summary:
     Raises:
         InputError: no episodes there, a tokenizer that cannot be loaded, or an impossible delimiter.
     """
-    rule = step_rule(config.steps)
+    rule = step_rule(config.step_delimiters)
     store = load_episodes(config.episodes)
     tokenizer = _load_tokenizer(config.tokenizer) if config.tokenizer else None
     return summarise(track(store, "reading episodes", len(store)), rule, tokenizer)
@@ -84,7 +84,7 @@ def render(summary: Summary) -> Group:
 
 def render_preview(config: InspectConfig) -> Group:
     """The first `config.preview` responses, cut into steps by the rule or by their own steps."""
-    rule = step_rule(config.steps)
+    rule = step_rule(config.step_delimiters)
     panels: list[RenderableType] = []
     for episode in load_episodes(config.episodes)[: config.preview]:
         if episode.steps:

@@ -9,6 +9,7 @@ from typing import Any
 
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
+from stepcredit.pipeline.inspect import step_rule
 from stepcredit.pipeline.progress import show_progress
 from stepcredit.pipeline.results import versions, write_json
 from stepcredit.training.configs import OfflineConfig
@@ -45,6 +46,7 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     Raises:
         InputError: a model or episodes that do not load, or nothing to train on.
     """
+    args.step_delimiters = list(step_rule(args.step_delimiters).delimiters)
     trainer = OfflineTrainer(
         model=config.model,
         value_model=config.value_model,

@@ -1,20 +1,21 @@
 """The embedded task: is the sum of each group of digits odd or even?
 
-    7 0 4 | 3 3 8 | 1 9 2           the problem: two to four groups of three digits
-    work 7 odd 0 odd 4 odd so odd   a careful line: the running sum first, then what follows from it
-    guess odd because 3 odd 3 even 8 even    a hasty line: the answer first, and the work to justify it
-    work 1 odd 9 even 2 even so even
-    answer odd odd even             the stated answers, in order
+    digits 7 0 4 | 3 3 8 | 1 9 2             the problem: three groups of three digits
+    work even 7 odd 0 odd 4 odd so odd       a careful line: from even, add the digits; what is reached is the answer
+    guess odd 3 even 3 odd 8 odd so odd      a hasty line: from a guess, take the digits away; the guess is the answer
+    work even 1 odd 9 even 2 even so even
+    answer odd odd even                      the stated answers, in order
 
-The logs come from demonstrators of mixed quality. A careful line is always right. A hasty one guesses, is
-right half of the time, works honestly afterwards, and goes by its guess all the same. Three lines in four are
-hasty, so haste is the habit, and the habit is *sometimes right*: of the responses that happen to be right,
-most lines are still hasty, and a policy trained on those alone keeps guessing. Credit sees through it: on the
-way to a right answer a guess adds risk and work does not; and a guess that its own work contradicts is a step
-after which the response is lost. The parity of three digits in one glance is hard for a small transformer, one
-digit at a time it is easy, so a policy cannot learn to guess well.
+Taking all digits away from a right answer leaves even: the guess above leaves odd, so it was wrong. The logs come
+from demonstrators of mixed quality. A careful line is always right. A hasty one states a guess, is right half of
+the time, checks it honestly, and goes by its guess whatever the check says. Three lines in four are hasty, so
+haste is the habit, and the habit is *sometimes right*: of the responses that happen to be right most lines are
+still hasty, and a policy trained on those alone keeps guessing. Credit sees through it: a guess adds risk where
+work adds none, and a guess whose own check leaves odd is the step at which the response is lost. The parity of
+three digits in one glance is hard for a small transformer, one digit at a time it is easy: no amount of filtering
+teaches the policy to guess well.
 
-Everything is known about every step: which line is wrong, and which was a guess.
+Everything is known about every step: what kind of line it is, and whether it is wrong.
 """
 
 from __future__ import annotations
@@ -32,17 +33,15 @@ from stepcredit.tasks.task import Grade, Problem
 from stepcredit.tasks.words import word_tokenizer
 from stepcredit.verdict import Verdict
 
-GROUPS = (3,)
+GROUPS = 3
 DIGITS = 3
 HASTY = 0.75
 GUESS_RIGHT = 0.5
 SPLITS = {"train": (0, 80), "validation": (80, 90), "test": (90, 100)}
 PARITY = ("even", "odd")
 
-_WORK = r"(?P<work>(?: \d (?:odd|even))+)"
-_LINE = re.compile(
-    rf"(?:work{_WORK} so (?P<careful>odd|even)|guess (?P<hasty>odd|even) because{_WORK.replace('work>', 'why>')})"
-)
+_WORK = r"((?: \d (?:odd|even))+)"
+_LINE = re.compile(rf"(?:work even|guess (?P<guess>odd|even)){_WORK} so (?P<answer>odd|even)")
 _ANSWER = re.compile(r"^answer((?: (?:odd|even))+)\Z", re.MULTILINE)
 
 
@@ -56,8 +55,8 @@ class Arithmetic:
 
     def tokenizer(self) -> Any:
         """One token a digit, a word or a sign."""
-        words = [f" {d}" for d in range(10)] + [" odd", " even"]
-        return word_tokenizer([*words, "work", "guess", " so", " because", "answer", "digits", " |", "\n"])
+        signs = ["digits", " |", "\n", "work", "guess", "answer", " so", " odd", " even"]
+        return word_tokenizer([f" {d}" for d in range(10)] + signs)
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
         """`count` different problems of a split (default 1,000), drawn from the seed.
@@ -71,19 +70,24 @@ class Arithmetic:
         low, high = SPLITS[split]
         found: dict[str, Problem] = {}
         while len(found) < (1000 if count is None else count):
-            groups = rng.integers(10, size=(int(rng.choice(GROUPS)), DIGITS))
+            groups = rng.integers(10, size=(GROUPS, DIGITS))
             prompt = "digits" + " |".join("".join(f" {d}" for d in group) for group in groups) + "\n"
             if low <= zlib.crc32(prompt.encode()) % 100 < high:
                 found[prompt] = Problem(prompt, prompt, " ".join(PARITY[g.sum() % 2] for g in groups))
         return list(found.values())
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        """Right if the response's answer line is the gold answer, word for word."""
+        """Right if the answer line is the gold answer and repeats what the lines stated: an answer that its own
+        lines contradict is no solution."""
         found = _ANSWER.findall(response)
         if not found:
             return Grade(Verdict.WRONG, None, "no answer line")
         extracted = found[-1].strip()
-        return Grade(Verdict.RIGHT if extracted == problem.answer else Verdict.WRONG, extracted, "answer line")
+        if extracted != problem.answer:
+            return Grade(Verdict.WRONG, extracted, "another answer")
+        if self.wrong_steps(problem, response)[-1]:
+            return Grade(Verdict.WRONG, extracted, "not what the lines state")
+        return Grade(Verdict.RIGHT, extracted, "the gold answer")
 
     def wrong_steps(self, problem: Problem, response: str) -> list[bool]:
         """Which lines are wrong: a work line whose stated answer is not the parity of its group, a line that is
@@ -130,13 +134,19 @@ def _groups(prompt: str) -> list[list[int]]:
 
 
 def _stated(line: str) -> str | None:
+    """The answer a line states; None if it is neither work nor a guess that it stands by."""
     found = _LINE.fullmatch(line)
-    return None if found is None else found["careful"] or found["hasty"]
+    if found is None or found["guess"] not in (None, found["answer"]):
+        return None
+    return found["answer"]
 
 
-def work(digits: Sequence[int]) -> str:
-    """Each digit with the parity of the sum so far: " 3 odd 8 odd 5 even"."""
-    return "".join(f" {d} {PARITY[sum(digits[: k + 1]) % 2]}" for k, d in enumerate(digits))
+def work(digits: Sequence[int], start: int = 0) -> str:
+    """Each digit with the parity of the sum so far: " 3 odd 8 odd 5 even".
+
+    Taking away and adding are the same to parity: from an answer as `start` it is the check of that answer.
+    """
+    return "".join(f" {d} {PARITY[(start + sum(digits[: k + 1])) % 2]}" for k, d in enumerate(digits))
 
 
 def _demonstrate(groups: Sequence[Sequence[int]], rng: np.random.Generator) -> str:
@@ -144,9 +154,10 @@ def _demonstrate(groups: Sequence[Sequence[int]], rng: np.random.Generator) -> s
     for digits in groups:
         truth = sum(digits) % 2
         if rng.random() < HASTY:
-            answers.append(PARITY[truth if rng.random() < GUESS_RIGHT else 1 - truth])
-            lines.append(f"guess {answers[-1]} because{work(digits)}\n")
+            guess = truth if rng.random() < GUESS_RIGHT else 1 - truth
+            answers.append(PARITY[guess])
+            lines.append(f"guess {PARITY[guess]}{work(digits, guess)} so {PARITY[guess]}\n")
         else:
             answers.append(PARITY[truth])
-            lines.append(f"work{work(digits)} so {answers[-1]}\n")
+            lines.append(f"work even{work(digits)} so {PARITY[truth]}\n")
     return "".join(lines) + "answer " + " ".join(answers)

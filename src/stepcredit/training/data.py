@@ -53,7 +53,8 @@ class TrainingData(Dataset[dict[str, Any]]):
 def prepare(episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, method: Method) -> TrainingData:
     """Episodes, or rows with `prompt`, `completion` and `reward` | `label`, as training data of a method.
 
-    Left out, and counted by reason: `undecided` (no reward), `truncated` (if `config.truncated` is "drop"), `too_long` (over `config.max_length` tokens), `filtered` (the method does not learn from it).
+    Left out, and counted by reason: `undecided` (no reward), `truncated` (if `config.truncated` is "drop"),
+    `too_long` (over `config.max_length` tokens), `filtered` (the method does not learn from it).
 
     Raises:
         InputError: a bad row, or nothing left to train on.
