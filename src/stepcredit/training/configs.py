@@ -36,6 +36,13 @@ class OfflineConfig(TrainingArguments):
     max_length: int | None = field(
         default=2048, metadata={"help": "Longest episode in tokens; longer ones are left out and counted."}
     )
+    skip_bad: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out episodes that cannot be encoded (a prompt with no room for a response, text that the "
+            "tokenizer does not give back, …) and keep them in quarantine.jsonl; otherwise the first one is an error."
+        },
+    )
     truncated: str = field(
         default="drop",
         metadata={

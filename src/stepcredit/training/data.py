@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ class TrainingData(Dataset[dict[str, Any]]):
 
     trajectories: list[Trajectory]
     left_out: Counter[str] = field(default_factory=Counter)
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.trajectories)
@@ -54,7 +56,8 @@ def prepare(episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, meth
     """Episodes, or rows with `prompt`, `completion` and `reward` | `label`, as training data of a method.
 
     Left out, and counted by reason: `undecided` (no reward), `truncated` (if `config.truncated` is "drop"),
-    `too_long` (over `config.max_length` tokens), `filtered` (the method does not learn from it).
+    `too_long` (over `config.max_length` tokens), `filtered` (the method does not learn from it), `bad` (cannot be
+    encoded, with `config.skip_bad`; these are kept in `quarantine`).
 
     Raises:
         InputError: a bad row, or nothing left to train on.
@@ -65,7 +68,11 @@ def prepare(episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, meth
         try:
             reason, trajectory = _encode(episode, tokenizer, config, method, rule, pieces)
         except InputError as error:
-            raise InputError(str(error), f"episode {number} (prompt {episode.prompt_id})") from error
+            where = f"episode {number} (prompt {episode.prompt_id})"
+            if not config.skip_bad:
+                raise InputError(f"{error}; --skip_bad leaves such episodes out", where) from error
+            data.quarantine.append({"where": where, "error": str(error), "row": bad_row(episode)})
+            reason, trajectory = "bad", None
         if trajectory is None:
             data.left_out[reason] += 1
         else:
@@ -73,6 +80,11 @@ def prepare(episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, meth
     if not data.trajectories:
         raise InputError(f"no episode is left to train on ({dict(data.left_out)})", "train_dataset")
     return data
+
+
+def bad_row(episode: Episode) -> str:
+    """What is left of an episode in quarantine."""
+    return json.dumps({"prompt": episode.prompt, "completion": episode.completion, "reward": episode.reward})
 
 
 def as_episodes(rows: Iterable[Any]) -> Iterator[Episode]:
@@ -107,6 +119,9 @@ def _encode(
         return "filtered", None
     trajectory = replace(align(episode, tokenizer, rule, pieces), cut=is_cut)
     if config.max_length is not None and len(trajectory) > config.max_length:
+        before = int(trajectory.action_mask.argmax())
+        if before >= config.max_length:
+            raise InputError(f"the prompt alone has {before} tokens, max_length is {config.max_length}", "prompt")
         return "too_long", None
     return "", trajectory
 
