@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # Two busy processes on two cores make PyTorch's threads wait for each other.
 THREADS ?= 2
 export OMP_NUM_THREADS ?= $(THREADS)
+export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: quickstart test check format clean

@@ -1,5 +1,7 @@
 import os
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin stall a busy machine
+
 import pytest
 import torch
 from hypothesis import settings
@@ -8,7 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 settings.register_profile("stepcredit", deadline=None)
 settings.load_profile("stepcredit")
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -80,6 +80,8 @@ def test_splits_share_no_prompt_and_seeds_differ():
     assert TASK.problems("test", 50, 0) != TASK.problems("test", 50, 1)
     with pytest.raises(InputError, match="no split 'exam'; there is train, validation, test"):
         TASK.problems("exam")
+    with pytest.raises(InputError, match="more than half of all"):
+        TASK.problems("test", 10**9)
     with pytest.raises(InputError, match="no task 'x'; there is arithmetic"):
         load_task("x")
 

@@ -62,14 +62,17 @@ class Arithmetic:
         """`count` different problems of a split (default 1,000), drawn from the seed.
 
         Raises:
-            InputError: no such split.
+            InputError: no such split, or more problems than it has.
         """
         if split not in SPLITS:
             raise InputError(f"no split {split!r}; there is {', '.join(SPLITS)}", "split")
         rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
         low, high = SPLITS[split]
+        count = 1000 if count is None else count
+        if count > 10 ** (GROUPS * DIGITS) * (high - low) // 200:
+            raise InputError(f"{count} different problems are more than half of all there are", "prompts")
         found: dict[str, Problem] = {}
-        while len(found) < (1000 if count is None else count):
+        while len(found) < count:
             groups = rng.integers(10, size=(GROUPS, DIGITS))
             prompt = "digits" + " |".join("".join(f" {d}" for d in group) for group in groups) + "\n"
             if low <= zlib.crc32(prompt.encode()) % 100 < high:
