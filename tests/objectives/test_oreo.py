@@ -46,7 +46,7 @@ def test_closed_form_zeroes_losses_and_gradients(level, beta, seed, depth, actio
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("beta", [0.1, 1.0])
+@pytest.mark.parametrize("beta", [0.03, 0.1, 1.0])
 def test_descent_from_the_reference_reaches_the_closed_form(level, beta):
     generator = torch.Generator().manual_seed(3)
     tree = random_tree(generator, 3, 3)
