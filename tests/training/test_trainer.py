@@ -402,6 +402,7 @@ def test_killed_in_mid_epoch_and_resumed_is_bit_equal(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (broken / "policy").exists()
+    (broken / "checkpoint-99").mkdir()  # as if killed while writing it
     assert start("resume", broken).wait(200) == 0
     for part in ("policy", "value"):
         a, b = (load_file(folder / part / "model.safetensors") for folder in (whole, broken))

@@ -89,8 +89,7 @@ def _checkpoint(args: OfflineConfig) -> str | bool | None:
     if given is None or str(given).lower() in ("false", "0", "no"):
         return None
     if str(given).lower() in ("true", "1", "yes"):
-        found = sorted(Path(args.output_dir).glob("checkpoint-*"))
-        return True if found else None
+        return True
     if not Path(given).is_dir():
         raise InputError("no such checkpoint", str(given))
     return str(given)

@@ -23,6 +23,7 @@ from stepcredit.models.loading import (
     value_model_from,
 )
 from stepcredit.models.statistics import ActionStatistics, action_statistics
+from stepcredit.training.checkpoints import last_checkpoint
 from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.data import Collator, LengthSortedSampler, TrainingData, prepare
 from stepcredit.training.methods import Method, Signals, Terms, method_of
@@ -88,6 +89,13 @@ class OfflineTrainer(Trainer):
         if dataset is None or isinstance(dataset, TrainingData):
             return dataset
         return prepare(dataset, tokenizer, args, self.method)
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains; `resume_from_checkpoint=True` goes on from the newest complete checkpoint, or starts where there
+        is none."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     # ---- loss -------------------------------------------------------------------------------------
 

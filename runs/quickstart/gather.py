@@ -1,0 +1,23 @@
+"""Rows of several quickstarts into one result file each: python gather.py FOLDER_OF_RUNS OUT."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from stepcredit.pipeline.results import add_rows, read_rows, write_json
+
+
+def main(runs: Path, out: Path) -> None:
+    """One folder a seed in; `results.json`, `value.json` and the settings of the first out."""
+    folders = sorted(p for p in runs.iterdir() if p.is_dir())
+    for name in ("results.json", "value.json"):
+        for folder in folders:
+            add_rows(out / name, read_rows(folder / name))
+    first = (folders[0] / "run.json").read_text(encoding="utf-8")
+    write_json(out / "run.json", json.loads(first))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,27 @@
+"""Which checkpoint to go on from: the newest that was written to its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The newest complete `checkpoint-N` of a folder, or None.
+
+    transformers writes `trainer_state.json` last; a checkpoint without one, or with a torn one, was being written
+    when its process died.
+    """
+    numbered = [p for p in Path(folder).glob("checkpoint-*") if p.name.partition("-")[2].isdigit()]
+    for path in sorted(numbered, key=lambda p: int(p.name.partition("-")[2]), reverse=True):
+        if _is_complete(path):
+            return str(path)
+    return None
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False
+    return True
