@@ -273,7 +273,7 @@ def _train(arguments: list[str]) -> int:
     counts = train(config, args)
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
     if not config.dry_run:
-        print(f"Next: stepcredit evaluate --task arithmetic --policy {args.output_dir}/policy --out results")
+        print(f"Next: stepcredit evaluate --task TASK --policy {args.output_dir}/policy --out results")
     return 0
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from doubles.tokenizers import byte_tokenizer
-from stepcredit.episodes.alignment import action_runs, align, at_states, collate, segments, state_position
+from stepcredit.episodes.alignment import action_runs, align, at_states, collate, segments
 from stepcredit.episodes.encoding import decode, prompt_ids, tokenise
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.episodes.steps import StepRule
@@ -160,7 +160,6 @@ def test_values_are_read_one_position_before_their_action(byte_tokenizer):
     assert batch.action[batch.action_mask].tolist() == [*ids("ab\n"), EOS, EOS]
     assert batch.reward.tolist() == [[0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
     assert batch.step_id.tolist() == [[-1, 0, 0, 0, 1], [0, -1, -1, -1, -1]]
-    assert state_position(5) == 4
 
 
 def test_levels_are_segments(byte_tokenizer):

@@ -412,3 +412,18 @@ def test_killed_in_mid_epoch_and_resumed_is_bit_equal(tmp_path):
         json.loads((f / "checkpoint-21" / "trainer_state.json").read_text())["log_history"] for f in (whole, broken)
     ]
     assert [row["loss"] for row in logs[0] if "loss" in row] == [row["loss"] for row in logs[1] if "loss" in row]
+
+
+def test_models_given_by_name_train_in_float32_unless_asked_otherwise(tmp_path):
+    tiny_llama().to(torch.bfloat16).save_pretrained(tmp_path / "bf16")
+    byte_tokenizer().save_pretrained(tmp_path / "bf16")
+    name = str(tmp_path / "bf16")
+    run = OfflineTrainer(model=name, args=config(tmp_path), train_dataset=episodes())
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}
+    assert run.model.reference.dtype == torch.float32
+    asked = config(tmp_path, model_init_kwargs='{"dtype": "bfloat16"}')
+    run = OfflineTrainer(model=name, args=asked, train_dataset=episodes())
+    assert run.model.policy.dtype == torch.bfloat16
+    assert run.model.value.dtype == torch.float32
+    with pytest.raises(InputError, match="model_init_kwargs: not JSON"):
+        OfflineTrainer(model=name, args=config(tmp_path, model_init_kwargs="dtype=bf16"), train_dataset=episodes())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -66,7 +66,6 @@ class Generation:
     ids: NDArray[np.int32]
     log_prob: NDArray[np.float32]
     stop_reason: StopReason
-    error: str | None = field(default=None)
 
 
 @runtime_checkable

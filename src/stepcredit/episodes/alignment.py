@@ -236,8 +236,3 @@ def bootstrapped(
     return reward.index_put(
         (torch.arange(len(last), device=last.device), last), torch.where(cut, after, 0.0).to(reward), accumulate=True
     )
-
-
-def state_position(action_position: int) -> int:
-    """Where the state of the action at `action_position` is read: one before it."""
-    return action_position - 1

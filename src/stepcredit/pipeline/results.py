@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepcredit.errors import InputError
+from stepcredit.report import rows
 from stepcredit.version import __version__
 
 IDENTITY = ("task", "split", "method", "search", "width", "seed", "policy", "value", "metric", "at")
@@ -33,21 +33,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: the file is no list of objects.
     """
-    if not path.exists():
-        return []
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON ({error}); move it away or mend it", str(path)) from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError("a result file is a list of rows", str(path))
-    return rows
+    return [dict(rows.row_of(row, f"{path}, row {k}")) for k, row in enumerate(rows.read_rows(path) or [], 1)]
 
 
-def add_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def add_rows(path: Path, new: Sequence[dict[str, Any]]) -> None:
     """Rows into a result file; a row measured again takes the place of the old one."""
     kept = {_identity(row): row for row in read_rows(path)}
-    kept.update({_identity(row): row for row in rows})
+    kept.update({_identity(row): row for row in new})
     write_json(path, list(kept.values()))
 
 

@@ -107,9 +107,3 @@ def _lora(config: TrainConfig, task_type: str) -> Any:
         target_modules=targets[0] if targets == ["all-linear"] else targets,
         task_type=task_type,
     )
-
-
-def read_curves(folder: Path) -> dict[str, Any]:
-    """The `curves.json` of a trained folder."""
-    curves: dict[str, Any] = json.loads((folder / "curves.json").read_text(encoding="utf-8"))
-    return curves

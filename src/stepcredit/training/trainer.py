@@ -304,9 +304,13 @@ def build_actor_critic(
     peft_config: Any,
     value_peft_config: Any,
 ) -> ActorCritic:
-    """Policy, value model and reference as the method needs them (arguments as in `OfflineTrainer`)."""
+    """Policy, value model and reference as the method needs them (arguments as in `OfflineTrainer`).
+
+    Models given by name are loaded in float32, the weights that an optimizer can move by small steps; `bf16`
+    computes under autocast. `model_init_kwargs` may ask for another dtype of policy and reference.
+    """
     method = method_of(args)
-    init = _init_kwargs(args)
+    init = {"dtype": torch.float32, **_init_kwargs(args)}
     policy = load_policy(model, **init) if isinstance(model, str) else model
     value = None
     if method.needs_value:
