@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from stepcredit.episodes.store import append_episodes as append_episodes
     from stepcredit.episodes.store import load_episodes as load_episodes
     from stepcredit.errors import InputError as InputError
+    from stepcredit.training.configs import DQOConfig as DQOConfig
+    from stepcredit.training.configs import DROConfig as DROConfig
     from stepcredit.training.configs import OfflineConfig as OfflineConfig
     from stepcredit.training.configs import OREOConfig as OREOConfig
     from stepcredit.training.configs import RFTConfig as RFTConfig
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from stepcredit.verdict import Verdict as Verdict
 
 _HOME = {
+    "DQOConfig": "training.configs",
+    "DROConfig": "training.configs",
     "Episode": "episodes.episode",
     "InputError": "errors",
     "OREOConfig": "training.configs",

@@ -185,6 +185,8 @@ class Batch:
     step_id: Int[Tensor, "B A"]
     reward: Float[Tensor, "B A"]
     cut: Bool[Tensor, " B"]
+    behavior_log_prob: Float[Tensor, "B A"]
+    """NaN where it was not recorded."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, as a `transformers.Trainer` passes batches around."""
@@ -199,6 +201,7 @@ def collate(trajectories: Sequence[Trajectory], pad_token_id: int) -> Batch:
     action_mask = np.zeros(shape, dtype=np.bool_)
     step_id = np.full(shape, -1, dtype=np.int64)
     reward = np.zeros(shape, dtype=np.float32)
+    behavior = np.zeros(shape, dtype=np.float32)
     for row, trajectory in enumerate(trajectories):
         here = np.s_[row, : len(trajectory)]
         input_ids[here] = trajectory.ids
@@ -206,6 +209,7 @@ def collate(trajectories: Sequence[Trajectory], pad_token_id: int) -> Batch:
         action_mask[here] = trajectory.action_mask
         step_id[here] = trajectory.step_id
         reward[here] = trajectory.reward
+        behavior[here] = np.nan if trajectory.behavior_log_prob is None else trajectory.behavior_log_prob
     return Batch(
         input_ids=torch.from_numpy(input_ids),
         attention_mask=torch.from_numpy(attention_mask),
@@ -214,6 +218,7 @@ def collate(trajectories: Sequence[Trajectory], pad_token_id: int) -> Batch:
         step_id=torch.from_numpy(step_id[:, 1:].copy()),
         reward=torch.from_numpy(reward[:, 1:].copy()),
         cut=torch.tensor([t.cut for t in trajectories]),
+        behavior_log_prob=torch.from_numpy(behavior[:, 1:].copy()),
     )
 
 

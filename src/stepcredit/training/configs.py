@@ -90,26 +90,10 @@ class RFTConfig(OfflineConfig):
 
 
 @dataclass
-class OREOConfig(OfflineConfig):
-    """OREO (arXiv 2412.16145): policy and value function satisfy the soft Bellman equation together."""
+class ValueConfig(OfflineConfig):
+    """What the methods share that train a value model along with the policy."""
 
-    method: ClassVar[str] = "oreo"
     beta: float = field(default=0.03, metadata={"help": "Pull towards the reference, in units of reward."})
-    kl_coef: float = field(default=0.01, metadata={"help": "α, weight of the exact KL to the reference."})
-    level: str = field(
-        default="token",
-        metadata={
-            "help": "What counts as one action of the policy loss.",
-            "choices": ["token", "step", "response"],
-        },
-    )
-    value_level: str | None = field(
-        default=None,
-        metadata={
-            "help": "Likewise of the value loss; default: level, but token at response level.",
-            "choices": ["token", "step", "response"],
-        },
-    )
     value_learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate of the value model; default: learning_rate."}
     )
@@ -125,9 +109,28 @@ class OREOConfig(OfflineConfig):
         if not self.beta > 0:
             raise InputError(f"{self.beta} must be above 0", "beta")
         for name in ("level", "value_level"):
-            chosen = getattr(self, name)
+            chosen = getattr(self, name, None)
             if chosen not in ("token", "step", "response", None):
                 raise InputError(f"{chosen!r} is no level; choose token, step or response", name)
+
+
+@dataclass
+class OREOConfig(ValueConfig):
+    """OREO (arXiv 2412.16145): policy and value function satisfy the soft Bellman equation together."""
+
+    method: ClassVar[str] = "oreo"
+    kl_coef: float = field(default=0.01, metadata={"help": "α, weight of the exact KL to the reference."})
+    level: str = field(
+        default="token",
+        metadata={"help": "What counts as one action of the policy loss.", "choices": ["token", "step", "response"]},
+    )
+    value_level: str | None = field(
+        default=None,
+        metadata={
+            "help": "Likewise of the value loss; default: level, but token at response level.",
+            "choices": ["token", "step", "response"],
+        },
+    )
 
     @property
     def policy_segments(self) -> Level:
@@ -139,3 +142,34 @@ class OREOConfig(OfflineConfig):
         """The level of the value loss: token/token, step/step, response/token unless set."""
         default = "token" if self.level == "response" else self.level
         return self.value_level or default  # type: ignore[return-value]
+
+
+@dataclass
+class DQOConfig(ValueConfig):
+    """DQO (arXiv 2410.09302): a soft Q-function fitted by λ-returns, weighted towards the current policy."""
+
+    method: ClassVar[str] = "dqo"
+    lam: float = field(default=1.0, metadata={"help": "λ of the λ-return: 1 the full return, 0 one step and V."})
+    importance_weight: bool = field(
+        default=True, metadata={"help": "Weigh episodes by exp(min(Σ log π/μ, 1)); off: equally."}
+    )
+    level: str = field(
+        default="token", metadata={"help": "What counts as one action.", "choices": ["token", "step", "response"]}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.lam <= 1:
+            raise InputError(f"{self.lam} must lie in [0, 1]", "lam")
+
+    @property
+    def segments(self) -> Level:
+        """The level of both losses."""
+        return self.level  # type: ignore[return-value]
+
+
+@dataclass
+class DROConfig(ValueConfig):
+    """DRO-V (arXiv 2405.19107): one regression a response, with a value of the prompt; `beta` is its τ."""
+
+    method: ClassVar[str] = "dro"

@@ -10,15 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stepcredit.episodes.alignment import segments
 from stepcredit.errors import InputError
 from stepcredit.objectives.diagnostics import value_metrics
+from stepcredit.objectives.dqo import dqo_losses, effective_sample_share, trajectory_weight
+from stepcredit.objectives.dro import dro_losses
 from stepcredit.objectives.likelihood import negative_log_likelihood
 from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_loss
-from stepcredit.training.configs import OfflineConfig, OREOConfig, RFTConfig, SFTConfig
+from stepcredit.training.configs import DQOConfig, DROConfig, OfflineConfig, OREOConfig, RFTConfig, SFTConfig
 
 
 class Signals(NamedTuple):
@@ -31,6 +34,8 @@ class Signals(NamedTuple):
     reward: Float[Tensor, "B A"]
     action_mask: Bool[Tensor, "B A"]
     step_id: Int[Tensor, "B A"]
+    behavior_log_prob: Float[Tensor, "B A"]
+    """log μ(a_t|s_t) where it was recorded, NaN where it was not."""
 
 
 class Terms(NamedTuple):
@@ -95,6 +100,40 @@ def oreo_terms(signals: Signals, config: OREOConfig) -> Terms:
     )
 
 
+def dqo_terms(signals: Signals, config: DQOConfig) -> Terms:
+    """DQO: both residuals against the λ-return, weighted by the truncated importance weight of the episode."""
+    assert signals.ref_log_prob is not None
+    assert signals.value is not None
+    given: dict[str, Any] = {
+        "value": signals.value,
+        "log_ratio": signals.log_prob - signals.ref_log_prob,
+        "reward": signals.reward,
+        "segment_id": segments(config.segments, signals.action_mask, signals.step_id),
+        "beta": config.beta,
+    }
+    behavior = torch.where(signals.behavior_log_prob.isnan(), signals.ref_log_prob, signals.behavior_log_prob)
+    weight = trajectory_weight(signals.log_prob, behavior, signals.action_mask)
+    weight = weight if config.importance_weight else torch.ones_like(weight)
+    policy, value = dqo_losses(**given, weight=weight, lam=config.lam)
+    metrics = {"weights/effective_share": effective_sample_share(weight), **value_metrics(**given)}
+    return Terms(policy, config.value_coef * value, metrics)
+
+
+def dro_terms(signals: Signals, config: DROConfig) -> Terms:
+    """DRO-V: one squared residual a response."""
+    assert signals.ref_log_prob is not None
+    assert signals.value is not None
+    given: dict[str, Any] = {
+        "value": signals.value,
+        "log_ratio": signals.log_prob - signals.ref_log_prob,
+        "reward": signals.reward,
+    }
+    policy, value = dro_losses(**given, action_mask=signals.action_mask, tau=config.beta)
+    response = segments("response", signals.action_mask, signals.step_id)
+    metrics = value_metrics(**given, segment_id=response, beta=config.beta)
+    return Terms(policy, config.value_coef * value, metrics)
+
+
 METHODS: dict[str, Method] = {
     "sft": Method(SFTConfig, likelihood_terms, per="token"),
     "rft": Method(
@@ -103,6 +142,8 @@ METHODS: dict[str, Method] = {
         per="token",
         keeps=lambda reward, config: reward >= config.reward_threshold,
     ),
+    "dro": Method(DROConfig, dro_terms, per="episode", needs_value=True, needs_reference=True),
+    "dqo": Method(DQOConfig, dqo_terms, per="episode", needs_value=True, needs_reference=True),
     "oreo": Method(OREOConfig, oreo_terms, per="episode", needs_value=True, needs_reference=True),
 }
 

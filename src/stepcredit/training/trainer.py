@@ -135,6 +135,7 @@ class OfflineTrainer(Trainer):
             reward=reward,
             action_mask=inputs["action_mask"],
             step_id=inputs["step_id"],
+            behavior_log_prob=inputs["behavior_log_prob"].to(statistics.log_prob.dtype),
         )
         return self.method.terms(signals, self.args), statistics
 
