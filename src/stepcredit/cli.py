@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import inspect
 import json
 import os
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +100,15 @@ def _parser(command: str, kinds: Sequence[type]) -> Any:
     from transformers import HfArgumentParser
 
     class Parser(HfArgumentParser):
-        """Adds positional fields, and tells an error in one line."""
+        """Puts our settings before those of transformers, adds positional ones, tells an error in one line."""
+
+        def _add_dataclass_arguments(self, dtype: Any) -> None:
+            hints = typing.get_type_hints(dtype)
+            inherited = self.add_argument_group("settings of transformers.TrainingArguments")
+            for field in dataclasses.fields(dtype):
+                if field.init:
+                    field.type = hints[field.name]
+                    self._parse_dataclass_field(self if field.name in _own_fields(dtype) else inherited, field)
 
         @staticmethod
         def _parse_dataclass_field(parser: Any, field: Any) -> None:
@@ -115,6 +125,7 @@ def _parser(command: str, kinds: Sequence[type]) -> Any:
     return Parser(
         kinds,
         prog=f"stepcredit {command}",
+        usage=f"stepcredit {command} {_placeholder(kinds)}[--config FILE.yaml] [--flag value …]",
         description=description,
         epilog="--config FILE.yaml gives any of these settings by name; flags on the command line win.",
         formatter_class=_Help,
@@ -122,8 +133,22 @@ def _parser(command: str, kinds: Sequence[type]) -> Any:
     )
 
 
+def _own_fields(dtype: type) -> set[str]:
+    """The fields that a class of this package declares, a base class of its own included."""
+    ours = [c for c in dtype.__mro__ if c.__module__.startswith("stepcredit")]
+    return {name for c in ours for name in inspect.get_annotations(c)}
+
+
+def _placeholder(kinds: Sequence[type]) -> str:
+    positional = [f for kind in kinds for f in dataclasses.fields(kind) if f.metadata.get("positional")]
+    return "".join(f"{f.name.upper()}{'' if f.type in (str, 'str') else ' …'} " for f in positional)
+
+
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+    """Keeps paragraphs, and shows defaults where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
 
 
 def _take_flag(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
