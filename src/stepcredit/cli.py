@@ -121,7 +121,7 @@ def _parser(command: str, kinds: Sequence[type]) -> Any:
         def error(self, message: str) -> Any:
             raise InputError(f"{message}; see stepcredit {command} --help")
 
-    description = "\n\n".join((kind.__doc__ or "").strip() for kind in kinds)
+    description = "\n\n".join(inspect.cleandoc(kind.__doc__ or "") for kind in kinds)
     return Parser(
         kinds,
         prog=f"stepcredit {command}",
