@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Usage: runs/real_logs/run.sh DATA_DIR   (about 30 minutes on two cores)
+# Usage: runs/real_logs/run.sh DATA_DIR   (about 26 minutes on one core)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_WAIT_POLICY=PASSIVE
