@@ -25,7 +25,7 @@ def test_matching_leaves_only_pairs_that_are_close():
     scores, right = [1.0, 5.0, 1.2, 9.0], [1, 1, 0, 0]
     result = auc_within(scores, right, ["a"] * 4, matched=[(scores, 0.5)])
     assert (result.estimate, result.pairs) == (0.0, 1)
-    both = auc_within(scores, right, ["a"] * 4, matched=[(scores, 0.5), ([1, 2, 3, 4], 1)])
+    both = auc_within(scores, right, ["a"] * 4, matched=[(scores, 0.5), ([1.0, 2.0, 3.0, 4.0], 1.0)])
     assert both.pairs == 0
 
 
