@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The quickstart on three seeds, as published: runs/quickstart/run.sh   (about four minutes a seed on two cores)
+# The quickstart on three seeds, as published: runs/quickstart/run.sh   (two to five minutes a seed on two cores)
 # Writes results.json (accuracy) and value.json (what V knows) here; `stepcredit report runs/quickstart` draws them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

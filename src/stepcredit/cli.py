@@ -328,7 +328,7 @@ def _report(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Command] = {
-    "quickstart": Command("the whole loop on an embedded task: CPU, no network, about four minutes", _quickstart),
+    "quickstart": Command("the whole loop on an embedded task: CPU, no network, two to five minutes", _quickstart),
     "import": Command("logs of scored responses → episodes", _import),
     "inspect": Command("what is in a folder of episodes", _inspect),
     "collect": Command("sample and grade responses; resumes by itself", _collect),

@@ -181,7 +181,9 @@ def test_an_absent_file_leaves_its_section_out(folder, absent):
 
 
 def test_results_alone_are_a_page(folder):
-    Reader.of(render(folder({"results.json": [row(accuracy=0.5)]})))
+    text = render(folder({"results.json": [row(accuracy=0.5)]}))
+    Reader.of(text)
+    assert "50.0" in text
 
 
 @pytest.mark.parametrize("contents", [{}, {"results.json": []}])

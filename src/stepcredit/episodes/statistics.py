@@ -146,6 +146,7 @@ class _Tally:
         self._own_ids = self._multi_turn = self._untokenised = 0
 
     def add(self, episode: Episode) -> None:
+        """Counts one more episode."""
         outcome = outcome_of(episode)
         self._outcomes[outcome] += 1
         digest = _digest(turns_as_text(episode.prompt).encode())

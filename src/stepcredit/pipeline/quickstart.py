@@ -37,7 +37,7 @@ from stepcredit.training.trainer import OfflineTrainer
 class QuickstartConfig:
     """The whole loop in one command: demonstrations, SFT, samples, rejection sampling, OREO, evaluation, report.
 
-    Runs on two CPU cores in about four minutes. The same seed gives the same results, byte for byte, with the
+    Runs on two CPU cores in two to five minutes. The same seed gives the same results, byte for byte, with the
     same number of threads; timings are kept in a file of their own.
     """
 
