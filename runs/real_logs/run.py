@@ -1,7 +1,7 @@
 """What does a value function learn from 12,800 real graded responses, and does it beat what is easy?
 
 Takes the logs of 16 prompt variants of Llama-2-chat on the first 800 GSM8K test questions, splits them by
-question, trains a tokenizer and a small model from nothing on the training half, runs OREO end to end on it, and
+question, trains a tokenizer and a small model from nothing on the training questions, runs OREO end to end on it, and
 asks of V: within a held-out question, does it rank right above wrong responses, finished or half-finished? Beside
 it stands what any value function must beat: length, the variant's success rate, and a bag-of-words classifier on
 the same prefix; and all of them again on pairs matched on length and variant.

@@ -6,7 +6,6 @@ samples → greedy accuracy of all three, and what the value function knows → 
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,5 +217,3 @@ def _write_rest(loop: Loop) -> None:
     write_json(loop.out / "curves.json", loop.curves)
     settings = {k: v for k, v in vars(loop.config).items() if k != "out"}
     write_json(loop.out / "run.json", {"command": "quickstart", **settings, **versions()})
-    for method in ("sft", "rft", "oreo"):
-        shutil.rmtree(loop.out / method / "runs", ignore_errors=True)

@@ -59,11 +59,11 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
         value_peft_config=_lora(config, "TOKEN_CLS") if config.value_use_peft else None,
     )
     summary = trainer.train_dataset.summary()
+    if config.dry_run:
+        return dict(summary)
     if trainer.train_dataset.quarantine:
         lines = [json.dumps(row, ensure_ascii=False) for row in trainer.train_dataset.quarantine]
         (Path(args.output_dir) / "quarantine.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if config.dry_run:
-        return dict(summary)
     show_progress(trainer, args.method)
     trainer.train(resume_from_checkpoint=_checkpoint(args))
     finish(trainer, {"command": "train", "method": args.method, **vars(config), "data": summary})

@@ -73,26 +73,23 @@ def likelihood_terms(signals: Signals, config: OfflineConfig) -> Terms:
     return Terms(negative_log_likelihood(signals.log_prob, signals.action_mask), None, {})
 
 
-def oreo_terms(signals: Signals, config: OREOConfig) -> Terms:
-    """OREO at any level: the squared path residual for both, and α KL for the policy."""
+def residual_inputs(signals: Signals) -> dict[str, Any]:
+    """What every Bellman residual is made of: V, ρ and r of each action."""
     assert signals.ref_log_prob is not None
     assert signals.value is not None
+    log_ratio = signals.log_prob - signals.ref_log_prob
+    return {"value": signals.value, "log_ratio": log_ratio, "reward": signals.reward}
+
+
+def oreo_terms(signals: Signals, config: OREOConfig) -> Terms:
+    """OREO at any level: the squared path residual for both, and α KL for the policy."""
     assert signals.kl is not None
-    given: dict[str, Any] = {
-        "value": signals.value,
-        "log_ratio": signals.log_prob - signals.ref_log_prob,
-        "reward": signals.reward,
-        "beta": config.beta,
-    }
+    given = {**residual_inputs(signals), "beta": config.beta}
     policy_id = segments(config.policy_segments, signals.action_mask, signals.step_id)
     value_id = segments(config.value_segments, signals.action_mask, signals.step_id)
     kl = kl_penalty(signals.kl, signals.action_mask)
     residual = oreo_policy_loss(segment_id=policy_id, **given)
-    metrics = {
-        "kl": kl.mean(),
-        "loss/bellman": residual.mean(),
-        **value_metrics(segment_id=value_id, **given),
-    }
+    metrics = {"kl": kl.mean(), "loss/bellman": residual.mean(), **value_metrics(segment_id=value_id, **given)}
     return Terms(
         residual + config.kl_coef * kl,
         config.value_coef * oreo_value_loss(segment_id=value_id, **given),
@@ -103,14 +100,8 @@ def oreo_terms(signals: Signals, config: OREOConfig) -> Terms:
 def dqo_terms(signals: Signals, config: DQOConfig) -> Terms:
     """DQO: both residuals against the λ-return, weighted by the truncated importance weight of the episode."""
     assert signals.ref_log_prob is not None
-    assert signals.value is not None
-    given: dict[str, Any] = {
-        "value": signals.value,
-        "log_ratio": signals.log_prob - signals.ref_log_prob,
-        "reward": signals.reward,
-        "segment_id": segments(config.segments, signals.action_mask, signals.step_id),
-        "beta": config.beta,
-    }
+    segment_id = segments(config.segments, signals.action_mask, signals.step_id)
+    given = {**residual_inputs(signals), "segment_id": segment_id, "beta": config.beta}
     behavior = torch.where(signals.behavior_log_prob.isnan(), signals.ref_log_prob, signals.behavior_log_prob)
     weight = trajectory_weight(signals.log_prob, behavior, signals.action_mask)
     weight = weight if config.importance_weight else torch.ones_like(weight)
@@ -121,13 +112,7 @@ def dqo_terms(signals: Signals, config: DQOConfig) -> Terms:
 
 def dro_terms(signals: Signals, config: DROConfig) -> Terms:
     """DRO-V: one squared residual a response."""
-    assert signals.ref_log_prob is not None
-    assert signals.value is not None
-    given: dict[str, Any] = {
-        "value": signals.value,
-        "log_ratio": signals.log_prob - signals.ref_log_prob,
-        "reward": signals.reward,
-    }
+    given = residual_inputs(signals)
     policy, value = dro_losses(**given, action_mask=signals.action_mask, tau=config.beta)
     response = segments("response", signals.action_mask, signals.step_id)
     metrics = value_metrics(**given, segment_id=response, beta=config.beta)
