@@ -30,7 +30,7 @@ def test_every_command_explains_itself(command, capsys):
     ("arguments", "message"),
     [
         (["trian"], "no command 'trian'; did you mean train?"),
-        (["train", "--method", "grpo"], "--method: choose one of sft, rft, dro, dqo, oreo"),
+        (["train", "--method", "grpo"], "--method: choose one of sft, rft, dpo, kto, topr, dro, dqo, oreo"),
         (["train"], "--method: choose one of"),
         (["train", "--method", "oreo"], "the following arguments are required: --model, --episodes"),
         (["train", "--method", "oreo", "--model", "m", "--episodes", "e", "--output_dir", "o", "--beta", "-1"],
@@ -86,8 +86,9 @@ def test_the_public_face_is_pinned():
     import stepcredit
 
     assert stepcredit.__all__ == [
-        "DQOConfig", "DROConfig", "Episode", "InputError", "OREOConfig", "OfflineConfig", "OfflineTrainer", "RFTConfig",
-        "SFTConfig", "StopReason", "Verdict", "append_episodes", "load_episodes", "__version__",
+        "DPOConfig", "DQOConfig", "DROConfig", "Episode", "InputError", "KTOConfig", "OREOConfig", "OfflineConfig",
+        "OfflineTrainer", "RFTConfig", "SFTConfig", "StopReason", "TOPRConfig", "Verdict", "append_episodes",
+        "load_episodes", "__version__",
     ]  # fmt: skip
     assert all(getattr(stepcredit, name) is not None for name in stepcredit.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

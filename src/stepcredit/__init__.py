@@ -17,26 +17,32 @@ if TYPE_CHECKING:
     from stepcredit.episodes.store import append_episodes as append_episodes
     from stepcredit.episodes.store import load_episodes as load_episodes
     from stepcredit.errors import InputError as InputError
+    from stepcredit.training.configs import DPOConfig as DPOConfig
     from stepcredit.training.configs import DQOConfig as DQOConfig
     from stepcredit.training.configs import DROConfig as DROConfig
+    from stepcredit.training.configs import KTOConfig as KTOConfig
     from stepcredit.training.configs import OfflineConfig as OfflineConfig
     from stepcredit.training.configs import OREOConfig as OREOConfig
     from stepcredit.training.configs import RFTConfig as RFTConfig
     from stepcredit.training.configs import SFTConfig as SFTConfig
+    from stepcredit.training.configs import TOPRConfig as TOPRConfig
     from stepcredit.training.trainer import OfflineTrainer as OfflineTrainer
     from stepcredit.verdict import Verdict as Verdict
 
 _HOME = {
+    "DPOConfig": "training.configs",
     "DQOConfig": "training.configs",
     "DROConfig": "training.configs",
     "Episode": "episodes.episode",
     "InputError": "errors",
+    "KTOConfig": "training.configs",
     "OREOConfig": "training.configs",
     "OfflineConfig": "training.configs",
     "OfflineTrainer": "training.trainer",
     "RFTConfig": "training.configs",
     "SFTConfig": "training.configs",
     "StopReason": "episodes.episode",
+    "TOPRConfig": "training.configs",
     "Verdict": "verdict",
     "append_episodes": "episodes.store",
     "load_episodes": "episodes.store",

@@ -318,6 +318,24 @@ def _evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def _compare(arguments: list[str]) -> int:
+    _quiet()
+    from rich.console import Console
+
+    from stepcredit.pipeline.compare import CompareConfig, compare
+    from stepcredit.pipeline.results import read_rows
+    from stepcredit.report.tables import results_table
+
+    (config,) = parse("compare", [CompareConfig], arguments)
+    counts = compare(config)
+    print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    if not config.dry_run:
+        console = Console()
+        console.print(results_table(read_rows(Path(config.out) / "results.json")))
+        console.print(f"Look at it: {Path(config.out) / 'report.html'}", soft_wrap=True)
+    return 0
+
+
 def _report(arguments: list[str]) -> int:
     from stepcredit.pipeline.report import ReportConfig
     from stepcredit.report.page import write_report
@@ -334,6 +352,7 @@ COMMANDS: dict[str, Command] = {
     "collect": Command("sample and grade responses; resumes by itself", _collect),
     "train": Command("train a policy, and a value function, on episodes", _train),
     "evaluate": Command("score a policy, with standard errors and what it cost", _evaluate),
+    "compare": Command("every method on the same episodes; resumes by itself", _compare),
     "report": Command("result files → one self-contained page", _report),
 }
 

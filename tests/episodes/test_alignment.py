@@ -1,11 +1,22 @@
 """Exact ids, masks and value positions, with one id a byte."""
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 
 from doubles.tokenizers import byte_tokenizer
-from stepcredit.episodes.alignment import action_runs, align, at_states, collate, segments
+from stepcredit.episodes.alignment import (
+    PieceReader,
+    Trajectory,
+    action_runs,
+    align,
+    at_states,
+    bootstrapped,
+    collate,
+    segments,
+    spliced,
+)
 from stepcredit.episodes.encoding import decode, prompt_ids, tokenise
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.episodes.steps import StepRule
@@ -63,6 +74,19 @@ def test_sampled_ids_are_kept_though_the_text_would_tokenise_otherwise():
     row = align(episode("q", "ab", tokens=tokens), tokenizer, LINES)
     assert row.ids.tolist() == [*ids("qab"), EOS]
     assert not row.retokenised
+    assert row.behavior_log_prob is None
+
+
+def test_recorded_log_probs_stay_with_their_tokens(byte_tokenizer):
+    log_prob = np.array([0, -1, -2, -3], np.float32)
+    mask = np.array([False, True, True, True])
+    tokens = Tokens(np.array([*ids("qab"), EOS], np.int32), mask, log_prob)
+    known = align(episode("q", "ab", tokens=tokens), byte_tokenizer, LINES)
+    unknown = align(episode("q", "ab"), byte_tokenizer, LINES)
+    assert known.behavior_log_prob.tolist() == [0, -1, -2, -3]
+    batch = collate([known, unknown], 256)
+    assert batch.behavior_log_prob[0].tolist() == [-1, -2, -3]
+    assert batch.behavior_log_prob[1].isnan().all()
 
 
 CHAT = [{"role": "user", "content": "hi"}]
@@ -96,6 +120,14 @@ def test_turns_with_observations(byte_tokenizer):
     last = len(row) - 1
     assert rewarded == {first: 0.25, last - 1: 0.5, last: 1.0}
     assert action_runs(row.action_mask) == [(len(before), len(before) + 3), (last - 4, last + 1)]
+
+
+def test_step_rewards_go_on_counting_from_turn_to_turn(byte_tokenizer):
+    said = [{"role": r, "content": c} for r, c in [("assistant", "a"), ("user", "x")] * 2 + [("assistant", "b\nc")]]
+    row = align(episode(CHAT, said, step_rewards=(1.0, 2.0, 3.0, 4.0), reward=0.0), byte_tokenizer, LINES)
+    starts = [start for start, _ in action_runs(row.action_mask)]
+    assert np.flatnonzero(row.reward).tolist() == [starts[0], starts[1], starts[2] + 1, starts[2] + 2]
+    assert row.reward[row.reward > 0].tolist() == [1, 2, 3, 4]
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused():
@@ -137,14 +169,31 @@ def test_step_rewards_stand_on_the_last_token_of_their_step(byte_tokenizer):
     assert row.reward.tolist() == [0, 0, 0, 1, 0, 0, 0.5, 0.25]
 
 
+def test_rewards_that_meet_on_one_token_add_up():
+    """Two steps in one token, the third on the last token of all, where the outcome is."""
+    given = {"steps": ("a", "b", "c"), "step_rewards": (1.0, 0.5, 0.25), "stop_reason": StopReason.LENGTH}
+    row = align(episode("q", "abc", **given), byte_tokenizer(merges=[("a", "b")]), LINES)
+    assert row.step_id.tolist() == [-1, 0, 1]
+    assert row.reward.tolist() == [0, 1.5, 1.25]
+
+
+def test_a_step_before_the_first_token_can_have_no_reward(byte_tokenizer):
+    given = {"steps": ("", "a"), "step_rewards": (0.0, 0.5)}
+    assert align(episode("q", "a", **given), byte_tokenizer, LINES).reward.tolist() == [0, 0.5, 1]
+    with pytest.raises(InputError, match=r"^step_rewards: step 0 has a reward but no token$"):
+        align(episode("q", "a", **{**given, "step_rewards": (0.5, 0.0)}), byte_tokenizer, LINES)
+
+
 def test_too_few_step_rewards_are_refused(byte_tokenizer):
-    with pytest.raises(InputError, match="step_rewards: 1 step rewards for 2 steps"):
+    assert align(episode("q", "a", step_rewards=(0.5,)), byte_tokenizer, LINES).reward.tolist() == [0, 0.5, 1]
+    message = "step_rewards: 1 step rewards for 2 steps; give one a step, or check the step delimiters"
+    with pytest.raises(InputError, match=f"^{message}$"):
         align(episode("q", "a\nb", step_rewards=(1.0,)), byte_tokenizer, LINES)
 
 
 def test_an_undecided_episode_is_refused(byte_tokenizer):
     undecided = episode("q", "a", reward=None, verdict=Verdict.UNDECIDED)
-    with pytest.raises(InputError, match="undecided"):
+    with pytest.raises(InputError, match=r"^reward: the episode is undecided: it has no reward$"):
         align(undecided, byte_tokenizer, LINES)
 
 
@@ -162,14 +211,101 @@ def test_values_are_read_one_position_before_their_action(byte_tokenizer):
     assert batch.step_id.tolist() == [[-1, 0, 0, 0, 1], [0, -1, -1, -1, -1]]
 
 
+def test_a_batch_by_name_and_kind(byte_tokenizer):
+    batch = collate([align(episode("q", "a"), byte_tokenizer, LINES)] * 2, 256)
+    assert all(field.is_contiguous() for field in batch.to_dict().values())
+    kinds = {name: field.dtype for name, field in batch.to_dict().items()}
+    assert all(field is getattr(batch, name) for name, field in batch.to_dict().items())
+    assert kinds == {
+        **dict.fromkeys(("input_ids", "attention_mask", "action", "step_id"), torch.int64),
+        **dict.fromkeys(("action_mask", "cut"), torch.bool),
+        **dict.fromkeys(("reward", "behavior_log_prob"), torch.float32),
+    }
+
+
+def test_the_prompt_of_one_with_the_response_of_another():
+    one = Trajectory(
+        np.array([1, 2, 3, 4], np.int32),
+        np.array([False, False, True, True]),
+        np.array([-1, -1, 0, 1]),
+        np.array([0, 0, 0, 1], np.float32),
+        np.array([0, 0, -1, -1], np.float32),
+        retokenised=False,
+        cut=True,
+    )
+    other = Trajectory(
+        np.array([5, 6, 7, 8], np.int32),
+        np.array([False, True, False, True]),
+        np.array([-1, 0, -1, 0]),
+        np.array([0, 2, 0, 3], np.float32),
+        np.array([0, -2, 0, -2], np.float32),
+        retokenised=True,
+    )
+    found, back = spliced(one, other), spliced(other, one)
+    assert found.ids.tolist() == [1, 2, 6, 7, 8]
+    assert found.action_mask.tolist() == [False, False, True, False, True]
+    assert found.step_id.tolist() == [-1, -1, 0, -1, 0]
+    assert found.reward.tolist() == [0] * 5
+    assert found.reward.dtype == np.float32
+    assert found.behavior_log_prob is None
+    assert found.retokenised
+    assert back.ids.tolist() == [5, 3, 4]
+    assert back.step_id.tolist() == [-1, 0, 1]
+    assert not back.retokenised
+    assert not back.cut
+
+
 def test_levels_are_segments(byte_tokenizer):
     batch = collate([align(episode("q", "a\nb"), byte_tokenizer, LINES)], 256)
     found = {
         level: segments(level, batch.action_mask, batch.step_id)[0].tolist() for level in ("token", "step", "response")
     }
     assert found == {"token": [0, 1, 2, 3], "step": [0, 0, 1, 2], "response": [0, 0, 0, 0]}
-    with pytest.raises(InputError, match="no level"):
-        segments.__wrapped__("word", batch.action_mask, batch.step_id)
+
+
+@pytest.mark.parametrize(("level", "expected"), [("token", [-1, 0, -1, 1]), ("response", [-1, 0, -1, 0])])
+def test_segments_are_minus_one_outside_actions(level, expected):
+    mask, unused = torch.tensor([[False, True, False, True]]), torch.full((1, 4), -1)
+    assert segments(level, mask, unused).tolist() == [expected]
+
+
+def test_a_cut_episode_is_rewarded_with_the_value_after_its_last_action():
+    """Rows: cut after two actions and an observation, cut after its only action, ended, and without any action."""
+    mask = torch.tensor(
+        [[True, False, True, False], [True, False, False, False], [True, True, True, True], [False] * 4]
+    )
+    value = torch.arange(20, dtype=torch.float64).reshape(4, 5).requires_grad_()
+    reward = torch.tensor([[0.0, 0, 0.5, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
+    found = bootstrapped(reward, value, mask, torch.tensor([True, True, False, False]))
+    assert found.tolist() == [[0, 0, 3.5, 0], [6, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
+    assert found.dtype == reward.dtype
+    assert not found.requires_grad
+
+
+def test_bootstrapping_stays_on_its_device():
+    at = {"device": "meta"}
+    cut, mask = torch.ones(2, dtype=torch.bool, **at), torch.ones(2, 3, dtype=torch.bool, **at)
+    assert bootstrapped(torch.ones(2, 3, **at), torch.ones(2, 4, **at), mask, cut).device.type == "meta"
+
+
+def test_an_unknown_level_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # types refuse it first
+    with pytest.raises(InputError, match=r"^level: 'word' is no level; choose token, step or response$"):
+        segments("word", torch.tensor([[True]]), torch.tensor([[0]]))
+
+
+class SpacedWords:
+    """Decodes like sentencepiece: no space before the first word; and tidies spaces up unless told not to."""
+
+    def decode(self, ids, clean_up_tokenization_spaces=None):
+        text = "".join(["▁two", "▁a", "b", "▁."][i] for i in ids).replace("▁", " ").removeprefix(" ")
+        return text if clean_up_tokenization_spaces is False else text.replace(" .", ".")
+
+
+def test_pieces_read_as_they_do_in_context():
+    reader = PieceReader(SpacedWords())
+    assert reader([0, 1, 2, 3]) == ["two", " a", "b", " ."]
+    assert reader([1, 0]) == ["a", " two"]
 
 
 def test_a_tokenizer_that_puts_a_space_before_every_text():

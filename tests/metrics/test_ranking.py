@@ -1,9 +1,11 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcredit.metrics.ranking import auc_within, pair_counts
+from stepcredit.metrics.ranking import auc_across, auc_within, pair_counts
 
 
 def test_by_hand():
@@ -60,3 +62,52 @@ def test_the_interval_covers_the_truth_about_95_times_in_100():
         result = auc_within(scores, right, groups, resamples=200, seed=trial)
         covered += result.low <= 0.7602 <= result.high
     assert 86 <= covered <= 100
+
+
+def test_across_prompts_by_hand():
+    """Right 3, 2; wrong 1, 3 in a and 4 in b: 3 over 1, 3 = 3, 2 over 1 are 2.5 of 6; within a 1.5 of 2."""
+    result = auc_across([3, 1, 3, 2, 4], [1, 0, 0, 1, 0], list("aaabb"))
+    assert (result.estimate, result.groups, result.pairs) == (2.5 / 6, 2, 6)
+
+
+def test_a_score_that_knows_the_prompt_alone():
+    """a is easy (4 right, 1 wrong), b is hard (1, 4): 16 pairs across are won, 1 is lost, 8 within are ties."""
+    right = [1, 1, 1, 1, 0, 0, 0, 0, 0, 1]
+    scores, groups = [1] * 5 + [0] * 5, list("aaaaabbbbb")
+    assert auc_within(scores, right, groups).estimate == 0.5
+    assert auc_across(scores, right, groups).estimate == (16 + 0.5 * 8) / 25
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.sampled_from("abc")), min_size=1, max_size=30))
+def test_across_prompts_is_one_group_within(rows):
+    scores, right, groups = map(list, zip(*rows))
+    across, within = auc_across(scores, right, groups, resamples=3), auc_within(scores, right, ["x"] * len(rows))
+    assert across.pairs == within.pairs
+    assert across.estimate == pytest.approx(within.estimate, nan_ok=True)
+
+
+def test_a_draw_of_the_bootstrap_repeats_whole_prompts():
+    """One resample: the interval is the AUC of the responses repeated as often as their prompt was drawn."""
+    rng = np.random.default_rng(1)
+    scores, right, groups = rng.integers(6, size=40), rng.random(40) < 0.5, np.repeat(np.arange(8), 5)
+    times = np.random.default_rng(7).multinomial(8, np.full(8, 1 / 8))[groups]
+    repeated = auc_across(np.repeat(scores, times), np.repeat(right, times), np.repeat(groups, times), resamples=1)
+    one = auc_across(scores, right, groups, resamples=1, seed=7)
+    assert one.low == one.high == pytest.approx(repeated.estimate)
+
+
+def test_across_prompts_is_fast():
+    rng = np.random.default_rng(0)
+    start = time.perf_counter()
+    auc_across(rng.random(1600), rng.random(1600) < 0.5, np.repeat(np.arange(100), 16), resamples=1000)
+    assert time.perf_counter() - start < 5
+
+
+def test_the_interval_across_prompts_knows_that_prompts_differ():
+    """Responses to one prompt are alike: taken as independent, the interval would be far too narrow."""
+    rng = np.random.default_rng(0)
+    prompt = np.repeat(rng.normal(size=30), 20)
+    scores, right = prompt + 0.1 * rng.normal(size=600), rng.random(600) < 1 / (1 + np.exp(-prompt))
+    clustered = auc_across(scores, right, np.repeat(np.arange(30), 20), resamples=300)
+    alone = auc_across(scores, right, np.arange(600), resamples=300)
+    assert clustered.high - clustered.low > 1.5 * (alone.high - alone.low)

@@ -16,6 +16,32 @@ def test_by_hand():
     assert found["values/initial"].item() == 0.5
     assert abs(found["values/explained_variance"].item() - (1 - (1 / 6) / (2 / 9))) < 1e-6
     assert abs(found["advantages/mean"].item() - (0.5 + 0.0 - 0.5) / 3) < 1e-6
+    assert abs(found["advantages/std"].item() - (0.5 / 3) ** 0.5) < 1e-6
+
+
+def test_the_target_is_the_soft_return():
+    """β = 0.5: targets 1 - 0.5 (2 + 4) = -2 and 1 - 0.5 · 4 = -1; V is right about both, 7 and 8 lie outside."""
+    found = value_metrics(
+        value=torch.tensor([[7.0, -2.0, -1.0, 8.0]], requires_grad=True),
+        log_ratio=torch.tensor([[9.0, 2.0, 4.0, 9.0]], requires_grad=True),
+        reward=torch.tensor([[0.0, 0.0, 1.0, 0.0]]),
+        segment_id=torch.tensor([[-1, 0, 1, -1]]),
+        beta=0.5,
+    )
+    assert {name: number.item() for name, number in found.items()} == {
+        "values/mean": -1.5,
+        "values/initial": -2,
+        "values/explained_variance": 1,
+        "advantages/mean": 1.5,
+        "advantages/std": 0.5,
+    }
+    assert not any(number.requires_grad for number in found.values())
+
+
+def test_nothing_is_explained_where_targets_do_not_vary():
+    given = {"log_ratio": torch.zeros(2, 1), "reward": torch.ones(2, 1), "segment_id": torch.zeros(2, 1).long()}
+    found = value_metrics(value=torch.tensor([[0.0], [1.0]]), beta=0.1, **given)
+    assert found["values/explained_variance"].isnan()
 
 
 def test_a_perfect_value_explains_everything():

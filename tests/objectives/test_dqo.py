@@ -103,6 +103,13 @@ def test_closed_form_is_a_fixed_point(lam, beta):
     assert max(log_pi.grad.abs().max(), value.grad.abs().max()) < 1e-12
 
 
+def test_no_gradient_reaches_the_weight():
+    log_ratio, value, reward, step_id = ragged(0)
+    weight = torch.ones(3, dtype=F, requires_grad=True)
+    given = {"value": value, "log_ratio": log_ratio, "reward": reward, "segment_id": step_id, "weight": weight}
+    assert not any(loss.requires_grad for loss in dqo_losses(**given, beta=0.2, lam=0.5))
+
+
 def test_weights_by_hand():
     log_prob = torch.tensor([[0.0, -1.0, -1.0], [5.0, -0.1, 5.0], [0.0, -3.0, -3.0]], requires_grad=True)
     behavior = torch.tensor([[0.0, -1.5, -1.0], [0.0, -4.0, 0.0], [0.0, -1.0, -2.0]])

@@ -1,12 +1,14 @@
 """OREO against three oracles: the closed form on trees, hand-written gradients, and identities."""
 
+import math
+
 import pytest
 import torch
 
 from oracles import bellman as by_hand
 from oracles.tree import every_path, log_reference, random_tree, solve
 from stepcredit.objectives.bellman import first_of_segment, gather_segments, path_residual
-from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_loss
+from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_loss, sampled_kl
 
 F = torch.float64
 LEVELS = {
@@ -152,3 +154,31 @@ def test_kl_penalty_is_the_mean_over_action_tokens():
     kl = torch.tensor([[5.0, 1.0, 2.0, 7.0]])
     mask = torch.tensor([[False, True, True, False]])
     assert kl_penalty(kl, mask).tolist() == [1.5]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sampled_kl_has_the_exact_kl_and_its_gradient_as_expectation_under_the_reference(seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits, reference = torch.randn(2, 5, 11, generator=generator, dtype=F)  # 5 states, a vocabulary of 11
+    logits.requires_grad_()
+    log_pi, log_ref = logits.log_softmax(-1), reference.log_softmax(-1)
+    estimate = sampled_kl(log_pi - log_ref)
+    assert estimate.min() > 0
+    found, exact = (log_ref.exp() * estimate).sum(-1), (log_pi.exp() * (log_pi - log_ref)).sum(-1)
+    torch.testing.assert_close(found, exact, atol=1e-14, rtol=1e-13)
+    weight = torch.arange(1.0, 6.0, dtype=F)  # tells the states apart
+    gradients = [torch.autograd.grad((x * weight).sum(), logits, retain_graph=True)[0] for x in (found, exact)]
+    torch.testing.assert_close(*gradients, atol=1e-14, rtol=1e-12)
+    assert gradients[1].abs().min() > 1e-4
+
+
+def test_sampled_kl_by_hand():
+    """At ρ = 0 nothing, exactly; at ρ = log 2: 2 log 2 - 1, slope ρ e^ρ; far below, e^ρ has gone and 1 is left."""
+    log_2 = math.log(2)
+    log_ratio = torch.tensor([[0.0, log_2, -1e4]], dtype=F, requires_grad=True)
+    found = sampled_kl(log_ratio)
+    found.sum().backward()
+    assert found[0].tolist() == pytest.approx([0, 2 * log_2 - 1, 1], abs=1e-15)
+    assert found[0, 0].item() == 0
+    assert log_ratio.grad[0].tolist() == pytest.approx([0, 2 * log_2, 0], abs=1e-15)
+    assert log_ratio.grad[0, 0].item() == 0

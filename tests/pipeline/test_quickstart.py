@@ -6,7 +6,7 @@ import pytest
 
 from stepcredit.cli import main
 from stepcredit.models.scratch import ModelSize
-from stepcredit.pipeline import quickstart as quick
+from stepcredit.pipeline import start
 from stepcredit.tasks import arithmetic
 
 SMALL = (
@@ -19,7 +19,7 @@ SMALL = (
 def easy(monkeypatch):
     """Two groups a problem and a very small model: right answers after seconds of training."""
     monkeypatch.setattr(arithmetic, "GROUPS", 2)
-    monkeypatch.setattr(quick, "ModelSize", lambda: ModelSize(32, 64, 2, 2))
+    monkeypatch.setattr(start, "ModelSize", lambda: ModelSize(32, 64, 2, 2))
 
 
 def run(folder, seed):

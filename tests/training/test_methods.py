@@ -7,7 +7,6 @@ from test_trainer import config, episodes, trainer
 
 from doubles.models import tiny_llama
 from stepcredit import DQOConfig, DROConfig, Episode, InputError, OREOConfig
-from stepcredit.episodes.alignment import collate
 from stepcredit.episodes.episode import Tokens
 from stepcredit.training.methods import METHODS
 
@@ -25,7 +24,9 @@ def moved(run):
 
 def terms(folder, kind, data=None, **given):
     run = moved(trainer(folder, kind, model=tiny_llama().double(), data=data or episodes(6), **given))
-    found, statistics = run._terms(run.model, collate(run.train_dataset.trajectories, 256).to_dict())
+    found, statistics = run._terms(
+        run.model, run.data_collator([run.train_dataset[k] for k in range(len(run.train_dataset))])
+    )
     return found, statistics
 
 

@@ -105,6 +105,23 @@ def align(episode: Episode, tokenizer: Tokenizer, rule: StepRule, pieces: PieceR
     return Trajectory(tokens.ids, tokens.action_mask, step_id, reward, tokens.behavior_log_prob, episode.tokens is None)
 
 
+def spliced(prompt: Trajectory, response: Trajectory) -> Trajectory:
+    """The prompt of one trajectory, up to its first action, with all that follows the prompt of another.
+
+    Nobody ever wrote it: it has no reward and no behaviour log-probabilities.
+    """
+    before, start = int(prompt.action_mask.argmax()), int(response.action_mask.argmax())
+    outside = np.full(before, -1, dtype=np.int64)
+    return Trajectory(
+        ids=np.concatenate([prompt.ids[:before], response.ids[start:]]),
+        action_mask=np.concatenate([prompt.action_mask[:before], response.action_mask[start:]]),
+        step_id=np.concatenate([outside, response.step_id[start:]]),
+        reward=np.zeros(before + len(response) - start, dtype=np.float32),
+        behavior_log_prob=None,
+        retokenised=response.retokenised,
+    )
+
+
 def _steps(
     episode: Episode, tokens: Tokens, tokenizer: Tokenizer, rule: StepRule, pieces: PieceReader
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -136,7 +153,7 @@ def _given_ends(steps: Sequence[str]) -> list[int]:
 
 def action_runs(action_mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """The maximal runs of actions as (start, stop) positions: one a turn."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], action_mask, [False]]).astype(np.int8)))
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], action_mask, [False]])))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
@@ -145,7 +162,7 @@ def _place_step_rewards(
 ) -> None:
     """Each step's reward onto its last token; a step without tokens gives it to the token before."""
     positions = np.flatnonzero(raw_steps >= 0)
-    if int(raw_steps.max(initial=-1)) >= len(step_rewards):
+    if int(raw_steps.max()) >= len(step_rewards):
         raise InputError(
             f"{len(step_rewards)} step rewards for {int(raw_steps.max()) + 1} steps; "
             "give one a step, or check the step delimiters",
@@ -165,7 +182,7 @@ def segments(level: Level, action_mask: Bool[Tensor, "B T"], step_id: Int[Tensor
     token: every action its own; step: `step_id`; response: all actions together.
     """
     if level == "token":
-        return torch.where(action_mask, action_mask.long().cumsum(-1) - 1, -1)
+        return torch.where(action_mask, action_mask.cumsum(-1) - 1, -1)
     if level == "step":
         return step_id
     if level == "response":

@@ -1,9 +1,9 @@
-"""How well a score ranks right above wrong responses to the same prompt, with a bootstrap interval."""
+"""How well a score ranks right above wrong responses, within a prompt and across, with a bootstrap interval."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -70,6 +70,44 @@ def auc_within(
     """
     counts = pair_counts(scores, right, groups, matched)
     return ratio_estimate(counts.wins, counts.pairs, resamples, seed)
+
+
+def auc_across(
+    scores: ArrayLike, right: ArrayLike, groups: ArrayLike, resamples: int = 2000, seed: int = 0
+) -> Estimate:
+    """P(score of a right response > score of a wrong one to whatever prompt), ties counting half.
+
+    Beside `auc_within` it says how much of a score is about the prompt: one that only knows which prompts are
+    easy does well here and no better than chance there. The interval is the 95% percentile bootstrap over
+    prompts; draws without a pair are left out. NaN without pairs.
+
+    Args:
+        scores: one number a response, shape [N].
+        right: whether it is right.
+        groups: the prompt of each response; whole prompts are drawn, and one drawn twice weighs double.
+        resamples, seed: of the bootstrap.
+    """
+    y = np.asarray(right, dtype=bool)
+    rank = np.unique(np.asarray(scores, dtype=np.float64), return_inverse=True)[1]
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    n, pairs = int(group.max(initial=-1)) + 1, int(y.sum() * (~y).sum())
+    if not pairs:
+        return Estimate(float("nan"), float("nan"), float("nan"), n, 0)
+    rng = np.random.default_rng(seed)
+    drawn = [_weighted_auc(rank, y, rng.multinomial(n, np.full(n, 1 / n))[group]) for _ in range(resamples)]
+    low, high = np.percentile([x for x in drawn if np.isfinite(x)] or [np.nan], [2.5, 97.5])
+    return Estimate(_weighted_auc(rank, y, np.ones(len(y))), float(low), float(high), n, pairs)
+
+
+def _weighted_auc(rank: NDArray[np.int64], right: NDArray[np.bool_], weight: NDArray[Any]) -> float:
+    """AUC in which a pair weighs the product of its two weights; NaN where no pair weighs anything.
+
+    Ranks are counted once, so that a resample costs N and not N².
+    """
+    wrong = np.bincount(rank[~right], weights=weight[~right], minlength=int(rank.max()) + 1)
+    below = np.cumsum(wrong) - wrong / 2
+    total = float(weight[right].sum() * wrong.sum())
+    return float(weight[right] @ below[rank[right]]) / total if total else float("nan")
 
 
 def ratio_estimate(

@@ -1,16 +1,19 @@
-"""V of finished or half-finished responses, read where training read it."""
+"""V and log-ratios of finished or half-finished responses, read where training reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from stepcredit.episodes.alignment import Trajectory, at_states, collate
+from stepcredit.episodes.alignment import Batch, Trajectory, at_states, collate
 from stepcredit.models.actor_critic import values_at_positions
+from stepcredit.models.statistics import action_statistics
 
 
 @torch.inference_mode()
@@ -20,26 +23,84 @@ def values_of(value_model: Any, trajectories: Sequence[Trajectory], batch_size: 
     Entry p is V of the state before the action at position p, NaN where p is not an action. V of a finished
     response is the entry of its end token. Trajectories are batched by length, and returned in their order.
     """
+
+    def columns(batch: Batch) -> Tensor:
+        return at_states(values_at_positions(value_model, **_inputs(batch, value_model.device)))
+
+    with _evaluating(value_model):
+        return _over_positions(columns, trajectories, batch_size)
+
+
+@torch.inference_mode()
+def log_ratios_of(
+    policy: Any, reference: Any, trajectories: Sequence[Trajectory], batch_size: int = 64
+) -> list[NDArray[np.float32]]:
+    """ρ_t = log π(a_t|s_t) − log π_ref(a_t|s_t) of every action: one array [T] each, over positions.
+
+    Entry p speaks of the action at position p, NaN where p is not an action: the positions of `values_of`.
+
+    Args:
+        policy, reference: causal language models with one vocabulary.
+        trajectories: whose actions are looked at.
+        batch_size: trajectories at a time; the logits of both models are held for all of them.
+    """
+
+    def columns(batch: Batch) -> Tensor:
+        logits, ref_logits = (
+            at_states(model(**_inputs(batch, model.device)).logits).to(policy.device) for model in (policy, reference)
+        )
+        action, mask = batch.action.to(policy.device), batch.action_mask.to(policy.device)
+        found = action_statistics(logits, ref_logits, action, mask)
+        assert found.ref_log_prob is not None
+        return found.log_prob - found.ref_log_prob
+
+    with _evaluating(policy, reference):
+        return _over_positions(columns, trajectories, batch_size)
+
+
+def _over_positions(
+    columns: Callable[[Batch], Tensor], trajectories: Sequence[Trajectory], batch_size: int
+) -> list[NDArray[np.float32]]:
+    """Numbers over action columns [B, T-1], batch by batch of like length, as one array [T] a trajectory."""
     order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i]))
     found: list[NDArray[np.float32]] = [np.zeros(0, dtype=np.float32)] * len(trajectories)
-    was_training = value_model.training
-    value_model.eval()
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = collate([trajectories[i] for i in rows], pad_token_id=0)
-        device = value_model.device
-        output = values_at_positions(
-            value_model,
-            input_ids=batch.input_ids.to(device),
-            attention_mask=batch.attention_mask.to(device),
-            use_cache=False,
-        )
-        value = torch.where(batch.action_mask.to(device), at_states(output), torch.nan).float().cpu().numpy()
+        numbers = columns(batch).float().cpu()
+        shown = torch.where(batch.action_mask, numbers, torch.nan).numpy()
         for row, i in enumerate(rows):
             before_any = np.full(1, np.nan, dtype=np.float32)
-            found[i] = np.concatenate([before_any, value[row, : len(trajectories[i]) - 1]])
-    value_model.train(was_training)
+            found[i] = np.concatenate([before_any, shown[row, : len(trajectories[i]) - 1]])
     return found
+
+
+def _inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
+    ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
+    return {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+
+
+@contextlib.contextmanager
+def _evaluating(*models: Any) -> Iterator[None]:
+    """Models without dropout, for as long as the context lasts."""
+    was_training = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model, training in zip(models, was_training, strict=True):
+            model.train(training)
+
+
+def step_starts(trajectory: Trajectory) -> NDArray[np.int64]:
+    """The position of each step's first action, the end token's included; shape [steps + 1].
+
+    What comes before the k-th of them, `ids[:start]`, is the state in which step k begins, and the last of
+    them the finished response. The end tokens of earlier turns are steps like any other.
+    """
+    first = np.flatnonzero(np.diff(trajectory.step_id, prepend=-1) > 0)
+    return np.array([p for p in first if trajectory.step_id[p] > trajectory.step_id[:p].max(initial=-1)], np.int64)
 
 
 def value_after_steps(trajectory: Trajectory, value: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -48,6 +109,18 @@ def value_after_steps(trajectory: Trajectory, value: NDArray[np.float32]) -> NDA
     The value after a step is V of the state in which the next step begins. The end token is a step of its own
     in the trajectory and none here: the value after the last step is V of the state before that token.
     """
-    first = np.flatnonzero(np.diff(trajectory.step_id, prepend=-1) > 0)
-    starts = [p for p in first if trajectory.step_id[p] > trajectory.step_id[:p].max(initial=-1)]
-    return value[starts]
+    return value[step_starts(trajectory)]
+
+
+def sum_over_steps(trajectory: Trajectory, numbers: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Sums of the actions' numbers over each step; shape [steps].
+
+    The steps are those over which `value_after_steps` changes: the end token, a step of its own, is left out
+    (the end token of an earlier turn is a step here as there).
+
+    Args:
+        trajectory: of a finished response.
+        numbers: one an action, over positions [T]; what stands elsewhere is not looked at.
+    """
+    here = trajectory.step_id >= 0
+    return np.bincount(trajectory.step_id[here], weights=numbers[here])[:-1].astype(np.float64)

@@ -71,3 +71,21 @@ def kl_penalty(kl: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]) -> Fl
     Source: OREO, equation of the policy loss, weight α there.
     """
     return masked_mean(kl, action_mask)
+
+
+def sampled_kl(log_ratio: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """w ρ - (w - 1) with w = e^ρ: KL[π ‖ π_ref] at a state, estimated from the one action that was taken there.
+
+    For actions that the *reference* sampled, as in data from before training: KL[π ‖ π_ref] = E_ref[w log w],
+    and w - 1, whose mean is zero, is taken off. The estimate is unbiased in value and in gradient, which is
+    w ρ ∇log π; it is never negative, and zero with zero gradient where π = π_ref. It is not the estimate
+    for actions that π sampled (e^-ρ - 1 + ρ), and its variance grows with w.
+
+    Args:
+        log_ratio: ρ_t of the action that was taken, zero outside actions, where the estimate is zero too.
+
+    Returns nats; stands in for the exact KL in `kl_penalty` where the full softmax is too dear.
+
+    Source: estimators of this form: J. Schulman, "Approximating KL divergence", 2020.
+    """
+    return log_ratio.exp() * log_ratio - log_ratio.expm1()

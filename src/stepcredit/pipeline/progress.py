@@ -11,6 +11,14 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 Item = TypeVar("Item")
 
+_is_worker = False
+
+
+def hide() -> None:
+    """No bars in this process from now on: for workers, whose parent shows one."""
+    global _is_worker
+    _is_worker = True
+
 
 def track(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
     """`items`, with a bar on standard error where that is a terminal."""
@@ -27,7 +35,9 @@ def _bar(*more: TextColumn, shown: bool = True) -> Progress:
         TimeRemainingColumn(),
         *more,
     )
-    return Progress(*columns, console=console, disable=not (shown and console.is_terminal), transient=True)
+    return Progress(
+        *columns, console=console, disable=not (shown and console.is_terminal and not _is_worker), transient=True
+    )
 
 
 class TrainingBar(TrainerCallback):

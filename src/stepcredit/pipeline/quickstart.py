@@ -19,16 +19,14 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.store import append_episodes
 from stepcredit.errors import InputError
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
-from stepcredit.pipeline.collect import sample_and_grade, work_units
 from stepcredit.pipeline.evaluate import Search, measure, write_value_files
-from stepcredit.pipeline.progress import show_progress, track
 from stepcredit.pipeline.results import Stopwatch, add_rows, versions, write_json
+from stepcredit.pipeline.start import Scratch, demonstrated_policy, sampled_episodes, small_run, train_and_save
 from stepcredit.pipeline.train import curve
 from stepcredit.pipeline.value_quality import score
 from stepcredit.report.page import write_report
 from stepcredit.tasks.arithmetic import Arithmetic
-from stepcredit.training.configs import OfflineConfig, OREOConfig, RFTConfig, SFTConfig
+from stepcredit.training.configs import OfflineConfig, OREOConfig, RFTConfig
 from stepcredit.training.trainer import OfflineTrainer
 
 
@@ -55,10 +53,6 @@ class QuickstartConfig:
     value_prompts: int = field(default=200, metadata={"help": "Test problems whose fresh samples V is judged on."})
 
 
-BATCH = 64
-"""Episodes of an optimizer step."""
-
-
 class Loop:
     """What the phases of one run share."""
 
@@ -71,39 +65,16 @@ class Loop:
         self.watch = Stopwatch()
         self.curves: dict[str, Any] = {}
 
-    def train(self, model: Any, config: OfflineConfig, episodes: list[Episode]) -> OfflineTrainer:
-        """Trains by the method of the config; keeps its curve and its plain folders."""
+    def train(self, config: OfflineConfig, episodes: list[Episode]) -> OfflineTrainer:
+        """Trains the SFT policy further by the method of the config; keeps its curve and its plain folders."""
         with self.watch.phase(f"train {config.method}"):
-            trainer = OfflineTrainer(model=model, args=config, train_dataset=episodes, processing_class=self.tokenizer)
-            show_progress(trainer, config.method)
-            trainer.train()
-            trainer.save_model()
+            trainer = train_and_save(str(self.out / "sft" / "policy"), config, episodes, self.tokenizer)
         self.curves[config.method] = curve(trainer)
         return trainer
 
-    def settings(self, method: str, **given: Any) -> dict[str, Any]:
-        """Arguments that all configs share."""
-        return {
-            "output_dir": str(self.out / method),
-            "per_device_train_batch_size": BATCH,
-            "seed": self.config.seed,
-            "data_seed": self.config.seed,
-            "use_cpu": True,
-            "save_strategy": "no",
-            "report_to": "none",
-            **given,
-        }
-
     def sample(self, policy: Any, split: str, prompts: int, seed: int) -> list[Episode]:
         """`config.samples` graded responses to each of the first prompts of a split."""
-        problems = list(self.task.problems(split, prompts, seed))
-        engine = TransformersEngine(policy, self.tokenizer, batch_size=256)
-        params = SamplingParams(self.task.max_new_tokens, seed=seed)
-        units = work_units(problems, self.config.samples)
-        drawn: list[Episode] = []
-        for unit in track(units, f"sampling {split}", len(units)):
-            drawn += sample_and_grade(self.task, unit, engine, self.tokenizer, self.config.samples, params)
-        return drawn
+        return sampled_episodes(self.task, policy, self.tokenizer, split, prompts, self.config.samples, seed)
 
     def test(self, method: str, policy: Any) -> dict[str, Any]:
         """Greedy accuracy on the test problems."""
@@ -156,12 +127,11 @@ def quickstart(config: QuickstartConfig) -> Path:
 
 def _sft(loop: Loop) -> Any:
     """A small policy from nothing, on all demonstrations, right and wrong."""
-    config = loop.config
-    with loop.watch.phase("demonstrations"):
-        demonstrations = loop.task.demonstrations(config.demonstrations, config.seed)
-        model = policy_from_scratch(loop.tokenizer, ModelSize(), config.seed)
-    settings = loop.settings("sft", max_steps=config.sft_steps, learning_rate=4e-3, warmup_steps=0.05)
-    return loop.train(model, SFTConfig(**settings), demonstrations).model.policy
+    scratch = Scratch(loop.config.demonstrations, loop.config.sft_steps)
+    with loop.watch.phase("train sft"):
+        trainer = demonstrated_policy(loop.task, loop.out / "sft", loop.config.seed, scratch)
+    loop.curves["sft"] = curve(trainer)
+    return trainer.model.policy
 
 
 def _collect(loop: Loop, policy: Any) -> list[Episode]:
@@ -172,21 +142,18 @@ def _collect(loop: Loop, policy: Any) -> list[Episode]:
     return episodes
 
 
-def _start(loop: Loop) -> str:
-    return str(loop.out / "sft" / "policy")
-
-
 def _rft(loop: Loop, episodes: list[Episode]) -> OfflineTrainer:
     """Rejection sampling: SFT on the right ones."""
-    settings = loop.settings("rft", num_train_epochs=loop.config.epochs, learning_rate=1e-3)
-    return loop.train(_start(loop), RFTConfig(**settings), episodes)
+    settings = small_run(loop.out / "rft", loop.config.seed, num_train_epochs=loop.config.epochs, learning_rate=1e-3)
+    return loop.train(RFTConfig(**settings), episodes)
 
 
 def _oreo(loop: Loop, episodes: list[Episode]) -> OfflineTrainer:
     """OREO on all of them. The policy waits until V has learnt something: against a V of zero everywhere, every
     right response looks like a surprise as a whole, and the policy is pulled far from its reference."""
-    settings = loop.settings(
-        "oreo",
+    settings = small_run(
+        loop.out / "oreo",
+        loop.config.seed,
         num_train_epochs=loop.config.epochs,
         learning_rate=5e-4,
         value_learning_rate=2e-3,
@@ -194,7 +161,7 @@ def _oreo(loop: Loop, episodes: list[Episode]) -> OfflineTrainer:
         beta=0.03,
         kl_coef=0.003,
     )
-    return loop.train(_start(loop), OREOConfig(**settings), episodes)
+    return loop.train(OREOConfig(**settings), episodes)
 
 
 def _judge_value(loop: Loop, policy: Any, value: Any) -> None:

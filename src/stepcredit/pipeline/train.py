@@ -19,7 +19,8 @@ from stepcredit.training.trainer import OfflineTrainer
 @dataclass
 class TrainConfig:
     """Train a policy, and a value function where the method has one, on episodes. `--method` picks the method: sft,
-    rft, dro, dqo or oreo. All other flags are those of the method's config, a `transformers.TrainingArguments`."""
+    rft, dpo, kto, topr, dro, dqo or oreo. All other flags are those of the method's config, a
+    `transformers.TrainingArguments`."""
 
     model: str = field(metadata={"help": "The policy to start from: a folder or a name on the hub."})
     episodes: str = field(metadata={"help": "The folder of episodes (stepcredit import or collect)."})

@@ -21,15 +21,14 @@ Everything is known about every step: what kind of line it is, and whether it is
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from stepcredit.episodes.episode import Episode, StopReason
-from stepcredit.errors import InputError
-from stepcredit.tasks.task import Grade, Problem
+from stepcredit.episodes.episode import Episode
+from stepcredit.tasks.digits import digit_problems, groups_of
+from stepcredit.tasks.task import Grade, Problem, graded
 from stepcredit.tasks.words import word_tokenizer
 from stepcredit.verdict import Verdict
 
@@ -37,7 +36,6 @@ GROUPS = 3
 DIGITS = 3
 HASTY = 0.75
 GUESS_RIGHT = 0.5
-SPLITS = {"train": (0, 80), "validation": (80, 90), "test": (90, 100)}
 PARITY = ("even", "odd")
 
 _WORK = r"((?: \d (?:odd|even))+)"
@@ -64,20 +62,7 @@ class Arithmetic:
         Raises:
             InputError: no such split, or more problems than it has.
         """
-        if split not in SPLITS:
-            raise InputError(f"no split {split!r}; there is {', '.join(SPLITS)}", "split")
-        rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
-        low, high = SPLITS[split]
-        count = 1000 if count is None else count
-        if count > 10 ** (GROUPS * DIGITS) * (high - low) // 200:
-            raise InputError(f"{count} different problems are more than half of all there are", "prompts")
-        found: dict[str, Problem] = {}
-        while len(found) < count:
-            groups = rng.integers(10, size=(GROUPS, DIGITS))
-            prompt = "digits" + " |".join("".join(f" {d}" for d in group) for group in groups) + "\n"
-            if low <= zlib.crc32(prompt.encode()) % 100 < high:
-                found[prompt] = Problem(prompt, prompt, " ".join(PARITY[g.sum() % 2] for g in groups))
-        return list(found.values())
+        return digit_problems(["digits"], GROUPS, DIGITS, _answer, split, count, seed)
 
     def grade(self, problem: Problem, response: str) -> Grade:
         """Right if the answer line is the gold answer and repeats what the lines stated: an answer that its own
@@ -95,7 +80,7 @@ class Arithmetic:
     def wrong_steps(self, problem: Problem, response: str) -> list[bool]:
         """Which lines are wrong: a work line whose stated answer is not the parity of its group, a line that is
         neither work nor guess, or an answer line that does not repeat what the lines stated."""
-        groups = _groups(problem.prompt)
+        groups = groups_of(problem.prompt)
         lines = response.rstrip("\n").split("\n")
         stated = [_stated(line) for line in lines[:-1]]
         wrong = [
@@ -114,26 +99,12 @@ class Arithmetic:
     def demonstrations(self, count: int, seed: int) -> list[Episode]:
         """Graded episodes of the mixed demonstrators, one a problem of the train split."""
         rng = np.random.default_rng([seed, 1])
-        episodes = []
-        for problem in self.problems("train", count, seed):
-            text = _demonstrate(_groups(problem.prompt), rng)
-            grade = self.grade(problem, text)
-            episodes.append(
-                Episode(
-                    prompt=problem.prompt,
-                    completion=text,
-                    reward=grade.reward,
-                    verdict=grade.verdict,
-                    prompt_id=problem.prompt_id,
-                    stop_reason=StopReason.STOP,
-                    metadata={"answer": problem.answer, "extracted": grade.extracted},
-                )
-            )
-        return episodes
+        problems = self.problems("train", count, seed)
+        return [graded(self, problem, _demonstrate(groups_of(problem.prompt), rng)) for problem in problems]
 
 
-def _groups(prompt: str) -> list[list[int]]:
-    return [[int(d) for d in re.findall(r"\d", group)] for group in prompt.split("|")]
+def _answer(prompt: str) -> str:
+    return " ".join(PARITY[sum(digits) % 2] for digits in groups_of(prompt))
 
 
 def _stated(line: str) -> str | None:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from stepcredit.errors import InputError
 from stepcredit.tasks.arithmetic import Arithmetic
+from stepcredit.tasks.chain import Chain
 from stepcredit.tasks.task import Task
 
-TASKS: dict[str, Callable[[], Task]] = {Arithmetic.name: Arithmetic}
+TASKS: dict[str, Callable[[], Task]] = {Arithmetic.name: Arithmetic, Chain.name: Chain}
 
 
 def load_task(name: str) -> Task:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.verdict import Verdict
 
 
@@ -62,3 +63,17 @@ class Task(Protocol):
     def wrong_steps(self, problem: Problem, response: str) -> list[bool] | None:
         """Which steps of a response are wrong, where the task knows; None where it does not."""
         ...
+
+
+def graded(task: Task, problem: Problem, text: str) -> Episode:
+    """A finished response in words, with its grade, as an episode."""
+    grade = task.grade(problem, text)
+    return Episode(
+        prompt=problem.prompt,
+        completion=text,
+        reward=grade.reward,
+        verdict=grade.verdict,
+        prompt_id=problem.prompt_id,
+        stop_reason=StopReason.STOP,
+        metadata={"answer": problem.answer, "extracted": grade.extracted},
+    )

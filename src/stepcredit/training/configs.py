@@ -70,6 +70,17 @@ class OfflineConfig(TrainingArguments):
             raise InputError(f"{self.truncated!r} is neither drop, zero nor bootstrap", "truncated")
 
 
+def check_positive(config: Any, *names: str) -> None:
+    """Refuses settings that must be above zero and are not.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise InputError(f"{getattr(config, name)} must be above 0", name)
+
+
 @dataclass
 class SFTConfig(OfflineConfig):
     """Supervised fine-tuning on every episode, whatever its reward."""
@@ -80,13 +91,57 @@ class SFTConfig(OfflineConfig):
 
 
 @dataclass
-class RFTConfig(OfflineConfig):
-    """Rejection sampling: supervised fine-tuning on the right responses alone."""
+class LabelConfig(OfflineConfig):
+    """What the methods share that know responses as right or wrong alone."""
 
-    method: ClassVar[str] = "rft"
     reward_threshold: float = field(
         default=1.0, metadata={"help": "A response is right if its total reward is at least this."}
     )
+
+
+@dataclass
+class RFTConfig(LabelConfig):
+    """Rejection sampling: supervised fine-tuning on the right responses alone."""
+
+    method: ClassVar[str] = "rft"
+
+
+@dataclass
+class DPOConfig(LabelConfig):
+    """DPO (arXiv 2305.18290) on pairs of a right and a wrong response to one prompt, drawn from unpaired episodes."""
+
+    method: ClassVar[str] = "dpo"
+    learning_rate: float = field(default=5e-7, metadata={"help": "Peak learning rate of the policy."})
+    beta: float = field(default=0.1, metadata={"help": "Pull towards the reference."})
+    max_pairs_per_prompt: int = field(default=6, metadata={"help": "At most so many pairs of each prompt."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "beta", "max_pairs_per_prompt")
+
+
+@dataclass
+class KTOConfig(LabelConfig):
+    """KTO (arXiv 2402.01306): unpaired right and wrong responses against a KL baseline, which is the mean over the
+    micro-batch of mismatched responses."""
+
+    method: ClassVar[str] = "kto"
+    learning_rate: float = field(default=5e-8, metadata={"help": "Peak learning rate of the policy."})
+    beta: float = field(default=0.1, metadata={"help": "Pull towards the reference."})
+    desirable_weight: float = field(default=1.0, metadata={"help": "Weight of right responses."})
+    undesirable_weight: float = field(default=1.0, metadata={"help": "Weight of wrong responses."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "beta")
+
+
+@dataclass
+class TOPRConfig(LabelConfig):
+    """TOPR (arXiv 2503.14286): right responses up, wrong ones down by their truncated importance ratio; no reference.
+    Episodes must carry the log-probabilities of the policy that wrote them."""
+
+    method: ClassVar[str] = "topr"
 
 
 @dataclass
@@ -106,8 +161,7 @@ class ValueConfig(OfflineConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.beta > 0:
-            raise InputError(f"{self.beta} must be above 0", "beta")
+        check_positive(self, "beta")
         for name in ("level", "value_level"):
             chosen = getattr(self, name, None)
             if chosen not in ("token", "step", "response", None):
@@ -119,7 +173,15 @@ class OREOConfig(ValueConfig):
     """OREO (arXiv 2412.16145): policy and value function satisfy the soft Bellman equation together."""
 
     method: ClassVar[str] = "oreo"
-    kl_coef: float = field(default=0.01, metadata={"help": "α, weight of the exact KL to the reference."})
+    kl_coef: float = field(default=0.01, metadata={"help": "α, weight of the KL to the reference."})
+    kl_estimator: str = field(
+        default="exact",
+        metadata={
+            "help": "The KL at each state: exact, over the whole vocabulary, or sampled, from the action taken "
+            "(unbiased where the reference wrote the episodes).",
+            "choices": ["exact", "sampled"],
+        },
+    )
     level: str = field(
         default="token",
         metadata={"help": "What counts as one action of the policy loss.", "choices": ["token", "step", "response"]},
@@ -131,6 +193,11 @@ class OREOConfig(ValueConfig):
             "choices": ["token", "step", "response"],
         },
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kl_estimator not in ("exact", "sampled"):
+            raise InputError(f"{self.kl_estimator!r} is neither exact nor sampled", "kl_estimator")
 
     @property
     def policy_segments(self) -> Level:

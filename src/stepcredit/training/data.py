@@ -19,33 +19,41 @@ from stepcredit.episodes.formats import Row
 from stepcredit.episodes.importers import EpisodeImporter
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
+from stepcredit.training.arrangement import Item, Labelled
 from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.methods import Method
 
 
 @dataclass
 class TrainingData(Dataset[dict[str, Any]]):
-    """Trajectories, and what became of the episodes that are not among them."""
+    """Encoded episodes, laid out as the method looks at them, and what became of those that are not among them."""
 
-    trajectories: list[Trajectory]
+    episodes: list[Labelled] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.trajectories)
+        return len(self.items)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"trajectory": self.trajectories[index]}
+        return {"trajectories": self.items[index]}
+
+    @property
+    def trajectories(self) -> list[Trajectory]:
+        """The encoded episodes."""
+        return [e.trajectory for e in self.episodes]
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each trajectory."""
-        return [len(t) for t in self.trajectories]
+        """Tokens of the longest trajectory of each item."""
+        return [max(len(t) for t in item) for item in self.items]
 
     def summary(self) -> dict[str, int]:
-        """Counts for the log: episodes trained on, their action tokens, and those left out by reason."""
+        """Counts for the log: episodes encoded, what they were laid out as, their tokens, those left out by reason."""
         return {
-            "episodes": len(self),
+            "episodes": len(self.episodes),
+            **({"items": len(self)} if len(self) != len(self.episodes) else {}),
             "action_tokens": int(sum(t.action_mask.sum() for t in self.trajectories)),
             "retokenised": sum(t.retokenised for t in self.trajectories),
             **{f"left_out/{reason}": count for reason, count in sorted(self.left_out.items())},
@@ -57,13 +65,13 @@ def prepare(episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, meth
 
     Left out, and counted by reason: `undecided` (no reward), `truncated` (if `config.truncated` is "drop"),
     `too_long` (over `config.max_length` tokens), `filtered` (the method does not learn from it), `bad` (cannot be
-    encoded, with `config.skip_bad`; these are kept in `quarantine`).
+    encoded, with `config.skip_bad`; these are kept in `quarantine`). What is left is laid out by `method.arrange`.
 
     Raises:
-        InputError: a bad row, or nothing left to train on.
+        InputError: a bad row, nothing left to train on, or episodes that lack what the method needs.
     """
     rule, pieces = StepRule(tuple(config.step_delimiters)), PieceReader(tokenizer)
-    data = TrainingData([])
+    data = TrainingData()
     for number, episode in enumerate(as_episodes(episodes)):
         try:
             reason, trajectory = _encode(episode, tokenizer, config, method, rule, pieces)
@@ -76,9 +84,10 @@ def prepare(episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, meth
         if trajectory is None:
             data.left_out[reason] += 1
         else:
-            data.trajectories.append(trajectory)
-    if not data.trajectories:
+            data.episodes.append(Labelled(episode.prompt_id, trajectory))
+    if not data.episodes:
         raise InputError(f"no episode is left to train on ({dict(data.left_out)})", "train_dataset")
+    data.items = method.arrange.items(data.episodes, config)
     return data
 
 
@@ -118,6 +127,10 @@ def _encode(
     if not method.keeps(episode.reward + sum(episode.step_rewards or ()), config):
         return "filtered", None
     trajectory = replace(align(episode, tokenizer, rule, pieces), cut=is_cut)
+    if method.needs_behavior and trajectory.behavior_log_prob is None:
+        raise InputError(
+            f"{config.method} needs the log-probabilities of the policy that wrote it", "behavior_log_prob"
+        )
     if config.max_length is not None and len(trajectory) > config.max_length:
         before = int(trajectory.action_mask.argmax())
         if before >= config.max_length:
@@ -127,14 +140,18 @@ def _encode(
 
 
 class Collator:
-    """A list of dataset items as the dict of tensors of an `episodes.alignment.Batch`."""
+    """A list of dataset items as the dict of tensors of an `episodes.alignment.Batch`.
+
+    Rows are the first trajectory of every item, then the second of every item, and so on.
+    """
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The batch, by field name."""
-        return collate([item["trajectory"] for item in items], self.pad_token_id).to_dict()
+        columns = zip(*(item["trajectories"] for item in items), strict=True)
+        return collate([t for column in columns for t in column], self.pad_token_id).to_dict()
 
 
 class LengthSortedSampler(Sampler[int]):

@@ -17,11 +17,25 @@ from torch import Tensor
 from stepcredit.episodes.alignment import segments
 from stepcredit.errors import InputError
 from stepcredit.objectives.diagnostics import value_metrics
+from stepcredit.objectives.dpo import dpo_loss, dpo_metrics
 from stepcredit.objectives.dqo import dqo_losses, effective_sample_share, trajectory_weight
 from stepcredit.objectives.dro import dro_losses
+from stepcredit.objectives.kto import kl_baseline, kto_loss, kto_metrics
 from stepcredit.objectives.likelihood import negative_log_likelihood
-from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_loss
-from stepcredit.training.configs import DQOConfig, DROConfig, OfflineConfig, OREOConfig, RFTConfig, SFTConfig
+from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_loss, sampled_kl
+from stepcredit.objectives.topr import topr_loss
+from stepcredit.training.arrangement import ALONE, MISMATCHED, PAIRS, Arrangement
+from stepcredit.training.configs import (
+    DPOConfig,
+    DQOConfig,
+    DROConfig,
+    KTOConfig,
+    OfflineConfig,
+    OREOConfig,
+    RFTConfig,
+    SFTConfig,
+    TOPRConfig,
+)
 
 
 class Signals(NamedTuple):
@@ -39,7 +53,7 @@ class Signals(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What an objective gives back, one number an episode; `metrics` are batch means, without gradient."""
+    """What an objective gives back, one number an item; `metrics` are batch means, without gradient."""
 
     policy: Float[Tensor, " B"]
     value: Float[Tensor, " B"] | None
@@ -54,17 +68,21 @@ class Method:
         config: its config; `config.method` is its name.
         terms: signals and config to loss terms.
         per: what the terms are summed over and divided by, over all micro-batches and processes of an
-            optimizer step: its episodes (terms are means within an episode) or its action tokens (sums).
+            optimizer step: its items (an episode, a pair; one term each) or its action tokens (terms are sums).
+        arrange: how episodes are laid out as items: alone, in pairs, with mismatched responses.
         needs_value: whether a value model trains along.
         needs_reference: whether π_ref is run.
+        needs_behavior: whether episodes must carry the log-probabilities of the policy that wrote them.
         keeps: which episodes it learns from, by their total reward.
     """
 
     config: type[OfflineConfig]
     terms: Callable[[Signals, Any], Terms]
-    per: Literal["episode", "token"]
+    per: Literal["item", "token"]
+    arrange: Arrangement = ALONE
     needs_value: bool = False
     needs_reference: bool = False
+    needs_behavior: bool = False
     keeps: Callable[[float, Any], bool] = lambda total_reward, config: True
 
 
@@ -87,7 +105,8 @@ def oreo_terms(signals: Signals, config: OREOConfig) -> Terms:
     given = {**residual_inputs(signals), "beta": config.beta}
     policy_id = segments(config.policy_segments, signals.action_mask, signals.step_id)
     value_id = segments(config.value_segments, signals.action_mask, signals.step_id)
-    kl = kl_penalty(signals.kl, signals.action_mask)
+    kl_at = signals.kl if config.kl_estimator == "exact" else sampled_kl(given["log_ratio"])
+    kl = kl_penalty(kl_at, signals.action_mask)
     residual = oreo_policy_loss(segment_id=policy_id, **given)
     metrics = {"kl": kl.mean(), "loss/bellman": residual.mean(), **value_metrics(segment_id=value_id, **given)}
     return Terms(
@@ -110,6 +129,48 @@ def dqo_terms(signals: Signals, config: DQOConfig) -> Terms:
     return Terms(policy, config.value_coef * value, metrics)
 
 
+def response_log_ratio(signals: Signals) -> Float[Tensor, " B"]:
+    """Σ_t ρ_t of each response."""
+    assert signals.ref_log_prob is not None
+    return torch.where(signals.action_mask, signals.log_prob - signals.ref_log_prob, 0.0).sum(-1)
+
+
+def dpo_terms(signals: Signals, config: DPOConfig) -> Terms:
+    """DPO: the first half of the rows are the right responses, the second half their wrong partners."""
+    chosen, rejected = response_log_ratio(signals).chunk(2)
+    given: dict[str, Any] = {"chosen": chosen, "rejected": rejected, "beta": config.beta}
+    return Terms(dpo_loss(**given), None, dpo_metrics(**given))
+
+
+def kto_terms(signals: Signals, config: KTOConfig) -> Terms:
+    """KTO: the first half of the rows are the responses, the second half the mismatched ones of the KL baseline."""
+    log_ratio, mismatched = response_log_ratio(signals).chunk(2)
+    desirable = signals.reward.chunk(2)[0].sum(-1) >= config.reward_threshold
+    given: dict[str, Any] = {
+        "log_ratio_sum": log_ratio,
+        "desirable": desirable,
+        "baseline": kl_baseline(mismatched),
+        "beta": config.beta,
+    }
+    weights: dict[str, Any] = {
+        "desirable_weight": config.desirable_weight,
+        "undesirable_weight": config.undesirable_weight,
+    }
+    return Terms(kto_loss(**given, **weights), None, kto_metrics(**given))
+
+
+def topr_terms(signals: Signals, config: TOPRConfig) -> Terms:
+    """TOPR: right responses up in full, wrong ones down by their truncated importance ratio."""
+    right = signals.reward.sum(-1) >= config.reward_threshold
+    loss = topr_loss(
+        log_prob=signals.log_prob,
+        behavior_log_prob=signals.behavior_log_prob,
+        action_mask=signals.action_mask,
+        right=right,
+    )
+    return Terms(loss, None, {})
+
+
 def dro_terms(signals: Signals, config: DROConfig) -> Terms:
     """DRO-V: one squared residual a response."""
     given = residual_inputs(signals)
@@ -127,9 +188,12 @@ METHODS: dict[str, Method] = {
         per="token",
         keeps=lambda reward, config: reward >= config.reward_threshold,
     ),
-    "dro": Method(DROConfig, dro_terms, per="episode", needs_value=True, needs_reference=True),
-    "dqo": Method(DQOConfig, dqo_terms, per="episode", needs_value=True, needs_reference=True),
-    "oreo": Method(OREOConfig, oreo_terms, per="episode", needs_value=True, needs_reference=True),
+    "dpo": Method(DPOConfig, dpo_terms, per="item", arrange=PAIRS, needs_reference=True),
+    "kto": Method(KTOConfig, kto_terms, per="item", arrange=MISMATCHED, needs_reference=True),
+    "topr": Method(TOPRConfig, topr_terms, per="item", needs_behavior=True),
+    "dro": Method(DROConfig, dro_terms, per="item", needs_value=True, needs_reference=True),
+    "dqo": Method(DQOConfig, dqo_terms, per="item", needs_value=True, needs_reference=True),
+    "oreo": Method(OREOConfig, oreo_terms, per="item", needs_value=True, needs_reference=True),
 }
 
 

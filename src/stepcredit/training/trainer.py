@@ -108,7 +108,7 @@ class OfflineTrainer(Trainer):
     ) -> Any:
         """The method's terms, summed over the micro-batch, divided by the size of the optimizer step.
 
-        `num_items_in_batch` counts episodes or action tokens, as the method's normaliser says, over all
+        `num_items_in_batch` counts items or action tokens, as the method's normaliser says, over all
         micro-batches and processes; so any split of a step into micro-batches gives the same gradient.
         """
         terms, statistics = self._terms(model, inputs)
@@ -141,7 +141,8 @@ class OfflineTrainer(Trainer):
 
     def _items(self, batches: list[dict[str, Any]]) -> Tensor:
         per_token = self.method.per == "token"
-        counts = [b["action_mask"].sum() if per_token else torch.tensor(len(b["input_ids"])) for b in batches]
+        rows = self.method.arrange.rows
+        counts = [b["action_mask"].sum() if per_token else torch.tensor(len(b["input_ids"]) // rows) for b in batches]
         return torch.stack([c.to(self.args.device) for c in counts]).sum()
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
@@ -221,7 +222,7 @@ class OfflineTrainer(Trainer):
         episodes, mask = len(inputs["input_ids"]), inputs["action_mask"]
         tokens = float(mask.sum())
         total = inputs["reward"].sum(-1)
-        size = tokens if self.method.per == "token" else episodes
+        size = float(self._items([inputs]))
         by_weight: dict[str, tuple[Tensor | float, float]] = {
             "loss/policy": (terms.policy.detach().sum() / size, size),
             "logps": (statistics.log_prob.detach().sum() / tokens, tokens),

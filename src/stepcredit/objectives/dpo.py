@@ -1,0 +1,47 @@
+"""DPO: direct preference optimisation on pairs of responses to one prompt (arXiv 2305.18290)."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def dpo_loss(*, chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"], beta: float) -> Float[Tensor, " P"]:
+    """The loss of each pair.
+
+        L = -log σ( β (Σ_t ρ_t of the chosen response - Σ_t ρ_t of the rejected one) )
+
+    The negative log-likelihood of the preference under Bradley and Terry's model with the reward
+    β Σ_t ρ_t that the policy implies; what the two responses share, log Z(x) among it, cancels. Where
+    preferences follow rewards r, the expected loss is least at π ∝ π_ref exp(r/β). Where every
+    preference is certain, as between a right and a wrong response, it has no minimum: β alone sets how
+    fast the margin's pull fades.
+
+    Args:
+        chosen, rejected: Σ_t ρ_t over the action tokens of each response of a pair, in nats; both carry a
+            gradient, and there is no stop-gradient.
+        beta: strength of the pull towards the reference, > 0, in units of reward.
+
+    Source: DPO, equation 7.
+    """
+    return -logsigmoid(beta * (chosen - rejected))
+
+
+def dpo_metrics(
+    *, chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"], beta: float
+) -> dict[str, Float[Tensor, ""]]:
+    """`rewards/chosen`, `rewards/rejected`, `rewards/accuracies` and `rewards/margins`, under TRL's names.
+
+    Means over the pairs of the implied rewards β Σ_t ρ_t, of whether the chosen one's is the larger (a tie
+    is no), and of their difference. No gradient flows.
+
+    Args: as in `dpo_loss`.
+    """
+    better, worse = beta * chosen.detach(), beta * rejected.detach()
+    return {
+        "rewards/chosen": better.mean(),
+        "rewards/rejected": worse.mean(),
+        "rewards/accuracies": (better > worse).to(better.dtype).mean(),
+        "rewards/margins": (better - worse).mean(),
+    }

@@ -1,0 +1,78 @@
+"""KTO: desirable and undesirable responses, unpaired, against a KL baseline (arXiv 2402.01306)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def kl_baseline(mismatched: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+    """z = sg[ max( 1/B Σ_b Σ_t ρ_t(x_b, y'_b), 0 ) ], one number for the whole batch.
+
+    An estimate of KL[π ‖ π_ref] from responses that the batch already holds: y'_b answers *another* prompt
+    of the batch, so that no response is measured against itself. It is biased, as y' was not drawn from π;
+    below zero, where no KL can be, it is cut off.
+
+    Args:
+        mismatched: Σ_t ρ_t of each prompt with the response of another, in nats.
+
+    Source: KTO, section 4 (z_0 and its estimate).
+    """
+    return mismatched.detach().mean().clamp(min=0)
+
+
+def kto_loss(
+    *,
+    log_ratio_sum: Float[Tensor, " B"],
+    desirable: Bool[Tensor, " B"],
+    baseline: Float[Tensor, ""],
+    beta: float,
+    desirable_weight: float,
+    undesirable_weight: float,
+) -> Float[Tensor, " B"]:
+    """The loss of each response.
+
+        L = λ_D (1 - σ( β (Σ_t ρ_t - z) ))    where it is desirable
+        L = λ_U (1 - σ( β (z - Σ_t ρ_t) ))    where it is not
+
+    A gain or loss against the baseline z, saturating on both sides: a response whose log-ratio is far from
+    z, rightly or wrongly, has almost no gradient. At π = π_ref, where z = 0, the gradient is that of
+    REINFORCE with the rewards β λ_D / 4 and -β λ_U / 4.
+
+    Args:
+        log_ratio_sum: Σ_t ρ_t over the action tokens of each response, in nats.
+        desirable: whether the response is one to make more likely.
+        baseline: z, from `kl_baseline`, constant.
+        beta: how fast gains saturate, > 0, in units of reward.
+        desirable_weight, undesirable_weight: λ_D and λ_U; the paper keeps λ_D n_D / (λ_U n_U) in [1, 4/3] for
+            n_D desirable and n_U undesirable responses.
+
+    Source: KTO, equations 7 and 8.
+    """
+    margin = beta * (log_ratio_sum - baseline.detach())
+    return torch.where(desirable, desirable_weight * torch.sigmoid(-margin), undesirable_weight * torch.sigmoid(margin))
+
+
+def kto_metrics(
+    *,
+    log_ratio_sum: Float[Tensor, " B"],
+    desirable: Bool[Tensor, " B"],
+    baseline: Float[Tensor, ""],
+    beta: float,
+) -> dict[str, Float[Tensor, ""]]:
+    """`kl`, `rewards/chosen`, `rewards/rejected` and `rewards/margins`, under TRL's names.
+
+    The baseline z; the mean implied reward β Σ_t ρ_t of the desirable responses (chosen) and of the others
+    (rejected), NaN where the batch has none of a kind; and their difference. No gradient flows.
+
+    Args: as in `kto_loss`.
+    """
+    reward = beta * log_ratio_sum.detach()
+    chosen, rejected = reward[desirable].mean(), reward[~desirable].mean()
+    return {
+        "kl": baseline.detach(),
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+    }

@@ -1,0 +1,92 @@
+"""Result files as Markdown tables, for pages that are kept beside the code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from stepcredit.report.pairs import Pair
+from stepcredit.report.rows import Row, number_of, optional_number, text_of
+from stepcredit.report.scores import Score, aggregate, method_label
+from stepcredit.report.tables import MISSING, percent
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [_line(header), _line(["---", *("---:" for _ in header[1:])]), *(_line(row) for row in rows)]
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def score_table(rows: Sequence[Row]) -> str:
+    """Methods × searches: accuracy in percent, mean over seeds ± its standard error, and the budget."""
+    scores = aggregate(rows)
+    searches = list(dict.fromkeys(score.search for score in scores))
+    methods = list(dict.fromkeys(score.method for score in scores))
+    found: dict[tuple[str, str], Score] = {(s.method, s.search): s for s in scores}
+    header = ["method", *searches, "learning rate", "updates", "passes", "tokens trained"]
+    return table(
+        header,
+        [
+            [
+                method_label(method),
+                *(percent(found[method, s]) if (method, s) in found else MISSING for s in searches),
+                *_budget([row for row in rows if row["method"] == method]),
+            ]
+            for method in methods
+        ],
+    )
+
+
+def _budget(rows: Sequence[Row]) -> list[str]:
+    def mean(key: str) -> float | None:
+        numbers = [optional_number(row, key, "results.json") for row in rows]
+        known = [x for x in numbers if x is not None]
+        return sum(known) / len(known) if known else None
+
+    rate, steps, epochs, tokens = (mean(k) for k in ("learning_rate", "steps", "epochs", "tokens_trained"))
+    return [
+        MISSING if rate is None else f"{rate:g}",
+        MISSING if steps is None else f"{steps:.0f}",
+        MISSING if epochs is None else f"{epochs:.1f}",
+        MISSING if tokens is None else f"{tokens:,.0f}",
+    ]
+
+
+def grid_table(rows: Sequence[Row]) -> str:
+    """The rates that were tried: accuracy in percent on the validation split; the chosen one in bold."""
+    rates = sorted({number_of(row, "learning_rate", "grid.json") for row in rows})
+    methods = list(dict.fromkeys(text_of(row, "method", "grid.json") for row in rows))
+    cells = {(row["method"], row["learning_rate"]): row for row in rows}
+    return table(
+        ["method", *(f"{rate:g}" for rate in rates)],
+        [[method_label(m), *(_tried(cells.get((m, rate))) for rate in rates)] for m in methods],
+    )
+
+
+def _tried(row: Row | None) -> str:
+    if row is None:
+        return MISSING
+    accuracy = f"{100 * number_of(row, 'accuracy', 'grid.json'):.1f}"
+    return f"**{accuracy}**" if row.get("chosen") else accuracy
+
+
+def pair_table(pairs: Sequence[Pair], method: str, search: str) -> str:
+    """One method against every other under one search, in points, with interval and McNemar's p."""
+    chosen = [pair.seen_from(method) for pair in pairs if pair.search == search and method in pair.methods]
+    return table(
+        [f"{method_label(method)} against", "difference", "95% interval", "only it right", "only the other", "p"],
+        [
+            [
+                method_label(pair.methods[1]),
+                f"{100 * pair.difference:+.1f}",
+                f"{100 * pair.low:+.1f} to {100 * pair.high:+.1f}",
+                str(pair.only[0]),
+                str(pair.only[1]),
+                f"{pair.p:.1g}" if pair.p < 0.001 else f"{pair.p:.3f}",
+            ]
+            for pair in chosen
+        ],
+    )

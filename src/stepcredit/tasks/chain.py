@@ -1,0 +1,147 @@
+"""The second embedded task: a chain of four dependent steps, or a blind answer.
+
+    chain b 7 0 4 | 3 3 8 | 1 9 2 | 5 5 1               the problem: a state, four groups of three digits
+    work zero 7 one 0 one 4 two so two from b to e      a careful line: from zero, add the digits modulo three; the
+                                                        state moves from s to 2 s + that, modulo seven
+    guess one 3 one 3 one 8 two so lost                 a hasty line: from a guess, take the digits away; what is
+                                                        left is not zero, the guess was wrong, the chain is lost
+    guess two 3 two 3 two 8 zero so two from e to d     the same, guessed right: the chain goes on
+    done                                                after all groups: the state reached is the answer
+    answer c                                            without any line: a blind answer
+
+Half of the demonstrators answer blindly, one letter of seven, and are right once in seven times; a small transformer
+sees no better at a glance. The others walk the chain, but seven lines in ten are guesses, right once in three times,
+so that 8% of the chains arrive. One response in nine is right, and two right ones in three are blind: **the filter
+prefers the shortcut**. A policy trained on right responses alone comes to answer blindly more often than before,
+although a chain without guesses is right always. The failures tell: most lines of a lost chain are right, and the
+last one names the guess that lost it. What a chain is worth once its guesses are left out is in no average over the
+logs; it follows from the soft Bellman equation, by which an episode that was lost at one bad step speaks well of the
+steps before it.
+
+Everything is known about every step: what kind of line it is, and whether it is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from stepcredit.episodes.episode import Episode
+from stepcredit.tasks.digits import digit_problems, groups_of
+from stepcredit.tasks.task import Grade, Problem, graded
+from stepcredit.tasks.words import word_tokenizer
+from stepcredit.verdict import Verdict
+
+GROUPS = 4
+DIGITS = 3
+BLIND = 0.5
+HASTY = 0.7
+NUMBERS = ("zero", "one", "two")
+STATES = "abcdefg"
+
+_NUMBER = "zero|one|two"
+_MOVE = rf" so (?P<so>{_NUMBER}) from [{STATES}] to [{STATES}]"
+_LINE = re.compile(rf"(?:work zero|guess (?P<guess>{_NUMBER}))(?: \d (?:{_NUMBER}))+{_MOVE}")
+_BLIND = re.compile(rf"^answer ([{STATES}])\Z")
+_DONE = re.compile(rf" to ([{STATES}])\ndone\Z")
+
+
+class Chain:
+    """See the module's docstring. Problems are drawn from a seed; a prompt belongs to one split for good."""
+
+    name = "chain"
+    version = "1"
+    step_delimiters: tuple[str, ...] = ("\n",)
+    max_new_tokens = 72
+
+    def tokenizer(self) -> Any:
+        """One token a digit, a word or a sign."""
+        words = ["chain", " |", "\n", "work", "guess", "answer", "done", " so", " from", " to", " lost"]
+        return word_tokenizer([f" {x}" for x in (*range(10), *NUMBERS, *STATES)] + words)
+
+    def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
+        """`count` different problems of a split (default 1,000), drawn from the seed.
+
+        Raises:
+            InputError: no such split, or more problems than it has.
+        """
+        return digit_problems([f"chain {s}" for s in STATES], GROUPS, DIGITS, _answer, split, count, seed)
+
+    def grade(self, problem: Problem, response: str) -> Grade:
+        """Right if the state that a blind answer names, or a chain has reached when done, is the gold one."""
+        found = _BLIND.search(response) or _DONE.search(response)
+        if found is None:
+            return Grade(Verdict.WRONG, None, "no answer")
+        is_gold = found[1] == problem.answer
+        return Grade(Verdict.RIGHT if is_gold else Verdict.WRONG, found[1], "the gold state" if is_gold else "another")
+
+    def wrong_steps(self, problem: Problem, response: str) -> list[bool]:
+        """Which lines are wrong: one that does not state the remainder of its group and the state it leads to, a
+        guess that its check refuted, a blind answer that is not the gold state, or done before or after the end."""
+        lines = response.rstrip("\n").split("\n")
+        return [not self._is_right(k, line, problem) for k, line in enumerate(lines)]
+
+    def _is_right(self, k: int, line: str, problem: Problem) -> bool:
+        groups = groups_of(problem.prompt)
+        if line == "done":
+            return k == len(groups)
+        if k == 0 and line.startswith("answer"):
+            return line == f"answer {problem.answer}"
+        found = _LINE.fullmatch(line)
+        if found is None or k >= len(groups) or found["guess"] not in (None, found["so"]):
+            return False
+        return line.endswith(f" so {_move(groups[k], *states_of(problem.prompt)[k : k + 2])}")
+
+    def step_kinds(self, response: str) -> list[str]:
+        """What each line is: work, guess, answer, done or other."""
+        first = [line.split(" ")[0] for line in response.rstrip("\n").split("\n")]
+        return [word if word in ("work", "guess", "answer", "done") else "other" for word in first]
+
+    def demonstrations(self, count: int, seed: int) -> list[Episode]:
+        """Graded episodes of the mixed demonstrators, one a problem of the train split."""
+        rng = np.random.default_rng([seed, 1])
+        problems = self.problems("train", count, seed)
+        return [graded(self, problem, _demonstrate(problem.prompt, rng)) for problem in problems]
+
+
+def states_of(prompt: str) -> list[str]:
+    """The state of the prompt, and those after each group: s → 2 s + (sum of the group modulo 3), modulo 7."""
+    states = [prompt.split(" ")[1]]
+    for digits in groups_of(prompt):
+        states.append(STATES[(2 * STATES.index(states[-1]) + sum(digits) % 3) % len(STATES)])
+    return states
+
+
+def _move(digits: Sequence[int], before: str, after: str) -> str:
+    return f"{NUMBERS[sum(digits) % 3]} from {before} to {after}"
+
+
+def _answer(prompt: str) -> str:
+    return states_of(prompt)[-1]
+
+
+def work(digits: Sequence[int], start: int = 0, sign: int = 1) -> str:
+    """Each digit with the running remainder modulo three: " 7 one 0 one 4 two"; `sign` -1 takes away."""
+    return "".join(f" {d} {NUMBERS[(start + sign * sum(digits[: k + 1])) % 3]}" for k, d in enumerate(digits))
+
+
+def _demonstrate(prompt: str, rng: np.random.Generator) -> str:
+    if rng.random() < BLIND:
+        return f"answer {STATES[rng.integers(len(STATES))]}"
+    lines: list[str] = []
+    states = states_of(prompt)
+    for digits, before, after in zip(groups_of(prompt), states[:-1], states[1:], strict=True):
+        truth = sum(digits) % 3
+        arrival = f" so {_move(digits, before, after)}\n"
+        if rng.random() < HASTY:
+            guess = int(rng.integers(3))
+            check = f"guess {NUMBERS[guess]}{work(digits, guess, -1)}"
+            if guess != truth:
+                return "".join(lines) + check + " so lost"
+            lines.append(check + arrival)
+        else:
+            lines.append(f"work zero{work(digits)}{arrival}")
+    return "".join(lines) + "done"

@@ -1,0 +1,136 @@
+"""The comparison at toy size: cells, resuming, rates chosen on validation, paired rows."""
+
+import json
+
+import pytest
+
+from stepcredit.cli import main
+from stepcredit.errors import InputError
+from stepcredit.models.scratch import ModelSize
+from stepcredit.pipeline import compare as module
+from stepcredit.pipeline import start
+from stepcredit.pipeline.cells import Cell, run_cells
+from stepcredit.pipeline.compare import CompareConfig, compare, pair_rows
+from stepcredit.tasks import arithmetic
+
+TOY = {
+    "task": "arithmetic",
+    "methods": ["rft", "dpo", "kto", "oreo-process"],
+    "seeds": [0],
+    "tuning_seed": 1,
+    "learning_rates": [1e-3, 1e-6],
+    "steps": 2,
+    "demonstrations": 1500,
+    "sft_steps": 170,
+    "train_prompts": 24,
+    "samples": 4,
+    "validation_prompts": 12,
+    "test_prompts": 16,
+    "settings": '{"all": {"per_device_train_batch_size": 8}, "oreo": {"value_warmup_steps": 1}}',
+}
+
+
+@pytest.fixture
+def easy(monkeypatch):
+    """Two groups a problem and a very small model."""
+    monkeypatch.setattr(arithmetic, "GROUPS", 2)
+    monkeypatch.setattr(start, "ModelSize", lambda: ModelSize(32, 64, 2, 2))
+
+
+@pytest.mark.slow
+def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
+    config = CompareConfig(out=str(tmp_path / "out"), **TOY)
+    counts = compare(config)
+    assert counts == {"methods": 5, "seeds": 1, "cells": 5}
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(r["method"], r["search"]) for r in rows] == [
+        (m, s) for m in ("sft", "rft", "dpo", "kto", "oreo-process") for s in ("greedy", "sample")
+    ]
+    assert all(r["steps"] == 2 and r["tokens_trained"] > 0 and r["n"] == 16 for r in rows if r["method"] != "sft")
+    grid = json.loads((tmp_path / "out" / "grid.json").read_text())
+    assert len(grid) == 8
+    assert all(r["split"] == "validation" and r["seed"] == 1 for r in grid)
+    for method in TOY["methods"]:
+        tried = [r for r in grid if r["method"] == method]
+        (chosen,) = [r for r in tried if r["chosen"]]
+        assert chosen["accuracy"] == max(r["accuracy"] for r in tried)
+        assert {r["learning_rate"] for r in rows if r["method"] == method} == {chosen["learning_rate"]}
+    pairs = json.loads((tmp_path / "out" / "pairs.json").read_text())
+    assert len(pairs) == 2 * 10
+    assert (tmp_path / "out" / "report.html").exists()
+
+    def never(*args, **given):
+        raise AssertionError("a finished cell was run again")
+
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    monkeypatch.setattr(module, "train_and_save", never)
+    monkeypatch.setattr(module, "demonstrated_policy", never)
+    compare(config)
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+    with pytest.raises(InputError, match=r"was made with another settings; choose another --out"):
+        compare(CompareConfig(out=str(tmp_path / "out"), **{**TOY, "steps": 3}))
+
+
+def test_paired_rows_by_hand():
+    def result(method, seed, right):
+        row = {"method": method, "search": "greedy", "seed": seed, "n": len(right)}
+        return {"rows": [row], "right": {"greedy": right}}
+
+    results = [
+        result("sft", 0, [0, 0, 1]),
+        result("sft", 1, [0, 1, 1]),
+        result("rft", 0, [1, 1, 1]),
+        result("rft", 1, [1, 0, 1]),
+    ]
+    config = CompareConfig(task="arithmetic", out="", methods=["rft"], seeds=[0, 1], searches=["greedy"])
+    (row,) = pair_rows(config, results)
+    assert (row["method_a"], row["method_b"], row["n"]) == ("sft", "rft", 6)
+    assert (row["only_a"], row["only_b"]) == (1, 3)
+    assert row["difference"] == pytest.approx(-2 / 6, abs=1e-6)
+    assert row["p"] == pytest.approx(2 * (1 + 4) / 16)
+    assert row["low"] <= row["difference"] <= row["high"]
+
+
+def double(folder, number):
+    if number < 0:
+        raise InputError("is negative", "number")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "runs").open("a") as file:
+        file.write("x")
+    return {"double": 2 * number}
+
+
+def test_cells_side_by_side_go_on_after_one_fails(tmp_path):
+    cells = [Cell(tmp_path / str(k), double, {"number": k}) for k in (1, -1, 2)]
+    with pytest.raises(InputError, match=r"1 of 3 cells failed, run the command again to try them: -1: number: is neg"):
+        run_cells(cells, "test", jobs=2, threads=1)
+    good = [cells[0], cells[2]]
+    assert run_cells(good, "test", jobs=1, threads=1) == [{"double": 2}, {"double": 4}]
+    assert [(c.folder / "runs").read_text() for c in good] == ["x", "x"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("--methods grpo", "methods: no method 'grpo' to compare"),
+        ("--task sums", "task: no task 'sums'"),
+        ("--seeds 0 0", "seeds: needs at least one, each once"),
+        ("--seeds 0 100", "tuning_seed: 100 is among the compared seeds"),
+        ("--policy p", "policy: --policy and --episodes go together"),
+        ("--searches beam", "searches: 'beam' is neither"),
+        ("--settings {", "settings: not JSON"),
+        ('--settings {"ppo":{}}', "settings: no method 'ppo'"),
+        ("--jobs 0", "jobs: 0 must be 1 or more"),
+    ],
+)
+def test_settings_that_make_no_sense(given, says, tmp_path, capsys):
+    task = [] if "--task" in given else ["--task", "arithmetic"]
+    assert main(["compare", "--out", str(tmp_path / "out"), *task, *given.split()]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
+    assert main(["compare", "--task", "chain", "--out", str(tmp_path / "out"), "--dry_run", "true"]) == 0
+    assert "4 starts, 24 tuning cells, 24 test cells" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
