@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= $(THREADS)
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart test check format clean
+.PHONY: quickstart test check mutate format clean
 
 quickstart: $(VENV)/.installed   ## the whole loop on an embedded task, on a CPU, in about five minutes
 	$(BIN)/stepcredit quickstart --out quickstart
@@ -21,6 +21,9 @@ check: $(VENV)/.installed-dev    ## format, lint, types, import contract
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+mutate: $(VENV)/.installed-dev   ## every mutant of the mathematics is killed or listed in docs/mutation.md; minutes
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation/check.py
 
 format: $(VENV)/.installed-dev   ## format and mend what can be mended
 	$(BIN)/ruff format .
@@ -36,4 +39,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) quickstart build dist
+	rm -rf $(VENV) quickstart build dist mutants

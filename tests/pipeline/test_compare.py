@@ -15,7 +15,7 @@ from stepcredit.tasks import arithmetic
 
 TOY = {
     "task": "arithmetic",
-    "methods": ["rft", "dpo", "kto", "oreo-process"],
+    "methods": ["rft", "dpo", "kto", "oreo-process", "oreo"],
     "seeds": [0],
     "tuning_seed": 1,
     "learning_rates": [1e-3, 1e-6],
@@ -26,7 +26,9 @@ TOY = {
     "samples": 4,
     "validation_prompts": 12,
     "test_prompts": 16,
-    "settings": '{"all": {"per_device_train_batch_size": 8}, "oreo": {"value_warmup_steps": 1}}',
+    "credit_prompts": 6,
+    "continuations": 4,
+    "settings": '{"all": {"per_device_train_batch_size": 8}, "oreo": {"value_warmup_steps": 1, "beta": 0.1}}',
 }
 
 
@@ -41,14 +43,14 @@ def easy(monkeypatch):
 def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
     config = CompareConfig(out=str(tmp_path / "out"), **TOY)
     counts = compare(config)
-    assert counts == {"methods": 5, "seeds": 1, "cells": 5}
+    assert counts == {"methods": 6, "seeds": 1, "cells": 6}
     rows = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [(r["method"], r["search"]) for r in rows] == [
-        (m, s) for m in ("sft", "rft", "dpo", "kto", "oreo-process") for s in ("greedy", "sample")
+        (m, s) for m in ("sft", "rft", "dpo", "kto", "oreo-process", "oreo") for s in ("greedy", "sample")
     ]
     assert all(r["steps"] == 2 and r["tokens_trained"] > 0 and r["n"] == 16 for r in rows if r["method"] != "sft")
     grid = json.loads((tmp_path / "out" / "grid.json").read_text())
-    assert len(grid) == 8
+    assert len(grid) == 10
     assert all(r["split"] == "validation" and r["seed"] == 1 for r in grid)
     for method in TOY["methods"]:
         tried = [r for r in grid if r["method"] == method]
@@ -56,8 +58,14 @@ def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
         assert chosen["accuracy"] == max(r["accuracy"] for r in tried)
         assert {r["learning_rate"] for r in rows if r["method"] == method} == {chosen["learning_rate"]}
     pairs = json.loads((tmp_path / "out" / "pairs.json").read_text())
-    assert len(pairs) == 2 * 10
-    assert (tmp_path / "out" / "report.html").exists()
+    assert len(pairs) == 2 * 15
+    judged = json.loads((tmp_path / "out" / "localisation.json").read_text())
+    assert {r["signal"] for r in judged if r["metric"] == "first_wrong_step"} == {
+        "kind of step", "oreo-process ΔV", "oreo-process β Σρ", "oreo ΔV", "oreo β Σρ",
+        "sft continuations", "oreo continuations",
+    }  # fmt: skip
+    assert {r.get("against") for r in judged} == {None, "sft continuations", "oreo continuations"}
+    assert "Who finds the wrong step" in (tmp_path / "out" / "report.html").read_text()
 
     def never(*args, **given):
         raise AssertionError("a finished cell was run again")

@@ -18,7 +18,8 @@ def moved(run):
     with torch.no_grad():
         for p in run.model.policy.parameters():
             p.add_(0.05 * torch.sin(torch.arange(p.numel(), dtype=p.dtype)).view_as(p))
-        run.model.value.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+        if run.model.value is not None:
+            run.model.value.score.weight.normal_(generator=torch.Generator().manual_seed(0))
     return run
 
 

@@ -19,6 +19,7 @@ from stepcredit.errors import InputError
 from stepcredit.metrics.paired import mcnemar, paired_difference
 from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.pipeline.cells import Cell, run_cells
+from stepcredit.pipeline.compare_credit import judge_credit
 from stepcredit.pipeline.evaluate import Search, measure
 from stepcredit.pipeline.results import versions, write_json
 from stepcredit.pipeline.start import (
@@ -73,6 +74,14 @@ class CompareConfig:
         default_factory=lambda: ["greedy", "sample"],
         metadata={"help": "How policies answer: greedy, sample; rates are chosen by the first."},
     )
+    credit_prompts: int = field(
+        default=0,
+        metadata={
+            "help": "Test problems on whose responses V and β Σρ are judged step by step, beside fresh continuations "
+            "of every prefix; 0: not at all. For tasks that know which steps are wrong."
+        },
+    )
+    continuations: int = field(default=64, metadata={"help": "Fresh continuations of every prefix."})
     settings: str = field(
         default="{}",
         metadata={"help": 'More settings by method, as JSON: {"oreo": {"beta": 0.03}}; "all" holds for every method.'},
@@ -112,19 +121,33 @@ class Grid:
         """A method at the rate chosen for it, scored on the test split."""
         return self._cell(method, seed, rate, "test")
 
+    def credit(self, seed: int, rates: dict[str, float]) -> Cell:
+        """The credit of all methods of a seed."""
+        c = self.config
+        betas = {m: self._settings_of(m).get("beta") for m in c.methods}
+        given = {
+            "task_name": c.task,
+            "seed": seed,
+            "start": self.start(seed).folder.name,
+            "trained": {m: self.cell(m, seed, rates[m]).folder.name for m in c.methods},
+            "betas": {m: beta for m, beta in betas.items() if beta is not None},
+            "prompts": c.credit_prompts,
+            "samples": c.samples,
+            "continuations": c.continuations,
+        }
+        return Cell(self.out / "cells" / f"credit-seed{seed}", judge_credit, given)
+
+    def _settings_of(self, method: str) -> dict[str, Any]:
+        parts = ("all", variant_of(method).method, method)
+        return {k: v for part in dict.fromkeys(parts) for k, v in self.settings.get(part, {}).items()}
+
     def _cell(self, method: str, seed: int, rate: float, split: str) -> Cell:
         given = {
             "task_name": self.config.task,
             "start": self.start(seed).folder.name,
             "method": method,
             "seed": seed,
-            "settings": {
-                "max_steps": self.config.steps,
-                **self.settings.get("all", {}),
-                **self.settings.get(variant_of(method).method, {}),
-                **self.settings.get(method, {}),
-                "learning_rate": rate,
-            },
+            "settings": {"max_steps": self.config.steps, **self._settings_of(method), "learning_rate": rate},
             "test": self._test(split),
         }
         return Cell(self.out / "cells" / f"{method}-seed{seed}-lr{rate:g}-{split}", train_and_test, given)
@@ -139,7 +162,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """Runs what is not finished, then writes the results (see `CompareConfig`); returns counts.
 
     Writes `results.json` (methods × seeds × searches), `grid.json` (the rates tried), `pairs.json` (every two methods
-    on the same problems), `curves.json`, `run.json`, `report.html`, and a folder a cell in `cells/`.
+    on the same problems), `localisation.json` (with `credit_prompts`), `curves.json`, `run.json`, `report.html`, and a
+    folder a cell in `cells/`.
 
     Raises:
         InputError: settings that make no sense, a folder of another comparison, or cells that failed.
@@ -159,6 +183,9 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     about = {k: v for k, v in vars(config).items() if k not in ("out", "jobs", "dry_run", "settings")}
     chosen = {"settings": grid.settings, "chosen_learning_rates": rates}
     write_json(grid.out / "run.json", {"command": "compare", **about, **chosen, **versions()})
+    if config.credit_prompts:
+        judged = _run(grid, "credit", [grid.credit(seed, rates) for seed in config.seeds])
+        write_json(grid.out / "localisation.json", [row for result in judged for row in result["rows"]])
     write_report(grid.out)
     return {"methods": len(config.methods) + 1, "seeds": len(config.seeds), "cells": len(results)}
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.utils import logging
 
 Item = TypeVar("Item")
 
@@ -15,9 +16,11 @@ _is_worker = False
 
 
 def hide() -> None:
-    """No bars in this process from now on: for workers, whose parent shows one."""
+    """No bars in this process from now on, ours or transformers': for workers, whose parent shows one."""
     global _is_worker
     _is_worker = True
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def track(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
-from stepcredit.report.pairs import Pair
+from stepcredit.report.localisation import LOCALISATION, Signals, foresight, localisation
+from stepcredit.report.pairs import Pair, p_value, points
 from stepcredit.report.rows import Row, number_of, optional_number, text_of
 from stepcredit.report.scores import Score, aggregate, method_label
 from stepcredit.report.tables import MISSING, percent
@@ -81,12 +83,51 @@ def pair_table(pairs: Sequence[Pair], method: str, search: str) -> str:
         [
             [
                 method_label(pair.methods[1]),
-                f"{100 * pair.difference:+.1f}",
+                points(pair),
                 f"{100 * pair.low:+.1f} to {100 * pair.high:+.1f}",
                 str(pair.only[0]),
                 str(pair.only[1]),
-                f"{pair.p:.1g}" if pair.p < 0.001 else f"{pair.p:.3f}",
+                p_value(pair.p),
             ]
             for pair in chosen
         ],
     )
+
+
+def localisation_table(rows: Sequence[Row]) -> str:
+    """Which signal finds wrong steps: mean over seeds ± its standard error, in percent."""
+    return _written(localisation(rows))
+
+
+def auc_table(rows: Sequence[Row]) -> str:
+    """AUC of V for final success, within a problem and across, by how much of the response is written."""
+    return _written(foresight(rows))
+
+
+def _written(found: Signals | None) -> str:
+    return "" if found is None else table(found.header, [[line.name, *line.cells] for line in found.lines])
+
+
+def calibration_table(rows: Sequence[Row], signal: str, against: str) -> str:
+    """Success rates of fresh continuations by what V predicted, over all seeds."""
+    chosen = [
+        row
+        for row in rows
+        if row.get("metric") == "calibration" and row.get("signal") == signal and row.get("against") == against
+    ]
+    bins: dict[tuple[float, float], list[Row]] = {}
+    for row in chosen:
+        edges = (number_of(row, "at", LOCALISATION), number_of(row, "to", LOCALISATION))
+        bins.setdefault(edges, []).append(row)
+    lines = []
+    for (low, high), members in sorted(bins.items()):
+        counts = [number_of(row, "n", LOCALISATION) for row in members]
+        weigh = partial(_weighted, members, counts)
+        means = [f"{weigh(key):.2f}" for key in ("predicted", "estimate")]
+        lines.append([f"{low:.1f} to {high:.1f}", *means, f"{sum(counts):,.0f}"])
+    return table(["V", "mean V", "success rate", "states"], lines)
+
+
+def _weighted(rows: Sequence[Row], counts: Sequence[float], key: str) -> float:
+    total = sum(number_of(row, key, LOCALISATION) * n for row, n in zip(rows, counts, strict=True))
+    return total / sum(counts)

@@ -20,6 +20,8 @@ from stepcredit.report.figures import (
     curve_legend,
     curve_panels,
 )
+from stepcredit.report.localisation import LOCALISATION, Signals, foresight, localisation
+from stepcredit.report.pairs import Matrix, matrices, pair_note, points, read_pairs
 from stepcredit.report.rows import (
     Row,
     number_of,
@@ -53,8 +55,8 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     """Write the page about the result files in a folder, and return where it is.
 
     Args:
-        folder: holds `results.json` and maybe `value.json`, `curves.json`, `credit.json`, `timings.json`
-            and `run.json`; the section of an absent file is left out.
+        folder: holds `results.json` and maybe `pairs.json`, `value.json`, `localisation.json`, `curves.json`,
+            `credit.json`, `timings.json` and `run.json`; the section of an absent file is left out.
         out: the page; `report.html` in the folder by default. It is written whole or not at all.
 
     Raises:
@@ -101,6 +103,8 @@ def render(folder: Path) -> str:
         "tokens": tokens,
         "method": method_label,
         "signed": signed,
+        "points": points,
+        "pair_note": pair_note,
         "duration": duration,
     }
     return environment.get_template("page.html.j2").render(
@@ -108,6 +112,8 @@ def render(folder: Path) -> str:
         blocks=_accuracy_blocks(scores),
         spread_note=spread_note(scores),
         values=_value_lines(folder),
+        matrices=_matrices(folder),
+        signals=_signals(folder),
         credit=_credit(folder),
         curves=_curves(folder),
         budget=_budget([row_of(row, "results.json") for row in rows]),
@@ -215,6 +221,21 @@ def _credit(folder: Path) -> dict[str, object] | None:
     pairs, others = pair_up(responses)
     hidden = 2 * len(pairs[MOST_PAIRS:]) + len(others[MOST_OTHERS:])
     return {"pairs": pairs[:MOST_PAIRS], "others": others[:MOST_OTHERS], "hidden": hidden}
+
+
+def _matrices(folder: Path) -> list[Matrix]:
+    path = folder / "pairs.json"
+    return matrices(read_pairs(read_rows(path) or [], str(path)))
+
+
+def _signals(folder: Path) -> list[tuple[str, Signals]]:
+    path = folder / LOCALISATION
+    rows = [row_of(row, str(path)) for row in read_rows(path) or []]
+    tables = {
+        "Wrong steps found, in percent": localisation(rows),
+        "AUC of V for final success, in percent": foresight(rows),
+    }
+    return [(title, found) for title, found in tables.items() if found is not None]
 
 
 def _curves(folder: Path) -> dict[str, object] | None:

@@ -36,6 +36,22 @@ class Pair:
         return Pair(self.task, self.search, (b, a), **turned, only=(self.only[1], self.only[0]), p=self.p)
 
 
+def points(pair: Pair) -> str:
+    """The difference in points of accuracy: +3.2."""
+    return f"{100 * pair.difference:+.1f}".replace("-", "−")
+
+
+def pair_note(pair: Pair) -> str:
+    """Interval and test in words."""
+    low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (pair.low, pair.high))
+    return f"95% interval {low} to {high}; right alone {pair.only[0]} and {pair.only[1]} times; p = {p_value(pair.p)}"
+
+
+def p_value(p: float) -> str:
+    """A p-value: three decimals, or its size where it is below 0.001."""
+    return f"{p:.0e}" if 0 < p < 0.001 else f"{p:.3f}"
+
+
 def read_pairs(rows: Iterable[object], source: str = "pairs.json") -> list[Pair]:
     """The rows of `pairs.json`. Raises InputError where one is malformed."""
     return [_pair(row, f"{source}, row {k}") for k, row in enumerate(rows, 1)]
@@ -47,11 +63,11 @@ def _pair(payload: object, where: str) -> Pair:
         task=text_of(row, "task", where),
         search=text_of(row, "search", where),
         methods=(text_of(row, "method_a", where), text_of(row, "method_b", where)),
-        difference=number_of(row, "difference", where, -1, 1),
-        low=number_of(row, "low", where, -1, 1),
-        high=number_of(row, "high", where, -1, 1),
+        difference=number_of(row, "difference", where, -1.0, 1.0),
+        low=number_of(row, "low", where, -1.0, 1.0),
+        high=number_of(row, "high", where, -1.0, 1.0),
         only=(count_of(row, "only_a", where), count_of(row, "only_b", where)),
-        p=number_of(row, "p", where, 0, 1),
+        p=number_of(row, "p", where, 0.0, 1.0),
     )
 
 

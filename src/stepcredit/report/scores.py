@@ -25,11 +25,16 @@ METHOD_LABELS = {
     "rft": "rejection sampling",
     "dpo": "DPO",
     "kto": "KTO",
+    "topr": "TOPR",
     "dro": "DRO",
     "dqo": "DQO",
+    "dqo-unweighted": "DQO (unweighted)",
+    "dqo-process": "DQO (process rewards)",
     "oreo": "OREO",
     "oreo-step": "OREO (step)",
     "oreo-response": "OREO (response)",
+    "oreo-sampled-kl": "OREO (sampled KL)",
+    "oreo-process": "OREO (process rewards)",
 }
 SEARCH_LABELS = {
     "greedy": "greedy",

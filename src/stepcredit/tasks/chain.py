@@ -37,10 +37,10 @@ from stepcredit.verdict import Verdict
 
 GROUPS = 4
 DIGITS = 3
-BLIND = 0.5
+BLIND = 0.55
 HASTY = 0.7
 NUMBERS = ("zero", "one", "two")
-STATES = "abcdefg"
+STATES = "abcdefghijk"
 
 _NUMBER = "zero|one|two"
 _MOVE = rf" so (?P<so>{_NUMBER}) from [{STATES}] to [{STATES}]"

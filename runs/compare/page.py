@@ -1,0 +1,43 @@
+"""The tables of docs/results.md, made anew from the result files beside this script.
+
+The page's own words stay; between `<!-- TASK TABLE -->` and `<!-- end -->` stands what is generated.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from stepcredit.report import markdown
+from stepcredit.report.pairs import read_pairs
+from stepcredit.report.rows import Row, read_rows, row_of
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent.parent / "docs" / "results.md"
+MARKER = re.compile(r"(<!-- (?P<task>\w+) (?P<table>\w+) -->\n)(?P<old>.*?)(<!-- end -->)", re.DOTALL)
+
+
+def rows(task: str, name: str) -> list[Row]:
+    path = HERE / task / f"{name}.json"
+    return [row_of(row, str(path)) for row in read_rows(path) or []]
+
+
+TABLES = {
+    "scores": lambda task: markdown.score_table(rows(task, "results")),
+    "grid": lambda task: markdown.grid_table(rows(task, "grid")),
+    "greedy": lambda task: markdown.pair_table(read_pairs(rows(task, "pairs")), "oreo", "greedy"),
+    "sample": lambda task: markdown.pair_table(read_pairs(rows(task, "pairs")), "oreo", "sample"),
+    "localisation": lambda task: markdown.localisation_table(rows(task, "localisation")),
+    "auc": lambda task: markdown.auc_table(rows(task, "localisation")),
+    "calibration": lambda task: markdown.calibration_table(rows(task, "localisation"), "oreo V", "oreo continuations"),
+}
+
+
+def page(text: str) -> str:
+    """The page with its tables made anew."""
+    return MARKER.sub(lambda found: found[1] + TABLES[found["table"]](found["task"]) + "\n" + found[5], text)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(PAGE)

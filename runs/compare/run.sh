@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The published comparison of one task: runs/compare/run.sh arithmetic|chain DIR
+# At most two hours on two cores, the credit evaluation apart; finished cells are not run again. Then gathers the
+# result files into runs/compare/TASK and makes the tables of docs/results.md.
+set -euo pipefail
+task=${1:?which task: arithmetic or chain} out=${2:?where to run it}
+here=$(cd "$(dirname "$0")" && pwd)
+export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1
+stepcredit compare --config "$here/../../recipes/compare-$task.yaml" --out "$out" --jobs "${JOBS:-2}"
+mkdir -p "$here/$task"
+for file in results.json grid.json pairs.json localisation.json run.json; do
+  cp "$out/$file" "$here/$task/$file"
+done
+python "$here/page.py"
