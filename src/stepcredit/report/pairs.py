@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from stepcredit.report.rows import count_of, number_of, row_of, text_of
+from stepcredit.report.rows import number_of, row_of, text_of
 from stepcredit.report.scores import method_label
 
 
@@ -66,7 +66,7 @@ def _pair(payload: object, where: str) -> Pair:
         difference=number_of(row, "difference", where, -1.0, 1.0),
         low=number_of(row, "low", where, -1.0, 1.0),
         high=number_of(row, "high", where, -1.0, 1.0),
-        only=(count_of(row, "only_a", where), count_of(row, "only_b", where)),
+        only=(int(number_of(row, "only_a", where, 0.0)), int(number_of(row, "only_b", where, 0.0))),
         p=number_of(row, "p", where, 0.0, 1.0),
     )
 
