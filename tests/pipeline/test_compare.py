@@ -67,6 +67,20 @@ def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
     assert {r.get("against") for r in judged} == {None, "sft continuations", "oreo continuations"}
     assert "Who finds the wrong step" in (tmp_path / "out" / "report.html").read_text()
 
+    start_folder = tmp_path / "out" / "cells" / "sft-seed0"
+    given = {"policy": str(start_folder / "policy"), "episodes": str(start_folder / "episodes"), "credit_prompts": 0}
+    shared = CompareConfig(
+        out=str(tmp_path / "shared"),
+        **{**TOY, **given, "methods": ["rft"], "seeds": [0, 2], "learning_rates": [1e-3]},
+    )
+    compare(shared)
+    again = json.loads((tmp_path / "shared" / "results.json").read_text())
+    assert [r["accuracy"] for r in again[:2]] == [r["accuracy"] for r in rows[:2]]
+    assert [r["accuracy"] for r in again if (r["method"], r["seed"]) == ("rft", 0)] == [
+        r["accuracy"] for r in rows if r["method"] == "rft"
+    ] or rows[2]["learning_rate"] != 1e-3
+    assert not (tmp_path / "shared" / "localisation.json").exists()
+
     def never(*args, **given):
         raise AssertionError("a finished cell was run again")
 

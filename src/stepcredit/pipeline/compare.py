@@ -59,7 +59,7 @@ class CompareConfig:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One policy each."})
     tuning_seed: int = field(default=100, metadata={"help": "The seed on which learning rates are chosen."})
     learning_rates: list[float] = field(
-        default_factory=lambda: [2e-4, 5e-4, 1e-3], metadata={"help": "The rates that every method may choose from."}
+        default_factory=lambda: [2e-5, 1e-4, 5e-4], metadata={"help": "The rates that every method may choose from."}
     )
     steps: int = field(default=200, metadata={"help": "Optimizer steps of every method."})
     policy: str | None = field(default=None, metadata={"help": "The policy to start from, for all seeds."})

@@ -35,12 +35,12 @@ from stepcredit.tasks.task import Grade, Problem, graded
 from stepcredit.tasks.words import word_tokenizer
 from stepcredit.verdict import Verdict
 
-GROUPS = 4
+GROUPS = 5
 DIGITS = 3
-BLIND = 0.55
-HASTY = 0.7
+BLIND = 0.4
+HASTY = 0.65
 NUMBERS = ("zero", "one", "two")
-STATES = "abcdefghijk"
+STATES = "abcdefg"
 
 _NUMBER = "zero|one|two"
 _MOVE = rf" so (?P<so>{_NUMBER}) from [{STATES}] to [{STATES}]"
@@ -55,7 +55,7 @@ class Chain:
     name = "chain"
     version = "1"
     step_delimiters: tuple[str, ...] = ("\n",)
-    max_new_tokens = 72
+    max_new_tokens = 80
 
     def tokenizer(self) -> Any:
         """One token a digit, a word or a sign."""
