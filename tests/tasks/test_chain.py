@@ -12,13 +12,13 @@ from stepcredit.verdict import Verdict
 
 TASK = Chain()
 PROMPT = "chain b 7 0 4 | 3 3 8 | 1 9 2 | 5 5 1\n"
-# sums 11, 14, 12, 11: remainders 2, 2, 0, 2; b is 1: 1 → 4 → 10 → 20-11=9 → 20-11=9
-PROBLEM = Problem(PROMPT, PROMPT, "j")
+# sums 11, 14, 12, 11: remainders 2, 2, 0, 2; b is 1: 1 → 4 → 10-7=3 → 6 → 14-14=0
+PROBLEM = Problem(PROMPT, PROMPT, "a")
 LINES = [
     "work zero 7 one 0 one 4 two so two from b to e",
-    "guess two 3 two 3 two 8 zero so two from e to k",
-    "work zero 1 one 9 one 2 zero so zero from k to j",
-    "guess two 5 zero 5 one 1 zero so two from j to j",
+    "guess two 3 two 3 two 8 zero so two from e to d",
+    "work zero 1 one 9 one 2 zero so zero from d to g",
+    "guess two 5 zero 5 one 1 zero so two from g to a",
     "done",
 ]
 
@@ -29,7 +29,7 @@ def text(*lines):
 
 def test_it_is_a_task_and_the_hand_worked_problem_is_right():
     assert isinstance(TASK, Task)
-    assert states_of(PROMPT) == ["b", "e", "k", "j", "j"]
+    assert states_of(PROMPT) == ["b", "e", "d", "g", "a"]
     assert TASK.grade(PROBLEM, text(*LINES)).verdict is Verdict.RIGHT
     assert TASK.wrong_steps(PROBLEM, text(*LINES)) == [False] * 5
     assert TASK.step_kinds(text(*LINES)) == ["work", "guess", "work", "guess", "done"]
@@ -38,9 +38,9 @@ def test_it_is_a_task_and_the_hand_worked_problem_is_right():
 @pytest.mark.parametrize(
     ("response", "verdict", "wrong"),
     [
-        ("answer j", Verdict.RIGHT, [False]),
-        ("answer a", Verdict.WRONG, [True]),
-        ("answer j j", Verdict.WRONG, [True]),
+        ("answer a", Verdict.RIGHT, [False]),
+        ("answer b", Verdict.WRONG, [True]),
+        ("answer a a", Verdict.WRONG, [True]),
         ("done", Verdict.WRONG, [True]),
         (text(*LINES[:2], "done"), Verdict.WRONG, [False, False, True]),
         (text(*LINES[:4]), Verdict.WRONG, [False] * 4),
@@ -48,7 +48,7 @@ def test_it_is_a_task_and_the_hand_worked_problem_is_right():
         (text(LINES[0].replace("to e", "to f"), *LINES[1:]), Verdict.RIGHT, [True, False, False, False, False]),
         (text(*LINES[:3], LINES[3].replace("so two", "so one"), "done"), Verdict.RIGHT, [False] * 3 + [True, False]),
         (text(*LINES, *LINES), Verdict.RIGHT, [False] * 5 + [True] * 5),
-        (text(*LINES[:4], "answer j"), Verdict.WRONG, [False] * 4 + [True]),
+        (text(*LINES[:4], "answer a"), Verdict.WRONG, [False] * 4 + [True]),
         ("", Verdict.WRONG, [True]),
     ],
 )
@@ -67,7 +67,7 @@ def test_demonstrators_are_as_described():
     texts = [str(e.completion) for e in demonstrations]
     right = np.array([e.reward for e in demonstrations])
     blind = np.array([t.startswith("answer") for t in texts])
-    assert abs(blind.mean() - 0.55) < 0.03
+    assert abs(blind.mean() - 0.4) < 0.03
     assert abs(right[blind].mean() - 1 / len(STATES)) < 0.02
     assert abs(right[~blind].mean() - (0.3 + 0.7 / 3) ** 4) < 0.025
     assert right.mean() < 0.15
@@ -94,7 +94,7 @@ def test_problems_are_distinct_seeded_and_split_for_good(seed, count):
     for p in again:
         state = STATES.index(p.prompt.split()[1])
         for group in p.prompt.split(" ", 2)[2].split("|"):
-            state = (2 * state + sum(map(int, group.split())) % 3) % 11
+            state = (2 * state + sum(map(int, group.split())) % 3) % 7
         assert STATES[state] == p.answer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,8 +118,16 @@ def ratio_estimate(
     n = len(numerator)
     if n == 0:
         return Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
-    rng = np.random.default_rng(seed)
-    draws = np.stack([rng.multinomial(n, np.full(n, 1 / n)) for _ in range(resamples)])
+    draws = bootstrap_counts(n, resamples, seed)
     ratios = (draws @ numerator) / (draws @ denominator)
     low, high = np.percentile(ratios, [2.5, 97.5])
     return Estimate(float(numerator.sum() / denominator.sum()), float(low), float(high), n, int(denominator.sum()))
+
+
+@lru_cache(maxsize=1)
+def bootstrap_counts(n: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often each of n groups is drawn in each resample, [resamples, n]; kept for the next question of this size."""
+    rng = np.random.default_rng(seed)
+    counts = np.stack([rng.multinomial(n, np.full(n, 1 / n)) for _ in range(resamples)]).astype(np.float64)
+    counts.setflags(write=False)
+    return counts

@@ -9,14 +9,14 @@
     done                                                after all groups: the state reached is the answer
     answer c                                            without any line: a blind answer
 
-Half of the demonstrators answer blindly, one letter of seven, and are right once in seven times; a small transformer
+Two demonstrators in five answer blindly, one letter of seven, and are right once in seven times; a small transformer
 sees no better at a glance. The others walk the chain, but seven lines in ten are guesses, right once in three times,
-so that 8% of the chains arrive. One response in nine is right, and two right ones in three are blind: **the filter
+so that 8% of the chains arrive. One response in ten is right, and more than half of those are blind: **the filter
 prefers the shortcut**. A policy trained on right responses alone comes to answer blindly more often than before,
-although a chain without guesses is right always. The failures tell: most lines of a lost chain are right, and the
-last one names the guess that lost it. What a chain is worth once its guesses are left out is in no average over the
-logs; it follows from the soft Bellman equation, by which an episode that was lost at one bad step speaks well of the
-steps before it.
+although a chain without guesses is right always. The failures tell: most lines of a lost chain are right, and the last
+one names the guess that lost it. What a chain is worth once its guesses are left out is in no average over the logs;
+it follows from the soft Bellman equation, by which an episode that was lost at one bad step speaks well of the steps
+before it.
 
 Everything is known about every step: what kind of line it is, and whether it is wrong.
 """
@@ -35,10 +35,10 @@ from stepcredit.tasks.task import Grade, Problem, graded
 from stepcredit.tasks.words import word_tokenizer
 from stepcredit.verdict import Verdict
 
-GROUPS = 5
+GROUPS = 4
 DIGITS = 3
 BLIND = 0.4
-HASTY = 0.65
+HASTY = 0.7
 NUMBERS = ("zero", "one", "two")
 STATES = "abcdefg"
 
@@ -55,7 +55,7 @@ class Chain:
     name = "chain"
     version = "1"
     step_delimiters: tuple[str, ...] = ("\n",)
-    max_new_tokens = 80
+    max_new_tokens = 72
 
     def tokenizer(self) -> Any:
         """One token a digit, a word or a sign."""
