@@ -38,9 +38,9 @@ def test_it_is_a_task_and_the_hand_worked_problem_is_right():
 @pytest.mark.parametrize(
     ("response", "verdict", "wrong"),
     [
-        ("answer a", Verdict.RIGHT, [False]),
-        ("answer b", Verdict.WRONG, [True]),
-        ("answer a a", Verdict.WRONG, [True]),
+        ("skim 7 0 4 so a", Verdict.RIGHT, [False]),
+        ("skim 7 so b", Verdict.WRONG, [True]),
+        ("answer a", Verdict.WRONG, [True]),
         ("done", Verdict.WRONG, [True]),
         (text(*LINES[:2], "done"), Verdict.WRONG, [False, False, True]),
         (text(*LINES[:4]), Verdict.WRONG, [False] * 4),
@@ -48,7 +48,7 @@ def test_it_is_a_task_and_the_hand_worked_problem_is_right():
         (text(LINES[0].replace("to e", "to f"), *LINES[1:]), Verdict.RIGHT, [True, False, False, False, False]),
         (text(*LINES[:3], LINES[3].replace("so two", "so one"), "done"), Verdict.RIGHT, [False] * 3 + [True, False]),
         (text(*LINES, *LINES), Verdict.RIGHT, [False] * 5 + [True] * 5),
-        (text(*LINES[:4], "answer a"), Verdict.WRONG, [False] * 4 + [True]),
+        (text(*LINES[:4], "skim 1 so a"), Verdict.WRONG, [False] * 4 + [True]),
         ("", Verdict.WRONG, [True]),
     ],
 )
@@ -66,7 +66,7 @@ def test_demonstrators_are_as_described():
     demonstrations = TASK.demonstrations(4000, 0)
     texts = [str(e.completion) for e in demonstrations]
     right = np.array([e.reward for e in demonstrations])
-    blind = np.array([t.startswith("answer") for t in texts])
+    blind = np.array([t.startswith("skim") for t in texts])
     assert abs(blind.mean() - 0.4) < 0.03
     assert abs(right[blind].mean() - 1 / len(STATES)) < 0.02
     assert abs(right[~blind].mean() - (0.3 + 0.7 / 3) ** 4) < 0.025

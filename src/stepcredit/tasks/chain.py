@@ -7,16 +7,16 @@
                                                         left is not zero, the guess was wrong, the chain is lost
     guess two 3 two 3 two 8 zero so two from e to d     the same, guessed right: the chain goes on
     done                                                after all groups: the state reached is the answer
-    answer c                                            without any line: a blind answer
+    skim 7 0 4 3 3 8 1 9 2 5 5 1 so c                   instead of all that: the digits, and a blind answer
 
-Two demonstrators in five answer blindly, one letter of seven, and are right once in seven times; a small transformer
-sees no better at a glance. The others walk the chain, but seven lines in ten are guesses, right once in three times,
-so that 8% of the chains arrive. One response in ten is right, and more than half of those are blind: **the filter
-prefers the shortcut**. A policy trained on right responses alone comes to answer blindly more often than before,
-although a chain without guesses is right always. The failures tell: most lines of a lost chain are right, and the last
-one names the guess that lost it. What a chain is worth once its guesses are left out is in no average over the logs;
-it follows from the soft Bellman equation, by which an episode that was lost at one bad step speaks well of the steps
-before it.
+Two demonstrators in five skim the digits and answer blindly, one letter of seven, and are right once in seven times;
+a small transformer sees no better at a glance. The others walk the chain, but seven lines in ten are guesses, right
+once in three times, so that 8% of the chains arrive. One response in ten is right, and more than half of those are
+blind: **the filter prefers the shortcut**. A policy trained on right responses alone comes to answer blindly more often
+than before, although a chain without guesses is right always. The failures tell: most lines of a lost chain are right,
+and the last one names the guess that lost it. What a chain is worth once its guesses are left out is in no average
+over the logs; it follows from the soft Bellman equation, by which an episode that was lost at one bad step speaks well
+of the steps before it.
 
 Everything is known about every step: what kind of line it is, and whether it is wrong.
 """
@@ -45,7 +45,7 @@ STATES = "abcdefg"
 _NUMBER = "zero|one|two"
 _MOVE = rf" so (?P<so>{_NUMBER}) from [{STATES}] to [{STATES}]"
 _LINE = re.compile(rf"(?:work zero|guess (?P<guess>{_NUMBER}))(?: \d (?:{_NUMBER}))+{_MOVE}")
-_BLIND = re.compile(rf"^answer ([{STATES}])\Z")
+_BLIND = re.compile(rf"^skim(?: \d)+ so ([{STATES}])\Z")
 _DONE = re.compile(rf" to ([{STATES}])\ndone\Z")
 
 
@@ -59,7 +59,7 @@ class Chain:
 
     def tokenizer(self) -> Any:
         """One token a digit, a word or a sign."""
-        words = ["chain", " |", "\n", "work", "guess", "answer", "done", " so", " from", " to", " lost"]
+        words = ["chain", " |", "\n", "work", "guess", "skim", "done", " so", " from", " to", " lost"]
         return word_tokenizer([f" {x}" for x in (*range(10), *NUMBERS, *STATES)] + words)
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
@@ -88,17 +88,17 @@ class Chain:
         groups = groups_of(problem.prompt)
         if line == "done":
             return k == len(groups)
-        if k == 0 and line.startswith("answer"):
-            return line == f"answer {problem.answer}"
+        if k == 0 and line.startswith("skim"):
+            return line.endswith(f" so {problem.answer}")
         found = _LINE.fullmatch(line)
         if found is None or k >= len(groups) or found["guess"] not in (None, found["so"]):
             return False
         return line.endswith(f" so {_move(groups[k], *states_of(problem.prompt)[k : k + 2])}")
 
     def step_kinds(self, response: str) -> list[str]:
-        """What each line is: work, guess, answer, done or other."""
+        """What each line is: work, guess, skim, done or other."""
         first = [line.split(" ")[0] for line in response.rstrip("\n").split("\n")]
-        return [word if word in ("work", "guess", "answer", "done") else "other" for word in first]
+        return [word if word in ("work", "guess", "skim", "done") else "other" for word in first]
 
     def demonstrations(self, count: int, seed: int) -> list[Episode]:
         """Graded episodes of the mixed demonstrators, one a problem of the train split."""
@@ -130,7 +130,8 @@ def work(digits: Sequence[int], start: int = 0, sign: int = 1) -> str:
 
 def _demonstrate(prompt: str, rng: np.random.Generator) -> str:
     if rng.random() < BLIND:
-        return f"answer {STATES[rng.integers(len(STATES))]}"
+        digits = "".join(f" {d}" for group in groups_of(prompt) for d in group)
+        return f"skim{digits} so {STATES[rng.integers(len(STATES))]}"
     lines: list[str] = []
     states = states_of(prompt)
     for digits, before, after in zip(groups_of(prompt), states[:-1], states[1:], strict=True):
