@@ -34,8 +34,14 @@ TABLES = {
 
 
 def page(text: str) -> str:
-    """The page with its tables made anew."""
-    return MARKER.sub(lambda found: found[1] + TABLES[found["table"]](found["task"]) + "\n" + found[5], text)
+    """The page with its tables made anew; those of a task that has not been run stay as they are."""
+
+    def made(found: re.Match[str]) -> str:
+        if not (HERE / found["task"]).is_dir():
+            return found[0]
+        return f"{found[1]}\n{TABLES[found['table']](found['task'])}\n\n{found[5]}"
+
+    return MARKER.sub(made, text)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,19 @@ def test_dqo_at_lambda_one_without_weights_is_oreo_without_kl(tmp_path):
         torch.testing.assert_close(dqo.value, oreo.value)
 
 
+def test_oreo_with_the_sampled_kl(tmp_path):
+    found, statistics = terms(tmp_path, OREOConfig, kl_coef=0.5, kl_estimator="sampled", beta=0.2)
+    bare, _ = terms(tmp_path, OREOConfig, kl_coef=0.0, beta=0.2)
+    log_ratio = statistics.log_prob - statistics.ref_log_prob
+    mask = statistics.log_prob != 0
+    kl = torch.where(mask, log_ratio.exp() * log_ratio - log_ratio.exp() + 1, 0.0).sum(-1) / mask.sum(-1)
+    torch.testing.assert_close(found.policy - bare.policy, 0.5 * kl)
+    exact, _ = terms(tmp_path, OREOConfig, kl_coef=0.5, beta=0.2)
+    assert not torch.allclose(exact.policy, found.policy)
+    with pytest.raises(InputError, match=r"kl_estimator: 'k3' is neither exact nor sampled"):
+        OREOConfig(output_dir=str(tmp_path), use_cpu=True, kl_estimator="k3")
+
+
 def test_dro_is_half_the_squared_response_residual(tmp_path):
     dro, _ = terms(tmp_path, DROConfig, beta=0.2)
     oreo, _ = terms(tmp_path, OREOConfig, kl_coef=0.0, level="response", value_level="response", beta=0.2)

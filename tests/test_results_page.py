@@ -1,0 +1,38 @@
+"""docs/results.md says what the result files beside its script say."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "runs" / "compare" / "page.py"
+
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("page", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_are_those_of_the_files(script):
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert script.page(text) == text
+    assert {found["table"] for found in script.MARKER.finditer(text)} == set(script.TABLES)
+
+
+@pytest.mark.parametrize("folder", [f for f in SCRIPT.parent.iterdir() if f.is_dir() and (f / "run.json").exists()])
+def test_no_cell_is_dropped(folder):
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    found = sorted((r["method"], r["search"], r["seed"]) for r in rows)
+    assert found == sorted((m, s, k) for m in ["sft", *run["methods"]] for s in run["searches"] for k in run["seeds"])
+    assert all(r["steps"] == run["steps"] for r in rows if r["method"] != "sft")
+    grid = json.loads((folder / "grid.json").read_text(encoding="utf-8"))
+    assert {r["seed"] for r in grid} == {run["tuning_seed"]}
+    assert run["tuning_seed"] not in run["seeds"]
+    assert {r["split"] for r in grid} == {"validation"}
+    assert len(grid) == len(run["methods"]) * len(run["learning_rates"])
