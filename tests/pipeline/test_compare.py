@@ -61,9 +61,12 @@ def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
     assert len(pairs) == 2 * 15
     judged = json.loads((tmp_path / "out" / "localisation.json").read_text())
     assert {r["signal"] for r in judged if r["metric"] == "first_wrong_step"} == {
-        "kind of step", "oreo-process ΔV", "oreo-process β Σρ", "oreo ΔV", "oreo β Σρ",
+        "kind of step", "dpo β Σρ", "kto β Σρ", "oreo-process ΔV", "oreo-process β Σρ", "oreo ΔV", "oreo β Σρ",
         "sft continuations", "oreo continuations",
     }  # fmt: skip
+    timings = json.loads((tmp_path / "out" / "timings.json").read_text())
+    assert [t["phase"] for t in timings] == ["policies and episodes", "learning rates", "methods × seeds", "credit"]
+    assert all(t["seconds"] > 0 for t in timings)
     assert {r.get("against") for r in judged} == {None, "sft continuations", "oreo continuations"}
     assert "Who finds the wrong step" in (tmp_path / "out" / "report.html").read_text()
 

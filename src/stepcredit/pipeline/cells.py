@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -52,6 +53,10 @@ class Cell:
         result: dict[str, Any] = json.loads((self.folder / RESULT).read_text(encoding="utf-8"))["result"]
         return result
 
+    def seconds(self) -> float:
+        """How long it took."""
+        return float(json.loads((self.folder / RESULT).read_text(encoding="utf-8")).get("seconds", 0.0))
+
 
 def run_cells(cells: Sequence[Cell], label: str, jobs: int, threads: int) -> list[dict[str, Any]]:
     """The results of all cells, in their order; finished ones are not run again.
@@ -98,5 +103,7 @@ def _run(cell: Cell, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    start = time.perf_counter()
     result = cell.work(cell.folder, **cell.given)
-    write_json(cell.folder / RESULT, {"given": cell.given, "result": result})
+    seconds = round(time.perf_counter() - start, 2)
+    write_json(cell.folder / RESULT, {"given": cell.given, "result": result, "seconds": seconds})

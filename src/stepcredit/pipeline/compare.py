@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,13 @@ class Grid:
         self.config = config
         self.out = Path(config.out)
         self.settings = _settings(config)
+        self.timings: list[dict[str, Any]] = []
+
+    def run(self, phase: str, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """The results of cells; notes the seconds that they took, one after the other, in whichever run it was."""
+        results = run_cells(cells, phase, self.config.jobs, self.config.threads)
+        self.timings.append({"phase": phase, "seconds": round(sum(cell.seconds() for cell in cells), 1)})
+        return results
 
     def start(self, seed: int) -> Cell:
         """Policy and episodes of a seed, with the policy's own score."""
@@ -124,18 +132,25 @@ class Grid:
     def credit(self, seed: int, rates: dict[str, float]) -> Cell:
         """The credit of all methods of a seed."""
         c = self.config
-        betas = {m: self._settings_of(m).get("beta") for m in c.methods}
         given = {
             "task_name": c.task,
             "seed": seed,
             "start": self.start(seed).folder.name,
             "trained": {m: self.cell(m, seed, rates[m]).folder.name for m in c.methods},
-            "betas": {m: beta for m, beta in betas.items() if beta is not None},
+            "betas": {m: beta for m in c.methods if (beta := self._beta(m)) is not None},
             "prompts": c.credit_prompts,
             "samples": c.samples,
             "continuations": c.continuations,
         }
-        return Cell(self.out / "cells" / f"credit-seed{seed}", judge_credit, given)
+        mark = hashlib.sha256(json.dumps(given).encode()).hexdigest()[:8]  # other methods or rates, another cell
+        return Cell(self.out / "cells" / f"credit-seed{seed}-{mark}", judge_credit, given)
+
+    def _beta(self, method: str) -> float | None:
+        """β of a method: as set, or its config's default; None where it has none."""
+        config = METHODS[variant_of(method).method].config
+        default = {f.name: f.default for f in fields(config)}.get("beta")
+        beta = self._settings_of(method).get("beta", default)
+        return None if beta is None else float(beta)
 
     def _settings_of(self, method: str) -> dict[str, Any]:
         parts = ("all", variant_of(method).method, method)
@@ -162,8 +177,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """Runs what is not finished, then writes the results (see `CompareConfig`); returns counts.
 
     Writes `results.json` (methods × seeds × searches), `grid.json` (the rates tried), `pairs.json` (every two methods
-    on the same problems), `localisation.json` (with `credit_prompts`), `curves.json`, `run.json`, `report.html`, and a
-    folder a cell in `cells/`.
+    on the same problems), `localisation.json` (with `credit_prompts`), `curves.json`, `run.json`, `timings.json` (the
+    seconds of all cells of a phase, added up), `report.html`, and a folder a cell in `cells/`.
 
     Raises:
         InputError: settings that make no sense, a folder of another comparison, or cells that failed.
@@ -173,10 +188,10 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     starts = [grid.start(s) for s in [*config.seeds, config.tuning_seed]]
     if config.dry_run:
         return _plan(grid, starts)
-    begun = _run(grid, "policies and episodes", starts)
+    begun = grid.run("policies and episodes", starts)
     rates = choose_rates(grid)
     cells = [grid.cell(m, s, rates[m]) for m in config.methods for s in config.seeds]
-    results = [*begun[: len(config.seeds)], *_run(grid, "methods × seeds", cells)]
+    results = [*begun[: len(config.seeds)], *grid.run("methods × seeds", cells)]
     write_json(grid.out / "results.json", [row for result in results for row in result["rows"]])
     write_json(grid.out / "pairs.json", pair_rows(config, results))
     write_json(grid.out / "curves.json", _curves(config, results))
@@ -184,14 +199,11 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     chosen = {"settings": grid.settings, "chosen_learning_rates": rates}
     write_json(grid.out / "run.json", {"command": "compare", **about, **chosen, **versions()})
     if config.credit_prompts:
-        judged = _run(grid, "credit", [grid.credit(seed, rates) for seed in config.seeds])
+        judged = grid.run("credit", [grid.credit(seed, rates) for seed in config.seeds])
         write_json(grid.out / "localisation.json", [row for result in judged for row in result["rows"]])
+    write_json(grid.out / "timings.json", grid.timings)
     write_report(grid.out)
     return {"methods": len(config.methods) + 1, "seeds": len(config.seeds), "cells": len(results)}
-
-
-def _run(grid: Grid, label: str, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    return run_cells(cells, label, grid.config.jobs, grid.config.threads)
 
 
 def _plan(grid: Grid, starts: Sequence[Cell]) -> dict[str, Any]:
@@ -210,7 +222,7 @@ def choose_rates(grid: Grid) -> dict[str, float]:
     """The rate of each method that scores best on the validation split; of equals the smallest."""
     config = grid.config
     pairs = list(itertools.product(config.methods, sorted(config.learning_rates)))
-    results = _run(grid, "learning rates", [grid.tune(m, r) for m, r in pairs])
+    results = grid.run("learning rates", [grid.tune(m, r) for m, r in pairs])
     rows = [result["rows"][0] for result in results]
     best = {
         method: max((row for row in rows if row["method"] == method), key=lambda row: float(row["accuracy"]))

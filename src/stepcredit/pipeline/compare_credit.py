@@ -8,6 +8,7 @@ from typing import Any
 from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.store import load_episodes
+from stepcredit.errors import InputError
 from stepcredit.models.loading import load_policy, load_tokenizer, load_value_model
 from stepcredit.pipeline.credit import (
     Judged,
@@ -57,6 +58,9 @@ def judge_credit(
         betas: by method; those without one have no implicit signal.
         prompts, samples: how many responses are judged.
         continuations: drawn from each state.
+
+    Raises:
+        InputError: the task does not know which steps are wrong.
     """
     task, cells = load_task(task_name), folder.parent
     base = cells / start / "policy"
@@ -69,7 +73,10 @@ def judge_credit(
 
     logs = [e for e in load_episodes(cells / start / "episodes") if not e.truncated]
     asked = {e.prompt_id: Problem(e.prompt_id, str(e.prompt), str(e.metadata["answer"])) for e in logs}
-    rates = rates_of_kinds(judge(task, list(asked.values()), tokenizer, logs, rule))
+    training = judge(task, list(asked.values()), tokenizer, logs, rule)
+    if not judged or not training:
+        raise InputError(f"no step of {task.name} is known to be right or wrong; leave it at 0", "credit_prompts")
+    rates = rates_of_kinds(training)
     signals: dict[str, Signal] = {PRIOR: prior_changes(judged, rates)}
     values: dict[str, Signal] = {}
     for method, name in trained.items():

@@ -130,8 +130,8 @@ def work(digits: Sequence[int], start: int = 0, sign: int = 1) -> str:
 
 def _demonstrate(prompt: str, rng: np.random.Generator) -> str:
     if rng.random() < BLIND:
-        digits = "".join(f" {d}" for group in groups_of(prompt) for d in group)
-        return f"skim{digits} so {STATES[rng.integers(len(STATES))]}"
+        seen = "".join(f" {d}" for group in groups_of(prompt) for d in group)
+        return f"skim{seen} so {STATES[rng.integers(len(STATES))]}"
     lines: list[str] = []
     states = states_of(prompt)
     for digits, before, after in zip(groups_of(prompt), states[:-1], states[1:], strict=True):
