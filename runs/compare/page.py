@@ -9,8 +9,10 @@ import re
 from pathlib import Path
 
 from stepcredit.report import markdown
+from stepcredit.report.figures import accuracy_svg
 from stepcredit.report.pairs import read_pairs
 from stepcredit.report.rows import Row, read_rows, row_of
+from stepcredit.report.scores import aggregate
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent.parent / "docs" / "results.md"
@@ -44,6 +46,14 @@ def page(text: str) -> str:
     return MARKER.sub(made, text)
 
 
+def figure(task: str) -> str:
+    """Accuracies of a task as a picture that stands by itself, in ink on white."""
+    drawn = accuracy_svg(aggregate(rows(task, "results"))).replace("currentColor", "#1b2026")
+    return drawn.replace("<svg", '<svg style="background: #fff" font-family="sans-serif"', 1) + "\n"
+
+
 if __name__ == "__main__":
+    for folder in sorted(f for f in HERE.iterdir() if (f / "results.json").exists()):
+        (folder / "accuracy.svg").write_text(figure(folder.name), encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(PAGE)
