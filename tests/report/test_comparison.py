@@ -84,8 +84,8 @@ def test_markdown_tables_by_hand():
         result("sft", 0, 0.1),
     ]
     assert markdown.score_table(rows).splitlines()[2:] == [
-        "| rejection sampling | 20.0 ± 10.0 | 0.001 | 200 | 5.0 | 2,000 |",
-        "| SFT | 10.0 ± 3.0 | – | – | – | – |",
+        "| rejection sampling | 20.0 ± 10.0 | 10.0 30.0 | 0.001 | 200 | 5.0 | 2,000 |",
+        "| SFT | 10.0 ± 3.0 | 10.0 | – | – | – | – |",
     ]
     grid = [result("rft", 9, 0.1, learning_rate=r, chosen=r == 2e-4) for r in (1e-3, 2e-4)]
     assert markdown.grid_table(grid).splitlines() == [

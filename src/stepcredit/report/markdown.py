@@ -23,23 +23,30 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def score_table(rows: Sequence[Row]) -> str:
-    """Methods × searches: accuracy in percent, mean over seeds ± its standard error, and the budget."""
+    """Methods × searches: accuracy in percent, mean over seeds ± its standard error, each seed under the first search,
+    and the budget."""
     scores = aggregate(rows)
     searches = list(dict.fromkeys(score.search for score in scores))
     methods = list(dict.fromkeys(score.method for score in scores))
     found: dict[tuple[str, str], Score] = {(s.method, s.search): s for s in scores}
-    header = ["method", *searches, "learning rate", "updates", "passes", "tokens trained"]
+    header = ["method", *searches, f"each seed, {searches[0]}", "learning rate", "updates", "passes", "tokens trained"]
     return table(
         header,
         [
             [
                 method_label(method),
                 *(percent(found[method, s]) if (method, s) in found else MISSING for s in searches),
+                _each_seed([row for row in rows if (row["method"], row["search"]) == (method, searches[0])]),
                 *_budget([row for row in rows if row["method"] == method]),
             ]
             for method in methods
         ],
     )
+
+
+def _each_seed(rows: Sequence[Row]) -> str:
+    accuracies = {number_of(row, "seed", "results.json"): number_of(row, "accuracy", "results.json") for row in rows}
+    return " ".join(f"{100 * accuracy:.1f}" for _, accuracy in sorted(accuracies.items())) or MISSING
 
 
 def _budget(rows: Sequence[Row]) -> list[str]:
