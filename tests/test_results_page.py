@@ -35,4 +35,4 @@ def test_no_cell_is_dropped(folder):
     assert {r["seed"] for r in grid} == {run["tuning_seed"]}
     assert run["tuning_seed"] not in run["seeds"]
     assert {r["split"] for r in grid} == {"validation"}
-    assert len(grid) == len(run["methods"]) * len(run["learning_rates"])
+    assert len(grid) == len(run["methods"]) * len(run["learning_rates"]) * len(run["searches"])

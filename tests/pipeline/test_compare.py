@@ -50,13 +50,16 @@ def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
     ]
     assert all(r["steps"] == 2 and r["tokens_trained"] > 0 and r["n"] == 16 for r in rows if r["method"] != "sft")
     grid = json.loads((tmp_path / "out" / "grid.json").read_text())
-    assert len(grid) == 10
+    assert len(grid) == 20
     assert all(r["split"] == "validation" and r["seed"] == 1 for r in grid)
     for method in TOY["methods"]:
-        tried = [r for r in grid if r["method"] == method]
-        (chosen,) = [r for r in tried if r["chosen"]]
-        assert chosen["accuracy"] == max(r["accuracy"] for r in tried)
-        assert {r["learning_rate"] for r in rows if r["method"] == method} == {chosen["learning_rate"]}
+        score = {
+            rate: sum(r["accuracy"] for r in grid if (r["method"], r["learning_rate"]) == (method, rate))
+            for rate in TOY["learning_rates"]
+        }
+        (chosen,) = {r["learning_rate"] for r in grid if r["method"] == method and r["chosen"]}
+        assert score[chosen] == max(score.values())
+        assert {r["learning_rate"] for r in rows if r["method"] == method} == {chosen}
     pairs = json.loads((tmp_path / "out" / "pairs.json").read_text())
     assert len(pairs) == 2 * 15
     judged = json.loads((tmp_path / "out" / "localisation.json").read_text())

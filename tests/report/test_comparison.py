@@ -88,10 +88,11 @@ def test_markdown_tables_by_hand():
         "| SFT | 10.0 ± 3.0 | 10.0 | – | – | – | – |",
     ]
     grid = [result("rft", 9, 0.1, learning_rate=r, chosen=r == 2e-4) for r in (1e-3, 2e-4)]
+    grid += [{**row, "search": "sample", "accuracy": 0.3} for row in grid]
     assert markdown.grid_table(grid).splitlines() == [
-        "| method | 0.0002 | 0.001 |",
+        "| method (greedy / sample) | 0.0002 | 0.001 |",
         "| --- | ---: | ---: |",
-        "| rejection sampling | **10.0** | 10.0 |",
+        "| rejection sampling | **10.0 / 30.0** | 10.0 / 30.0 |",
     ]
     assert markdown.pair_table(read_pairs([PAIR]), "oreo", "greedy").splitlines()[2:] == [
         "| rejection sampling | +25.0 | +20.0 to +30.0 | 28 | 3 | 5e-06 |"

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from transformers import set_seed
@@ -73,7 +74,7 @@ class CompareConfig:
     test_prompts: int = field(default=1000, metadata={"help": "Problems of the table."})
     searches: list[str] = field(
         default_factory=lambda: ["greedy", "sample"],
-        metadata={"help": "How policies answer: greedy, sample; rates are chosen by the first."},
+        metadata={"help": "How policies answer: greedy, sample; a rate is chosen by the mean over them."},
     )
     credit_prompts: int = field(
         default=0,
@@ -169,8 +170,7 @@ class Grid:
 
     def _test(self, split: str) -> dict[str, Any]:
         count = self.config.test_prompts if split == "test" else self.config.validation_prompts
-        searches = self.config.searches if split == "test" else self.config.searches[:1]
-        return {"split": split, "prompts": count, "searches": searches}
+        return {"split": split, "prompts": count, "searches": self.config.searches}
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
@@ -219,17 +219,17 @@ def _plan(grid: Grid, starts: Sequence[Cell]) -> dict[str, Any]:
 
 
 def choose_rates(grid: Grid) -> dict[str, float]:
-    """The rate of each method that scores best on the validation split; of equals the smallest."""
+    """The rate of each method with the best accuracy on the validation split, on average over the searches; of equals
+    the smallest."""
     config = grid.config
     pairs = list(itertools.product(config.methods, sorted(config.learning_rates)))
     results = grid.run("learning rates", [grid.tune(m, r) for m, r in pairs])
-    rows = [result["rows"][0] for result in results]
-    best = {
-        method: max((row for row in rows if row["method"] == method), key=lambda row: float(row["accuracy"]))
-        for method in config.methods
-    }
-    write_json(grid.out / "grid.json", [{**row, "chosen": row is best[row["method"]]} for row in rows])
-    return {method: float(row["learning_rate"]) for method, row in best.items()}
+    found = {pair: result["rows"] for pair, result in zip(pairs, results, strict=True)}
+    scores = {pair: fmean(row["accuracy"] for row in rows) for pair, rows in found.items()}
+    best = {m: max(sorted(config.learning_rates), key=lambda rate: scores[m, rate]) for m in config.methods}
+    tried = [{**row, "chosen": best[m] == rate} for (m, rate), rows in found.items() for row in rows]
+    write_json(grid.out / "grid.json", tried)
+    return best
 
 
 def pair_rows(config: CompareConfig, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

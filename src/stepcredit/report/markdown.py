@@ -65,21 +65,24 @@ def _budget(rows: Sequence[Row]) -> list[str]:
 
 
 def grid_table(rows: Sequence[Row]) -> str:
-    """The rates that were tried: accuracy in percent on the validation split; the chosen one in bold."""
+    """The rates that were tried: accuracy in percent on the validation split, one number a search; chosen in bold."""
     rates = sorted({number_of(row, "learning_rate", "grid.json") for row in rows})
     methods = list(dict.fromkeys(text_of(row, "method", "grid.json") for row in rows))
-    cells = {(row["method"], row["learning_rate"]): row for row in rows}
+    searches = list(dict.fromkeys(text_of(row, "search", "grid.json") for row in rows))
+    cells: dict[tuple[object, object], list[Row]] = {}
+    for row in rows:
+        cells.setdefault((row["method"], row["learning_rate"]), []).append(row)
     return table(
-        ["method", *(f"{rate:g}" for rate in rates)],
-        [[method_label(m), *(_tried(cells.get((m, rate))) for rate in rates)] for m in methods],
+        [f"method ({' / '.join(searches)})", *(f"{rate:g}" for rate in rates)],
+        [[method_label(m), *(_tried(cells.get((m, rate), [])) for rate in rates)] for m in methods],
     )
 
 
-def _tried(row: Row | None) -> str:
-    if row is None:
+def _tried(rows: Sequence[Row]) -> str:
+    if not rows:
         return MISSING
-    accuracy = f"{100 * number_of(row, 'accuracy', 'grid.json'):.1f}"
-    return f"**{accuracy}**" if row.get("chosen") else accuracy
+    accuracies = " / ".join(f"{100 * number_of(row, 'accuracy', 'grid.json'):.1f}" for row in rows)
+    return f"**{accuracies}**" if rows[0].get("chosen") else accuracies
 
 
 def pair_table(pairs: Sequence[Pair], method: str, search: str) -> str:
