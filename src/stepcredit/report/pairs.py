@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from stepcredit.report.rows import number_of, row_of, text_of
-from stepcredit.report.scores import method_label
+from stepcredit.report.rows import number_of, printable, row_of, text_of
+from stepcredit.report.scores import SEARCH_LABELS, method_label
 
 
 @dataclass(frozen=True)
@@ -91,4 +91,4 @@ def _matrix(pairs: Sequence[Pair], search: str) -> Matrix:
     names = list(dict.fromkeys(name for pair in pairs for name in pair.methods))
     by_names = {pair.seen_from(name).methods: pair.seen_from(name) for pair in pairs for name in pair.methods}
     cells = [[by_names.get((a, b)) for b in names] for a in names]
-    return Matrix(search, [method_label(name) for name in names], cells)
+    return Matrix(SEARCH_LABELS.get(search, printable(search)), [method_label(name) for name in names], cells)
