@@ -1,9 +1,10 @@
 """Process rewards say what the outcome says, at the step that decided it."""
 
+import numpy as np
 import pytest
 
 from stepcredit.episodes.alignment import align
-from stepcredit.episodes.episode import Episode, StopReason
+from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
 from stepcredit.pipeline.variants import VARIANTS, variant_of, with_process_rewards
@@ -35,6 +36,23 @@ def test_totals_are_the_outcome_less_one_and_fall_on_the_first_wrong_step():
             ids = align(after, tokenizer, rule).ids
             assert tokenizer.decode(ids[: place + 1]).count("\n") - 1 == first + 1
             assert tokenizer.decode(ids[place : place + 1]) == "\n"
+
+
+def test_an_empty_response_bears_it_on_its_end_token():
+    tokenizer = TASK.tokenizer()
+    prompt = tokenizer("digits 1 2 3 | 4 5 6 | 7 8 9\n").input_ids
+    ids = np.array([*prompt, tokenizer.eos_token_id], dtype=np.int32)
+    tokens = Tokens(ids, np.arange(len(ids)) == len(prompt))
+    empty = Episode(
+        prompt=tokenizer.decode(prompt),
+        completion="",
+        reward=0.0,
+        prompt_id="p",
+        tokens=tokens,
+        metadata={"answer": "x"},
+    )
+    (after,) = with_process_rewards(TASK, [empty])
+    assert align(after, tokenizer, StepRule(("\n",))).reward.tolist() == [0.0] * len(prompt) + [-1.0]
 
 
 def test_truncated_and_undecided_episodes_stay_as_they_are():

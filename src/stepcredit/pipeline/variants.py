@@ -61,6 +61,8 @@ def with_process_rewards(task: Task, episodes: Iterable[Episode]) -> list[Episod
 
 
 def _labelled(task: Task, episode: Episode) -> Episode:
+    if not episode.completion:  # no step to put it on: the end token bears it
+        return replace(episode, reward=-1.0)
     problem = Problem(episode.prompt_id, str(episode.prompt), str(episode.metadata.get("answer")))
     wrong = task.wrong_steps(problem, str(episode.completion))
     if wrong is None:
