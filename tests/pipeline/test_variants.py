@@ -43,13 +43,9 @@ def test_an_empty_response_bears_it_on_its_end_token():
     prompt = tokenizer("digits 1 2 3 | 4 5 6 | 7 8 9\n").input_ids
     ids = np.array([*prompt, tokenizer.eos_token_id], dtype=np.int32)
     tokens = Tokens(ids, np.arange(len(ids)) == len(prompt))
+    prompt_text = tokenizer.decode(prompt)
     empty = Episode(
-        prompt=tokenizer.decode(prompt),
-        completion="",
-        reward=0.0,
-        prompt_id="p",
-        tokens=tokens,
-        metadata={"answer": "x"},
+        prompt=prompt_text, completion="", reward=0.0, prompt_id="p", tokens=tokens, metadata={"answer": "x"}
     )
     (after,) = with_process_rewards(TASK, [empty])
     assert align(after, tokenizer, StepRule(("\n",))).reward.tolist() == [0.0] * len(prompt) + [-1.0]
