@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from stepcredit.report.localisation import LOCALISATION, Signals, foresight, localisation
-from stepcredit.report.pairs import Pair, p_value, points
+from stepcredit.report.pairs import Pair, p_value, points, signed_points
 from stepcredit.report.rows import Row, number_of, optional_number, text_of
 from stepcredit.report.scores import Score, aggregate, method_label
 from stepcredit.report.tables import MISSING, percent
@@ -94,7 +94,7 @@ def pair_table(pairs: Sequence[Pair], method: str, search: str) -> str:
             [
                 method_label(pair.methods[1]),
                 points(pair),
-                f"{100 * pair.low:+.1f} to {100 * pair.high:+.1f}",
+                f"{signed_points(pair.low)} to {signed_points(pair.high)}",
                 str(pair.only[0]),
                 str(pair.only[1]),
                 p_value(pair.p),

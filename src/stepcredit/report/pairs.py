@@ -38,18 +38,25 @@ class Pair:
 
 def points(pair: Pair) -> str:
     """The difference in points of accuracy: +3.2."""
-    return f"{100 * pair.difference:+.1f}".replace("-", "−")
+    return signed_points(pair.difference)
+
+
+def signed_points(share: float) -> str:
+    """A share as points with its sign: −0.4."""
+    return f"{100 * share:+.1f}".replace("-", "−")
 
 
 def pair_note(pair: Pair) -> str:
     """Interval and test in words."""
-    low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (pair.low, pair.high))
+    low, high = signed_points(pair.low), signed_points(pair.high)
     return f"95% interval {low} to {high}; right alone {pair.only[0]} and {pair.only[1]} times; p = {p_value(pair.p)}"
 
 
 def p_value(p: float) -> str:
-    """A p-value: three decimals, or its size where it is below 0.001."""
-    return f"{p:.0e}" if 0 < p < 0.001 else f"{p:.3f}"
+    """A p-value: three decimals, its size where it is below 0.001, a bound where it is too small for a float."""
+    if p < 1e-300:
+        return "< 1e-300"
+    return f"{p:.0e}" if p < 0.001 else f"{p:.3f}"
 
 
 def read_pairs(rows: Iterable[object], source: str = "pairs.json") -> list[Pair]:
