@@ -46,7 +46,7 @@ $(VENV)/.installed-recipes: $(VENV)/.installed
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,peft,runs,trl]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,alfworld,peft,runs,trl]"
 	touch $@
 
 clean:

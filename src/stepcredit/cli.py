@@ -354,6 +354,27 @@ def _reproduce(arguments: list[str]) -> int:
     return 0
 
 
+def _alfworld(arguments: list[str]) -> int:
+    from stepcredit.pipeline.alfworld import BuildConfig, DemonstrateConfig, build, demonstrate
+
+    verb = arguments[0] if arguments else ""
+    kinds: dict[str, type] = {"build": BuildConfig, "demonstrate": DemonstrateConfig}
+    if verb in ("-h", "--help"):
+        lines = [f"  stepcredit alfworld {name} --help\n\n{inspect.getdoc(kind)}" for name, kind in kinds.items()]
+        print(
+            "\n\n".join(["usage: stepcredit alfworld build|demonstrate [--config FILE.yaml] [--flag value …]", *lines])
+        )
+        raise SystemExit(0)
+    if verb not in kinds:
+        raise InputError("needs build or demonstrate; see stepcredit alfworld --help", "alfworld")
+    (config,) = parse(f"alfworld {verb}", [kinds[verb]], arguments[1:])
+    counts = build(config) if verb == "build" else demonstrate(config)
+    print(f"{config.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    if verb == "build" and not config.dry_run:
+        print(f"Next: stepcredit alfworld demonstrate --data {config.out} --out demonstrations")
+    return 0
+
+
 def _report(arguments: list[str]) -> int:
     from stepcredit.pipeline.report import ReportConfig
     from stepcredit.report.page import write_report
@@ -373,6 +394,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("score a policy, with standard errors and what it cost", _evaluate),
     "compare": Command("every method on the same episodes; resumes by itself", _compare),
     "reproduce": Command("a recipe from pretrained weights to its table; resumes by itself", _reproduce),
+    "alfworld": Command("build ALFWorld games (build), have them demonstrated (demonstrate)", _alfworld),
     "report": Command("result files → one self-contained page", _report),
 }
 

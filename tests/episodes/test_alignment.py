@@ -322,3 +322,91 @@ def test_a_tokenizer_that_puts_a_space_before_every_text():
     tokens = tokenise(episode("q", "aa\na"), tokenizer)
     assert decode(tokens.ids.tolist(), tokenizer) == "qaa\na<eos>"
     assert [words[i] for i in tokens.ids[tokens.action_mask]] == ["a", "a", "\n", "a", "<eos>"]
+
+
+def conversation(*turns, **given):
+    """Sampled ids: a prompt of two, replies as they are, observations of three ids between them."""
+    row, mask = [ord("q"), ord("?")], [False, False]
+    for k, turn in enumerate(turns):
+        seen = [ord("#"), END, ord(">")] if k else []
+        row, mask = row + seen + list(turn), mask + [False] * len(seen) + [True] * len(turn)
+    log_prob = np.where(mask, -1.0 - np.arange(len(row)), 0).astype(np.float32)
+    said = [{"role": role, "content": "x"} for _ in turns for role in ("user", "assistant")][1:]
+    tokens = Tokens(np.array(row, np.int32), np.array(mask), log_prob)
+    return episode(CHAT, said, **{"tokens": tokens, **given})
+
+
+TURNS = StepRule(())
+CUT = {"stop_reason": StopReason.LENGTH}
+
+
+def test_a_turn_is_a_step_and_its_end_another(byte_tokenizer):
+    turns = [*ids("go"), END], [*ids("a\nb"), END], [*ids("x"), EOS]
+    row = align(conversation(*turns, step_rewards=(0.25, 0.5, 0.0)), byte_tokenizer, TURNS)
+    seen = [-1, -1, -1]
+    assert row.step_id.tolist() == [-1, -1, 0, 0, 1, *seen, 2, 2, 2, 3, *seen, 4, 5]
+    assert row.reward.tolist() == [0, 0, 0, 0.25, 0, *[0] * 5, 0.5, 0, *[0] * 3, 0, 1]
+    assert row.action_mask.tolist() == [s >= 0 for s in row.step_id.tolist()]
+    assert not row.cut
+
+
+def test_a_last_turn_that_was_cut_is_no_action(byte_tokenizer):
+    """Two and three turns: the outcome comes to stand on the end token of the turn before."""
+    two = align(conversation([*ids("go"), END], ids("lef"), reward=0.5, **CUT), byte_tokenizer, TURNS)
+    assert two.ids.tolist() == [*ids("q?go"), END, ord("#"), END, ord(">"), *ids("lef")]
+    assert two.action_mask.tolist() == [False] * 2 + [True] * 3 + [False] * 6
+    assert two.step_id.tolist() == [-1, -1, 0, 0, 1, *[-1] * 6]
+    assert two.reward.tolist() == [0, 0, 0, 0, 0.5, *[0] * 6]
+    assert two.behavior_log_prob.tolist() == [0, 0, -3, -4, -5, *[0] * 6]
+    assert two.behavior_log_prob.dtype == np.float32
+    turns = [*ids("a"), EOS], [END], ids("b")
+    three = align(conversation(*turns, step_rewards=(0.25, 0.5, 0.0), **CUT), byte_tokenizer, TURNS)
+    assert three.step_id.tolist() == [-1, -1, 0, 1, *[-1] * 3, 2, *[-1] * 4]
+    assert three.reward.tolist() == [0, 0, 0.25, 0, *[0] * 3, 1.5, *[0] * 4]
+
+
+def test_a_cut_turn_without_recorded_log_probs_is_no_action_either(byte_tokenizer):
+    said = [{"role": r, "content": c} for r, c in [("assistant", "a"), ("user", "x"), ("assistant", "bc")]]
+    row = align(episode(CHAT, said, **CUT), byte_tokenizer, TURNS)
+    assert row.ids[row.action_mask].tolist() == [ord("a"), END]
+    assert row.ids[-2:].tolist() == ids("bc")
+    assert row.behavior_log_prob is None
+    assert row.retokenised
+
+
+def test_the_episode_keeps_its_own_tokens_when_a_cut_turn_is_left_out(byte_tokenizer):
+    cut = conversation([*ids("a"), END], ids("b"), **CUT)
+    align(cut, byte_tokenizer, TURNS)
+    assert cut.tokens.action_mask.sum() == 3
+    assert cut.tokens.behavior_log_prob[-1] != 0
+
+
+@pytest.mark.parametrize(
+    ("turns", "given", "actions"),
+    [
+        (([*ids("a"), END], [*ids("b"), END]), CUT, 4),  # a limit on turns
+        (([*ids("a"), END], [*ids("b"), EOS]), CUT, 4),
+        ((ids("abc"),), CUT, 3),  # a single turn
+        (([*ids("a"), END], ids("b")), {}, 3),  # ended by a stop string
+        (([*ids("a"), END], ids("b")), {"stop_reason": StopReason.STOP}, 3),
+        ((ids("ab"), [*ids("b"), END]), CUT, 4),
+    ],
+)
+def test_other_turns_are_actions_as_they_were(byte_tokenizer, turns, given, actions):
+    one = conversation(*turns, **given)
+    row = align(one, byte_tokenizer, TURNS)
+    assert row.action_mask.tolist() == one.tokens.action_mask.tolist()
+    assert row.behavior_log_prob.tolist() == one.tokens.behavior_log_prob.tolist()
+    assert row.action_mask.sum() == actions
+    assert row.reward[np.flatnonzero(row.action_mask)[-1]] == 1
+
+
+def test_an_empty_turn_has_its_reward_on_its_end_token(byte_tokenizer):
+    """One reward a turn: those that follow stay with their own turns."""
+    turns = [END], [*ids("b"), END], [END], [*ids("c"), END]
+    row = align(conversation(*turns, step_rewards=(0.5, 2.0, 4.0, 8.0)), byte_tokenizer, TURNS)
+    seen = [0] * 3
+    assert row.reward.tolist() == [0, 0, 0.5, *seen, 2, 0, *seen, 4, *seen, 8, 1]
+    assert row.step_id[row.action_mask].tolist() == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(InputError, match="3 step rewards for 4 steps"):
+        align(conversation(*turns, step_rewards=(0.5, 2.0, 4.0)), byte_tokenizer, TURNS)

@@ -78,6 +78,15 @@ class Stepper(Protocol):
         ...
 
 
+@runtime_checkable
+class TurnStepper(Stepper, Protocol):
+    """A stepper whose rows can go on with ids that it did not draw: observations."""
+
+    def extend(self, more: Sequence[Sequence[int]]) -> None:
+        """Append ids to each kept row, as many as there are, also none; the next draws go on from there."""
+        ...
+
+
 class PieceEnd:
     """When a piece ends: at an end id, a stop string, a step's delimiter, or a limit."""
 
@@ -102,7 +111,8 @@ class PieceEnd:
 
 class CachedStepper:
     """Pieces from a transformers model: a prompt is read once, every token decoded once; rows that have ended wait,
-    outside the batch once they are half of it, and the kept ones take their caches along.
+    outside the batch once they are half of it, and the kept ones take their caches along. An observation is read in
+    the same pass as the token before it.
 
     Args:
         model: the policy.
@@ -121,6 +131,7 @@ class CachedStepper:
         self.greedy = params.temperature == 0
         self.rows: CachedRows
         self.last: list[int] = []
+        self._unread: list[list[int]] = []
         self._logits: Tensor | None = None
         self._pieces: list[Piece] = []
         self._parked: list[tuple[list[int], CachedRows]] = []
@@ -132,6 +143,7 @@ class CachedStepper:
         ids, mask = padded_left(prompts, self.model.device)
         self._logits = self.rows.read(ids, mask, logits_to_keep=1).logits[:, -1]
         self.last = [prompt[-1] for prompt in prompts]
+        self._unread = [[] for _ in prompts]
 
     @torch.inference_mode()
     def draw(self, draws: Sequence[Draw]) -> list[Piece]:
@@ -180,13 +192,23 @@ class CachedStepper:
                 order += [place[members[k]] for k in wanted]
         self.rows = joined(parts).selected(torch.tensor(order).argsort()).compacted()
         self.last = [self._pieces[piece].ids[-1] for piece in chosen]
+        self._unread = [[token] for token in self.last]
         self._logits, self._parked = None, []
 
+    def extend(self, more: Sequence[Sequence[int]]) -> None:
+        """See `TurnStepper.extend`."""
+        self._unread = [[*unread, *ids] for unread, ids in zip(self._unread, more, strict=True)]
+        self.last = [ids[-1] if ids else last for last, ids in zip(self.last, more, strict=True)]
+
     def _next_logits(self) -> Tensor:
-        """The logits after each kept row, whose last token has not been read yet."""
-        if self._logits is None:
-            ids = torch.tensor(self.last, device=self.model.device)[:, None]
-            self._logits = self.rows.read(ids, torch.ones_like(ids), logits_to_keep=1).logits[:, -1]
+        """The logits after each kept row; reads what has not been read of them yet."""
+        if any(self._unread):
+            ids, mask = padded_left(self._unread, self.model.device)
+            logits = self.rows.read(ids, mask, logits_to_keep=1).logits[:, -1]
+            if self._logits is not None:  # some rows may have had nothing to read
+                logits = torch.where(mask.any(-1, keepdim=True), logits, self._logits)
+            self._logits, self._unread = logits, [[] for _ in self._unread]
+        assert self._logits is not None
         return self._logits
 
     def _choose(self, logits: Tensor, drawing: Drawing) -> tuple[list[int], list[float]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepcredit.episodes.encoding import Tokenizer, tokenise
+from stepcredit.episodes.encoding import Tokenizer, end_ids, tokenise
 from stepcredit.episodes.episode import Episode, Tokens
 from stepcredit.episodes.steps import StepRule, step_of_each_token
 from stepcredit.errors import InputError
@@ -85,6 +85,8 @@ class PieceReader:
 def align(episode: Episode, tokenizer: Tokenizer, rule: StepRule, pieces: PieceReader | None = None) -> Trajectory:
     """An episode as a trajectory: exact ids, actions, steps and rewards.
 
+    Where a limit cut a conversation in the middle of a turn, that turn is no action: nobody answered it.
+
     Args:
         episode: must be decided: an undecided one has no reward and nothing to teach.
         tokenizer: of the policy; used for the ids only where the episode has none of its own.
@@ -97,6 +99,8 @@ def align(episode: Episode, tokenizer: Tokenizer, rule: StepRule, pieces: PieceR
     if episode.reward is None:
         raise InputError("the episode is undecided: it has no reward", "reward")
     tokens = tokenise(episode, tokenizer)
+    if episode.truncated:
+        tokens = _ended_turns(tokens, end_ids(tokenizer))
     step_id, raw_steps = _steps(episode, tokens, tokenizer, rule, pieces or PieceReader(tokenizer))
     reward = np.zeros(len(tokens), dtype=np.float32)
     if episode.step_rewards is not None:
@@ -122,16 +126,34 @@ def spliced(prompt: Trajectory, response: Trajectory) -> Trajectory:
     )
 
 
+def _ended_turns(tokens: Tokens, ends: frozenset[int]) -> Tokens:
+    """The tokens without the last turn as an action, if it has no end token and there are others."""
+    runs = action_runs(tokens.action_mask)
+    start, stop = runs[-1]
+    if len(runs) == 1 or int(tokens.ids[stop - 1]) in ends:
+        return tokens
+    action_mask, log_prob = tokens.action_mask.copy(), tokens.behavior_log_prob
+    action_mask[start:] = False
+    return replace(
+        tokens,
+        action_mask=action_mask,
+        behavior_log_prob=None if log_prob is None else np.where(action_mask, log_prob, 0).astype(np.float32),
+    )
+
+
 def _steps(
     episode: Episode, tokens: Tokens, tokenizer: Tokenizer, rule: StepRule, pieces: PieceReader
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(steps numbered without gaps, steps as the text has them and -1 on end tokens); -1 outside actions."""
+    """(steps numbered without gaps, steps as the text has them and -1 on end tokens); -1 outside actions.
+
+    A turn that is nothing but its end token is one step of the text, which lies on it.
+    """
     dense = np.full(len(tokens), -1, dtype=np.int64)
     raw = np.full(len(tokens), -1, dtype=np.int64)
     next_dense = next_raw = 0
-    end_ids = {*tokenizer.all_special_ids, tokenizer.eos_token_id}
+    closing = end_ids(tokenizer)
     for start, stop in action_runs(tokens.action_mask):
-        has_end = int(tokens.ids[stop - 1]) in end_ids
+        has_end = int(tokens.ids[stop - 1]) in closing
         body = slice(start, stop - has_end)
         texts = pieces(tokens.ids[body].tolist())
         ends = _given_ends(episode.steps) if episode.steps else rule.ends("".join(texts))
@@ -141,6 +163,9 @@ def _steps(
             dense[body] = next_dense + np.unique(local, return_inverse=True)[1]
             next_dense = int(dense[body].max()) + 1
             next_raw += len(ends)
+        else:
+            raw[stop - 1] = next_raw
+            next_raw += 1
         if has_end:
             dense[stop - 1] = next_dense
             next_dense += 1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ import numpy as np
 
 from stepcredit.engines.engine import Engine, Generation, Request, SamplingParams
 from stepcredit.engines.transformers import TransformersEngine
-from stepcredit.episodes.encoding import decode, prompt_ids
+from stepcredit.episodes.encoding import prompt_ids, response_text
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
 from stepcredit.models.loading import load_policy, load_tokenizer, placed
+from stepcredit.pipeline.acting import UNIT_CONVERSATIONS, Choice, Draw, stage_of
 from stepcredit.pipeline.progress import track
 from stepcredit.pipeline.results import write_json
 from stepcredit.pipeline.task_choice import TaskChoice
-from stepcredit.tasks.task import Problem, Task, completion_of, demonstrated
+from stepcredit.tasks.environment import InteractiveTask
+from stepcredit.tasks.task import Problem, SelfDemonstrating, Task, completion_of, demonstrated
 
 UNIT_ROWS = 512
 """Responses of one work unit, about: a unit is written whole or drawn again."""
@@ -38,7 +41,7 @@ class CollectConfig(TaskChoice):
     policy: str = field(
         metadata={
             "help": "The policy: a folder or a name on the hub; or the word solutions, for the worked solutions that "
-            "gsm8k and math bring, as demonstrations."
+            "gsm8k and math bring, and for careful demonstrators of alfworld."
         }
     )
     out: str = field(metadata={"help": "The folder of episodes to write; a broken run goes on in it."})
@@ -71,24 +74,47 @@ def collect(config: CollectConfig, engine: Engine | None = None, tokenizer: Any 
     problems = list(task.problems(config.split, config.prompts, config.seed))
     if config.policy == SOLUTIONS and engine is None:
         return _collect_solutions(Path(config.out), config, task, problems)
-    units = work_units(problems, config.samples)
+    interactive = isinstance(task, InteractiveTask)
+    units = work_units(problems, config.samples, UNIT_CONVERSATIONS if interactive else UNIT_ROWS)
     out = Path(config.out)
     if config.dry_run:
         return {"prompts": len(problems), "responses": len(problems) * config.samples, "units": len(units)}
     done = resume(out, _asked(config, task))
-    if done < len(units) and engine is None:
+    if done == len(units):
+        return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
+    if engine is None:
         tokenizer = load_tokenizer(config.policy, trust_remote_code=config.trust_remote_code)
         policy = placed(load_policy(config.policy, trust_remote_code=config.trust_remote_code))
         engine = TransformersEngine(policy, tokenizer, config.batch_size)
-    for unit in track(units[done:], f"collecting {config.task}", len(units) - done):
-        assert engine is not None
-        append_episodes(out, sample_and_grade(task, unit, engine, tokenizer, config.samples, sampling(config, task)))
+    with drawing(config, task, engine, tokenizer) as draw:
+        for unit in track(units[done:], f"collecting {config.task}", len(units) - done):
+            append_episodes(out, draw(unit, config.samples))
     return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
+
+
+@contextmanager
+def drawing(config: Any, task: Task, engine: Engine, tokenizer: Any) -> Iterator[Draw]:
+    """How episodes of a task are drawn with a config's sampling: responses graded, or conversations had.
+
+    Raises:
+        InputError: an interactive task, and an engine that is no transformers model.
+    """
+    params = sampling(config, task)
+    if not isinstance(task, InteractiveTask):
+        yield lambda problems, samples: sample_and_grade(task, problems, engine, tokenizer, samples, params)
+        return
+    if not isinstance(engine, TransformersEngine):
+        raise InputError(f"{task.name} is interactive and needs a transformers model", "policy")
+    with stage_of(config, task, engine, params) as stage:
+        yield lambda problems, samples: stage.episodes(problems, samples, Choice())
 
 
 def _collect_solutions(out: Path, config: CollectConfig, task: Task, problems: Sequence[Problem]) -> dict[str, Any]:
     """The worked solutions of a task as a folder of episodes."""
-    episodes = [demonstrated(problem) for problem in problems]
+    if isinstance(task, SelfDemonstrating):
+        episodes = [] if config.dry_run else task.demonstrated(problems, config.seed)
+    else:
+        episodes = [demonstrated(problem) for problem in problems]
     if not config.dry_run and not resume(out, _asked(config, task)):
         append_episodes(out, episodes)
     return {"prompts": len(problems), "responses": len(episodes)}
@@ -106,9 +132,9 @@ def sampling(config: Any, task: Task) -> SamplingParams:
     )
 
 
-def work_units(problems: Sequence[Problem], samples: int) -> list[Sequence[Problem]]:
-    """Problems in fixed groups of about `UNIT_ROWS` responses: the same at every run."""
-    size = max(1, UNIT_ROWS // samples)
+def work_units(problems: Sequence[Problem], samples: int, rows: int = UNIT_ROWS) -> list[Sequence[Problem]]:
+    """Problems in fixed groups of about `rows` responses: the same at every run."""
+    size = max(1, rows // samples)
     return [problems[i : i + size] for i in range(0, len(problems), size)]
 
 
@@ -134,7 +160,7 @@ def sample_and_grade(
 
 def graded_episode(task: Task, problem: Problem, request: Request, generation: Generation, tokenizer: Any) -> Episode:
     """One generation as an episode. A truncated one is not graded: it has neither verdict nor reward."""
-    text = response_text(generation.ids, tokenizer)
+    text = response_text(generation.ids.tolist(), tokenizer)
     truncated = generation.stop_reason is StopReason.LENGTH
     grade = None if truncated else task.grade(problem, text)
     prompt = np.array(request.prompt_ids, dtype=np.int32)
@@ -161,18 +187,11 @@ def graded_episode(task: Task, problem: Problem, request: Request, generation: G
     )
 
 
-def response_text(ids: np.ndarray[Any, np.dtype[np.int32]], tokenizer: Any) -> str:
-    """The text of sampled ids without the token that ends them."""
-    row = ids.tolist()
-    if row and row[-1] in {*tokenizer.all_special_ids}:
-        row = row[:-1]
-    return decode(row, tokenizer)
-
-
 def _asked(config: CollectConfig, task: Task) -> dict[str, Any]:
     """What decides which episodes are drawn."""
     asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
-    return {name: value for name, value in asked.items() if name not in ("out", "batch_size", "dry_run", "data")}
+    left_out = ("out", "batch_size", "dry_run", "data", "workers")
+    return {name: value for name, value in asked.items() if name not in left_out}
 
 
 def resume(out: Path, asked: dict[str, Any]) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stepcredit.engines.engine import Engine, Request, SamplingParams
 from stepcredit.episodes.alignment import PieceReader, Trajectory, align
+from stepcredit.episodes.encoding import response_text
 from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
@@ -31,7 +32,6 @@ from stepcredit.metrics.localisation import (
 )
 from stepcredit.metrics.ranking import Estimate, auc_across, auc_within
 from stepcredit.models.scoring import log_ratios_of, step_starts, sum_over_steps, value_after_steps, values_of
-from stepcredit.pipeline.collect import response_text
 from stepcredit.pipeline.progress import track
 from stepcredit.pipeline.value_quality import Scored, value_at
 from stepcredit.tasks.task import Problem, Task
@@ -210,7 +210,7 @@ def _successes(
     for (state, _), generation in zip(pairs, drawn, strict=True):
         whole = np.concatenate([np.array(state.written, dtype=np.int32), generation.ids])
         finished = generation.stop_reason is not StopReason.LENGTH
-        grade = task.grade(by_id[state.prompt_id], response_text(whole, tokenizer)) if finished else None
+        grade = task.grade(by_id[state.prompt_id], response_text(whole.tolist(), tokenizer)) if finished else None
         yield state, grade is not None and grade.verdict is Verdict.RIGHT
 
 

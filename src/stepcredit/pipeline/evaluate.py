@@ -17,6 +17,7 @@ from stepcredit.metrics.samples import powers_of_two
 from stepcredit.models.loading import load_policy, load_reward_model, load_tokenizer, load_value_model, placed
 from stepcredit.pipeline.breakdown import at_k, group_rows, is_strictly_right, rate, reading_rows
 from stepcredit.pipeline.collect import resume, sample_and_grade, sampling, work_units
+from stepcredit.pipeline.conversing import conversed
 from stepcredit.pipeline.progress import track
 from stepcredit.pipeline.results import Stopwatch, add_rows, read_rows, versions, write_json, write_lines
 from stepcredit.pipeline.searching import CHOOSERS, NEED_SCORER, Bench, Strategy, trace_of
@@ -24,10 +25,11 @@ from stepcredit.pipeline.task_choice import TaskChoice
 from stepcredit.pipeline.value_quality import Scored, credit_examples, score, value_rows
 from stepcredit.search.beam import BeamParams
 from stepcredit.search.scorers import Scorer, ValueScorer, reward_model_scorer
+from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, Task
 from stepcredit.verdict import Verdict
 
-SEARCHES = ["greedy", "sample", *CHOOSERS, "beam", "all"]
+SEARCHES = ["greedy", "sample", *CHOOSERS, "beam", "random", "all"]
 
 
 @dataclass(kw_only=True)
@@ -48,7 +50,8 @@ class EvaluateConfig(TaskChoice):
             "help": "How an answer is found: greedy; sample (--samples each, all counted); of --width sampled "
             "responses the most frequent answer (vote), the one that weighs most by values (weighted-vote), or the "
             "most valued response (best-of); a step beam of --width (beam); or all of these at every power of two up "
-            "to --width (all).",
+            "to --width (all). Of an interactive task: greedy, sample, the most valued of --width replies each turn "
+            "(best-of), any of as many (random), or all of these up to --width (all).",
             "choices": SEARCHES,
         },
     )
@@ -92,7 +95,7 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
         InputError: an unknown task, split or search, or a model that does not load.
     """
     task = config.load_task()
-    _check(config)
+    _check(config, task)
     out, watch = Path(config.out), Stopwatch()
     problems = list(task.problems(config.split, config.prompts, config.seed))
     common = {
@@ -117,7 +120,7 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
     add_rows(out / "results.json", rows)
     if groups:
         add_rows(out / "groups.json", groups)
-    if config.search == "all":
+    if config.search == "all" and not isinstance(task, InteractiveTask):
         from stepcredit.report.cost import write_cost  # draws with matplotlib, which few evaluations need
 
         write_cost(out / "cost.svg", read_rows(out / "results.json"))
@@ -130,12 +133,14 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
     return rows, groups
 
 
-def _check(config: EvaluateConfig) -> None:
+def _check(config: EvaluateConfig, task: Task) -> None:
     if config.search not in SEARCHES:
         raise InputError(f"{config.search!r} is none of {', '.join(SEARCHES)}", "search")
     for name in ("samples", "width"):
         if getattr(config, name) < 1:
             raise InputError(f"{getattr(config, name)} must be 1 or more", name)
+    if config.search == "random" and not isinstance(task, InteractiveTask):
+        raise InputError("random is a choice among replies, of an interactive task (fetch, alfworld)", "search")
     if config.search in NEED_SCORER and config.value is None and config.reward_model is None:
         raise InputError(f"{config.search} needs --value, or a --reward_model", "search")
     if config.trace is not None and config.search != "beam":
@@ -148,6 +153,13 @@ def _searched(
     """(a strategy, its episodes) for each that the config asks for; the episodes are kept as lines for reading too."""
     asked = _asked(config, task)
     params = sampling(config, task)
+    if isinstance(task, InteractiveTask):
+        policy = placed(load_policy(config.policy, trust_remote_code=config.trust_remote_code))
+        engine = TransformersEngine(policy, tokenizer, config.batch_size)
+        for way, episodes in conversed(config, task, problems, engine, _scorer(config), params, responses, asked):
+            write_lines(responses.with_name(f"{responses.name}-{way.name}{way.width}.jsonl"), reading_rows(episodes))
+            yield Search(way.name, way.width, way.params), episodes
+        return
     if config.search in ("greedy", "sample"):
         search = search_params(config, task)
         episodes = _drawn(responses, config, task, problems, search, tokenizer, asked)
@@ -210,7 +222,7 @@ def _beam_params(config: EvaluateConfig, params: SamplingParams) -> BeamParams:
 def _asked(config: EvaluateConfig, task: Task) -> dict[str, Any]:
     """What the responses depend on; the widths of a search are in the names of what is kept."""
     asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
-    left_out = ("out", "batch_size", "data", "method", "width", "trace")
+    left_out = ("out", "batch_size", "data", "method", "width", "trace", "workers")
     values = () if config.search in NEED_SCORER or config.search == "all" else ("value", "reward_model")
     return {name: value for name, value in asked.items() if name not in (*left_out, *values)}
 

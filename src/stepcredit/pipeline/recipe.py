@@ -2,12 +2,13 @@
 
 model: Qwen/Qwen2.5-Math-1.5B       the start
 task: gsm8k                         and its prompt_style, data
-solutions: {split: train}           what SFT learns from; absent: the start is not fine-tuned first
+trust_remote_code: false            whether code that the model's repository brings may run
+solutions: {split: train}           what SFT learns from, or {episodes: FOLDER}; absent: no fine-tuning first
 sft: {num_train_epochs: 3.0}        settings of `stepcredit train --method sft`
 collect: {samples: 10}              settings of `stepcredit collect`
 train: {beta: 0.03}                 settings that all methods share (those that a method has)
 methods: {rft: {}, oreo: {}}        the methods to compare, each with settings of its own
-evaluate: {split: test}             settings of `stepcredit evaluate`
+evaluate: {split: test}             settings of `stepcredit evaluate`; of split also a list
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from stepcredit.training.methods import METHODS
 
 SECTIONS = ("solutions", "sft", "collect", "train", "methods", "evaluate")
 _TRAIN_FIELDS = frozenset(f.name for f in dataclasses.fields(TrainConfig))
-_MADE_HERE = {"task", "data", "prompt_style", "policy", "out", "model", "episodes", "output_dir", "seed", "method"}
+_MADE_HERE = {"task", "data", "prompt_style", "policy", "out", "model", "episodes", "output_dir", "seed", "method",
+              "trust_remote_code"}  # fmt: skip
 """Settings that follow from the experiment; a section may not give them."""
 
 
@@ -43,12 +45,19 @@ class Recipe:
     task: str
     prompt_style: str | None = None
     data: str | None = None
+    trust_remote_code: bool = False
     solutions: Mapping[str, Any] | None = None
     sft: Mapping[str, Any] = field(default_factory=dict)
     collect: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     evaluate: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> list[str]:
+        """What every policy is evaluated on."""
+        given = self.evaluate.get("split", EvaluateConfig.split)
+        return list(given) if isinstance(given, list) else [given]
 
     def settings_of(self, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """(settings of `TrainConfig`, settings of the method's config): the variant's, then the shared ones that it
@@ -59,7 +68,8 @@ class Recipe:
         if not row.needs_value:
             known -= {name for name in _TRAIN_FIELDS if name.startswith("value_")}
         shared = {k: v for k, v in self.train.items() if k in known}
-        return split_settings({**shared, **variant.given, **self.methods[method]})
+        trust = {"trust_remote_code": True} if self.trust_remote_code else {}
+        return split_settings({**shared, **variant.given, **self.methods[method], **trust})
 
 
 def split_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -114,7 +124,7 @@ def _check(found: dict[str, Any], where: str) -> None:
         raise InputError("names no method", f"{where}: methods")
     collected, evaluated = _fields_of(CollectConfig), _fields_of(EvaluateConfig)
     trained = {method: _fields_of(METHODS[variant_of(method).method].config) for method in sections["methods"]}
-    _check_section(sections.get("solutions", {}), {"split", "prompts"}, f"{where}: solutions")
+    _check_solutions(sections.get("solutions", {}), f"{where}: solutions")
     _check_section(sections.get("sft", {}), _fields_of(METHODS["sft"].config) | _TRAIN_FIELDS, f"{where}: sft")
     _check_section(sections.get("collect", {}), collected, f"{where}: collect")
     _check_section(sections.get("train", {}), set().union(*trained.values(), _TRAIN_FIELDS), f"{where}: train")
@@ -129,6 +139,12 @@ def _check(found: dict[str, Any], where: str) -> None:
 
 def _fields_of(config: type) -> set[str]:
     return {f.name for f in dataclasses.fields(config) if f.init}
+
+
+def _check_solutions(given: Mapping[str, Any], where: str) -> None:
+    _check_names(given, {"split", "prompts", "episodes"}, where)
+    if "episodes" in given and len(given) > 1:
+        raise InputError("episodes are taken as they are, without split or prompts", where)
 
 
 def _check_names(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:

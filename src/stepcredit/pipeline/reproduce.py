@@ -4,7 +4,7 @@ OUT/solutions                    worked solutions, where the recipe fine-tunes f
 OUT/seed0/sft                    the fine-tuned policy
 OUT/seed0/episodes               responses of that policy, graded
 OUT/seed0/METHOD                 policy and value function of each method
-OUT/seed0/evaluate-METHOD        its result and every response
+OUT/seed0/evaluate-METHOD        its result and every response; with several splits evaluate-METHOD-SPLIT
 OUT/results.json, report.html    all together
 """
 
@@ -79,20 +79,23 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
 def steps_of(recipe: Recipe, config: ReproduceConfig) -> list[Step]:
     """All steps in order."""
     out, steps = Path(config.out), []
-    if recipe.solutions is not None:
+    solutions = None if recipe.solutions is None else Path(recipe.solutions.get("episodes", out / "solutions"))
+    if recipe.solutions is not None and "episodes" not in recipe.solutions:
         steps.append(_collect_step(recipe, "solutions", out / "solutions", SOLUTIONS, 0, recipe.solutions))
     for seed in config.seeds:
         here, start = out / f"seed{seed}", recipe.model
-        if recipe.solutions is not None:
-            ours, given = split_settings(recipe.sft)
-            steps.append(_train_step("sft", here / "sft", recipe.model, out / "solutions", seed, (ours, given)))
+        if solutions is not None:
+            trust = {"trust_remote_code": True} if recipe.trust_remote_code else {}
+            settings = split_settings({**recipe.sft, **trust})
+            steps.append(_train_step("sft", here / "sft", recipe.model, solutions, seed, settings))
             start = str(here / "sft" / "policy")
         steps.append(_collect_step(recipe, f"episodes of seed {seed}", here / "episodes", start, seed, recipe.collect))
-        steps.append(_evaluate_step(recipe, "sft", here, start, seed))
+        steps += [_evaluate_step(recipe, "sft", here, start, seed, split) for split in recipe.splits]
         for method in config.methods or recipe.methods:
             settings = recipe.settings_of(method)
             steps.append(_train_step(method, here / method, start, here / "episodes", seed, settings))
-            steps.append(_evaluate_step(recipe, method, here, str(here / method / "policy"), seed))
+            policy = str(here / method / "policy")
+            steps += [_evaluate_step(recipe, method, here, policy, seed, split) for split in recipe.splits]
     return steps
 
 
@@ -104,7 +107,8 @@ def gather(out: Path) -> None:
 
 
 def _task_of(recipe: Recipe) -> dict[str, Any]:
-    return {"task": recipe.task, "data": recipe.data, "prompt_style": recipe.prompt_style}
+    trust = {"trust_remote_code": True} if recipe.trust_remote_code else {}
+    return {"task": recipe.task, "data": recipe.data, "prompt_style": recipe.prompt_style, **trust}
 
 
 def _collect_step(recipe: Recipe, name: str, out: Path, policy: str, seed: int, given: Mapping[str, Any]) -> Step:
@@ -135,15 +139,14 @@ def _train_step(
     return Step(f"{method} into {out}", out / "run.json", run)
 
 
-def _evaluate_step(recipe: Recipe, method: str, here: Path, policy: str, seed: int) -> Step:
-    out = here / f"evaluate-{method}"
+def _evaluate_step(recipe: Recipe, method: str, here: Path, policy: str, seed: int, split: str) -> Step:
+    out = here / (f"evaluate-{method}" if len(recipe.splits) == 1 else f"evaluate-{method}-{split}")
+    given = {**recipe.evaluate, "split": split}
 
     def run() -> None:
-        evaluate(
-            EvaluateConfig(**_task_of(recipe), policy=policy, method=method, out=str(out), seed=seed, **recipe.evaluate)
-        )
+        evaluate(EvaluateConfig(**_task_of(recipe), policy=policy, method=method, out=str(out), seed=seed, **given))
 
-    return Step(f"evaluation of {method}", out / "run.json", run)
+    return Step(f"evaluation of {method} on {split}", out / "run.json", run)
 
 
 def _same_recipe(out: Path, recipe: Recipe) -> None:

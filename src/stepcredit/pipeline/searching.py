@@ -17,13 +17,13 @@ import numpy as np
 from stepcredit.engines.engine import Generation, Request, SamplingParams
 from stepcredit.engines.stepping import CachedStepper
 from stepcredit.engines.transformers import TransformersEngine
-from stepcredit.episodes.encoding import prompt_ids
+from stepcredit.episodes.encoding import prompt_ids, response_text
 from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.grading.keys import answer_key
 from stepcredit.pipeline.breakdown import by_problem
-from stepcredit.pipeline.collect import graded_episode, response_text, resume, sample_and_grade, work_units
+from stepcredit.pipeline.collect import graded_episode, resume, sample_and_grade, work_units
 from stepcredit.pipeline.progress import track
 from stepcredit.search.beam import BeamParams, beam_search
 from stepcredit.search.choosing import by_value, by_vote, by_weighted_vote
@@ -122,7 +122,7 @@ class Bench:
         prompts = [Asked(p.prompt_id, tuple(prompt_ids(p.prompt, engine.tokenizer))) for p in problems]
 
         def answer_of(prompt_id: str, response: Response) -> str | None:
-            text = response_text(np.array(response.ids, dtype=np.int32), engine.tokenizer)
+            text = response_text(response.ids, engine.tokenizer)
             extracted = self.task.grade(by_id[prompt_id], text).extracted
             return None if extracted is None else answer_key(extracted)
 
@@ -247,9 +247,7 @@ def trace_of(bench: Bench, problem: Problem, params: BeamParams) -> dict[str, An
     """The tree of one problem's step beam, for the page that draws it."""
     (_,), (found,) = bench.beamed([problem], params)
     grades = {
-        response.node: bench.task.grade(
-            problem, response_text(np.array(response.ids, dtype=np.int32), bench.engine.tokenizer)
-        )
+        response.node: bench.task.grade(problem, response_text(response.ids, bench.engine.tokenizer))
         for response in found.finished
     }
     nodes = []

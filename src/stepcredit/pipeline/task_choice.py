@@ -12,17 +12,28 @@ from stepcredit.tasks.task import Task
 class TaskChoice:
     """The settings of a task."""
 
-    task: str = field(metadata={"help": "The task: arithmetic, chain, gsm8k or math."})
+    task: str = field(metadata={"help": "The task: arithmetic, chain, fetch, gsm8k, math or alfworld."})
     data: str | None = field(
         default=None,
-        metadata={"help": "Where gsm8k and math are read from: a file, or a folder of splits; default: the hub."},
+        metadata={
+            "help": "Where gsm8k and math are read from: a file, or a folder of splits; default: the hub. "
+            "alfworld: the folder of games; default: $ALFWORLD_DATA."
+        },
     )
     prompt_style: str | None = field(
         default=None,
         metadata={
             "help": "How gsm8k and math put a problem: qwen-math (default), qwen-boxed, deepseek-math, "
-            "deepseek-math-plain, lm-eval or plain."
+            "deepseek-math-plain, lm-eval or plain; alfworld: react (default) or act."
         },
+    )
+
+    max_turns: int | None = field(
+        default=None, metadata={"help": "Turn limit of an interactive task (fetch, alfworld); default: the task's."}
+    )
+    workers: int | None = field(
+        default=None,
+        metadata={"help": "Processes for the environments of an interactive task; default: one a processor."},
     )
 
     def load_task(self) -> Task:

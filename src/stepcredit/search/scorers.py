@@ -1,7 +1,8 @@
 """Who says how good a state is: the value function, with its own cache; a reward model; any function.
 
 V of a response that goes on is V of the state after its last token. V of a finished response is V of the state before
-its last token, the one that ends it: that state is trained, the one after it never is.
+its last token, the one that ends it: that state is trained, the one after it never is. In a conversation that token is
+read all the same, once the reply is kept, and the observation after it.
 """
 
 from __future__ import annotations
@@ -50,6 +51,13 @@ class Scoring(Protocol):
         """From now on the rows are the sequences that end in these pieces of the last `score`."""
         ...
 
+    def extend(self, more: Sequence[Sequence[int]]) -> list[int]:
+        """Append ids to each kept row, as many as there are, also none; how many tokens were read for it.
+
+        Rows that were finished when they were kept go on no other way.
+        """
+        ...
+
 
 @runtime_checkable
 class Scorer(Protocol):
@@ -80,16 +88,19 @@ class ValueScorer:
 
 
 class _ValueScoring:
-    """The value model's cache, one row a kept sequence, all of whose tokens it has read."""
+    """The value model's cache, one row a kept sequence, all of whose tokens it has read but those that ended it."""
 
     def __init__(self, rows: CachedRows, values: NDArray[np.float64]) -> None:
         self._rows, self._values = rows, values
         self._grown = rows
+        self._readings: list[Reading] = []
+        self._unread: list[tuple[int, ...]] = [()] * len(rows)
 
     @torch.inference_mode()
     def score(self, readings: Sequence[Reading]) -> tuple[NDArray[np.float64], list[int]]:
         """See `Scoring.score`."""
         parents = [reading.row for reading in readings]
+        assert not any(self._unread[row] for row in parents), "a finished row goes on with `extend`"
         values = self._values[parents].copy()
         self._grown = self._rows.selected(torch.tensor(parents))
         if any(reading.read for reading in readings):
@@ -97,13 +108,25 @@ class _ValueScoring:
             last: Tensor = self._grown.read(ids, mask).logits[:, -1, 0].double().cpu()
             read_any = mask.any(-1).cpu().numpy()
             values[read_any] = last.numpy()[read_any]
-        self._scored = values
+        self._scored, self._readings = values, list(readings)
         return values, [len(reading.read) for reading in readings]
 
     def keep(self, chosen: Sequence[int]) -> None:
         """See `Scoring.keep`."""
         self._rows = self._grown.selected(torch.tensor(chosen)).compacted()
         self._values = self._scored[list(chosen)]
+        self._unread = [self._readings[k].ids[len(self._readings[k].read) :] for k in chosen]
+
+    @torch.inference_mode()
+    def extend(self, more: Sequence[Sequence[int]]) -> list[int]:
+        """See `Scoring.extend`; ended turns are read to their end first, all in one pass."""
+        unread = [[*ended, *ids] for ended, ids in zip(self._unread, more, strict=True)]
+        if any(unread):
+            ids, mask = padded_left(unread, self._rows.model.device)
+            last: Tensor = self._rows.read(ids, mask).logits[:, -1, 0].double().cpu()
+            self._values = np.where(mask.any(-1).cpu().numpy(), last.numpy(), self._values)
+        self._unread = [()] * len(unread)
+        return [len(ids) for ids in unread]
 
 
 ScoreRows = Callable[[list[list[int]]], Sequence[float]]
@@ -142,6 +165,11 @@ class _FunctionScoring:
     def keep(self, chosen: Sequence[int]) -> None:
         """See `Scoring.keep`."""
         self._rows = [self._grown[k] for k in chosen]
+
+    def extend(self, more: Sequence[Sequence[int]]) -> list[int]:
+        """See `Scoring.extend`; nothing is read before the next score."""
+        self._rows = [[*row, *ids] for row, ids in zip(self._rows, more, strict=True)]
+        return [0] * len(self._rows)
 
 
 def reward_model_scorer(model: Any, batch_size: int = 32) -> FunctionScorer:

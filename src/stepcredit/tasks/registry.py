@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stepcredit.errors import InputError
+from stepcredit.tasks.alfworld.task import ALFWorld
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.tasks.chain import Chain
+from stepcredit.tasks.fetch import Fetch
 from stepcredit.tasks.gsm8k import GSM8K
 from stepcredit.tasks.math import MATH
 from stepcredit.tasks.task import Task
 
-GENERATED: dict[str, Callable[[], Task]] = {Arithmetic.name: Arithmetic, Chain.name: Chain}
+GENERATED: dict[str, Callable[[], Task]] = {t.name: t for t in (Arithmetic, Chain, Fetch)}
 """Tasks that make their own problems."""
 
-LOADED: dict[str, Callable[[str | None, str | None], Task]] = {GSM8K.name: GSM8K, MATH.name: MATH}
+LOADED: dict[str, Callable[[str | None, str | None], Task]] = {
+    GSM8K.name: GSM8K,
+    MATH.name: MATH,
+    ALFWorld.name: ALFWorld,
+}
 """Tasks that read their problems: called with `data` and `prompt_style`."""
 
 

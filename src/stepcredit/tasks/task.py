@@ -70,6 +70,15 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class SelfDemonstrating(Protocol):
+    """A task that makes demonstrations by doing its problems, where others bring worked solutions."""
+
+    def demonstrated(self, problems: Sequence[Problem], seed: int) -> list[Episode]:
+        """One right episode of each problem that comes out right."""
+        ...
+
+
 def completion_of(prompt: str | Sequence[Message], text: str) -> str | list[Message]:
     """A response in words as an episode wants it: text after text, an assistant's message after chat."""
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]

@@ -1,0 +1,117 @@
+"""A chat between a policy and an environment as token ids, turn by turn.
+
+The ids that were sampled are kept as they are; the text of the others, prompt and observations, is tokenised once.
+What the chat template writes between the end of a reply and the next open turn is an observation:
+
+    ids        <user> hi <end> \\n <assistant>   go <end>   \\n <user> wall <end> \\n <assistant>   left <end>
+    is action    -    -    -    -      -        yes  yes     -    -     -    -    -      -        yes   yes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stepcredit.episodes.encoding import (
+    Tokenizer,
+    assistant_turn,
+    continuation_ids,
+    observation_text,
+    plain_ids,
+    prompt_ids,
+    response_text,
+)
+from stepcredit.episodes.episode import Message, Tokens
+
+
+class Conversation:
+    """The ids that a policy reads and samples, where it is the assistant and an environment the user.
+
+    Args:
+        prompt: the messages before the first reply.
+        tokenizer: of the policy, with a chat template.
+
+    Attributes:
+        prompt: the messages before the first reply.
+        completion: the messages from the first reply on.
+        ids: token ids so far, up to where the next reply begins, or to the end of the last one.
+
+    Raises:
+        InputError: no chat template.
+    """
+
+    def __init__(self, prompt: Sequence[Message], tokenizer: Tokenizer) -> None:
+        self.prompt: list[Message] = list(prompt)
+        self.completion: list[Message] = []
+        self.ids: list[int] = prompt_ids(self.prompt, tokenizer)
+        self._tokenizer = tokenizer
+        self._is_action = [False] * len(self.ids)
+        self._log_prob = [0.0] * len(self.ids)
+
+    @property
+    def messages(self) -> list[Message]:
+        """All messages so far."""
+        return [*self.prompt, *self.completion]
+
+    @property
+    def sampled(self) -> int:
+        """How many ids were sampled so far."""
+        return sum(self._is_action)
+
+    @property
+    def turns(self) -> int:
+        """How many replies there are so far."""
+        return sum(message["role"] == "assistant" for message in self.completion)
+
+    def reply(self, ids: Sequence[int], log_prob: Sequence[float]) -> str:
+        """Append what the policy sampled; its text, without the token that ends the turn.
+
+        Args:
+            ids: the sampled ids, the end token included where there is one.
+            log_prob: log μ(a|s) of each.
+        """
+        text = response_text(ids, self._tokenizer)
+        self.completion.append({"role": "assistant", "content": text})
+        self._append(ids, log_prob, is_action=True)
+        return text
+
+    def observe(self, text: str) -> list[int]:
+        """Append the user's answer to the last reply; the ids that it adds (see `observation_ids`)."""
+        ids = self.observation_ids(text)
+        self.completion.append({"role": "user", "content": text})
+        self._append(ids, [0.0] * len(ids), is_action=False)
+        return ids
+
+    def observation_ids(self, text: str) -> list[int]:
+        """The ids that an answer would add: from the end of the last reply to where the next one begins.
+
+        Where the policy did not end its reply with the template's own end of turn (but at a stop string, or with
+        another end token), that comes first.
+
+        Raises:
+            InputError: the template rewrites earlier turns when later ones come.
+        """
+        turn = assistant_turn(self.messages, self._tokenizer)
+        written = observation_text([*self.messages, {"role": "user", "content": text}], turn, self._tokenizer)
+        if turn.end and self.ids[-1:] == plain_ids(turn.end, self._tokenizer):
+            written = written.removeprefix(turn.end)
+        return continuation_ids(self.ids, written, self._tokenizer)
+
+    def tokens(self) -> Tokens:
+        """The ids so far, which of them are actions, and the log-probabilities that were given with those.
+
+        Raises:
+            InputError: there was no reply yet.
+        """
+        return Tokens(
+            ids=np.array(self.ids, dtype=np.int32),
+            action_mask=np.array(self._is_action, dtype=np.bool_),
+            behavior_log_prob=np.array(self._log_prob, dtype=np.float32),
+        )
+
+    def _append(self, ids: Sequence[int], log_prob: Sequence[float], *, is_action: bool) -> None:
+        assert len(ids) == len(log_prob)
+        self.ids += [int(i) for i in ids]
+        self._log_prob += log_prob
+        self._is_action += [is_action] * len(ids)

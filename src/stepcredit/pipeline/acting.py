@@ -1,0 +1,111 @@
+"""Interactive tasks in `collect` and `evaluate`: waves of conversations, environments in worker processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from stepcredit.engines.engine import SamplingParams
+from stepcredit.engines.stepping import CachedStepper
+from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.steps import StepRule
+from stepcredit.errors import InputError
+from stepcredit.search.acting import ActingParams, Play, act, played_episode
+from stepcredit.search.scorers import Scorer
+from stepcredit.tasks.environment import Environments, InteractiveTask
+from stepcredit.tasks.environment_workers import EnvironmentWorkers
+from stepcredit.tasks.task import Problem
+
+Draw = Callable[[Sequence[Problem], int], list[Episode]]
+"""Problems and how many samples of each to graded episodes."""
+
+UNIT_CONVERSATIONS = 128
+"""Conversations of one work unit, about: they take longer than single responses."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a reply is chosen each turn: one of `replies`, by "value" or at "random"."""
+
+    replies: int = 1
+    choose: str = "value"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where conversations are had.
+
+    Attributes:
+        engine: holds policy, tokenizer and batch size: replies drawn at a time.
+        environments: of the task.
+        params: sampling; its length limit is that of a reply.
+        max_turns: replies of a conversation.
+        scorer: chooses among replies.
+    """
+
+    engine: TransformersEngine
+    environments: Environments
+    params: SamplingParams
+    max_turns: int
+    scorer: Scorer | None = None
+
+    def episodes(self, problems: Sequence[Problem], samples: int, choice: Choice) -> list[Episode]:
+        """`samples` conversations about each problem, problem by problem, in waves of one batch each."""
+        plays = [Play(problem, sample) for problem in problems for sample in range(samples)]
+        size = max(1, self.engine.batch_size // choice.replies)
+        waves = [plays[k : k + size] for k in range(0, len(plays), size)]
+        return [episode for wave in waves for episode in self._wave(wave, choice)]
+
+    def _wave(self, plays: Sequence[Play], choice: Choice) -> list[Episode]:
+        engine = self.engine
+        engine.model.eval()
+        stepper = CachedStepper(engine.model, engine.tokenizer, self.params, StepRule(()), engine.end_ids)
+        params = ActingParams(
+            max_turns=self.max_turns,
+            max_new_tokens=self.params.max_new_tokens,
+            replies=choice.replies,
+            choose=choice.choose,
+            seed=self.params.seed,
+            max_length=getattr(engine.model.config, "max_position_embeddings", None),
+        )
+        played = act(plays, stepper, engine.tokenizer, self.scorer, self.environments, params)
+        return [played_episode(one) for one in played]
+
+
+@contextmanager
+def stage_of(
+    config: Any, task: InteractiveTask, engine: TransformersEngine, params: SamplingParams, scorer: Scorer | None = None
+) -> Iterator[Stage]:
+    """A stage with the worker processes that a config asks for, ended with it.
+
+    Raises:
+        InputError: a setting out of range, or what the task's environments need is not installed.
+    """
+    with EnvironmentWorkers(task.environment, processes(config.workers)) as environments:
+        yield Stage(engine, environments, params, turn_limit(config, task), scorer)
+
+
+def turn_limit(config: Any, task: InteractiveTask) -> int:
+    """The config's, or the task's.
+
+    Raises:
+        InputError: less than one.
+    """
+    if config.max_turns is not None and config.max_turns < 1:
+        raise InputError(f"{config.max_turns} must be 1 or more", "max_turns")
+    return config.max_turns or task.max_turns
+
+
+def processes(given: int | None) -> int:
+    """How many worker processes: those asked for, or one a processor.
+
+    Raises:
+        InputError: less than one.
+    """
+    if given is not None and given < 1:
+        raise InputError(f"{given} must be 1 or more", "workers")
+    return given or os.cpu_count() or 1

@@ -1,0 +1,270 @@
+"""Demonstrators of mixed quality, made from what a game's engine knows.
+
+Each episode has a carelessness, drawn first. All demonstrators search for the target in places that may hold it, and
+some are told where it is; a careless one also looks into places that cannot hold it or that it has seen, takes wrong
+objects, puts the target down in wrong places, forgets to clean, heat or cool it, and wastes turns looking about. Its
+episode fails when the turns run out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stepcredit.episodes.episode import Episode, StopReason
+from stepcredit.tasks.alfworld.engine import Game
+from stepcredit.tasks.alfworld.installation import alfworld_module
+from stepcredit.tasks.alfworld.plan import STATIONS, Goal, Layout, kind_of, read_goal
+from stepcredit.tasks.alfworld.task import ALFWorld
+from stepcredit.tasks.alfworld.wording import Wording, wording
+from stepcredit.tasks.task import Problem
+from stepcredit.verdict import Verdict
+
+CARELESSNESS = (0.1, 0.4, 0.7)
+KNOWS = 0.25
+"""How often a demonstrator goes where the target is without having seen it."""
+
+
+class _Over(Exception):
+    """The game is won, or the turns are spent."""
+
+
+@dataclass
+class _Play:
+    """A game under way: what a demonstrator has said, and what it knows."""
+
+    game: Game
+    wording: Wording
+    layout: Layout
+    max_turns: int
+    messages: list[dict[str, str]] = field(default_factory=list)
+    where: dict[str, str] = field(default_factory=dict)
+    opened: set[str] = field(default_factory=set)
+    turns: int = 0
+    won: bool = False
+
+    def do(self, thought: str, command: str) -> None:
+        """One turn."""
+        answer = self.game.step(command)
+        self.turns += 1
+        self.messages.append({"role": "assistant", "content": self.wording.reply(command, thought)})
+        self.won = answer.won
+        if self.won or self.turns == self.max_turns:
+            raise _Over
+        self.messages.append({"role": "user", "content": self.wording.observation(answer.text)})
+
+    def arrive(self, thought: str, place: str) -> None:
+        """Go to a receptacle and open it."""
+        self.do(thought, f"go to {place}")
+        if place in self.layout.openable and place not in self.opened:
+            self.do(thought, f"open {place}")
+            self.opened.add(place)
+
+    def take(self, thought: str, name: str) -> None:
+        """Take an object that is here."""
+        self.do(thought, f"take {name} from {self.where.pop(name)}")
+
+    def put(self, thought: str, name: str, place: str) -> None:
+        """Put it down here, open the receptacle first."""
+        self.where[name] = place
+        self.do(thought, f"move {name} to {place}")
+
+    def here(self, place: str) -> list[str]:
+        """What lies in a receptacle."""
+        return sorted(name for name, at in self.where.items() if at == place)
+
+
+@dataclass
+class _Demonstrator:
+    play: _Play
+    goal: Goal
+    rng: np.random.Generator
+    careless: float
+
+    def slips(self, share: float = 1.0) -> bool:
+        """Whether it errs now."""
+        return bool(self.rng.random() < self.careless * share)
+
+    def one_of(self, names: Sequence[str]) -> str:
+        """Any of them."""
+        return names[int(self.rng.integers(len(names)))]
+
+    def run(self) -> None:
+        """Do the task, as often as it takes; raises `_Over`."""
+        used: set[str] = set()
+        while True:
+            target = self.find(used)
+            used.add(target)
+            if self.goal.lamp:
+                self.look_under_lamp()
+            else:
+                self.bring(target)
+
+    def find(self, used: set[str]) -> str:
+        """Search until a target is in hand."""
+        thought, play, seen = f"find a {self.goal.target}", self.play, set[str]()
+        while True:
+            place = self.next_place(used, seen)
+            play.arrive(thought, place)
+            seen.add(place)
+            self.dawdle(place)
+            targets = [n for n in play.here(place) if kind_of(n) == self.goal.target and n not in used]
+            if targets:
+                play.take(thought, targets[0])
+                return targets[0]
+            others = [n for n in play.here(place) if kind_of(n) not in ("desklamp", "floorlamp")]
+            if others and self.slips(0.25):
+                self.carry_about(self.one_of(others), place)
+
+    def next_place(self, used: set[str], seen: set[str]) -> str:
+        """Where to look next: where the target is, by luck; a place that may hold it; or anywhere."""
+        play = self.play
+        hidden = [at for name, at in sorted(play.where.items()) if kind_of(name) == self.goal.target
+                  and name not in used]  # fmt: skip
+        likely = [p for p in play.layout.receptacles if p not in seen and may_hold(kind_of(p), self.goal.target)]
+        if self.slips(0.6) or not (likely or hidden):
+            return self.one_of(play.layout.receptacles)
+        if hidden and (self.rng.random() < KNOWS or not likely):
+            return self.one_of(hidden)
+        if self.slips():
+            return self.one_of(likely)
+        kinds = sorted({kind_of(p) for p in likely})
+        kind = self.one_of(kinds)
+        return self.one_of([p for p in likely if kind_of(p) == kind])
+
+    def carry_about(self, wrong: str, place: str) -> None:
+        """Take a wrong object; put it back, or bring it where the target should go."""
+        play = self.play
+        play.take(f"take the {kind_of(wrong)}", wrong)
+        goals = play.layout.of_kind(self.goal.parent, play.layout.receptacles) if self.goal.parent else []
+        if not goals or not may_hold(self.goal.parent, kind_of(wrong)) or self.rng.random() < 0.5:
+            play.put(f"put the {kind_of(wrong)} back", wrong, place)
+        else:
+            goal = self.one_of(goals)
+            play.arrive(f"put the {kind_of(wrong)} in a {self.goal.parent}", goal)
+            play.put(f"put the {kind_of(wrong)} in a {self.goal.parent}", wrong, goal)
+
+    def look_under_lamp(self) -> None:
+        """Find the lamp with the target in hand, and switch it on."""
+        thought, play, seen = f"find a {self.goal.lamp}", self.play, set[str]()
+        lamp = play.layout.of_kind(self.goal.lamp, play.layout.where)[0]
+        stands = [p for p in play.layout.receptacles if kind_of(p) in LAMP_STANDS]
+        while True:
+            unseen = [p for p in stands if p not in seen] or stands
+            place = self.one_of(play.layout.receptacles) if self.slips(0.6) else self.one_of(unseen)
+            place = play.where[lamp] if self.rng.random() < KNOWS else place
+            seen.add(place)
+            play.arrive(thought, place)
+            self.dawdle(place)
+            if play.where[lamp] == place:
+                play.do(f"use the {self.goal.lamp}", f"use {lamp}")
+
+    def bring(self, target: str) -> None:
+        """Clean, heat or cool the target where that is asked for, and put it where it belongs."""
+        play, kind, parent = self.play, self.goal.target, self.goal.parent
+        goals = play.layout.of_kind(parent, play.layout.receptacles)
+        forgets = self.goal.family in STATIONS and self.slips(0.6)
+        if self.goal.family in STATIONS and not forgets:
+            self.treat(target)
+        strays = [p for p in play.layout.receptacles if may_hold(kind_of(p), kind) and kind_of(p) != parent]
+        if strays and self.slips(0.4):
+            self.stray(target, self.one_of(strays))
+        goal = self.goal_in_use() or self.one_of(goals)
+        thought = f"put the {kind} in a {parent}"
+        play.arrive(thought, goal)
+        play.put(thought, target, goal)
+        if forgets:
+            self.dawdle(goal)
+            play.take(f"take the {kind}", target)
+            self.treat(target)
+            play.arrive(thought, goal)
+            play.put(thought, target, goal)
+
+    def goal_in_use(self) -> str | None:
+        """Where the first of two objects has been put: the second goes there too."""
+        places = [at for name, at in self.play.where.items() if kind_of(name) == self.goal.target]
+        return next((p for p in places if kind_of(p) == self.goal.parent), None)
+
+    def treat(self, target: str) -> None:
+        """Clean, heat or cool it."""
+        verb, station_kind = STATIONS[self.goal.family]
+        station = self.play.layout.of_kind(station_kind, self.play.layout.receptacles)[0]
+        thought = f"{verb} the {self.goal.target}"
+        self.play.do(thought, f"go to {station}")
+        self.play.do(thought, f"{verb} {target} with {station}")
+
+    def stray(self, target: str, place: str) -> None:
+        """Put the target down in a wrong place, and take it up again."""
+        thought = f"put the {self.goal.target} in a {kind_of(place)}"
+        self.play.arrive(thought, place)
+        self.play.put(thought, target, place)
+        self.play.take(f"take the {self.goal.target}", target)
+
+    def dawdle(self, place: str) -> None:
+        """Waste turns."""
+        while self.slips(0.4):
+            self.play.do("look around", self.one_of(["look", "inventory", f"examine {place}"]))
+
+
+LAMP_STANDS = ("desk", "dresser", "sidetable", "shelf")
+
+
+def may_hold(receptacle_kind: str, object_kind: str) -> bool:
+    """Whether an object of a kind fits into a receptacle of a kind, in the engine's spelling."""
+    return object_kind in _holdable().get(receptacle_kind, frozenset())
+
+
+_HOLDABLE: dict[str, frozenset[str]] = {}
+
+
+def _holdable() -> dict[str, frozenset[str]]:
+    if not _HOLDABLE:
+        allowed = alfworld_module("alfworld.gen.constants").VAL_RECEPTACLE_OBJECTS
+        _HOLDABLE.update({k.lower(): frozenset(o.lower() for o in held) for k, held in allowed.items()})
+    return _HOLDABLE
+
+
+def demonstrations(
+    task: ALFWorld, problem: Problem, samples: int, seed: int, max_turns: int, careless: float | None = None
+) -> list[Episode]:
+    """`samples` demonstrations of a game; episodes without ids.
+
+    One that the turn limit cuts is truncated: it has no reward.
+
+    Args:
+        task: whose games and wording.
+        problem: the game.
+        samples: how many.
+        seed: of the demonstrators.
+        max_turns: their limit.
+        careless: how careless they are; None draws it for each.
+    """
+    game, words = Game(task.root / problem.metadata["game"]), wording(task.prompt_style)
+    try:
+        return [_demonstration(game, words, problem, s, seed, max_turns, careless) for s in range(samples)]
+    finally:
+        game.close()
+
+
+def _demonstration(
+    game: Game, words: Wording, problem: Problem, sample: int, seed: int, max_turns: int, careless: float | None
+) -> Episode:
+    opening, layout = words.opening(game.reset().text), game.layout()
+    rng = np.random.default_rng([seed, sample, *problem.prompt_id.encode()])
+    careless = float(rng.choice(CARELESSNESS)) if careless is None else careless
+    play = _Play(game, words, layout, max_turns, where=dict(layout.where))
+    with contextlib.suppress(_Over):
+        _Demonstrator(play, read_goal(game.file), rng, careless).run()
+    return Episode(
+        prompt=[*words.instructions, {"role": "user", "content": opening}],
+        completion=play.messages,
+        reward=1.0 if play.won else None,
+        verdict=Verdict.RIGHT if play.won else None,
+        prompt_id=problem.prompt_id,
+        sample=sample,
+        stop_reason=StopReason.STOP if play.won else StopReason.LENGTH,
+        metadata={"turns": play.turns, "carelessness": careless, **problem.metadata},
+    )

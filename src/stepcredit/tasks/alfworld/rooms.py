@@ -1,0 +1,101 @@
+"""The rooms: AI2-THOR floor plans as the alfworld package ships them, with their receptacles and where one stands to
+reach each; and which floor plans belong to which split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stepcredit.tasks.alfworld.installation import alfworld_module, shipped
+
+Pose = tuple[int, int, int, int]
+"""Where the agent stands: x and z in steps of a quarter metre, quarter turns, degrees of the look."""
+
+
+@dataclass(frozen=True)
+class Receptacle:
+    """Something that holds objects.
+
+    Attributes:
+        id: of AI2-THOR, for example `Sink|-01.90|+00.97|-01.50|SinkBasin`.
+        kind: `SinkBasin`.
+        pose: where one stands to reach it; no two of a room share one.
+        openable: whether it starts closed.
+    """
+
+    id: str
+    kind: str
+    pose: Pose
+    openable: bool
+
+
+@dataclass(frozen=True)
+class Room:
+    """A floor plan: its AI2-THOR scene number, what kind of room it is, and what belongs into it."""
+
+    scene: int
+    kind: str
+    receptacles: tuple[Receptacle, ...]
+    object_kinds: tuple[str, ...]
+
+    def holders(self, object_kind: str) -> list[Receptacle]:
+        """The receptacles that may hold an object of a kind."""
+        allowed = alfworld_module("alfworld.gen.constants").VAL_RECEPTACLE_OBJECTS
+        return [r for r in self.receptacles if object_kind in allowed.get(r.kind, ())]
+
+    def holders_of_lamp(self) -> list[Receptacle]:
+        """The receptacles that a desk lamp may stand on."""
+        return [r for r in self.receptacles if r.kind in ("Desk", "Dresser", "SideTable", "Shelf")]
+
+
+def scenes(split: str) -> list[int]:
+    """The floor plans of a split: those of the published games, 96 for training and for `valid_seen`, 24 others for
+    `valid_unseen`."""
+    constants = alfworld_module("alfworld.gen.constants")
+    return list(constants.TEST_SCENE_NUMBERS if split == "valid_unseen" else constants.TRAIN_SCENE_NUMBERS)
+
+
+def load_room(scene: int) -> Room:
+    """A floor plan.
+
+    The engine says "Nothing happens." where two receptacles are reached from one pose, so the second one is moved to
+    the nearest free look.
+    """
+    constants = alfworld_module("alfworld.gen.constants")
+    layout = shipped("gen", "layouts")
+    poses = json.loads((layout / f"FloorPlan{scene}-openable.json").read_text(encoding="utf-8"))
+    kinds = json.loads((layout / f"FloorPlan{scene}-objects.json").read_text(encoding="utf-8"))
+    taken: set[Pose] = set()
+    receptacles = []
+    for id, where in sorted(poses.items()):
+        kind = _kind(id)
+        if kind not in constants.VAL_RECEPTACLE_OBJECTS:
+            continue
+        pose = _free(_pose(where), taken)
+        taken.add(pose)
+        receptacles.append(Receptacle(_with_basin(id), kind, pose, kind in constants.OPENABLE_CLASS_LIST))
+    room_kind = next(name for name, numbers in constants.SCENE_TYPE.items() if scene in numbers)
+    return Room(scene, room_kind, tuple(receptacles), tuple(sorted(kinds)))
+
+
+def _kind(id: str) -> str:
+    kind = id.split("|")[0]
+    return f"{kind}Basin" if kind in ("Sink", "Bathtub") else kind
+
+
+def _with_basin(id: str) -> str:
+    """The engine names a basin by the suffix of its id."""
+    kind = _kind(id)
+    return id if not kind.endswith("Basin") or id.endswith(kind) else f"{id}|{kind}"
+
+
+def _pose(where: Sequence[float | int]) -> Pose:
+    x, z, rotation, horizon = where
+    return round(x * 4), round(z * 4), round(rotation / 90), round(horizon)
+
+
+def _free(pose: Pose, taken: set[Pose]) -> Pose:
+    while pose in taken:
+        pose = (*pose[:3], pose[3] + 1)
+    return pose
