@@ -52,7 +52,19 @@ def searched(task: str) -> list[Score]:
     return aggregate([row_of(row, str(path)) for row in read_rows(path) or []])
 
 
+ACTED = HERE.parent / "alfworld"
+SPLITS = ("valid_unseen", "valid_seen")
+
+
+def acted(name: str) -> list[Row]:
+    """The result rows of the run on built ALFWorld games."""
+    path = ACTED / f"{name}.json"
+    return [row_of(row, str(path)) for row in read_rows(path) or []]
+
+
 TABLES = {
+    "acting": lambda task: markdown.split_table(acted("results"), SPLITS, ("sample", "greedy")),
+    "replies": lambda task: markdown.best_of_table(acted("results"), SPLITS),
     "scores": lambda task: markdown.score_table(rows(task, "results")),
     "grid": lambda task: markdown.grid_table(rows(task, "grid")),
     "greedy": lambda task: markdown.pair_table(read_pairs(rows(task, "pairs")), "oreo", "greedy"),
@@ -70,7 +82,9 @@ def page(text: str) -> str:
     """The page with its tables made anew; those of a task that has not been run stay as they are."""
 
     def made(found: re.Match[str]) -> str:
-        if found["task"] != "paper" and not (HERE / found["task"]).is_dir():
+        if found["task"] == "alfworld" and not (ACTED / "results.json").exists():
+            return found[0]
+        if found["task"] in ("arithmetic", "chain") and not (HERE / found["task"]).is_dir():
             return found[0]
         return f"{found[1]}\n{TABLES[found['table']](found['task'])}\n\n{found[5]}"
 

@@ -311,7 +311,7 @@ def _evaluate(arguments: list[str]) -> int:
     console.print(f"Every response: {Path(config.out) / 'responses'}", soft_wrap=True)
     if config.value is not None and config.search in ("greedy", "sample"):
         console.print(value_table(read_rows(Path(config.out) / "value.json")))
-    if config.search == "all":
+    if config.search == "all" and (Path(config.out) / "cost.svg").exists():
         console.print(f"Accuracy against tokens: {Path(config.out) / 'cost.svg'}", soft_wrap=True)
     if config.trace is not None:
         console.print(f"The tree: {config.trace}", soft_wrap=True)

@@ -101,8 +101,11 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
     """Writes the episodes; returns counts (see `DemonstrateConfig`).
 
     Raises:
-        InputError: no extra, no games, or a folder that holds something else.
+        InputError: no extra, no games, a setting out of range, or a folder that holds something else.
     """
+    for name in ("samples", "max_turns"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{getattr(config, name)} must be 1 or more", name)
     task = ALFWorld(config.data, config.prompt_style)
     problems = list(task.problems(config.split, config.prompts))
     asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}

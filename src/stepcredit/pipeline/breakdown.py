@@ -50,11 +50,13 @@ def at_k(episodes: Sequence[Episode], samples: int) -> list[dict[str, Any]]:
     problems = by_problem(episodes)
     right = np.array([[is_right(e) for e in responses] for responses in problems])
     answers = [[_vote(e) for e in responses] for responses in problems]
+    has_answers = any(answer is not None for votes in answers for answer in votes)
     rows = []
     for k in powers_of_two(samples):
-        passed, passed_stderr = mean_and_stderr(pass_at_k(right, k))
-        voted, voted_stderr = mean_and_stderr(majority_at_k(answers, right, k))
-        numbers = {"pass": passed, "pass_stderr": passed_stderr, "majority": voted, "majority_stderr": voted_stderr}
+        numbers = dict(zip(("pass", "pass_stderr"), mean_and_stderr(pass_at_k(right, k)), strict=True))
+        if has_answers:  # conversations have none
+            voted = mean_and_stderr(majority_at_k(answers, right, k))
+            numbers |= dict(zip(("majority", "majority_stderr"), voted, strict=True))
         rows.append({"k": k, **{name: _rounded(number) for name, number in numbers.items()}})
     return rows
 

@@ -111,13 +111,16 @@ def drawing(config: Any, task: Task, engine: Engine, tokenizer: Any) -> Iterator
 
 def _collect_solutions(out: Path, config: CollectConfig, task: Task, problems: Sequence[Problem]) -> dict[str, Any]:
     """The worked solutions of a task as a folder of episodes."""
-    if isinstance(task, SelfDemonstrating):
-        episodes = [] if config.dry_run else task.demonstrated(problems, config.seed)
-    else:
-        episodes = [demonstrated(problem) for problem in problems]
-    if not config.dry_run and not resume(out, _asked(config, task)):
-        append_episodes(out, episodes)
-    return {"prompts": len(problems), "responses": len(episodes)}
+    worked = [] if isinstance(task, SelfDemonstrating) else [demonstrated(problem) for problem in problems]
+    if config.dry_run:
+        return {"prompts": len(problems), "responses": len(problems)}
+    if not resume(out, _asked(config, task)):
+        if isinstance(task, SelfDemonstrating):
+            limit = config.max_turns or task.max_turns
+            bar = track(problems, f"demonstrating {task.name}", len(problems))
+            worked = [episode for problem in bar for episode in task.demonstrated([problem], config.seed, limit)]
+        append_episodes(out, worked)
+    return {"prompts": len(problems), "responses": len(load_episodes(out))}
 
 
 def sampling(config: Any, task: Task) -> SamplingParams:

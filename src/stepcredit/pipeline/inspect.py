@@ -51,12 +51,12 @@ def inspect_episodes(config: InspectConfig) -> Summary:
 
 
 def step_rule(delimiters: list[str]) -> StepRule:
-    r"""Delimiters as typed in a shell, where `\n` is two characters, as a rule.
+    r"""Delimiters as typed in a shell, where `\n` is two characters, as a rule; the word none alone is no delimiter.
 
     Raises:
         InputError: an empty delimiter, or a backslash before anything but n, r, t and a backslash.
     """
-    return StepRule(tuple(_unescape(text) for text in delimiters))
+    return StepRule(() if delimiters == ["none"] else tuple(_unescape(text) for text in delimiters))
 
 
 def _unescape(text: str) -> str:

@@ -116,6 +116,8 @@ def _check(found: dict[str, Any], where: str) -> None:
     for name in ("model", "task"):
         if not isinstance(found.get(name), str):
             raise InputError(f"must say which {name}", where)
+    if not isinstance(found.get("trust_remote_code", False), bool):
+        raise InputError("must be true or false", f"{where}: trust_remote_code")
     sections = {name: found[name] for name in SECTIONS if found.get(name) is not None}
     for name, section in sections.items():
         if not isinstance(section, dict):

@@ -57,7 +57,7 @@ def localisation(
     by_id = {p.prompt_id: p for p in problems}
     credits, groups = [], []
     for s in scored:
-        wrong = task.wrong_steps(by_id[s.episode.prompt_id], str(s.episode.completion))
+        wrong = task.wrong_steps(by_id[s.episode.prompt_id], "".join(_turns(s.episode)))
         if s.episode.reward == 0 and wrong is not None and len(wrong) == len(s.value) - 1:
             credits.append(StepCredit(np.diff(s.value).tolist(), wrong))
             groups.append(s.episode.prompt_id)
@@ -99,13 +99,22 @@ def credit_examples(scored: Sequence[Scored], task: Task, problems: Sequence[Pro
     return [credit_row(pair[right], task, by_id) for right in (True, False) if right in pair]
 
 
+def _turns(episode: Episode) -> list[str]:
+    """What the policy wrote, turn by turn; a response is one turn."""
+    if isinstance(episode.completion, str):
+        return [episode.completion]
+    return [message["content"] for message in episode.completion if message["role"] == "assistant"]
+
+
 def credit_row(scored: Scored, task: Task, by_id: dict[str, Problem]) -> dict[str, Any]:
     """One response with V after each step and the truth about it."""
     episode = scored.episode
     problem = by_id[episode.prompt_id]
-    text = str(episode.completion)
-    wrong = task.wrong_steps(problem, text)
-    steps = StepRule(task.step_delimiters).split(text)
+    turns = _turns(episode)
+    wrong = task.wrong_steps(problem, "".join(turns))
+    # In a conversation a turn's end token is a step too: V after a turn is V before that token.
+    steps = turns if len(turns) > 1 else StepRule(task.step_delimiters).split(turns[0])
+    after = scored.value[1 :: 2 if len(turns) > 1 else 1].tolist()
     return {
         "task": task.name,
         "prompt": problem.prompt,
@@ -116,9 +125,9 @@ def credit_row(scored: Scored, task: Task, by_id: dict[str, Problem]) -> dict[st
         "steps": [
             {
                 "text": step,
-                "value": round(float(scored.value[i + 1]), 4),
+                "value": round(value, 4),
                 "right": None if wrong is None else not wrong[i],
             }
-            for i, step in enumerate(steps[: len(scored.value) - 1])
+            for i, (step, value) in enumerate(zip(steps, after, strict=False))
         ],
     }

@@ -21,11 +21,13 @@ def samples_table(row: Mapping[str, Any]) -> Table | None:
     """
     if not row.get("at_k"):
         return None
-    table = _table("Several samples", ["k", "pass@k %", "maj@k %"])
-    for k, payload in enumerate(list_of(row, "at_k", "at_k"), 1):
+    payloads = list_of(row, "at_k", "at_k")
+    names = ["pass", *(["majority"] if any("majority" in row_of(p, "at_k") for p in payloads) else [])]
+    table = _table("Several samples", ["k", *("pass@k %", "maj@k %")[: len(names)]])
+    for k, payload in enumerate(payloads, 1):
         where = f"at_k, row {k}"
         numbers = row_of(payload, where)
-        cells = [_percent(numbers, name, f"{name}_stderr", where) for name in ("pass", "majority")]
+        cells = [_percent(numbers, name, f"{name}_stderr", where) for name in names]
         table.add_row(str(count_of(numbers, "k", where)), *cells)
     return table
 

@@ -43,6 +43,7 @@ SEARCH_LABELS = {
     "weighted-vote": "vote weighed by V",
     "best-of": "best of K",
     "beam": "step beam",
+    "random": "any of K",
 }
 METRIC_LABELS = {
     "auc_within_prompt": "Right ranked above wrong, within a problem",

@@ -72,10 +72,12 @@ class Task(Protocol):
 
 @runtime_checkable
 class SelfDemonstrating(Protocol):
-    """A task that makes demonstrations by doing its problems, where others bring worked solutions."""
+    """An interactive task that makes demonstrations by doing its problems, where others bring worked solutions."""
 
-    def demonstrated(self, problems: Sequence[Problem], seed: int) -> list[Episode]:
-        """One right episode of each problem that comes out right."""
+    max_turns: int
+
+    def demonstrated(self, problems: Sequence[Problem], seed: int, max_turns: int) -> list[Episode]:
+        """One right episode of each problem that comes out right within so many turns."""
         ...
 
 

@@ -56,7 +56,8 @@ class OfflineConfig(TrainingArguments):
         metadata={"help": "At most so many right and so many wrong responses of each prompt, drawn by seed."},
     )
     step_delimiters: list[str] = field(
-        default_factory=lambda: ["\n"], metadata={"help": "A reasoning step ends after any of these."}
+        default_factory=lambda: ["\n"],
+        metadata={"help": "A reasoning step ends after any of these; none: a response, or a turn, is one step."},
     )
     length_sorted: bool = field(
         default=True,

@@ -7,7 +7,6 @@ published scores, for where the objects lie is drawn here.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -104,12 +104,24 @@ def _name(scenario: Scenario) -> str:
 
 
 def _write_certified(scenario: Scenario, folder: Path) -> bool:
-    """Whether the game could be won; then it stands in its folder."""
-    draft = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    draft.mkdir(parents=True, exist_ok=True)
-    problem = pddl_problem(scenario, folder.name)
+    """Whether the game could be won; then it stands in its folder. A draft lies where no loader looks for games."""
+    root = folder.parents[3]
+    root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="draft-", dir=root) as scratch:
+        draft = Path(scratch) / folder.name
+        draft.mkdir()
+        if not _certified(scenario, draft):
+            return False
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft.replace(folder)
+    return True
+
+
+def _certified(scenario: Scenario, draft: Path) -> bool:
+    """Writes a game into a folder; whether it could be won."""
+    problem = pddl_problem(scenario, draft.name)
     (draft / "initial_state.pddl").write_text(problem, encoding="utf-8")
-    _write(draft / "traj_data.json", _about(scenario, folder.name))
+    _write(draft / "traj_data.json", _about(scenario, draft.name))
     game: dict[str, Any] = {
         "pddl_domain": shipped("data", "alfred.pddl").read_text(encoding="utf-8"),
         "grammar": _grammar(scenario),
@@ -120,10 +132,8 @@ def _write_certified(scenario: Scenario, folder: Path) -> bool:
     _write(draft / "game.tw-pddl", game)
     walkthrough = certify(draft / "game.tw-pddl")
     if walkthrough is None:
-        shutil.rmtree(draft)
         return False
     _write(draft / "game.tw-pddl", {**game, "solvable": True, "walkthrough": walkthrough})
-    draft.replace(folder)
     return True
 
 

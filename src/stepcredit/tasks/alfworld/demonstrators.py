@@ -153,7 +153,7 @@ class _Demonstrator:
         lamp = play.layout.of_kind(self.goal.lamp, play.layout.where)[0]
         stands = [p for p in play.layout.receptacles if kind_of(p) in LAMP_STANDS]
         while True:
-            unseen = [p for p in stands if p not in seen] or stands
+            unseen = [p for p in stands if p not in seen] or play.layout.receptacles
             place = self.one_of(play.layout.receptacles) if self.slips(0.6) else self.one_of(unseen)
             place = play.where[lamp] if self.rng.random() < KNOWS else place
             seen.add(place)

@@ -18,7 +18,7 @@ _NEWEST_PYTHON = (3, 12)
 def alfworld_module(name: str) -> Any:
     """A module that the extra installs: `alfworld.gen.constants`, `textworld`, …
 
-    The package sets `$ALFWORLD_DATA` where it is not set, which here would be a folder that nobody chose; that is undone.
+    The package sets `$ALFWORLD_DATA` where it is not set, to a folder that nobody chose; that is undone.
 
     Raises:
         InputError: Python is too new for the engine, or the extra is not installed.

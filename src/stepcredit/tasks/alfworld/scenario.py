@@ -76,8 +76,8 @@ class Scenario:
 def draw_scenario(family: str, rooms: Sequence[Room], rng: np.random.Generator) -> Scenario:
     """A game of a family in one of some rooms; draws until one fits.
 
-    The target starts where it does not fulfil the task yet; one to three of its kind are in the room, two or three
-    for `pick_two_obj_and_place`.
+    The target starts where it does not fulfil the task yet; one or two of its kind are in the room, two or three for
+    `pick_two_obj_and_place`.
     """
     fitting = [room for room in rooms if _asks(family, room)]
     while True:

@@ -107,11 +107,11 @@ class ALFWorld:
         """A new environment on these games."""
         return Household(self)
 
-    def demonstrated(self, problems: Sequence[Problem], seed: int) -> list[Episode]:
+    def demonstrated(self, problems: Sequence[Problem], seed: int, max_turns: int) -> list[Episode]:
         """Careful demonstrations, one a game; those that the turn limit cut are left out."""
         from stepcredit.tasks.alfworld.demonstrators import demonstrations  # which need this task
 
-        played = [demonstrations(self, problem, 1, seed, self.max_turns, careless=0.0)[0] for problem in problems]
+        played = [demonstrations(self, problem, 1, seed, max_turns, careless=0.0)[0] for problem in problems]
         return [episode for episode in played if not episode.truncated]
 
     def grade(self, problem: Problem, response: str) -> Grade:

@@ -1,0 +1,186 @@
+"""Offline learning on built ALFWorld games: run.py GAMES OUT [--seeds 0 1 2] [--splits …] [--only METHOD …]
+
+GAMES is what `stepcredit alfworld build --out GAMES --train 480 --valid_seen 100 --valid_unseen 100` made. A small
+Llama from nothing, with a tokenizer trained on demonstrations of mixed quality, is fine-tuned on them, plays every
+training game five times, and learns from these episodes by each method; all are evaluated on both splits. Rows go to
+OUT/seedN/results.json and OUT/results.json; finished work is kept in OUT and not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stepcredit.episodes.episode import Episode, StopReason
+from stepcredit.episodes.store import append_episodes, load_episodes
+from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.models.vocabulary import END, USER, trained_tokenizer
+from stepcredit.pipeline.alfworld import DemonstrateConfig, demonstrate
+from stepcredit.pipeline.collect import CollectConfig, collect
+from stepcredit.pipeline.evaluate import EvaluateConfig, evaluate
+from stepcredit.pipeline.results import read_rows, versions, write_json
+from stepcredit.pipeline.train import TrainConfig, train
+from stepcredit.pipeline.variants import Variant, variant_of
+from stepcredit.training.methods import METHODS
+
+TURNS = 20
+SIZE = ModelSize(hidden_size=128, intermediate_size=384, layers=3, heads=4, max_length=1024)
+PATTERN = (
+    r" ?[a-z]+ \d+|,(?: (?:you see|and))? an?\b|[A-Z][a-z]*(?: [a-z]+\b(?! \d))*"
+    r"| ?[A-Za-z]+| ?[^A-Za-z\s]+|\s+"
+)
+"""A thing with its number, a list's glue and the first words of a sentence are one token each, where they are usual."""
+SHARED: dict[str, Any] = {
+    "per_device_train_batch_size": 8,
+    "max_length": SIZE.max_length,
+    "step_delimiters": [],
+    "save_strategy": "no",
+    "report_to": "none",
+    "use_cpu": not torch.cuda.is_available(),
+}
+READING: dict[str, Any] = {"learning_rate": 2e-3, "num_train_epochs": 5, "warmup_steps": 0.05}
+SFT: dict[str, Any] = {"learning_rate": 5e-4, "num_train_epochs": 1, "warmup_steps": 0.05}
+# A game that the turn limit ended is lost: reward 0, as in the paper.
+LEARNING: dict[str, Any] = {"truncated": "zero", "num_train_epochs": 1, "gradient_accumulation_steps": 4}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "rft": {"learning_rate": 3e-4, "num_train_epochs": 2},
+    "dpo": {"learning_rate": 1e-4, "beta": 0.1},
+    "oreo": {"learning_rate": 3e-4, "value_learning_rate": 1e-3, "beta": 0.03, "kl_coef": 0.01},
+}
+BEST_OF = 5
+
+
+def demonstrations(games: Path, out: Path) -> Path:
+    """The demonstrators' episodes, the same for all seeds."""
+    folder = out / "demonstrations"
+    demonstrate(DemonstrateConfig(out=str(folder), data=str(games), prompt_style="act", samples=6, max_turns=TURNS))
+    return folder
+
+
+def start(demonstrated: Path, here: Path, seed: int) -> Path:
+    """A policy from nothing: it reads the demonstrations, what the game says included, and is then fine-tuned on them.
+
+    Reading stands for pretraining: names that come up again in what the game says teach it to copy names.
+    """
+    scratch, reading = here / "scratch", here / "reading"
+    if not (scratch / "config.json").exists():
+        texts = [m["content"] for e in load_episodes(demonstrated) for m in (*e.prompt, *e.completion)]
+        tokenizer = trained_tokenizer(texts, pattern=PATTERN)
+        tokenizer.save_pretrained(scratch)
+        policy_from_scratch(tokenizer, SIZE, seed).save_pretrained(scratch)
+        append_episodes(reading, [as_text(e, tokenizer) for e in load_episodes(demonstrated)])
+    read = learnt("sft", scratch, reading, here / "read", seed, READING)
+    return learnt("sft", read, demonstrated, here / "sft", seed, SFT)
+
+
+def as_text(episode: Episode, tokenizer: Any) -> Episode:
+    """A conversation as one text behind its first token, every other token of which is learnt."""
+    text = tokenizer.apply_chat_template([*episode.prompt, *episode.completion], tokenize=False)
+    return Episode(
+        prompt=USER,
+        completion=text.removeprefix(USER).removesuffix(END),
+        reward=1.0,
+        prompt_id=episode.prompt_id,
+        sample=episode.sample,
+        stop_reason=StopReason.STOP,
+    )
+
+
+def learnt(method: str, model: Path, episodes: Path, out: Path, seed: int, given: dict[str, Any]) -> Path:
+    """A policy trained by a method; its folder."""
+    if not (out / "run.json").exists():
+        variant = Variant("sft") if method == "sft" else variant_of(method)
+        args = METHODS[variant.method].config(
+            output_dir=str(out), seed=seed, data_seed=seed, **{**SHARED, **variant.given, **given}
+        )
+        train(TrainConfig(model=str(model), episodes=str(episodes)), args)
+    return out / "policy"
+
+
+def scored(games: Path, here: Path, policy: Path, method: str, split: str, seed: int, **given: Any) -> None:
+    """Rows of one policy on one split, unless they are there."""
+    out = here / f"evaluate-{method}-{split}-{given.get('search', 'all')}"
+    if (out / "run.json").exists():
+        return
+    evaluate(
+        EvaluateConfig(
+            task="alfworld",
+            data=str(games),
+            prompt_style="act",
+            max_turns=TURNS,
+            max_new_tokens=24,
+            split=split,
+            policy=str(policy),
+            method=method,
+            out=str(out),
+            seed=seed,
+            **given,
+        )
+    )
+
+
+def one_seed(games: Path, out: Path, seed: int, methods: list[str], splits: list[str], best_of: int) -> None:
+    here = out / f"seed{seed}"
+    sft = start(demonstrations(games, out), here, seed)
+    collect(
+        CollectConfig(
+            task="alfworld",
+            data=str(games),
+            prompt_style="act",
+            max_turns=TURNS,
+            max_new_tokens=24,
+            policy=str(sft),
+            samples=5,
+            seed=seed,
+            out=str(here / "episodes"),
+            batch_size=128,
+        )
+    )
+    policies = {"sft": sft}
+    for method in methods:
+        settings = {**LEARNING, **SETTINGS[variant_of(method).method], **SETTINGS.get(method, {})}
+        policies[method] = learnt(method, sft, here / "episodes", here / method, seed, settings)
+    for split in splits:
+        for method, policy in policies.items():
+            scored(games, here, policy, method, split, seed, search="greedy")
+            if method in ("sft", "oreo") and best_of > 1 and "oreo" in policies and split == splits[0]:
+                value = str(here / "oreo" / "value")
+                scored(games, here, policy, method, split, seed, search="all", width=best_of, value=value)
+            else:
+                scored(games, here, policy, method, split, seed, search="sample")
+
+
+def gather(out: Path) -> None:
+    """All rows in one file, each once; without the paths of one machine."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for file in sorted(out.glob("seed*/evaluate-*/results.json")):
+        for row in read_rows(file):
+            key = tuple(row[name] for name in ("method", "split", "search", "width", "seed"))
+            rows[key] = {**row, **{k: v and Path(v).parent.name for k, v in row.items() if k in ("policy", "value")}}
+    write_json(out / "results.json", list(rows.values()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("games", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="*", default=["rft", "dpo", "oreo"])
+    parser.add_argument("--splits", nargs="*", default=["valid_unseen", "valid_seen"])
+    parser.add_argument("--best_of", type=int, default=BEST_OF)
+    args = parser.parse_args()
+    for seed in args.seeds:
+        one_seed(args.games, args.out, seed, args.methods, args.splits, args.best_of)
+    gather(args.out)
+    built = json.loads((args.games / "built.json").read_text(encoding="utf-8"))
+    about = {k: v for k, v in built.items() if k != "out"}
+    settings = {"sft": SFT, "learning": LEARNING, "methods": SETTINGS, "turns": TURNS, "size": vars(SIZE)}
+    write_json(args.out / "run.json", {"built": about, **settings, **versions()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Chat templates that write no end of turn: the end of sequence is one."""
+
+import pytest
+
+from doubles.tokenizers import byte_tokenizer
+from stepcredit.episodes.conversation import Conversation
+from stepcredit.episodes.encoding import tokenise
+from stepcredit.episodes.episode import Episode, StopReason
+
+MINICPM = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<u>' + message['content'] + '<a>' }}"
+    "{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
+)
+EOS = 257
+PROMPT = [{"role": "user", "content": "hi"}]
+COMPLETION = [
+    {"role": "assistant", "content": "go"},
+    {"role": "user", "content": "wall"},
+    {"role": "assistant", "content": "left"},
+]
+RUNS = [([*b"<u>hi<a>"], False), ([*b"go", EOS], True), ([*b"<u>wall<a>"], False), ([*b"left", EOS], True)]
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+def test_a_template_without_an_end_of_turn_ends_turns_with_the_end_of_sequence(truncated):
+    tokenizer = byte_tokenizer(MINICPM)
+    reason, reward = (StopReason.LENGTH, None) if truncated else (StopReason.STOP, 1.0)
+    episode = Episode(prompt=PROMPT, completion=COMPLETION, reward=reward, stop_reason=reason, prompt_id="p")
+    ids = [i for run, _ in RUNS for i in run][: -1 if truncated else None]
+    is_action = [action for run, action in RUNS for _ in run][: len(ids)]
+    tokens = tokenise(episode, tokenizer)
+    assert tokens.ids.tolist() == ids
+    assert tokens.action_mask.tolist() == is_action
+
+    talk = Conversation(PROMPT, tokenizer)
+    assert talk.ids == [*b"<u>hi<a>"]
+    assert talk.reply([*b"go", EOS], [-1.0] * 3) == "go"
+    assert talk.observe("wall") == [*b"<u>wall<a>"]
+    last = [*b"left", *([] if truncated else [EOS])]
+    assert talk.reply(last, [-1.0] * len(last)) == "left"
+    assert talk.completion == COMPLETION
+    assert talk.tokens().ids.tolist() == ids
+    assert talk.tokens().action_mask.tolist() == is_action

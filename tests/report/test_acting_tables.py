@@ -1,0 +1,39 @@
+"""The tables of conversations, from rows written by hand."""
+
+from stepcredit.report.markdown import best_of_table, split_table
+
+
+def row(method, split, search, width, seed, accuracy, **more):
+    return {
+        "task": "alfworld", "method": method, "split": split, "search": search, "width": width, "seed": seed,
+        "n": 100, "accuracy": accuracy, "stderr": 0.05, "truncated": 10, "undecided": 0,
+        "tokens_generated": 1000, "tokens_scored": 0, **more,
+    }  # fmt: skip
+
+
+ROWS = [
+    *(row("sft", split, search, 1, seed, 0.2 + 0.1 * seed)
+      for split in ("valid_seen", "valid_unseen") for search in ("greedy", "sample") for seed in (0, 1)),
+    *(row("rft", "valid_unseen", "sample", 1, seed, 0.5) for seed in (0, 1)),
+    *(row("sft", "valid_unseen", name, k, seed, 0.3 + by * (k - 1) + 0.1 * seed, tokens_scored=3000 if by else 0)
+      for name, by in (("best-of", 0.1), ("random", 0.0)) for k in (2, 3) for seed in (0, 1)),
+]  # fmt: skip
+
+
+def test_methods_and_splits_with_one_reply_a_turn():
+    lines = split_table(ROWS, ("valid_unseen", "valid_seen"), ("sample", "greedy")).splitlines()
+    assert lines[0] == (
+        "| method | valid_unseen, sample | valid_unseen, greedy | valid_seen, sample | valid_seen, greedy "
+        "| each seed, valid_unseen, sample |"
+    )
+    assert lines[2] == "| SFT | 25.0 ± 5.0 | 25.0 ± 5.0 | 25.0 ± 5.0 | 25.0 ± 5.0 | 20.0 30.0 |"
+    assert lines[3] == "| rejection sampling | 50.0 ± 0.0 | – | – | – | 50.0 50.0 |"
+    assert len(lines) == 4, "the rows of K replies a turn are not among them"
+
+
+def test_best_of_k_beside_any_of_k():
+    lines = best_of_table(ROWS, ("valid_unseen", "valid_seen")).splitlines()
+    assert lines[0] == "| policy | K = 1 | K = 2 | K = 3 | tokens written / read, K = 3 |"
+    assert lines[2] == "| SFT, valid_unseen, by value | 25.0 ± 5.0 | 45.0 ± 5.0 | 55.0 ± 5.0 | 10 / 30 |"
+    assert lines[3] == "| SFT, valid_unseen, at random | 25.0 ± 5.0 | 35.0 ± 5.0 | 35.0 ± 5.0 | 10 / 0 |"
+    assert len(lines) == 4, "no lines of a split that was not searched"

@@ -1,0 +1,151 @@
+"""Demonstrations: what they say happened does happen, and carelessness costs turns."""
+
+import re
+from collections import Counter, defaultdict
+from itertools import pairwise
+from statistics import mean
+
+import pytest
+
+from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS, demonstrations, may_hold
+from stepcredit.tasks.alfworld.task import ALFWorld
+from stepcredit.verdict import Verdict
+
+MAX_TURNS, SAMPLES = 16, 7
+SAYS = re.compile(r"Thought: [^\n]+\nAction: ([^\n]+)")
+
+
+def replies(episode):
+    return [m["content"] for m in episode.completion if m["role"] == "assistant"]
+
+
+def observations(episode):
+    return [m["content"] for m in episode.completion if m["role"] == "user"]
+
+
+def commands(episode):
+    return [SAYS.fullmatch(reply)[1] for reply in replies(episode)]
+
+
+@pytest.fixture(scope="module")
+def problems(task):
+    return task.problems("train")
+
+
+@pytest.fixture(scope="module")
+def played(task, problems):
+    """[(problem, its episodes)]"""
+    return [(p, demonstrations(task, p, SAMPLES, 0, MAX_TURNS)) for p in problems]
+
+
+@pytest.fixture(scope="module")
+def episodes(played):
+    return [e for _, of in played for e in of]
+
+
+def test_replayed_they_are_true(task, played):
+    household = task.environment()
+    for problem, of in played:
+        for e in of:
+            assert e.prompt[-1] == {"role": "user", "content": household.reset(problem).text}
+            assert list(e.prompt[:-1]) == list(problem.prompt)
+            *before, last = [household.step(reply) for reply in replies(e)]
+            assert [o.text for o in before] == observations(e)
+            assert not any(o.done or o.reward for o in before)
+            assert (e.reward == 1.0) == last.done == (last.reward == 1.0)
+    household.close()
+
+
+def test_won_or_truncated(episodes):
+    assert {e.truncated for e in episodes} == {True, False}
+    for e in episodes:
+        assert (e.verdict, e.reward) == ((None, None) if e.truncated else (Verdict.RIGHT, 1.0))
+        assert e.metadata["turns"] == len(replies(e)) <= MAX_TURNS
+        assert not e.truncated or e.metadata["turns"] == MAX_TURNS
+
+
+def test_conversations_alternate_and_end_with_the_policy(episodes):
+    for e in episodes:
+        assert e.is_chat
+        roles = [m["role"] for m in [*e.prompt, *e.completion]]
+        assert roles == ["user", "assistant"] * (len(roles) // 2)
+        assert len(commands(e)) == len(replies(e))  # every one has a thought and an action
+
+
+def test_episodes_say_which_game_and_sample_they_are(played):
+    for problem, of in played:
+        assert [e.sample for e in of] == list(range(SAMPLES))
+        for e in of:
+            assert e.prompt_id == problem.prompt_id
+            assert {k: e.metadata[k] for k in problem.metadata} == problem.metadata
+
+
+def test_carelessness_costs_turns(played):
+    """Measured against the mean of each game."""
+    extra = defaultdict(list)
+    for _, of in played:
+        usual = mean(e.metadata["turns"] for e in of)
+        for e in of:
+            extra[e.metadata["carelessness"]].append(e.metadata["turns"] - usual)
+    assert set(extra) == set(CARELESSNESS)
+    assert min(map(len, extra.values())) > 8
+    careful, careless = mean(extra[min(CARELESSNESS)]), mean(extra[max(CARELESSNESS)])
+    assert careless > careful + 1
+
+
+def test_nothing_happens_only_where_they_stand_already(episodes):
+    for e in episodes:
+        place = None
+        for command, answer in zip(commands(e), observations(e), strict=False):
+            assert (answer == "Observation: Nothing happens.") == (command == f"go to {place}"), command
+            place = command.removeprefix("go to ") if command.startswith("go to ") else place
+
+
+def test_what_they_do(episodes):
+    """Every verb occurs, the last command of a won game is one that can win, and nothing is opened twice."""
+    verbs = Counter(c.split()[0] for e in episodes for c in commands(e))
+    assert set(verbs) == {"go", "open", "take", "move", "clean", "heat", "cool", "use", "look", "inventory", "examine"}
+    for e in episodes:
+        opened = [c for c in commands(e) if c.startswith("open ")]
+        assert len(set(opened)) == len(opened)
+        if e.verdict is Verdict.RIGHT:
+            assert commands(e)[-1].split()[0] == ("use" if "light" in e.metadata["type"] else "move")
+        for before, after in pairwise(commands(e)):
+            assert not (before.startswith("take ") and after.startswith("take "))  # there is one hand
+
+
+def test_equal_seeds_equal_episodes(task, problems):
+    def all_of(*arguments):
+        return [(e.prompt, e.completion, e.metadata, e.sample) for e in demonstrations(task, problems[0], *arguments)]
+
+    three = all_of(3, 5, 8)
+    assert all_of(3, 5, 8) == three
+    assert all_of(1, 5, 8) == three[:1]
+    assert all_of(3, 6, 8) != three
+    assert len({str(completion) for _, completion, _, _ in three}) > 1
+    shorter = all_of(3, 5, 3)  # the limit cuts, and changes nothing before
+    for (_, long, _, _), (_, short, _, _) in zip(three, shorter):
+        assert long[: len(short)] == short
+        assert len(short) == 5
+
+
+def test_in_commands_alone(task, problems):
+    act = ALFWorld(task.data, "act")
+    (problem,) = (p for p in act.problems("train") if p.prompt_id == problems[-1].prompt_id)
+    (episode,) = demonstrations(act, problem, 1, 0, 6)
+    (spoken,) = demonstrations(task, problems[-1], 1, 0, 6)
+    assert replies(episode) == commands(spoken)
+    assert observations(episode) == [o.removeprefix("Observation: ") for o in observations(spoken)]
+    assert len(episode.prompt) == 1
+    household = act.environment()
+    assert household.reset(problem).text == episode.prompt[0]["content"] == spoken.prompt[-1]["content"]
+    assert [household.step(r).text for r in replies(episode)][: len(observations(episode))] == observations(episode)
+    household.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "thing", "fits"),
+    [("fridge", "egg", True), ("microwave", "mug", True), ("drawer", "egg", False), ("moon", "egg", False)],
+)
+def test_what_holds_what(place, thing, fits):
+    assert may_hold(place, thing) is fits
