@@ -63,7 +63,13 @@ class CachedRows:
         )
 
     def selected(self, index: Int[Tensor, " M"]) -> CachedRows:
-        """The rows of an index, as often and in the order that it names them: a copy."""
+        """The rows of an index, as often and in the order that it names them.
+
+        Reading on in one leaves the other as it is: a copy, or the same states where all rows keep their places, for
+        reading makes new ones.
+        """
+        if torch.equal(index.cpu(), torch.arange(len(self))):
+            return self._with(self.mask, lambda states: states)
         return self._with(self.mask[index], lambda states: states[index])
 
     def compacted(self) -> CachedRows:

@@ -76,9 +76,14 @@ class Conversation:
         self._append(ids, log_prob, is_action=True)
         return text
 
-    def observe(self, text: str) -> list[int]:
-        """Append the user's answer to the last reply; the ids that it adds (see `observation_ids`)."""
-        ids = self.observation_ids(text)
+    def observe(self, text: str, ids: list[int] | None = None) -> list[int]:
+        """Append the user's answer to the last reply; the ids that it adds.
+
+        Args:
+            text: what the user says.
+            ids: of the answer, where `observation_ids` has told them already.
+        """
+        ids = self.observation_ids(text) if ids is None else ids
         self.completion.append({"role": "user", "content": text})
         self._append(ids, [0.0] * len(ids), is_action=False)
         return ids

@@ -304,7 +304,7 @@ def _heard(talk: _Talk, answer: Observation | Crash, params: ActingParams) -> li
     if params.max_length is not None and len(conversation.ids) + len(more) >= params.max_length:
         played.stop_reason = StopReason.LENGTH
         return None
-    return conversation.observe(answer.text)
+    return conversation.observe(answer.text, more)
 
 
 def played_episode(played: Played) -> Episode:
