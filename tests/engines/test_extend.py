@@ -8,6 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from oracles.beam import next_distribution
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.engines.noise import stream_key, uniform
+from stepcredit.engines.rows import CachedRows, padded_left
 from stepcredit.engines.stepping import CachedStepper, Draw, Stepper, TurnStepper
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import StepRule
@@ -152,3 +153,20 @@ def test_the_text_of_the_first_token_reads_on_from_the_observation(model):
     assert stepper.last[1] == 5
     with pytest.raises(ValueError, match="zip"):
         stepper.extend([[1]])
+
+
+@pytest.mark.parametrize("index", [[0, 1, 2, 3], [3, 1], [2, 2, 0, 1]])
+@torch.inference_mode()
+def test_reading_on_in_selected_rows_leaves_the_others_as_they_are(model, index):
+    """Also where all rows keep their places, and nothing is copied."""
+    rows = CachedRows.empty(model, len(PROMPTS))
+    rows.read(*padded_left(PROMPTS, model.device))
+    chosen = rows.selected(torch.tensor(index))
+    on = torch.full((len(index), 1), 7)
+    first = chosen.read(on, torch.ones_like(on)).logits[:, -1]
+    assert rows.mask.shape[1] == max(map(len, PROMPTS))
+    again = rows.selected(torch.tensor(index)).read(on, torch.ones_like(on)).logits[:, -1]
+    assert torch.equal(first, again)
+    for row, k in enumerate(index):
+        plain = model(torch.tensor([[*PROMPTS[k], 7]])).logits[0, -1]
+        torch.testing.assert_close(first[row], plain, rtol=0, atol=1e-10)

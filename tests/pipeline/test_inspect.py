@@ -94,6 +94,8 @@ def test_preview(folder):
 
 def test_delimiters_as_typed():
     assert step_rule(["\\n", "\\t\\\\n", ". ", "é"]).delimiters == ("\n", "\t\\n", ". ", "é")
+    assert step_rule(["none"]).delimiters == step_rule([]).delimiters == ()
+    assert step_rule(["none", ". "]).delimiters == ("none", ". ")
     with pytest.raises(InputError, match="steps: a delimiter must not be empty"):
         step_rule([""])
     for bad in ("\\d", "a\\"):
