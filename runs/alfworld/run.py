@@ -45,11 +45,17 @@ SHARED: dict[str, Any] = {
 READING: dict[str, Any] = {"learning_rate": 2e-3, "num_train_epochs": 5, "warmup_steps": 0.05}
 SFT: dict[str, Any] = {"learning_rate": 5e-4, "num_train_epochs": 1, "warmup_steps": 0.05}
 # A game that the turn limit ended is lost: reward 0, as in the paper.
-LEARNING: dict[str, Any] = {"truncated": "zero", "num_train_epochs": 1, "gradient_accumulation_steps": 4}
+LEARNING: dict[str, Any] = {"truncated": "zero", "num_train_epochs": 1, "gradient_accumulation_steps": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "rft": {"learning_rate": 3e-4, "num_train_epochs": 2},
-    "dpo": {"learning_rate": 1e-4, "beta": 0.1},
-    "oreo": {"learning_rate": 3e-4, "value_learning_rate": 1e-3, "beta": 0.03, "kl_coef": 0.01},
+    "rft": {"learning_rate": 3e-4, "num_train_epochs": 3},
+    "dpo": {"learning_rate": 1e-4, "beta": 0.1, "max_pairs_per_prompt": 2},
+    "oreo": {
+        "learning_rate": 3e-4,
+        "value_learning_rate": 1e-3,
+        "value_warmup_steps": 30,
+        "beta": 0.03,
+        "kl_coef": 0.01,
+    },
 }
 BEST_OF = 5
 

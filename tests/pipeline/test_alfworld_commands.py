@@ -163,7 +163,7 @@ def test_solutions_are_right_and_played_once(games, tmp_path, monkeypatch, capsy
     least = min(e.metadata["turns"] for e in episodes)
     before = shards(tmp_path / "s")
     with monkeypatch.context() as patch:
-        patch.setattr(ALFWorld, "demonstrated", None)
+        patch.setattr(ALFWorld, "demonstrated", lambda *given: pytest.fail("played again"))
         assert main([*command, "--out", str(tmp_path / "s")]) == 0
         assert main([*command, "--out", str(tmp_path / "s"), "--seed", "1"]) == 2
     assert shards(tmp_path / "s") == before

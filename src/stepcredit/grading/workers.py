@@ -95,7 +95,10 @@ class Workers:
     def _start(self) -> _Process:
         process = _Process()
         with self._lock:
-            self._started = [p for p in self._started if p.is_alive()] + [process]
+            dead = [p for p in self._started if not p.is_alive()]
+            self._started = [p for p in self._started if p not in dead] + [process]
+        for one in dead:  # killed from outside: their pipes are still open
+            one.close()
         return process
 
 

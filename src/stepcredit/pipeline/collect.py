@@ -75,7 +75,7 @@ def collect(config: CollectConfig, engine: Engine | None = None, tokenizer: Any 
     if config.policy == SOLUTIONS and engine is None:
         return _collect_solutions(Path(config.out), config, task, problems)
     interactive = isinstance(task, InteractiveTask)
-    units = work_units(problems, config.samples, UNIT_CONVERSATIONS if interactive else UNIT_ROWS)
+    units = work_units(problems, config.samples, UNIT_CONVERSATIONS if interactive else None)
     out = Path(config.out)
     if config.dry_run:
         return {"prompts": len(problems), "responses": len(problems) * config.samples, "units": len(units)}
@@ -135,9 +135,9 @@ def sampling(config: Any, task: Task) -> SamplingParams:
     )
 
 
-def work_units(problems: Sequence[Problem], samples: int, rows: int = UNIT_ROWS) -> list[Sequence[Problem]]:
-    """Problems in fixed groups of about `rows` responses: the same at every run."""
-    size = max(1, rows // samples)
+def work_units(problems: Sequence[Problem], samples: int, rows: int | None = None) -> list[Sequence[Problem]]:
+    """Problems in fixed groups of about `rows` responses (`UNIT_ROWS`): the same at every run."""
+    size = max(1, (rows or UNIT_ROWS) // samples)
     return [problems[i : i + size] for i in range(0, len(problems), size)]
 
 
