@@ -1,4 +1,4 @@
-"""Rollouts on ALFWorld games against one stock environment at a time: alfworld.py GAMES POLICY [--games 24 …]
+"""Rollouts on ALFWorld games against one stock environment at a time: alfworld_rollouts.py GAMES POLICY [--games 24 …]
 
 The baseline is ALFWorld as it comes: its own `AlfredTWEnv` with one game, reset for every episode, and a policy that
 replies to one conversation. Ours are the same episodes with the same draws: environments that remember translations
