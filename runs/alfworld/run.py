@@ -107,6 +107,17 @@ def learnt(method: str, model: Path, episodes: Path, out: Path, seed: int, given
     return out / "policy"
 
 
+def playing(games: Path) -> dict[str, Any]:
+    """How the games are played, in collection and evaluation alike."""
+    return {
+        "task": "alfworld",
+        "data": str(games),
+        "prompt_style": "act",
+        "max_turns": TURNS,
+        "max_new_tokens": 24,
+    }
+
+
 def scored(games: Path, here: Path, policy: Path, method: str, split: str, seed: int, **given: Any) -> None:
     """Rows of one policy on one split, unless they are there."""
     out = here / f"evaluate-{method}-{split}-{given.get('search', 'all')}"
@@ -114,11 +125,7 @@ def scored(games: Path, here: Path, policy: Path, method: str, split: str, seed:
         return
     evaluate(
         EvaluateConfig(
-            task="alfworld",
-            data=str(games),
-            prompt_style="act",
-            max_turns=TURNS,
-            max_new_tokens=24,
+            **playing(games),
             split=split,
             policy=str(policy),
             method=method,
@@ -134,11 +141,7 @@ def one_seed(games: Path, out: Path, seed: int, methods: list[str], splits: list
     sft = start(demonstrations(games, out), here, seed)
     collect(
         CollectConfig(
-            task="alfworld",
-            data=str(games),
-            prompt_style="act",
-            max_turns=TURNS,
-            max_new_tokens=24,
+            **playing(games),
             policy=str(sft),
             samples=5,
             seed=seed,
