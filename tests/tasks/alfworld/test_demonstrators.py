@@ -93,12 +93,31 @@ def test_carelessness_costs_turns(played):
     assert careless > careful + 1
 
 
-def test_nothing_happens_only_where_they_stand_already(episodes):
+def test_what_nothing_comes_of(episodes):
+    """The careless ask for what cannot be done there; nothing comes of anything else."""
+    why = Counter()
     for e in episodes:
-        place = None
+        there = set(re.findall(r"an? ([a-z]+ \d+)", e.prompt[-1]["content"]))
+        place, seen = None, ""
         for command, answer in zip(commands(e), observations(e), strict=False):
-            assert (answer == "Observation: Nothing happens.") == (command == f"go to {place}"), command
-            place = command.removeprefix("go to ") if command.startswith("go to ") else place
+            verb, _, rest = command.partition(" ")
+            if answer != "Observation: Nothing happens.":
+                place = rest.removeprefix("to ") if verb == "go" else place
+                seen = answer if verb in ("go", "open") else seen
+            elif verb == "go":
+                goal = rest.removeprefix("to ")
+                assert goal == place or goal not in there
+                why["already there" if goal == place else "no such place"] += 1
+            elif verb == "take":
+                thing, _, at = rest.partition(" from ")
+                assert at == place
+                assert f"a {thing}" not in seen
+                why["not there"] += 1
+            else:
+                assert verb in ("move", "clean", "heat", "cool")
+                assert not rest.endswith(f" {place}")
+                why["too far away"] += 1
+    assert set(why) == {"already there", "no such place", "not there", "too far away"}, why
 
 
 def test_what_they_do(episodes):
@@ -110,7 +129,8 @@ def test_what_they_do(episodes):
         assert len(set(opened)) == len(opened)
         if e.verdict is Verdict.RIGHT:
             assert commands(e)[-1].split()[0] == ("use" if "light" in e.metadata["type"] else "move")
-        for before, after in pairwise(commands(e)):
+        done = [c for c, o in zip(commands(e), observations(e), strict=False) if "Nothing happens" not in o]
+        for before, after in pairwise(done):
             assert not (before.startswith("take ") and after.startswith("take "))  # there is one hand
 
 

@@ -2,8 +2,8 @@
 
 Each episode has a carelessness, drawn first. All demonstrators search for the target in places that may hold it, and
 some are told where it is; a careless one also looks into places that cannot hold it or that it has seen, takes wrong
-objects, puts the target down in wrong places, forgets to clean, heat or cool it, and wastes turns looking about. Its
-episode fails when the turns run out.
+objects, puts the target down in wrong places, forgets to clean, heat or cool it, asks for what cannot be done (nothing
+happens, and it goes on), and wastes turns looking about. Its episode fails when the turns run out.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class _Play:
     messages: list[dict[str, str]] = field(default_factory=list)
     where: dict[str, str] = field(default_factory=dict)
     opened: set[str] = field(default_factory=set)
+    at: str = ""
     turns: int = 0
     won: bool = False
 
@@ -56,9 +57,14 @@ class _Play:
             raise _Over
         self.messages.append({"role": "user", "content": self.wording.observation(answer.text)})
 
+    def go(self, thought: str, place: str) -> None:
+        """Go to a receptacle."""
+        self.do(thought, f"go to {place}")
+        self.at = place
+
     def arrive(self, thought: str, place: str) -> None:
         """Go to a receptacle and open it."""
-        self.do(thought, f"go to {place}")
+        self.go(thought, place)
         if place in self.layout.openable and place not in self.opened:
             self.do(thought, f"open {place}")
             self.opened.add(place)
@@ -115,6 +121,8 @@ class _Demonstrator:
             if targets:
                 play.take(thought, targets[0])
                 return targets[0]
+            if self.slips(0.3) and not any(kind_of(n) == self.goal.target for n in play.here(place)):
+                play.do(thought, f"take {self.goal.target} 1 from {place}")
             others = [n for n in play.here(place) if kind_of(n) not in ("desklamp", "floorlamp")]
             if others and self.slips(0.25):
                 self.carry_about(self.one_of(others), place)
@@ -122,6 +130,10 @@ class _Demonstrator:
     def next_place(self, used: set[str], seen: set[str]) -> str:
         """Where to look next: where the target is, by luck; a place that may hold it; or anywhere."""
         play = self.play
+        if self.slips(0.15):
+            kind = kind_of(self.one_of(play.layout.receptacles))
+            beyond = len(play.layout.of_kind(kind, play.layout.receptacles)) + 1
+            play.do(f"find a {self.goal.target}", f"go to {kind} {beyond}")
         hidden = [at for name, at in sorted(play.where.items()) if kind_of(name) == self.goal.target
                   and name not in used]  # fmt: skip
         likely = [p for p in play.layout.receptacles if p not in seen and may_hold(kind_of(p), self.goal.target)]
@@ -174,6 +186,7 @@ class _Demonstrator:
             self.stray(target, self.one_of(strays))
         goal = self.goal_in_use() or self.one_of(goals)
         thought = f"put the {kind} in a {parent}"
+        self.hurry(thought, f"move {target} to {goal}", goal)
         play.arrive(thought, goal)
         play.put(thought, target, goal)
         if forgets:
@@ -193,8 +206,14 @@ class _Demonstrator:
         verb, station_kind = STATIONS[self.goal.family]
         station = self.play.layout.of_kind(station_kind, self.play.layout.receptacles)[0]
         thought = f"{verb} the {self.goal.target}"
-        self.play.do(thought, f"go to {station}")
+        self.hurry(thought, f"{verb} {target} with {station}", station)
+        self.play.go(thought, station)
         self.play.do(thought, f"{verb} {target} with {station}")
+
+    def hurry(self, thought: str, command: str, place: str) -> None:
+        """Try, before having gone there, what can only be done at a place."""
+        if self.play.at != place and self.slips(0.3):
+            self.play.do(thought, command)
 
     def stray(self, target: str, place: str) -> None:
         """Put the target down in a wrong place, and take it up again."""
