@@ -50,7 +50,8 @@ class DemonstrateConfig:
     out: str = field(metadata={"help": "The folder of episodes to write."})
     data: str | None = field(default=None, metadata={"help": "The folder of games; default: $ALFWORLD_DATA."})
     prompt_style: str | None = field(
-        default=None, metadata={"help": "react (default: thought and action) or act (the command alone)."}
+        default=None,
+        metadata={"help": "react (default: thought and action), think (without instructions) or act (commands)."},
     )
     split: str = field(default="train", metadata={"help": "Which split.", "choices": list(SPLITS)})
     prompts: int | None = field(default=None, metadata={"help": "How many games; default: all."})

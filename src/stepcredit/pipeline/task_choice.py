@@ -24,7 +24,7 @@ class TaskChoice:
         default=None,
         metadata={
             "help": "How gsm8k and math put a problem: qwen-math (default), qwen-boxed, deepseek-math, "
-            "deepseek-math-plain, lm-eval or plain; alfworld: react (default) or act."
+            "deepseek-math-plain, lm-eval or plain; alfworld: react (default), think or act."
         },
     )
 

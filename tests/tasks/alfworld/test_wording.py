@@ -5,7 +5,7 @@ import pytest
 from stepcredit.errors import InputError
 from stepcredit.tasks.alfworld.wording import wording
 
-REACT, ACT = wording("react"), wording("act")
+REACT, THINK, ACT = wording("react"), wording("think"), wording("act")
 
 
 def test_the_papers_wording_is_the_default():
@@ -14,7 +14,8 @@ def test_the_papers_wording_is_the_default():
     assert REACT.instructions[1]["content"] == "OK"
     assert "Thought: " in REACT.instructions[0]["content"]
     assert "Action: " in REACT.instructions[0]["content"]
-    assert ACT.instructions == ()
+    assert THINK.instructions == ACT.instructions == ()
+    assert THINK.reply("look", "hm") == REACT.reply("look", "hm")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,7 @@ def test_the_papers_wording_is_the_default():
 )
 def test_replies_by_table(reply, command):
     assert REACT.command(reply) == command
+    assert THINK.command(reply) == command
     assert ACT.command(reply) == command
 
 
@@ -47,12 +49,12 @@ def test_words_of_both_sides():
     assert ACT.reply("look", "where am I") == "look"
     assert REACT.observation("You see.") == "Observation: You see."
     assert ACT.observation("You see.") == "You see."
-    for style in (REACT, ACT):
+    for style in (REACT, THINK, ACT):
         assert style.opening("-= Welcome to TextWorld, ALFRED! =-\n\nYou are here.") == "You are here."
         assert style.opening("You are here.") == "You are here."
         assert style.command(style.reply("take mug 1 from shelf 2", "get it")) == "take mug 1 from shelf 2"
 
 
 def test_no_such_style():
-    with pytest.raises(InputError, match=r"no style 'chatty'; alfworld has react, act"):
+    with pytest.raises(InputError, match=r"no style 'chatty'; alfworld has react, think, act"):
         wording("chatty")

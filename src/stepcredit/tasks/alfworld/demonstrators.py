@@ -4,6 +4,9 @@ Each episode has a carelessness, drawn first. All demonstrators search for the t
 some are told where it is; a careless one also looks into places that cannot hold it or that it has seen, takes wrong
 objects, puts the target down in wrong places, forgets to clean, heat or cool it, asks for what cannot be done (nothing
 happens, and it goes on), and wastes turns looking about. Its episode fails when the turns run out.
+
+A thought begins with the name of what it is about and goes on with its number where that is in sight: "the mug 2 is
+here", "the mug is not here". A small model compares a name with a list of names by writing it once more.
 """
 
 from __future__ import annotations
@@ -62,11 +65,11 @@ class _Play:
         self.do(thought, f"go to {place}")
         self.at = place
 
-    def arrive(self, thought: str, place: str) -> None:
+    def arrive(self, thought: str, place: str, sought: str = "") -> None:
         """Go to a receptacle and open it."""
         self.go(thought, place)
         if place in self.layout.openable and place not in self.opened:
-            self.do(thought, f"open {place}")
+            self.do(f"the {sought} may be inside" if sought else thought, f"open {place}")
             self.opened.add(place)
 
     def take(self, thought: str, name: str) -> None:
@@ -111,29 +114,31 @@ class _Demonstrator:
 
     def find(self, used: set[str]) -> str:
         """Search until a target is in hand."""
-        thought, play, seen = f"find a {self.goal.target}", self.play, set[str]()
+        kind, play, seen = self.goal.target, self.play, set[str]()
+        thought = f"the {kind} is to be found"
         while True:
-            place = self.next_place(used, seen)
-            play.arrive(thought, place)
+            place = self.next_place(thought, used, seen)
+            play.arrive(thought, place, sought=kind)
             seen.add(place)
-            self.dawdle(place)
-            targets = [n for n in play.here(place) if kind_of(n) == self.goal.target and n not in used]
+            targets = [n for n in play.here(place) if kind_of(n) == kind and n not in used]
+            thought = f"the {targets[0]} is here" if targets else f"the {kind} is not here"
+            self.dawdle(thought, place)
             if targets:
                 play.take(thought, targets[0])
                 return targets[0]
-            if self.slips(0.3) and not any(kind_of(n) == self.goal.target for n in play.here(place)):
-                play.do(thought, f"take {self.goal.target} 1 from {place}")
+            if self.slips(0.3) and not any(kind_of(n) == kind for n in play.here(place)):
+                play.do(thought, f"take {kind} 1 from {place}")
             others = [n for n in play.here(place) if kind_of(n) not in ("desklamp", "floorlamp")]
             if others and self.slips(0.25):
                 self.carry_about(self.one_of(others), place)
 
-    def next_place(self, used: set[str], seen: set[str]) -> str:
+    def next_place(self, thought: str, used: set[str], seen: set[str]) -> str:
         """Where to look next: where the target is, by luck; a place that may hold it; or anywhere."""
         play = self.play
         if self.slips(0.15):
             kind = kind_of(self.one_of(play.layout.receptacles))
             beyond = len(play.layout.of_kind(kind, play.layout.receptacles)) + 1
-            play.do(f"find a {self.goal.target}", f"go to {kind} {beyond}")
+            play.do(thought, f"go to {kind} {beyond}")
         hidden = [at for name, at in sorted(play.where.items()) if kind_of(name) == self.goal.target
                   and name not in used]  # fmt: skip
         likely = [p for p in play.layout.receptacles if p not in seen and may_hold(kind_of(p), self.goal.target)]
@@ -150,18 +155,19 @@ class _Demonstrator:
     def carry_about(self, wrong: str, place: str) -> None:
         """Take a wrong object; put it back, or bring it where the target should go."""
         play = self.play
-        play.take(f"take the {kind_of(wrong)}", wrong)
+        play.take(f"the {wrong} will do", wrong)
         goals = play.layout.of_kind(self.goal.parent, play.layout.receptacles) if self.goal.parent else []
         if not goals or not may_hold(self.goal.parent, kind_of(wrong)) or self.rng.random() < 0.5:
-            play.put(f"put the {kind_of(wrong)} back", wrong, place)
+            play.put(f"the {wrong} is wrong", wrong, place)
         else:
-            goal = self.one_of(goals)
-            play.arrive(f"put the {kind_of(wrong)} in a {self.goal.parent}", goal)
-            play.put(f"put the {kind_of(wrong)} in a {self.goal.parent}", wrong, goal)
+            goal, thought = self.one_of(goals), f"the {wrong} is to go in a {self.goal.parent}"
+            play.arrive(thought, goal)
+            play.put(thought, wrong, goal)
 
     def look_under_lamp(self) -> None:
         """Find the lamp with the target in hand, and switch it on."""
-        thought, play, seen = f"find a {self.goal.lamp}", self.play, set[str]()
+        play, seen = self.play, set[str]()
+        thought = f"the {self.goal.lamp} is to be found"
         lamp = play.layout.of_kind(self.goal.lamp, play.layout.where)[0]
         stands = [p for p in play.layout.receptacles if kind_of(p) in LAMP_STANDS]
         while True:
@@ -169,10 +175,12 @@ class _Demonstrator:
             place = self.one_of(play.layout.receptacles) if self.slips(0.6) else self.one_of(unseen)
             place = play.where[lamp] if self.rng.random() < KNOWS else place
             seen.add(place)
-            play.arrive(thought, place)
-            self.dawdle(place)
-            if play.where[lamp] == place:
-                play.do(f"use the {self.goal.lamp}", f"use {lamp}")
+            play.arrive(thought, place, sought=self.goal.lamp)
+            here = play.where[lamp] == place
+            thought = f"the {lamp} is here" if here else f"the {self.goal.lamp} is not here"
+            self.dawdle(thought, place)
+            if here:
+                play.do(thought, f"use {lamp}")
 
     def bring(self, target: str) -> None:
         """Clean, heat or cool the target where that is asked for, and put it where it belongs."""
@@ -185,13 +193,14 @@ class _Demonstrator:
         if strays and self.slips(0.4):
             self.stray(target, self.one_of(strays))
         goal = self.goal_in_use() or self.one_of(goals)
-        thought = f"put the {kind} in a {parent}"
+        thought = f"the {target} is to go in a {parent}"
         self.hurry(thought, f"move {target} to {goal}", goal)
         play.arrive(thought, goal)
         play.put(thought, target, goal)
         if forgets:
-            self.dawdle(goal)
-            play.take(f"take the {kind}", target)
+            again = f"the {target} is to be {TREATED[self.goal.family]}"
+            self.dawdle(again, goal)
+            play.take(again, target)
             self.treat(target)
             play.arrive(thought, goal)
             play.put(thought, target, goal)
@@ -205,7 +214,7 @@ class _Demonstrator:
         """Clean, heat or cool it."""
         verb, station_kind = STATIONS[self.goal.family]
         station = self.play.layout.of_kind(station_kind, self.play.layout.receptacles)[0]
-        thought = f"{verb} the {self.goal.target}"
+        thought = f"the {target} is to be {TREATED[self.goal.family]}"
         self.hurry(thought, f"{verb} {target} with {station}", station)
         self.play.go(thought, station)
         self.play.do(thought, f"{verb} {target} with {station}")
@@ -217,17 +226,18 @@ class _Demonstrator:
 
     def stray(self, target: str, place: str) -> None:
         """Put the target down in a wrong place, and take it up again."""
-        thought = f"put the {self.goal.target} in a {kind_of(place)}"
+        thought = f"the {target} is to go in a {kind_of(place)}"
         self.play.arrive(thought, place)
         self.play.put(thought, target, place)
-        self.play.take(f"take the {self.goal.target}", target)
+        self.play.take(f"the {target} is here", target)
 
-    def dawdle(self, place: str) -> None:
+    def dawdle(self, thought: str, place: str) -> None:
         """Waste turns."""
         while self.slips(0.4):
-            self.play.do("look around", self.one_of(["look", "inventory", f"examine {place}"]))
+            self.play.do(thought, self.one_of(["look", "inventory", f"examine {place}"]))
 
 
+TREATED = {family: {"clean": "cleaned", "heat": "heated", "cool": "cooled"}[v] for family, (v, _) in STATIONS.items()}
 LAMP_STANDS = ("desk", "dresser", "sidetable", "shelf")
 
 

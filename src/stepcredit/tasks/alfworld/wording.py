@@ -2,6 +2,7 @@
 
 react   instructions, "OK", the room and the task; the policy writes `Thought: …` and `Action: …`, the environment
         answers `Observation: …`, as in the paper
+think   the same without instructions, for policies that were fine-tuned on it
 act     the room and the task; the policy writes the command alone, the engine's words answer it
 """
 
@@ -43,7 +44,7 @@ class Wording:
     """One way to put a game.
 
     Attributes:
-        name: `react` or `act`.
+        name: `react`, `think` or `act`.
         instructions: the messages before the environment's first words.
         thinks: whether replies have a thought and an action, and observations say that they are one.
     """
@@ -75,6 +76,7 @@ WORDINGS = {
     w.name: w
     for w in (
         Wording("react", ({"role": "user", "content": _INSTRUCTIONS}, {"role": "assistant", "content": "OK"}), True),
+        Wording("think", (), True),
         Wording("act", (), False),
     )
 }
