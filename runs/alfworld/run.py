@@ -1,15 +1,18 @@
-"""Offline learning on built ALFWorld games: run.py GAMES OUT [--seeds 0 1 2] [--splits …] [--only METHOD …]
+"""Offline learning on built ALFWorld games: run.py GAMES OUT [--seeds 0 1 2] [--splits …] [--methods …]
 
 GAMES is what `stepcredit alfworld build --out GAMES --train 480 --valid_seen 100 --valid_unseen 100` made. A small
-Llama from nothing, with a tokenizer trained on demonstrations of mixed quality, is fine-tuned on them, plays every
-training game five times, and learns from these episodes by each method; all are evaluated on both splits. Rows go to
-OUT/seedN/results.json and OUT/results.json; finished work is kept in OUT and not done again.
+Llama from nothing reads and practises what demonstrators of mixed quality did. For each seed it is fine-tuned on them,
+plays every training game five times, and learns from these episodes by each method; all are evaluated on both splits.
+Rows go to OUT/results.json; finished work is kept in OUT and not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +28,18 @@ from stepcredit.pipeline.evaluate import EvaluateConfig, evaluate
 from stepcredit.pipeline.results import read_rows, versions, write_json
 from stepcredit.pipeline.train import TrainConfig, train
 from stepcredit.pipeline.variants import Variant, variant_of
+from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS
 from stepcredit.training.methods import METHODS
 
-TURNS = 20
+STYLE, TURNS = "think", 20
 SIZE = ModelSize(hidden_size=128, intermediate_size=384, layers=3, heads=4, max_length=1024)
 PATTERN = (
-    r" ?[a-z]+ \d+|,(?: (?:you see|and))? an?\b|[A-Z][a-z]*(?: [a-z]+\b(?! \d))*"
-    r"| ?[A-Za-z]+| ?[^A-Za-z\s]+|\s+"
+    r"Thought: the|\nAction:|Observation: [A-Z][a-z]*(?: [a-z]+\b(?! \d))*| (?:is|may|will) [a-z ]*?(?:\ba\b|(?=\n))"
+    r"|,(?: (?:you see|and))? an?\b|[A-Z][a-z]*(?: [a-z]+\b(?! \d))*"
+    r"| ?[A-Za-z]+| ?\d+| ?[^A-Za-z0-9\s]+|\s+"
 )
-"""A thing with its number, a list's glue and the first words of a sentence are one token each, where they are usual."""
+"""Names and numbers apart, both to be copied; a list's glue and the first words of a sentence are one token each."""
+READINGS, PRACTICES = 2, 4
 SHARED: dict[str, Any] = {
     "per_device_train_batch_size": 8,
     "max_length": SIZE.max_length,
@@ -42,7 +48,13 @@ SHARED: dict[str, Any] = {
     "report_to": "none",
     "use_cpu": not torch.cuda.is_available(),
 }
-READING: dict[str, Any] = {"learning_rate": 2e-3, "num_train_epochs": 5, "warmup_steps": 0.05}
+READING: dict[str, Any] = {"learning_rate": 2e-3, "num_train_epochs": 1, "warmup_steps": 0.05}
+PRACTICE: dict[str, Any] = {
+    "learning_rate": 6e-4,
+    "num_train_epochs": 1,
+    "warmup_steps": 0.05,
+    "per_device_train_batch_size": 4,
+}
 SFT: dict[str, Any] = {"learning_rate": 5e-4, "num_train_epochs": 1, "warmup_steps": 0.05}
 # A game that the turn limit ended is lost: reward 0, as in the paper.
 LEARNING: dict[str, Any] = {"truncated": "zero", "num_train_epochs": 1, "gradient_accumulation_steps": 2}
@@ -63,24 +75,56 @@ BEST_OF = 5
 def demonstrations(games: Path, out: Path) -> Path:
     """The demonstrators' episodes, the same for all seeds."""
     folder = out / "demonstrations"
-    demonstrate(DemonstrateConfig(out=str(folder), data=str(games), prompt_style="act", samples=6, max_turns=TURNS))
+    demonstrate(DemonstrateConfig(out=str(folder), data=str(games), prompt_style=STYLE, samples=8, max_turns=TURNS))
     return folder
 
 
-def start(demonstrated: Path, here: Path, seed: int) -> Path:
-    """A policy from nothing: it reads the demonstrations, what the game says included, and is then fine-tuned on them.
+def base(demonstrated: Path, out: Path) -> Path:
+    """A policy from nothing that plays like a careful demonstrator; it stands for a pretrained one, one for all seeds.
 
-    Reading stands for pretraining: names that come up again in what the game says teach it to copy names.
+    It reads all demonstrations, what the game says included, which teaches it to copy names, and then practises what
+    the most careful demonstrators did, which teaches it to look for the name that the task names. Both times it sees
+    each with names exchanged, so that a name is worth what it is worth in this game.
     """
-    scratch, reading = here / "scratch", here / "reading"
-    if not (scratch / "config.json").exists():
-        texts = [m["content"] for e in load_episodes(demonstrated) for m in (*e.prompt, *e.completion)]
-        tokenizer = trained_tokenizer(texts, pattern=PATTERN)
-        tokenizer.save_pretrained(scratch)
-        policy_from_scratch(tokenizer, SIZE, seed).save_pretrained(scratch)
-        append_episodes(reading, [as_text(e, tokenizer) for e in load_episodes(demonstrated)])
-    read = learnt("sft", scratch, reading, here / "read", seed, READING)
-    return learnt("sft", read, demonstrated, here / "sft", seed, SFT)
+    here, shown = out / "base", list(load_episodes(demonstrated))
+    if not (here / "practice").exists():
+        said = [m["content"] for e in shown for m in (*e.prompt, *e.completion)]
+        tokenizer, groups = trained_tokenizer(said, pattern=PATTERN), exchangeable(said)
+        tokenizer.save_pretrained(here / "scratch")
+        policy_from_scratch(tokenizer, SIZE, seed=0).save_pretrained(here / "scratch")
+        careful = [e for e in shown if e.reward and e.metadata["carelessness"] == min(CARELESSNESS)]
+        append_episodes(here / "reading", [as_text(e, tokenizer) for e in varied(shown, groups, READINGS)])
+        append_episodes(here / "practice", varied(careful, groups, PRACTICES))
+    read = learnt("sft", here / "scratch", here / "reading", here / "read", 0, READING)
+    return learnt("sft", read, here / "practice", here / "practised", 0, PRACTICE)
+
+
+def varied(episodes: list[Episode], groups: list[list[str]], times: int) -> list[Episode]:
+    """Each episode as it is, and `times` - 1 times with the names of each group exchanged at random."""
+    rng = random.Random(0)
+    return [
+        replace(renamed(e, groups, rng) if k else e, sample=e.sample * times + k)
+        for e in episodes
+        for k in range(times)
+    ]
+
+
+def renamed(episode: Episode, groups: list[list[str]], rng: random.Random) -> Episode:
+    """The episode with each group's names exchanged."""
+    names = {old: new for group in groups for old, new in zip(group, rng.sample(group, len(group)), strict=True)}
+    known = re.compile(rf"\b(?:{'|'.join(names)})\b")
+
+    def said(messages: Any) -> list[dict[str, str]]:
+        return [{**m, "content": known.sub(lambda found: names[found.group()], m["content"])} for m in messages]
+
+    return replace(episode, prompt=said(episode.prompt), completion=said(episode.completion))
+
+
+def exchangeable(said: list[str]) -> list[list[str]]:
+    """Kinds of things that were taken, and kinds of places that were gone to and neither opened nor used."""
+    text = "\n".join(said)
+    kinds = {verb: set(re.findall(rf"{verb} ([a-z]+) \d", text)) for verb in ("take", "go to", "open", "with")}
+    return [sorted(kinds["take"]), sorted(kinds["go to"] - kinds["open"] - kinds["with"])]
 
 
 def as_text(episode: Episode, tokenizer: Any) -> Episode:
@@ -112,9 +156,9 @@ def playing(games: Path) -> dict[str, Any]:
     return {
         "task": "alfworld",
         "data": str(games),
-        "prompt_style": "act",
+        "prompt_style": STYLE,
         "max_turns": TURNS,
-        "max_new_tokens": 24,
+        "max_new_tokens": 32,
     }
 
 
@@ -138,7 +182,8 @@ def scored(games: Path, here: Path, policy: Path, method: str, split: str, seed:
 
 def one_seed(games: Path, out: Path, seed: int, methods: list[str], splits: list[str], best_of: int) -> None:
     here = out / f"seed{seed}"
-    sft = start(demonstrations(games, out), here, seed)
+    demonstrated = demonstrations(games, out)
+    sft = learnt("sft", base(demonstrated, out), demonstrated, here / "sft", seed, SFT)
     collect(
         CollectConfig(
             **playing(games),

@@ -2,8 +2,8 @@
 
 Each episode has a carelessness, drawn first. All demonstrators search for the target in places that may hold it, and
 some are told where it is; a careless one also looks into places that cannot hold it or that it has seen, takes wrong
-objects, puts the target down in wrong places, forgets to clean, heat or cool it, asks for what cannot be done (nothing
-happens, and it goes on), and wastes turns looking about. Its episode fails when the turns run out.
+objects, puts the target down in wrong places, forgets to clean, heat or cool it, believes and asks what cannot be
+(nothing happens, and it goes on), and wastes turns looking about. Its episode fails when the turns run out.
 
 A thought begins with the name of what it is about and goes on with its number where that is in sight: "the mug 2 is
 here", "the mug is not here". A small model compares a name with a list of names by writing it once more.
@@ -127,7 +127,7 @@ class _Demonstrator:
                 play.take(thought, targets[0])
                 return targets[0]
             if self.slips(0.3) and not any(kind_of(n) == kind for n in play.here(place)):
-                play.do(thought, f"take {kind} 1 from {place}")
+                play.do(f"the {kind} 1 is here", f"take {kind} 1 from {place}")
             others = [n for n in play.here(place) if kind_of(n) not in ("desklamp", "floorlamp")]
             if others and self.slips(0.25):
                 self.carry_about(self.one_of(others), place)
