@@ -120,6 +120,24 @@ def test_what_nothing_comes_of(episodes):
     assert set(why) == {"already there", "no such place", "not there", "too far away"}, why
 
 
+def test_what_they_think_is_here_is_here(episodes):
+    """Unless nothing comes of it."""
+    right = wrong = 0
+    for e in episodes:
+        seen = ""
+        for reply, answer in zip(replies(e), observations(e), strict=False):
+            thought, command = reply.removeprefix("Thought: the ").split("\nAction: ")
+            if thought.endswith(" is here") and command.startswith("take "):
+                believed = thought.removesuffix(" is here")
+                assert command.startswith(f"take {believed} from ")
+                here = f" a {believed}" in seen or seen.startswith("Observation: You move the " + believed)
+                assert here == ("Nothing happens" not in answer), (seen, reply, answer)
+                right, wrong = right + here, wrong + (not here)
+            if command.startswith(("go ", "open ", "move ")) and "Nothing happens" not in answer:
+                seen = answer
+    assert right > wrong > 0
+
+
 def test_what_they_do(episodes):
     """Every verb occurs, the last command of a won game is one that can win, and nothing is opened twice."""
     verbs = Counter(c.split()[0] for e in episodes for c in commands(e))
