@@ -12,6 +12,7 @@ import argparse
 import json
 import random
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,16 +87,18 @@ def base(demonstrated: Path, out: Path) -> Path:
     the most careful demonstrators did, which teaches it to look for the name that the task names. Both times it sees
     each with names exchanged, so that a name is worth what it is worth in this game.
     """
-    here, shown = out / "base", list(load_episodes(demonstrated))
-    if not (here / "practice").exists():
+    here, scratch = out / "base", out / "base" / "scratch"
+    if not (scratch / "model.safetensors").exists():  # written last
+        shutil.rmtree(here, ignore_errors=True)
+        shown = list(load_episodes(demonstrated))
         said = [m["content"] for e in shown for m in (*e.prompt, *e.completion)]
         tokenizer, groups = trained_tokenizer(said, pattern=PATTERN), exchangeable(said)
-        tokenizer.save_pretrained(here / "scratch")
-        policy_from_scratch(tokenizer, SIZE, seed=0).save_pretrained(here / "scratch")
         careful = [e for e in shown if e.reward and e.metadata["carelessness"] == min(CARELESSNESS)]
         append_episodes(here / "reading", [as_text(e, tokenizer) for e in varied(shown, groups, READINGS)])
         append_episodes(here / "practice", varied(careful, groups, PRACTICES))
-    read = learnt("sft", here / "scratch", here / "reading", here / "read", 0, READING)
+        tokenizer.save_pretrained(scratch)
+        policy_from_scratch(tokenizer, SIZE, seed=0).save_pretrained(scratch)
+    read = learnt("sft", scratch, here / "reading", here / "read", 0, READING)
     return learnt("sft", read, here / "practice", here / "practised", 0, PRACTICE)
 
 
@@ -232,7 +235,8 @@ def main() -> None:
     gather(args.out)
     built = json.loads((args.games / "built.json").read_text(encoding="utf-8"))
     about = {k: v for k, v in built.items() if k != "out"}
-    settings = {"sft": SFT, "learning": LEARNING, "methods": SETTINGS, "turns": TURNS, "size": vars(SIZE)}
+    start = {"readings": READINGS, "reading": READING, "practices": PRACTICES, "practice": PRACTICE, "size": vars(SIZE)}
+    settings = {"style": STYLE, "turns": TURNS, "start": start, "sft": SFT, "learning": LEARNING, "methods": SETTINGS}
     write_json(args.out / "run.json", {"built": about, **settings, **versions()})
 
 

@@ -4,10 +4,11 @@ import re
 from collections import Counter, defaultdict
 from itertools import pairwise
 from statistics import mean
+from types import SimpleNamespace
 
 import pytest
 
-from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS, demonstrations, may_hold
+from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS, _Demonstrator, demonstrations, may_hold
 from stepcredit.tasks.alfworld.task import ALFWorld
 from stepcredit.verdict import Verdict
 
@@ -136,6 +137,15 @@ def test_what_they_think_is_here_is_here(episodes):
             if command.startswith(("go ", "open ", "move ")) and "Nothing happens" not in answer:
                 seen = answer
     assert right > wrong > 0
+
+
+@pytest.mark.parametrize(("at", "tried"), [("fridge 1", []), ("shelf 1", ["cool egg 1 with fridge 1"])])
+def test_they_hurry_only_where_it_is_in_vain(at, tried):
+    said = []
+    play = SimpleNamespace(at=at, do=lambda _thought, command: said.append(command))
+    always = SimpleNamespace(play=play, slips=lambda _share: True)
+    _Demonstrator.hurry(always, "", "cool egg 1 with fridge 1", "fridge 1")
+    assert said == tried
 
 
 def test_what_they_do(episodes):
