@@ -40,7 +40,8 @@ PATTERN = (
     r"| ?[A-Za-z]+| ?\d+| ?[^A-Za-z0-9\s]+|\s+"
 )
 """Names and numbers apart, both to be copied; a list's glue and the first words of a sentence are one token each."""
-READINGS, PRACTICES = 2, 4
+THOUGHT = re.compile(r"Thought: the ([a-z]+)( \d+)? is (not )?here")
+READINGS, GLIMPSES, PRACTICES = 3, 3, 9
 SHARED: dict[str, Any] = {
     "per_device_train_batch_size": 8,
     "max_length": SIZE.max_length,
@@ -50,6 +51,12 @@ SHARED: dict[str, Any] = {
     "use_cpu": not torch.cuda.is_available(),
 }
 READING: dict[str, Any] = {"learning_rate": 2e-3, "num_train_epochs": 1, "warmup_steps": 0.05}
+GLIMPSE: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "num_train_epochs": 1,
+    "warmup_steps": 0.05,
+    "per_device_train_batch_size": 32,
+}
 PRACTICE: dict[str, Any] = {
     "learning_rate": 6e-4,
     "num_train_epochs": 1,
@@ -71,6 +78,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 BEST_OF = 5
+VALUED = "oreo-step"
+"""Whose V chooses among replies. One reply is one action, as V is read once a reply."""
 
 
 def demonstrations(games: Path, out: Path) -> Path:
@@ -83,9 +92,10 @@ def demonstrations(games: Path, out: Path) -> Path:
 def base(demonstrated: Path, out: Path) -> Path:
     """A policy from nothing that plays like a careful demonstrator; it stands for a pretrained one, one for all seeds.
 
-    It reads all demonstrations, what the game says included, which teaches it to copy names, and then practises what
-    the most careful demonstrators did, which teaches it to look for the name that the task names. Both times it sees
-    each with names exchanged, so that a name is worth what it is worth in this game.
+    It reads all demonstrations, what the game says included, which teaches it to copy names; learns from short pieces
+    of them whether a name is among those in sight, which it does not learn from whole ones in the time there is; and
+    then practises what the most careful demonstrators did. Each time it sees them with names exchanged as well, so that
+    a name is worth what it is worth in this game.
     """
     here, scratch = out / "base", out / "base" / "scratch"
     if not (scratch / "model.safetensors").exists():  # written last
@@ -95,11 +105,30 @@ def base(demonstrated: Path, out: Path) -> Path:
         tokenizer, groups = trained_tokenizer(said, pattern=PATTERN), exchangeable(said)
         careful = [e for e in shown if e.reward and e.metadata["carelessness"] == min(CARELESSNESS)]
         append_episodes(here / "reading", [as_text(e, tokenizer) for e in varied(shown, groups, READINGS)])
+        seen = [g for e in varied(shown, groups, GLIMPSES) for g in glimpses(e, tokenizer)]
+        append_episodes(here / "glimpses", seen)
         append_episodes(here / "practice", varied(careful, groups, PRACTICES))
         tokenizer.save_pretrained(scratch)
         policy_from_scratch(tokenizer, SIZE, seed=0).save_pretrained(scratch)
     read = learnt("sft", scratch, here / "reading", here / "read", 0, READING)
-    return learnt("sft", read, here / "practice", here / "practised", 0, PRACTICE)
+    glimpsed = learnt("sft", read, here / "glimpses", here / "glimpsed", 0, GLIMPSE)
+    return learnt("sft", glimpsed, here / "practice", here / "practised", 0, PRACTICE)
+
+
+def glimpses(episode: Episode, tokenizer: Any) -> list[Episode]:
+    """Short texts about whether what is sought is there: the task, one turn, what is seen then, the name it looks for.
+
+    The rest of the thought is learnt, where it is true.
+    """
+    said, found = [*episode.prompt, *episode.completion], []
+    task = {"role": "user", "content": said[0]["content"].split("\n\n")[-1]}
+    for i in range(3, len(said), 2):
+        seen, thought = said[i - 1]["content"], THOUGHT.match(said[i]["content"])
+        if thought and "you see a" in seen and (thought[3] or f" a {thought[1]}{thought[2]}" in seen):
+            before = tokenizer.apply_chat_template([task, *said[i - 2 : i]], tokenize=False, add_generation_prompt=True)
+            here, rest = before + said[i]["content"][: thought.end(1)], thought[0][thought.end(1) :] + "\nAction:"
+            found.append(as_learnt(episode, here, rest, 100 * episode.sample + i))
+    return found
 
 
 def varied(episodes: list[Episode], groups: list[list[str]], times: int) -> list[Episode]:
@@ -133,12 +162,17 @@ def exchangeable(said: list[str]) -> list[list[str]]:
 def as_text(episode: Episode, tokenizer: Any) -> Episode:
     """A conversation as one text behind its first token, every other token of which is learnt."""
     text = tokenizer.apply_chat_template([*episode.prompt, *episode.completion], tokenize=False)
+    return as_learnt(episode, USER, text.removeprefix(USER).removesuffix(END), episode.sample)
+
+
+def as_learnt(episode: Episode, prompt: str, completion: str, sample: int) -> Episode:
+    """A text whose completion is learnt."""
     return Episode(
-        prompt=USER,
-        completion=text.removeprefix(USER).removesuffix(END),
+        prompt=prompt,
+        completion=completion,
         reward=1.0,
         prompt_id=episode.prompt_id,
-        sample=episode.sample,
+        sample=sample,
         stop_reason=StopReason.STOP,
     )
 
@@ -204,8 +238,8 @@ def one_seed(games: Path, out: Path, seed: int, methods: list[str], splits: list
     for split in splits:
         for method, policy in policies.items():
             scored(games, here, policy, method, split, seed, search="greedy")
-            if method in ("sft", "oreo") and best_of > 1 and "oreo" in policies and split == splits[0]:
-                value = str(here / "oreo" / "value")
+            if method in ("sft", VALUED) and best_of > 1 and VALUED in policies and split == splits[0]:
+                value = str(here / VALUED / "value")
                 scored(games, here, policy, method, split, seed, search="all", width=best_of, value=value)
             else:
                 scored(games, here, policy, method, split, seed, search="sample")
@@ -226,7 +260,7 @@ def main() -> None:
     parser.add_argument("games", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="*", default=["rft", "dpo", "oreo"])
+    parser.add_argument("--methods", nargs="*", default=["rft", "dpo", VALUED])
     parser.add_argument("--splits", nargs="*", default=["valid_unseen", "valid_seen"])
     parser.add_argument("--best_of", type=int, default=BEST_OF)
     args = parser.parse_args()
@@ -235,7 +269,12 @@ def main() -> None:
     gather(args.out)
     built = json.loads((args.games / "built.json").read_text(encoding="utf-8"))
     about = {k: v for k, v in built.items() if k != "out"}
-    start = {"readings": READINGS, "reading": READING, "practices": PRACTICES, "practice": PRACTICE, "size": vars(SIZE)}
+    start = {
+        "size": vars(SIZE),
+        "reading": {"variants": READINGS, **READING},
+        "glimpses": {"variants": GLIMPSES, **GLIMPSE},
+        "practice": {"variants": PRACTICES, **PRACTICE},
+    }
     settings = {"style": STYLE, "turns": TURNS, "start": start, "sft": SFT, "learning": LEARNING, "methods": SETTINGS}
     write_json(args.out / "run.json", {"built": about, **settings, **versions()})
 

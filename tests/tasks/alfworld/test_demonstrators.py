@@ -8,7 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS, _Demonstrator, demonstrations, may_hold
+from stepcredit.tasks.alfworld.demonstrators import (
+    CARELESSNESS,
+    _Demonstrator,
+    as_listed,
+    demonstrations,
+    may_hold,
+)
 from stepcredit.tasks.alfworld.task import ALFWorld
 from stepcredit.verdict import Verdict
 
@@ -137,6 +143,43 @@ def test_what_they_think_is_here_is_here(episodes):
             if command.startswith(("go ", "open ", "move ")) and "Nothing happens" not in answer:
                 seen = answer
     assert right > wrong > 0
+
+
+def test_rooms_list_their_places_in_this_order(problems, task):
+    household = task.environment()
+    for problem in problems:
+        (room,) = re.findall(r"you see (.*?)\.\n", household.reset(problem).text)
+        listed = re.findall(r"an? ([a-z]+ \d+)", room)
+        assert len(listed) > 3
+        assert listed == sorted(listed, key=as_listed)
+    household.close()
+
+
+def test_the_careful_search_in_the_order_of_the_list(task, problems):
+    """One round through the list, never twice to a place, until the first thing is taken."""
+    searched = 0
+    for problem in problems:
+        for e in demonstrations(task, problem, 3, 1, MAX_TURNS, careless=0.0):
+            said = commands(e)
+            taken = next((i for i, c in enumerate(said) if c.startswith("take ")), len(said))
+            gone = [as_listed(c.removeprefix("go to ")) for c in said[:taken] if c.startswith("go to ")]
+            first_again = min(range(len(gone)), key=gone.__getitem__)
+            assert gone[first_again:] + gone[:first_again] == sorted(set(gone)), gone
+            searched += len(gone) > 2
+    assert searched > 3
+
+
+@pytest.mark.parametrize(
+    ("at", "goes"), [("desk 2", {"desk 1"}), ("desk 1", {"shelf 1"}), ("shelf 1", {"bed 1"}), ("", {"bed 1", "desk 2"})]
+)
+def test_where_they_go_next(at, goes):
+    """The next in the list, the first one behind the last; at the start the first of any kind."""
+    places = ["bed 1", "desk 1", "desk 2", *(["shelf 1"] if at else [])]
+    went = {
+        _Demonstrator.next_of(SimpleNamespace(play=SimpleNamespace(at=at), one_of=lambda kinds, i=i: kinds[i]), places)
+        for i in range(2)
+    }
+    assert went == goes
 
 
 @pytest.mark.parametrize(("at", "tried"), [("fridge 1", []), ("shelf 1", ["cool egg 1 with fridge 1"])])

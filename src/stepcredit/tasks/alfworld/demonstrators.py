@@ -1,8 +1,8 @@
 """Demonstrators of mixed quality, made from what a game's engine knows.
 
-Each episode has a carelessness, drawn first. All demonstrators search for the target in places that may hold it, and
-some are told where it is; a careless one also looks into places that cannot hold it or that it has seen, takes wrong
-objects, puts the target down in wrong places, forgets to clean, heat or cool it, believes and asks what cannot be
+Each episode has a carelessness, drawn first. All demonstrators search the places that may hold the target, one after
+the other as the room lists them; a careless one also looks into places that cannot hold it or that it has seen, takes
+wrong objects, puts the target down in wrong places, forgets to clean, heat or cool it, believes and asks what cannot be
 (nothing happens, and it goes on), and wastes turns looking about. Its episode fails when the turns run out.
 
 A thought begins with the name of what it is about and goes on with its number where that is in sight: "the mug 2 is
@@ -26,9 +26,7 @@ from stepcredit.tasks.alfworld.wording import Wording, wording
 from stepcredit.tasks.task import Problem
 from stepcredit.verdict import Verdict
 
-CARELESSNESS = (0.1, 0.4, 0.7)
-KNOWS = 0.25
-"""How often a demonstrator goes where the target is without having seen it."""
+CARELESSNESS = (0.1, 0.5, 0.9)
 
 
 class _Over(Exception):
@@ -133,24 +131,27 @@ class _Demonstrator:
                 self.carry_about(self.one_of(others), place)
 
     def next_place(self, thought: str, used: set[str], seen: set[str]) -> str:
-        """Where to look next: where the target is, by luck; a place that may hold it; or anywhere."""
+        """Where to look next: a place that may hold it and has not been seen; or anywhere."""
         play = self.play
         if self.slips(0.15):
             kind = kind_of(self.one_of(play.layout.receptacles))
             beyond = len(play.layout.of_kind(kind, play.layout.receptacles)) + 1
             play.do(thought, f"go to {kind} {beyond}")
-        hidden = [at for name, at in sorted(play.where.items()) if kind_of(name) == self.goal.target
-                  and name not in used]  # fmt: skip
-        likely = [p for p in play.layout.receptacles if p not in seen and may_hold(kind_of(p), self.goal.target)]
-        if self.slips(0.6) or not (likely or hidden):
+        if self.slips(0.6):
             return self.one_of(play.layout.receptacles)
-        if hidden and (self.rng.random() < KNOWS or not likely):
-            return self.one_of(hidden)
-        if self.slips():
-            return self.one_of(likely)
-        kinds = sorted({kind_of(p) for p in likely})
-        kind = self.one_of(kinds)
-        return self.one_of([p for p in likely if kind_of(p) == kind])
+        likely = [p for p in play.layout.receptacles if p not in seen and may_hold(kind_of(p), self.goal.target)]
+        if not likely:
+            kind = self.goal.target
+            likely = [at for n, at in sorted(play.where.items()) if kind_of(n) == kind and n not in used]
+        return self.one_of(likely) if self.slips() else self.next_of(likely)
+
+    def next_of(self, places: Sequence[str]) -> str:
+        """The next one as the room lists them; for who is nowhere yet, the first of any kind."""
+        listed = sorted(places, key=as_listed)
+        if not self.play.at:
+            kind = self.one_of(sorted({kind_of(p) for p in listed}))
+            return next(p for p in listed if kind_of(p) == kind)
+        return next((p for p in listed if as_listed(p) > as_listed(self.play.at)), listed[0])
 
     def carry_about(self, wrong: str, place: str) -> None:
         """Take a wrong object; put it back, or bring it where the target should go."""
@@ -172,8 +173,7 @@ class _Demonstrator:
         stands = [p for p in play.layout.receptacles if kind_of(p) in LAMP_STANDS]
         while True:
             unseen = [p for p in stands if p not in seen] or play.layout.receptacles
-            place = self.one_of(play.layout.receptacles) if self.slips(0.6) else self.one_of(unseen)
-            place = play.where[lamp] if self.rng.random() < KNOWS else place
+            place = self.one_of(play.layout.receptacles) if self.slips(0.6) else self.next_of(unseen)
             seen.add(place)
             play.arrive(thought, place, sought=self.goal.lamp)
             here = play.where[lamp] == place
@@ -192,7 +192,7 @@ class _Demonstrator:
         strays = [p for p in play.layout.receptacles if may_hold(kind_of(p), kind) and kind_of(p) != parent]
         if strays and self.slips(0.4):
             self.stray(target, self.one_of(strays))
-        goal = self.goal_in_use() or self.one_of(goals)
+        goal = self.goal_in_use() or (self.one_of(goals) if self.slips() else goals[0])
         thought = f"the {target} is to go in a {parent}"
         self.hurry(thought, f"move {target} to {goal}", goal)
         play.arrive(thought, goal)
@@ -239,6 +239,12 @@ class _Demonstrator:
 
 TREATED = {family: {"clean": "cleaned", "heat": "heated", "cool": "cooled"}[v] for family, (v, _) in STATIONS.items()}
 LAMP_STANDS = ("desk", "dresser", "sidetable", "shelf")
+
+
+def as_listed(place: str) -> tuple[str, int]:
+    """The order in which a room names its receptacles: kind by kind, the last one of a kind first."""
+    kind, number = place.rsplit(" ", 1)
+    return kind, -int(number)
 
 
 def may_hold(receptacle_kind: str, object_kind: str) -> bool:
