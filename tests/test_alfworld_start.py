@@ -1,0 +1,109 @@
+"""What the small ALFWorld model learns from before anything else: texts, with names exchanged."""
+
+import importlib.util
+import random
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from stepcredit.episodes.episode import Episode, StopReason
+from stepcredit.models.vocabulary import trained_tokenizer
+
+SCRIPT = Path(__file__).parents[1] / "runs" / "alfworld" / "start.py"
+TURNS = [
+    ("Thought: the mug is to be found\nAction: go to desk 1", "On the desk 1, you see a mug 2, and a pen 1."),
+    ("Thought: the mug 2 is here\nAction: take mug 2 from desk 1", "You pick up the mug 2 from the desk 1."),
+    ("Thought: the mug 2 is to go in a bed\nAction: go to shelf 1", "On the shelf 1, you see a pen 2."),
+    ("Thought: the mug is not here\nAction: go to desk 2", "On the desk 2, you see nothing."),
+    ("Thought: the mug is not here\nAction: go to desk 1", "On the desk 1, you see a pen 1."),
+    ("Thought: the mug 1 is here\nAction: take mug 1 from desk 1", "Nothing happens."),
+    ("Thought: the mug is not here\nAction: open desk 1", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def start():
+    spec = importlib.util.spec_from_file_location("alfworld_start", SCRIPT)
+    module = sys.modules["alfworld_start"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["alfworld_start"]
+
+
+@pytest.fixture
+def episode():
+    said = [m for reply, answer in TURNS for m in ({"role": "assistant", "content": reply}, seen(answer))]
+    room = "You are in a room. You see a desk 1.\n\nYour task is to: put some mug on bed."
+    return Episode(
+        prompt=[{"role": "user", "content": room}],
+        completion=said[:-1],
+        reward=1.0,
+        prompt_id="game",
+        sample=2,
+        stop_reason=StopReason.STOP,
+    )
+
+
+def seen(answer):
+    return {"role": "user", "content": f"Observation: {answer}"}
+
+
+def test_glimpses(start, episode):
+    """Of seven thoughts two: not the first, nor one about what goes somewhere, of an empty place, or that is false."""
+    tokenizer = trained_tokenizer([m["content"] for m in [*episode.prompt, *episode.completion]], pattern=start.PATTERN)
+    task = "<|user|>Your task is to: put some mug on bed.<|end|>"
+    template = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Your task is to: put some mug on bed."}], tokenize=False
+    )
+    assert template == task
+    assert [(g.prompt, g.completion, g.sample) for g in start.glimpses(episode, tokenizer)] == [
+        (
+            f"{task}<|assistant|>{TURNS[i][0]}<|end|><|user|>Observation: {TURNS[i][1]}<|end|>"
+            "<|assistant|>Thought: the mug",
+            completion,
+            200 + 2 * i + 3,
+        )
+        for i, completion in [(0, " 2 is here\nAction:"), (2, " is not here\nAction:")]
+    ]
+
+
+def test_texts_are_learnt_but_for_their_first_token(start, episode):
+    tokenizer = trained_tokenizer([m["content"] for m in episode.completion], pattern=start.PATTERN)
+    text = start.as_text(episode, tokenizer)
+    whole = tokenizer.apply_chat_template([*episode.prompt, *episode.completion], tokenize=False)
+    assert text.prompt + text.completion + "<|end|>" == whole
+    assert (text.prompt, text.sample, text.reward) == ("<|user|>", 2, 1.0)
+
+
+def test_names_are_exchanged_within_their_group(start, episode):
+    groups = [["mug", "pen"], ["bed", "desk", "shelf"]]
+    exchanged = [start.renamed(episode, groups, random.Random(seed)) for seed in range(20)]
+    orders = set()
+    for other in exchanged:
+        new = {}
+        for before, after in zip([*episode.prompt, *episode.completion], [*other.prompt, *other.completion]):
+            assert before["role"] == after["role"]
+            old_words, new_words = (re.findall(r"\w+|\W", m["content"]) for m in (before, after))
+            assert len(old_words) == len(new_words)
+            for old, word in zip(old_words, new_words):
+                assert new.setdefault(old, word) == word  # the same everywhere
+        for group in groups:
+            assert sorted(new[name] for name in group) == group
+        assert all(old == word for old, word in new.items() if old not in [*groups[0], *groups[1]])
+        orders.add(tuple(new[name] for group in groups for name in group))
+    assert len(orders) > 6
+
+
+def test_which_names_may_be_exchanged(start, episode):
+    """Things that were taken; places that were gone to, but not those that were opened."""
+    said = [m["content"] for m in episode.completion]
+    assert start.exchangeable(said) == [["mug"], ["shelf"]]
+
+
+def test_variants_are_numbered_and_begin_with_the_episode_itself(start, episode):
+    three = start.varied([episode, episode], [["mug", "pen"]], 3)
+    assert [e.sample for e in three] == [6, 7, 8] * 2
+    assert [three[0].completion, three[3].completion] == [episode.completion] * 2
+    assert any(e.completion != episode.completion for e in three)
