@@ -18,6 +18,7 @@ BOTH = "{r.name | receptacleatlocation(r:receptacle, l:location) & opened(r:rece
 
 def stock():
     return [
+        alfworld_module("fast_downward").load_lib,
         alfworld_module("fast_downward").pddl2sas,
         alfworld_module("textworld.envs.pddl.textgen")._parse_and_convert,
         alfworld_module("textworld.logic")._parse_and_convert,
@@ -104,6 +105,40 @@ def test_the_stock_functions_are_back_after_every_call(files):
     assert stock() == before
     assert sys.argv == arguments
     assert all("stepcredit" not in function.__module__ for function in before)
+
+
+def test_a_closed_game_leaves_its_library_to_the_next(files, monkeypatch):
+    """As many libraries as games at a time; the words are those of a game that has loaded its own."""
+    interface = alfworld_module("fast_downward.interface")
+    loaded, stock_loading = [], interface.load_lib
+    monkeypatch.setattr(interface, "load_lib", lambda: loaded.append(None) or stock_loading())
+    monkeypatch.setattr(memory, "_SPARE_LIBRARIES", [])
+
+    def words(games):
+        """Of each game, played in turns."""
+        said = [[game.reset()] for game in games]
+        go = [next(c for c in first.admissible if c.startswith("go to ")) for (first,) in said]
+        for commands in [go, ["look"] * len(games), ["inventory"] * len(games)]:
+            for game, command, of in zip(games, commands, said):
+                of.append(game.step(command))
+        return said
+
+    alone = [Game(files[i]) for i in range(2)]
+    assert len(loaded) == 2
+    said = words(alone)
+    assert said[0] != said[1]
+    for game in alone:
+        game.close()
+        game.close()  # once is enough
+    for i in (0, 1, 0):
+        game = Game(files[i])
+        assert words([game]) == [said[i]]
+        game.close()
+    again = [Game(files[i]) for i in range(2)]
+    assert words(again) == said
+    for game in again:
+        game.close()
+    assert len(loaded) == 2
 
 
 @pytest.mark.parametrize("broken", ["no file", "no problem", "no grammar"])

@@ -4,6 +4,9 @@ Stock TextWorld translates a game's PDDL twice at every load and at every reset,
 derives the words of every admissible command after every step. Here a translation is made once a game, and kept on
 disk for other processes and runs; a rule is parsed once a process; a command's words are derived once a game, as long
 as no action can change what they speak of.
+
+Every stock environment also loads a copy of the planner's library, 34 MB on disk, and never unloads it: thousands of
+games fill a disk. Unloading it breaks the process at its end; here a closed game leaves its copy to the next one.
 """
 
 from __future__ import annotations
@@ -42,6 +45,19 @@ def memoised_environment() -> Any:
 
     class MemoisedPddlEnv(pddl.PddlEnv):  # type: ignore[name-defined]
         """See the module's docstring."""
+
+        downward_lib: Any
+
+        def __init__(self, infos: Any = None) -> None:
+            with _remembering():
+                super().__init__(infos)
+
+        def close(self) -> None:
+            """Leave the library to another game; the last thing that is done with this one."""
+            super().close()
+            if self.downward_lib is not None:
+                _SPARE_LIBRARIES.append(self.downward_lib)
+                self.downward_lib = None
 
         def load(self, filename_or_data: Any) -> None:
             with _remembering():
@@ -86,6 +102,7 @@ class _Grammar:
 def _remembering() -> Iterator[None]:
     """While it lasts, TextWorld translates and parses through our memory."""
     patched = [
+        (alfworld_module("fast_downward"), "load_lib", _library),
         (alfworld_module("fast_downward"), "pddl2sas", _translated),
         (alfworld_module("textworld.envs.pddl.textgen"), "_parse_and_convert", _symbols),
         (alfworld_module("textworld.logic"), "_parse_and_convert", _rule),
@@ -98,6 +115,14 @@ def _remembering() -> Iterator[None]:
     finally:
         for (module, name, _), before in zip(patched, stock, strict=True):
             setattr(module, name, before)
+
+
+_SPARE_LIBRARIES: list[Any] = []
+"""Loaded and not in use. A library holds one game at a time, and forgets it when the next one is loaded."""
+
+
+def _library() -> Any:
+    return _SPARE_LIBRARIES.pop() if _SPARE_LIBRARIES else alfworld_module("fast_downward.interface").load_lib()
 
 
 def _symbols(text: str, rule_name: str, **given: Any) -> Any:
