@@ -14,12 +14,12 @@ from stepcredit.models.vocabulary import trained_tokenizer
 SCRIPT = Path(__file__).parents[1] / "runs" / "alfworld" / "start.py"
 TURNS = [
     ("Thought: the mug is to be found\nAction: go to desk 1", "On the desk 1, you see a mug 2, and a pen 1."),
-    ("Thought: the mug 2 is here\nAction: take mug 2 from desk 1", "You pick up the mug 2 from the desk 1."),
+    ("Thought: the mug 2 is at desk 1\nAction: take mug 2 from desk 1", "You pick up the mug 2 from the desk 1."),
     ("Thought: the mug 2 is to go in a bed\nAction: go to shelf 1", "On the shelf 1, you see a pen 2."),
-    ("Thought: the mug is not here\nAction: go to desk 2", "On the desk 2, you see nothing."),
-    ("Thought: the mug is not here\nAction: go to desk 1", "On the desk 1, you see a pen 1."),
-    ("Thought: the mug 1 is here\nAction: take mug 1 from desk 1", "Nothing happens."),
-    ("Thought: the mug is not here\nAction: open desk 1", ""),
+    ("Thought: the mug is not at shelf 1\nAction: go to desk 2", "On the desk 2, you see nothing."),
+    ("Thought: the mug is not at desk 2\nAction: go to desk 1", "On the desk 1, you see a pen 1."),
+    ("Thought: the mug 1 is at desk 1\nAction: take mug 1 from desk 1", "Nothing happens."),
+    ("Thought: the mug is not at desk 1\nAction: open desk 1", ""),
 ]
 
 
@@ -65,7 +65,7 @@ def test_glimpses(start, episode):
             completion,
             200 + 2 * i + 3,
         )
-        for i, completion in [(0, " 2 is here\nAction:"), (2, " is not here\nAction:")]
+        for i, completion in [(0, " 2 is at desk 1\nAction:"), (2, " is not at shelf 1\nAction:")]
     ]
 
 

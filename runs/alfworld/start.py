@@ -28,12 +28,12 @@ from stepcredit.training.methods import METHODS
 
 SIZE = ModelSize(hidden_size=128, intermediate_size=384, layers=3, heads=4, max_length=1024)
 PATTERN = (
-    r"Thought: the|\nAction:|Observation: [A-Z][a-z]*(?: [a-z]+\b(?! \d))*| (?:is|may|will) [a-z ]*?(?:\ba\b|(?=\n))"
+    r"Thought: the|\nAction:|Observation: [A-Z][a-z]*(?: [a-z]+\b(?! \d))*| (?:is|may|will) [a-z ]*?(?:\bat?\b|(?=\n))"
     r"|,(?: (?:you see|and))? an?\b|[A-Z][a-z]*(?: [a-z]+\b(?! \d))*"
     r"| ?[A-Za-z]+| ?\d+| ?[^A-Za-z0-9\s]+|\s+"
 )
 """Names and numbers apart, both to be copied; a list's glue and the first words of a sentence are one token each."""
-THOUGHT = re.compile(r"Thought: the ([a-z]+)( \d+)? is (not )?here")
+THOUGHT = re.compile(r"Thought: the ([a-z]+)( \d+)? is (not )?at .*")
 SHARED: dict[str, Any] = {
     "per_device_train_batch_size": 8,
     "max_length": SIZE.max_length,
@@ -54,8 +54,8 @@ class Lesson:
 
 ONCE: dict[str, Any] = {"num_train_epochs": 1, "warmup_steps": 0.05}
 LESSONS = {
-    "reading": Lesson(3, {**ONCE, "learning_rate": 2e-3}),
-    "glimpses": Lesson(3, {**ONCE, "learning_rate": 1e-3, "per_device_train_batch_size": 32}),
+    "reading": Lesson(2, {**ONCE, "learning_rate": 2e-3}),
+    "glimpses": Lesson(5, {**ONCE, "learning_rate": 1e-3, "per_device_train_batch_size": 32}),
     "practice": Lesson(9, {**ONCE, "learning_rate": 6e-4, "per_device_train_batch_size": 4}),
 }
 

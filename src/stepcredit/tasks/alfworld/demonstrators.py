@@ -5,8 +5,9 @@ the other as the room lists them; a careless one also looks into places that can
 wrong objects, puts the target down in wrong places, forgets to clean, heat or cool it, believes and asks what cannot be
 (nothing happens, and it goes on), and wastes turns looking about. Its episode fails when the turns run out.
 
-A thought begins with the name of what it is about and goes on with its number where that is in sight: "the mug 2 is
-here", "the mug is not here". A small model compares a name with a list of names by writing it once more.
+A thought begins with the name of what it is about and goes on with its number where that is in sight, and with the
+place: "the mug 2 is at shelf 3", "the mug is not at shelf 3". A small model compares a name with a list of names by
+writing it once more, and knows where it goes next when it has written where it is.
 """
 
 from __future__ import annotations
@@ -119,13 +120,13 @@ class _Demonstrator:
             play.arrive(thought, place, sought=kind)
             seen.add(place)
             targets = [n for n in play.here(place) if kind_of(n) == kind and n not in used]
-            thought = f"the {targets[0]} is here" if targets else f"the {kind} is not here"
+            thought = f"the {targets[0]} is at {place}" if targets else f"the {kind} is not at {place}"
             self.dawdle(thought, place)
             if targets:
                 play.take(thought, targets[0])
                 return targets[0]
-            if self.slips(0.3) and not any(kind_of(n) == kind for n in play.here(place)):
-                play.do(f"the {kind} 1 is here", f"take {kind} 1 from {place}")
+            if self.slips(0.1) and not any(kind_of(n) == kind for n in play.here(place)):
+                play.do(f"the {kind} 1 is at {place}", f"take {kind} 1 from {place}")
             others = [n for n in play.here(place) if kind_of(n) not in ("desklamp", "floorlamp")]
             if others and self.slips(0.25):
                 self.carry_about(self.one_of(others), place)
@@ -177,7 +178,7 @@ class _Demonstrator:
             seen.add(place)
             play.arrive(thought, place, sought=self.goal.lamp)
             here = play.where[lamp] == place
-            thought = f"the {lamp} is here" if here else f"the {self.goal.lamp} is not here"
+            thought = f"the {lamp} is at {place}" if here else f"the {self.goal.lamp} is not at {place}"
             self.dawdle(thought, place)
             if here:
                 play.do(thought, f"use {lamp}")
@@ -229,7 +230,7 @@ class _Demonstrator:
         thought = f"the {target} is to go in a {kind_of(place)}"
         self.play.arrive(thought, place)
         self.play.put(thought, target, place)
-        self.play.take(f"the {target} is here", target)
+        self.play.take(f"the {target} is at {place}", target)
 
     def dawdle(self, thought: str, place: str) -> None:
         """Waste turns."""
