@@ -182,6 +182,24 @@ def test_where_they_go_next(at, goes):
     assert went == goes
 
 
+@pytest.mark.parametrize(
+    ("seen", "used", "goes"),
+    [
+        (set(), set(), "fridge 1"),
+        ({"fridge 1"}, set(), "microwave 1"),
+        ({"fridge 1", "microwave 1"}, set(), "shelf 1"),  # cannot hold it, and does
+        ({"fridge 1", "microwave 1"}, {"egg 1"}, "bed 1"),  # there is none: anywhere
+    ],
+)
+def test_where_the_careful_look(seen, used, goes):
+    places = ("shelf 1", "microwave 1", "bed 1", "fridge 1")
+    play = SimpleNamespace(layout=SimpleNamespace(receptacles=places), where={"egg 1": "shelf 1"})
+    careful = SimpleNamespace(
+        play=play, goal=SimpleNamespace(target="egg"), slips=lambda _share=1.0: False, next_of=lambda among: min(among)
+    )
+    assert _Demonstrator.next_place(careful, "", used, seen) == goes
+
+
 @pytest.mark.parametrize(("at", "tried"), [("fridge 1", []), ("shelf 1", ["cool egg 1 with fridge 1"])])
 def test_they_hurry_only_where_it_is_in_vain(at, tried):
     said = []

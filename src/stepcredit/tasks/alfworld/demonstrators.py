@@ -132,19 +132,18 @@ class _Demonstrator:
                 self.carry_about(self.one_of(others), place)
 
     def next_place(self, thought: str, used: set[str], seen: set[str]) -> str:
-        """Where to look next: a place that may hold it and has not been seen; or anywhere."""
-        play = self.play
+        """Where to look next: a place that may hold it and has not been seen, else one that does; or anywhere."""
+        play, target = self.play, self.goal.target
         if self.slips(0.15):
             kind = kind_of(self.one_of(play.layout.receptacles))
             beyond = len(play.layout.of_kind(kind, play.layout.receptacles)) + 1
             play.do(thought, f"go to {kind} {beyond}")
         if self.slips(0.6):
             return self.one_of(play.layout.receptacles)
-        likely = [p for p in play.layout.receptacles if p not in seen and may_hold(kind_of(p), self.goal.target)]
-        if not likely:
-            kind = self.goal.target
-            likely = [at for n, at in sorted(play.where.items()) if kind_of(n) == kind and n not in used]
-        return self.one_of(likely) if self.slips() else self.next_of(likely)
+        likely = [p for p in play.layout.receptacles if p not in seen and may_hold(kind_of(p), target)]
+        hidden = [at for name, at in sorted(play.where.items()) if kind_of(name) == target and name not in used]
+        places = likely or hidden or play.layout.receptacles
+        return self.one_of(places) if self.slips() else self.next_of(places)
 
     def next_of(self, places: Sequence[str]) -> str:
         """The next one as the room lists them; for who is nowhere yet, the first of any kind."""
