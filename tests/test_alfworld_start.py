@@ -35,7 +35,7 @@ def start():
 @pytest.fixture
 def episode():
     said = [m for reply, answer in TURNS for m in ({"role": "assistant", "content": reply}, seen(answer))]
-    room = "You are in a room. You see a desk 1.\n\nYour task is to: put some mug on bed."
+    room = "You are in a room. You see a desk 1, and a desklamp 1.\n\nYour task is to: put some mug on bed."
     return Episode(
         prompt=[{"role": "user", "content": room}],
         completion=said[:-1],
