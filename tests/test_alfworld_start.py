@@ -4,6 +4,7 @@ import importlib.util
 import random
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def start():
 @pytest.fixture
 def episode():
     said = [m for reply, answer in TURNS for m in ({"role": "assistant", "content": reply}, seen(answer))]
-    room = "You are in a room. You see a desk 1, and a desklamp 1.\n\nYour task is to: put some mug on bed."
+    room = "You are in a room. You see a desk 2, a desk 1, and a desklamp 1.\n\nYour task is to: put some mug on bed."
     return Episode(
         prompt=[{"role": "user", "content": room}],
         completion=said[:-1],
@@ -67,6 +68,31 @@ def test_glimpses(start, episode):
         )
         for i, completion in [(0, " 2 is at desk 1\nAction:"), (2, " is not at shelf 1\nAction:")]
     ]
+
+
+def test_errands(start, episode):
+    """Where the mug belongs, told by the task alone, and which place is next, told by the room; not one seen before."""
+    tokenizer = trained_tokenizer([m["content"] for m in [*episode.prompt, *episode.completion]], pattern=start.PATTERN)
+    task, room = "Your task is to: put some mug on bed.", episode.prompt[0]["content"]
+    assert [(g.prompt, g.completion, g.sample) for g in start.errands(episode, tokenizer)] == [
+        (
+            f"<|user|>{known}<|end|><|assistant|>{TURNS[i][0]}<|end|><|user|>Observation: {TURNS[i][1]}<|end|>"
+            f"<|assistant|>{thought}",
+            completion,
+            200 + 2 * i + 3,
+        )
+        for known, i, thought, completion in [
+            (task, 1, "Thought: the mug 2 is to go in a", " bed"),
+            (room, 2, "Thought: the mug is not at shelf 1\nAction: go to", " desk 2"),
+        ]
+    ]
+
+
+def test_nothing_is_learnt_of_places_that_the_room_has_not(start, episode):
+    tokenizer = trained_tokenizer([m["content"] for m in [*episode.prompt, *episode.completion]], pattern=start.PATTERN)
+    smaller = {"role": "user", "content": episode.prompt[0]["content"].replace(" a desk 2,", "")}
+    elsewhere = replace(episode, prompt=[{**smaller, "content": smaller["content"].replace("on bed", "on shelf")}])
+    assert start.errands(elsewhere, tokenizer) == []
 
 
 def test_texts_are_learnt_but_for_their_first_token(start, episode):
