@@ -13,15 +13,16 @@ from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.models.vocabulary import trained_tokenizer
 
 SCRIPT = Path(__file__).parents[1] / "runs" / "alfworld" / "start.py"
-TURNS = [
-    ("Thought: the mug is to be found\nAction: go to desk 1", "On the desk 1, you see a mug 2, and a pen 1."),
-    ("Thought: the mug 2 is at desk 1\nAction: take mug 2 from desk 1", "You pick up the mug 2 from the desk 1."),
-    ("Thought: the mug 2 is to go in a bed\nAction: go to shelf 1", "On the shelf 1, you see a pen 2."),
-    ("Thought: the mug is not at shelf 1\nAction: go to desk 2", "On the desk 2, you see nothing."),
-    ("Thought: the mug is not at desk 2\nAction: go to desk 1", "On the desk 1, you see a pen 1."),
-    ("Thought: the mug 1 is at desk 1\nAction: take mug 1 from desk 1", "Nothing happens."),
-    ("Thought: the mug is not at desk 1\nAction: open desk 1", ""),
+SAID = [
+    ("the mug for the bed is to be found", "go to desk 1", "On the desk 1, you see a mug 2, and a pen 1."),
+    ("the mug 2 for the bed is at desk 1", "take mug 2 from desk 1", "You pick up the mug 2 from the desk 1."),
+    ("the mug 2 for the bed is to go in a bed", "go to shelf 1", "On the shelf 1, you see a pen 2."),
+    ("the mug for the bed is not at shelf 1", "go to desk 2", "On the desk 2, you see nothing."),
+    ("the mug for the bed is not at desk 2", "go to desk 1", "On the desk 1, you see a pen 1."),
+    ("the mug 1 for the bed is at desk 1", "take mug 1 from desk 1", "Nothing happens."),
+    ("the mug for the bed is not at desk 1", "open desk 1", ""),
 ]
+TURNS = [(f"Thought: {thought}\nAction: {action}", answer) for thought, action, answer in SAID]
 
 
 @pytest.fixture(scope="module")
@@ -66,33 +67,27 @@ def test_glimpses(start, episode):
             completion,
             200 + 2 * i + 3,
         )
-        for i, completion in [(0, " 2 is at desk 1\nAction:"), (2, " is not at shelf 1\nAction:")]
-    ]
-
-
-def test_errands(start, episode):
-    """Where the mug belongs, told by the task alone, and which place is next, told by the room; not one seen before."""
-    tokenizer = trained_tokenizer([m["content"] for m in [*episode.prompt, *episode.completion]], pattern=start.PATTERN)
-    task, room = "Your task is to: put some mug on bed.", episode.prompt[0]["content"]
-    assert [(g.prompt, g.completion, g.sample) for g in start.errands(episode, tokenizer)] == [
-        (
-            f"<|user|>{known}<|end|><|assistant|>{TURNS[i][0]}<|end|><|user|>Observation: {TURNS[i][1]}<|end|>"
-            f"<|assistant|>{thought}",
-            completion,
-            200 + 2 * i + 3,
-        )
-        for known, i, thought, completion in [
-            (task, 1, "Thought: the mug 2 is to go in a", " bed"),
-            (room, 2, "Thought: the mug is not at shelf 1\nAction: go to", " desk 2"),
+        for i, completion in [
+            (0, " 2 for the bed is at desk 1\nAction:"),
+            (2, " for the bed is not at shelf 1\nAction:"),
         ]
     ]
 
 
-def test_nothing_is_learnt_of_places_that_the_room_has_not(start, episode):
+def test_searches(start, episode):
+    """Which place is next: one that the room has and that was not visited before, in one of three."""
     tokenizer = trained_tokenizer([m["content"] for m in [*episode.prompt, *episode.completion]], pattern=start.PATTERN)
-    smaller = {"role": "user", "content": episode.prompt[0]["content"].replace(" a desk 2,", "")}
-    elsewhere = replace(episode, prompt=[{**smaller, "content": smaller["content"].replace("on bed", "on shelf")}])
-    assert start.errands(elsewhere, tokenizer) == []
+    room = episode.prompt[0]["content"]
+    assert [(s.prompt, s.completion, s.sample) for s in start.searches(episode, tokenizer)] == [
+        (
+            f"<|user|>{room}<|end|><|assistant|>{TURNS[2][0]}<|end|><|user|>Observation: {TURNS[2][1]}<|end|>"
+            "<|assistant|>Thought: the mug for the bed is not at shelf 1\nAction: go to",
+            " desk 2",
+            207,
+        )
+    ]
+    smaller = {"role": "user", "content": room.replace(" a desk 2,", "")}
+    assert start.searches(replace(episode, prompt=[smaller]), tokenizer) == []
 
 
 def test_texts_are_learnt_but_for_their_first_token(start, episode):

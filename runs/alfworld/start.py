@@ -1,8 +1,8 @@
 """The start of all seeds: a small Llama from nothing that has seen what demonstrators did.
 
 It reads all demonstrations, what the game says included, which teaches it to copy names; learns from short pieces of
-them whether a name is among those in sight, where to look next and where a thing belongs, which it does not learn from
-whole ones in the time there is; and then practises what the most careful demonstrators did. Each time it sees them with
+them whether a name is among those in sight, which it does not learn from whole ones in the time there is, and where to
+look next; and then practises what the most careful demonstrators did. What teaches it to copy and to see it reads with
 names exchanged as well, so that a name is worth what it is worth in this game.
 """
 
@@ -28,14 +28,14 @@ from stepcredit.training.methods import METHODS
 
 SIZE = ModelSize(hidden_size=128, intermediate_size=384, layers=3, heads=4, max_length=1024)
 PATTERN = (
-    r"Thought: the|\nAction:|Observation: [A-Z][a-z]*(?: [a-z]+\b(?! \d))*| (?:is|may|will) [a-z ]*?(?:\bat?\b|(?=\n))"
+    r"Thought: the| for the|\nAction:|Observation: [A-Z][a-z]*(?: [a-z]+\b(?! \d))*"
+    r"| (?:is|may|will) [a-z ]*?(?:\bat?\b|(?=\n))"
     r"|,(?: (?:you see|and))? an?\b|[A-Z][a-z]*(?: [a-z]+\b(?! \d))*"
     r"| ?[A-Za-z]+| ?\d+| ?[^A-Za-z0-9\s]+|\s+"
 )
 """Names and numbers apart, both to be copied; a list's glue and the first words of a sentence are one token each."""
-THOUGHT = re.compile(r"Thought: the ([a-z]+)( \d+)? is (not )?at .*")
-SEARCH = re.compile(r"(Thought: the [a-z]+ is not at .*\nAction: go to)( [a-z]+ \d+)")
-DELIVERY = re.compile(r"(Thought: the [a-z]+ \d+ is to go in a)( [a-z]+)\n")
+THOUGHT = re.compile(r"Thought: the ([a-z]+)( \d+)?(?: for the [a-z]+)? is (not )?at .*")
+SEARCH = re.compile(r"(Thought: the [a-z ]+ is not at .*\nAction: go to)( [a-z]+ \d+)")
 SHARED: dict[str, Any] = {
     "per_device_train_batch_size": 8,
     "max_length": SIZE.max_length,
@@ -58,8 +58,8 @@ ONCE: dict[str, Any] = {"num_train_epochs": 1, "warmup_steps": 0.05}
 LESSONS = {
     "reading": Lesson(2, {**ONCE, "learning_rate": 2e-3}),
     "glimpses": Lesson(5, {**ONCE, "learning_rate": 1e-3, "per_device_train_batch_size": 32}),
-    "errands": Lesson(8, {**ONCE, "learning_rate": 1e-3, "per_device_train_batch_size": 32}),
-    "practice": Lesson(9, {**ONCE, "learning_rate": 6e-4, "per_device_train_batch_size": 4}),
+    "searches": Lesson(1, {**ONCE, "learning_rate": 1e-3, "per_device_train_batch_size": 32, "num_train_epochs": 8}),
+    "practice": Lesson(1, {**ONCE, "learning_rate": 6e-4, "per_device_train_batch_size": 4, "num_train_epochs": 8}),
 }
 
 
@@ -79,13 +79,13 @@ def prepare(shown: list[Episode], here: Path) -> None:
     said = [m["content"] for e in shown for m in (*e.prompt, *e.completion)]
     tokenizer, groups = trained_tokenizer(said, pattern=PATTERN), exchangeable(said)
     careful = [e for e in shown if e.reward and e.metadata["carelessness"] == min(CARELESSNESS)]
-    reading, glimpsed, running, practice = (
+    reading, glimpsed, searched, practice = (
         varied(episodes, groups, LESSONS[name].variants)
-        for name, episodes in (("reading", shown), ("glimpses", shown), ("errands", careful), ("practice", careful))
+        for name, episodes in (("reading", shown), ("glimpses", shown), ("searches", careful), ("practice", careful))
     )
     append_episodes(here / "reading" / "episodes", [as_text(e, tokenizer) for e in reading])
     append_episodes(here / "glimpses" / "episodes", [g for e in glimpsed for g in glimpses(e, tokenizer)])
-    append_episodes(here / "errands" / "episodes", [g for e in running for g in errands(e, tokenizer)])
+    append_episodes(here / "searches" / "episodes", [s for e in searched for s in searches(e, tokenizer)])
     append_episodes(here / "practice" / "episodes", practice)
     tokenizer.save_pretrained(here / "scratch")
     policy_from_scratch(tokenizer, SIZE, seed=0).save_pretrained(here / "scratch")
@@ -97,7 +97,7 @@ def glimpses(episode: Episode, tokenizer: Any) -> list[Episode]:
     The rest of the thought is learnt, where it is true.
     """
     said, found = [*episode.prompt, *episode.completion], []
-    task = task_of(said[0])
+    task = {"role": "user", "content": said[0]["content"].split("\n\n")[-1]}
     for i in range(3, len(said), 2):
         seen, thought = said[i - 1]["content"], THOUGHT.match(said[i]["content"])
         if thought and "you see a" in seen and (thought[3] or f" a {thought[1]}{thought[2]}" in seen):
@@ -107,33 +107,21 @@ def glimpses(episode: Episode, tokenizer: Any) -> list[Episode]:
     return found
 
 
-def errands(episode: Episode, tokenizer: Any) -> list[Episode]:
-    """Short texts about where to go: what was asked, one turn, what is seen then, and the thought.
+def searches(episode: Episode, tokenizer: Any) -> list[Episode]:
+    """Short texts about where to look: what was asked, one turn, what is seen then, and that it is not there.
 
-    Learnt is which place is the next to be searched, of those that the room has and that were not visited yet; and
-    where what was taken belongs, where that is what the task says.
+    The next place is learnt, where the room has it and it was not visited yet.
     """
     said, found = [*episode.prompt, *episode.completion], []
-    room, task = said[0], task_of(said[0])
-    left = set(re.findall(r" a( [a-z]+ \d+)", room["content"]))
+    left = set(re.findall(r" a( [a-z]+ \d+)", said[0]["content"]))
     for i in range(3, len(said), 2):
-        last, reply = said[i - 2]["content"], said[i]["content"]
-        left -= set(re.findall(r"go to( [a-z]+ \d+)", last))
-        if (told := SEARCH.match(reply)) and told[2] in left:
-            shown = [room, *said[i - 2 : i]]
-        elif (told := DELIVERY.match(reply)) and f"{told[2]}." in task["content"] and told[1] not in last:
-            shown = [task, *said[i - 2 : i]]
-        else:
-            shown = []
-        if told and shown:
+        left -= set(re.findall(r"go to( [a-z]+ \d+)", said[i - 2]["content"]))
+        thought = SEARCH.match(said[i]["content"])
+        if thought and thought[2] in left:
+            shown = [said[0], *said[i - 2 : i]]
             before = tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
-            found.append(as_learnt(episode, before + told[1], told[2], 100 * episode.sample + i))
+            found.append(as_learnt(episode, before + thought[1], thought[2], 100 * episode.sample + i))
     return found
-
-
-def task_of(opening: dict[str, str]) -> dict[str, str]:
-    """The first message without the room: the task alone."""
-    return {"role": "user", "content": opening["content"].split("\n\n")[-1]}
 
 
 def varied(episodes: list[Episode], groups: list[list[str]], times: int) -> list[Episode]:

@@ -135,7 +135,8 @@ def test_what_they_think_is_here_is_here(episodes):
         for reply, answer in zip(replies(e), observations(e), strict=False):
             thought, command = reply.removeprefix("Thought: the ").split("\nAction: ")
             if " is at " in thought and command.startswith("take "):
-                believed, _, place = thought.partition(" is at ")
+                named, _, place = thought.partition(" is at ")
+                believed = named.partition(" for the ")[0]
                 assert command == f"take {believed} from {place}"
                 here = f" a {believed}" in seen or seen.startswith("Observation: You move the " + believed)
                 assert here == ("Nothing happens" not in answer), (seen, reply, answer)
@@ -143,6 +144,19 @@ def test_what_they_think_is_here_is_here(episodes):
             if command.startswith(("go ", "open ", "move ")) and "Nothing happens" not in answer:
                 seen = answer
     assert right > wrong > 0
+
+
+def test_thoughts_say_what_a_thing_is_for(episodes):
+    """All but those about the lamp: what the task's last word says."""
+    lamps = 0
+    for e in episodes:
+        purpose = e.prompt[-1]["content"].removesuffix(".").rpartition(" ")[2]
+        for reply in replies(e):
+            thought = reply.partition("\n")[0]
+            named = re.match(r"Thought: the [a-z]+(?: \d+)? for the ([a-z]+) (?:is|may|will) ", thought)
+            lamps += not named
+            assert named[1] == purpose if named else "lamp" in thought
+    assert lamps > 0
 
 
 def test_rooms_list_their_places_in_this_order(problems, task):

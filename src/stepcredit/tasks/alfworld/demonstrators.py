@@ -5,9 +5,10 @@ the other as the room lists them; a careless one also looks into places that can
 wrong objects, puts the target down in wrong places, forgets to clean, heat or cool it, believes and asks what cannot be
 (nothing happens, and it goes on), and wastes turns looking about. Its episode fails when the turns run out.
 
-A thought begins with the name of what it is about and goes on with its number where that is in sight, and with the
-place: "the mug 2 is at shelf 3", "the mug is not at shelf 3". A small model compares a name with a list of names by
-writing it once more, and knows where it goes next when it has written where it is.
+A thought begins with the name of what it is about and goes on with its number where that is in sight, with what it is
+for, and with the place: "the mug 2 for the desk is at shelf 3", "the mug for the desk is not at shelf 3". A small model
+compares a name with a list of names by writing it once more, knows where it goes next when it has written where it is,
+and does not forget where a thing belongs when it says so each turn.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class _Play:
         """Go to a receptacle and open it."""
         self.go(thought, place)
         if place in self.layout.openable and place not in self.opened:
-            self.do(f"the {sought} may be inside" if sought else thought, f"open {place}")
+            self.do(f"{sought} may be inside" if sought else thought, f"open {place}")
             self.opened.add(place)
 
     def take(self, thought: str, name: str) -> None:
@@ -111,22 +112,26 @@ class _Demonstrator:
             else:
                 self.bring(target)
 
+    def about(self, name: str) -> str:
+        """An object, and what it is for: the beginning of a thought."""
+        return f"the {name} for the {self.goal.parent or self.goal.lamp}"
+
     def find(self, used: set[str]) -> str:
         """Search until a target is in hand."""
         kind, play, seen = self.goal.target, self.play, set[str]()
-        thought = f"the {kind} is to be found"
+        thought = f"{self.about(kind)} is to be found"
         while True:
             place = self.next_place(thought, used, seen)
-            play.arrive(thought, place, sought=kind)
+            play.arrive(thought, place, sought=self.about(kind))
             seen.add(place)
             targets = [n for n in play.here(place) if kind_of(n) == kind and n not in used]
-            thought = f"the {targets[0]} is at {place}" if targets else f"the {kind} is not at {place}"
+            thought = f"{self.about(targets[0])} is at {place}" if targets else f"{self.about(kind)} is not at {place}"
             self.dawdle(thought, place)
             if targets:
                 play.take(thought, targets[0])
                 return targets[0]
             if self.slips(0.1) and not any(kind_of(n) == kind for n in play.here(place)):
-                play.do(f"the {kind} 1 is at {place}", f"take {kind} 1 from {place}")
+                play.do(f"{self.about(f'{kind} 1')} is at {place}", f"take {kind} 1 from {place}")
             others = [n for n in play.here(place) if kind_of(n) not in ("desklamp", "floorlamp")]
             if others and self.slips(0.25):
                 self.carry_about(self.one_of(others), place)
@@ -156,12 +161,12 @@ class _Demonstrator:
     def carry_about(self, wrong: str, place: str) -> None:
         """Take a wrong object; put it back, or bring it where the target should go."""
         play = self.play
-        play.take(f"the {wrong} will do", wrong)
+        play.take(f"{self.about(wrong)} will do", wrong)
         goals = play.layout.of_kind(self.goal.parent, play.layout.receptacles) if self.goal.parent else []
         if not goals or not may_hold(self.goal.parent, kind_of(wrong)) or self.rng.random() < 0.5:
-            play.put(f"the {wrong} is wrong", wrong, place)
+            play.put(f"{self.about(wrong)} is wrong", wrong, place)
         else:
-            goal, thought = self.one_of(goals), f"the {wrong} is to go in a {self.goal.parent}"
+            goal, thought = self.one_of(goals), f"{self.about(wrong)} is to go in a {self.goal.parent}"
             play.arrive(thought, goal)
             play.put(thought, wrong, goal)
 
@@ -175,7 +180,7 @@ class _Demonstrator:
             unseen = [p for p in stands if p not in seen] or play.layout.receptacles
             place = self.one_of(play.layout.receptacles) if self.slips(0.6) else self.next_of(unseen)
             seen.add(place)
-            play.arrive(thought, place, sought=self.goal.lamp)
+            play.arrive(thought, place, sought=f"the {self.goal.lamp}")
             here = play.where[lamp] == place
             thought = f"the {lamp} is at {place}" if here else f"the {self.goal.lamp} is not at {place}"
             self.dawdle(thought, place)
@@ -193,12 +198,12 @@ class _Demonstrator:
         if strays and self.slips(0.4):
             self.stray(target, self.one_of(strays))
         goal = self.goal_in_use() or (self.one_of(goals) if self.slips() else goals[0])
-        thought = f"the {target} is to go in a {parent}"
+        thought = f"{self.about(target)} is to go in a {parent}"
         self.hurry(thought, f"move {target} to {goal}", goal)
         play.arrive(thought, goal)
         play.put(thought, target, goal)
         if forgets:
-            again = f"the {target} is to be {TREATED[self.goal.family]}"
+            again = f"{self.about(target)} is to be {TREATED[self.goal.family]}"
             self.dawdle(again, goal)
             play.take(again, target)
             self.treat(target)
@@ -214,7 +219,7 @@ class _Demonstrator:
         """Clean, heat or cool it."""
         verb, station_kind = STATIONS[self.goal.family]
         station = self.play.layout.of_kind(station_kind, self.play.layout.receptacles)[0]
-        thought = f"the {target} is to be {TREATED[self.goal.family]}"
+        thought = f"{self.about(target)} is to be {TREATED[self.goal.family]}"
         self.hurry(thought, f"{verb} {target} with {station}", station)
         self.play.go(thought, station)
         self.play.do(thought, f"{verb} {target} with {station}")
@@ -226,10 +231,10 @@ class _Demonstrator:
 
     def stray(self, target: str, place: str) -> None:
         """Put the target down in a wrong place, and take it up again."""
-        thought = f"the {target} is to go in a {kind_of(place)}"
+        thought = f"{self.about(target)} is to go in a {kind_of(place)}"
         self.play.arrive(thought, place)
         self.play.put(thought, target, place)
-        self.play.take(f"the {target} is at {place}", target)
+        self.play.take(f"{self.about(target)} is at {place}", target)
 
     def dawdle(self, thought: str, place: str) -> None:
         """Waste turns."""
