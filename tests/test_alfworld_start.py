@@ -120,7 +120,7 @@ def test_names_are_exchanged_within_their_group(start, episode):
 def test_which_names_may_be_exchanged(start, episode):
     """Things that were taken; places that were gone to, but not those that were opened."""
     said = [m["content"] for m in episode.completion]
-    assert start.exchangeable(said) == [["mug"], ["shelf"]]
+    assert start.exchangeable(said) == {"things": ["mug"], "places": ["shelf"]}
 
 
 def test_variants_are_numbered_and_begin_with_the_episode_itself(start, episode):
@@ -128,3 +128,17 @@ def test_variants_are_numbered_and_begin_with_the_episode_itself(start, episode)
     assert [e.sample for e in three] == [6, 7, 8] * 2
     assert [three[0].completion, three[3].completion] == [episode.completion] * 2
     assert any(e.completion != episode.completion for e in three)
+
+
+def test_places_are_what_they_are_in_practice(start, episode, tmp_path, monkeypatch):
+    """Where a thing may be is learnt there; what is sought has another name in other variants."""
+    monkeypatch.setattr(start, "CARELESSNESS", (0.1, 0.9))
+    said = {"role": "assistant", "content": "Thought: the pen\nAction: take pen 1 from shelf 1"}
+    other = replace(episode, completion=[said], prompt_id="other")
+    shown = [replace(e, metadata={"carelessness": 0.1}) for e in (episode, other)]
+    start.prepare(shown, tmp_path)
+    practised = [e for e in start.load_episodes(tmp_path / "practice" / "episodes") if e.prompt_id == "game"]
+    actions = [[m["content"].partition("Action: ")[2] for m in e.completion[::2]] for e in practised]
+    assert len(actions) == start.LESSONS["practice"].variants
+    assert {(a[0], a[2], a[3]) for a in actions} == {("go to desk 1", "go to shelf 1", "go to desk 2")}
+    assert {a[1] for a in actions} == {"take mug 2 from desk 1", "take pen 2 from desk 1"}

@@ -3,7 +3,8 @@
 It reads all demonstrations, what the game says included, which teaches it to copy names; learns from short pieces of
 them whether a name is among those in sight, which it does not learn from whole ones in the time there is, and where to
 look next; and then practises what the most careful demonstrators did. What teaches it to copy and to see it reads with
-names exchanged as well, so that a name is worth what it is worth in this game.
+names exchanged as well, so that a name is worth what it is worth in this game; only in practice all places are what
+they are, as where a thing may be is to be learnt too.
 """
 
 from __future__ import annotations
@@ -48,18 +49,21 @@ SHARED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Lesson:
-    """How often each episode is seen, all but once with names exchanged, and how it is trained on."""
+    """How often each episode is written, all but once with names of some kinds exchanged, and the training."""
 
     variants: int
+    exchanged: tuple[str, ...]
     training: dict[str, Any]
 
 
 ONCE: dict[str, Any] = {"num_train_epochs": 1, "warmup_steps": 0.05}
 LESSONS = {
-    "reading": Lesson(2, {**ONCE, "learning_rate": 2e-3}),
-    "glimpses": Lesson(5, {**ONCE, "learning_rate": 1e-3, "per_device_train_batch_size": 32}),
-    "searches": Lesson(1, {**ONCE, "learning_rate": 1e-3, "per_device_train_batch_size": 32, "num_train_epochs": 8}),
-    "practice": Lesson(1, {**ONCE, "learning_rate": 6e-4, "per_device_train_batch_size": 4, "num_train_epochs": 8}),
+    "reading": Lesson(2, ("things", "places"), {**ONCE, "learning_rate": 2e-3}),
+    "glimpses": Lesson(5, ("things", "places"), {**ONCE, "learning_rate": 1e-3, "per_device_train_batch_size": 32}),
+    "searches": Lesson(
+        1, (), {"num_train_epochs": 8, "warmup_steps": 0.05, "learning_rate": 1e-3, "per_device_train_batch_size": 32}
+    ),
+    "practice": Lesson(9, ("things",), {**ONCE, "learning_rate": 6e-4, "per_device_train_batch_size": 4}),
 }
 
 
@@ -80,7 +84,7 @@ def prepare(shown: list[Episode], here: Path) -> None:
     tokenizer, groups = trained_tokenizer(said, pattern=PATTERN), exchangeable(said)
     careful = [e for e in shown if e.reward and e.metadata["carelessness"] == min(CARELESSNESS)]
     reading, glimpsed, searched, practice = (
-        varied(episodes, groups, LESSONS[name].variants)
+        varied(episodes, [groups[kind] for kind in LESSONS[name].exchanged], LESSONS[name].variants)
         for name, episodes in (("reading", shown), ("glimpses", shown), ("searches", careful), ("practice", careful))
     )
     append_episodes(here / "reading" / "episodes", [as_text(e, tokenizer) for e in reading])
@@ -145,11 +149,11 @@ def renamed(episode: Episode, groups: list[list[str]], rng: random.Random) -> Ep
     return replace(episode, prompt=said(episode.prompt), completion=said(episode.completion))
 
 
-def exchangeable(said: list[str]) -> list[list[str]]:
+def exchangeable(said: list[str]) -> dict[str, list[str]]:
     """Kinds of things that were taken, and kinds of places that were gone to and neither opened nor used."""
     text = "\n".join(said)
     kinds = {verb: set(re.findall(rf"{verb} ([a-z]+) \d", text)) for verb in ("take", "go to", "open", "with")}
-    return [sorted(kinds["take"]), sorted(kinds["go to"] - kinds["open"] - kinds["with"])]
+    return {"things": sorted(kinds["take"]), "places": sorted(kinds["go to"] - kinds["open"] - kinds["with"])}
 
 
 def as_text(episode: Episode, tokenizer: Any) -> Episode:
