@@ -133,8 +133,9 @@ def test_variants_are_numbered_and_begin_with_the_episode_itself(start, episode)
 def test_places_are_what_they_are_in_practice(start, episode, tmp_path, monkeypatch):
     """Where a thing may be is learnt there; what is sought has another name in other variants."""
     monkeypatch.setattr(start, "CARELESSNESS", (0.1, 0.9))
-    said = {"role": "assistant", "content": "Thought: the pen\nAction: take pen 1 from shelf 1"}
-    other = replace(episode, completion=[said], prompt_id="other")
+    commands = ["take pen 1 from shelf 1", "go to bed 1"]
+    said = [{"role": "assistant", "content": f"Action: {command}"} for command in commands]
+    other = replace(episode, completion=[said[0], seen("Nothing happens."), said[1]], prompt_id="other")
     shown = [replace(e, metadata={"carelessness": 0.1}) for e in (episode, other)]
     start.prepare(shown, tmp_path)
     practised = [e for e in start.load_episodes(tmp_path / "practice" / "episodes") if e.prompt_id == "game"]
