@@ -32,8 +32,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "learning_rate": 3e-4,
         "value_learning_rate": 1e-3,
         "value_warmup_steps": 30,
-        "beta": 0.02,
-        "kl_coef": 0.001,
+        "beta": 0.03,
+        "kl_coef": 0.1,
     },
 }
 BEST_OF = 5
