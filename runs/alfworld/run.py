@@ -98,7 +98,7 @@ def one_seed(games: Path, out: Path, seed: int, methods: list[str], splits: list
     for split in splits:
         for method, policy in policies.items():
             scored(games, here, policy, method, split, seed, search="greedy")
-            if method in ("sft", VALUED) and best_of > 1 and VALUED in policies and split == splits[0]:
+            if method == VALUED and best_of > 1 and split == splits[0]:
                 value = str(here / VALUED / "value")
                 scored(games, here, policy, method, split, seed, search="all", width=best_of, value=value)
             else:
