@@ -142,6 +142,23 @@ def test_policy_and_value_loss_are_the_mean_squared_path_residual():
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize(("normalizer", "rests_at"), [(None, 0.8), (4.0, 0.5)])
+def test_where_v_comes_to_rest_in_a_state_whose_lost_episodes_are_the_long_ones(normalizer, rests_at):
+    """Two episodes from one state: won at once, and lost after four segments; half are won. 1 / (1 + 1/4) = 0.8."""
+    segment_id = torch.tensor([[0, -1, -1, -1], [0, 1, 2, 3]])
+    reward, value = torch.zeros(2, 4, dtype=F), torch.zeros(2, 4, dtype=F)
+    reward[0, 0] = 1.0
+    value[:, 0] = rests_at
+    value.requires_grad_()
+    given = {"log_ratio": torch.zeros(2, 4, dtype=F), "reward": reward, "segment_id": segment_id, "beta": 0.1}
+    oreo_value_loss(value=value, normalizer=normalizer, **given).sum().backward()
+    torch.testing.assert_close(value.grad[:, 0].sum().item(), 0.0, atol=1e-12, rtol=0)
+    assert value.grad[0, 0] != 0
+    shares = oreo_policy_loss(value=value, normalizer=normalizer, **given)
+    expected = [(1 - rests_at) ** 2 / (normalizer or 1), rests_at**2 / (normalizer or 4)]
+    torch.testing.assert_close(shares.tolist(), expected)
+
+
 def test_values_between_segment_starts_are_never_read():
     log_ratio, value, reward, step_id = ragged(2)
     other = torch.where(first_of_segment(step_id), value, value + 100)

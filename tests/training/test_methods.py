@@ -67,6 +67,19 @@ def test_oreo_with_the_sampled_kl(tmp_path):
         OREOConfig(output_dir=str(tmp_path), use_cpu=True, kl_estimator="k3")
 
 
+def test_oreo_with_a_constant_normalizer(tmp_path):
+    """The KL stays a mean; an episode's residuals are divided by the constant."""
+    own, statistics = terms(tmp_path, OREOConfig, kl_coef=0.5, beta=0.2)
+    constant, _ = terms(tmp_path, OREOConfig, kl_coef=0.5, beta=0.2, normalizer=3.0)
+    bare, _ = terms(tmp_path, OREOConfig, kl_coef=0.0, beta=0.2)
+    share = (statistics.log_prob != 0).sum(-1) / 3
+    assert share.unique().numel() > 1
+    torch.testing.assert_close(constant.value, own.value * share)
+    torch.testing.assert_close(constant.policy, bare.policy * share + own.policy - bare.policy)
+    with pytest.raises(InputError, match=r"normalizer: 0.0 must be above 0"):
+        OREOConfig(output_dir=str(tmp_path), use_cpu=True, normalizer=0.0)
+
+
 def test_dro_is_half_the_squared_response_residual(tmp_path):
     dro, _ = terms(tmp_path, DROConfig, beta=0.2)
     oreo, _ = terms(tmp_path, OREOConfig, kl_coef=0.0, level="response", value_level="response", beta=0.2)

@@ -90,6 +90,11 @@ def masked_mean(x: Float[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Float[Ten
     return total / mask.sum(-1).clamp(min=1)
 
 
+def per_episode(x: Float[Tensor, "B S"], mask: Bool[Tensor, "B S"], normalizer: float | None) -> Float[Tensor, " B"]:
+    """Sum of each row where `mask` is true, divided by a constant; by how many these are where it is None."""
+    return masked_mean(x, mask) if normalizer is None else torch.where(mask, x, 0.0).sum(-1) / normalizer
+
+
 def path_residual(segments: Segments, beta: float) -> Float[Tensor, "B S"]:
     """δ_s = V(s_s) - R_s + β Σ_{i≥s} ρ_i, the telescoped soft Bellman residual; zero where no segment is.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from stepcredit.objectives.bellman import gather_segments, masked_mean, suffix_sum, suffix_sum_after
+from stepcredit.objectives.bellman import gather_segments, masked_mean, per_episode, suffix_sum, suffix_sum_after
 
 
 def oreo_value_loss(
@@ -15,6 +15,7 @@ def oreo_value_loss(
     reward: Float[Tensor, "B T"],
     segment_id: Int[Tensor, "B T"],
     beta: float,
+    normalizer: float | None = None,
 ) -> Float[Tensor, " B"]:
     """The value loss of each episode.
 
@@ -27,12 +28,15 @@ def oreo_value_loss(
         segment_id: the segments of the value function, -1 outside actions. V is read, and trained, only
             at the first action of a segment.
         beta: strength of the pull towards the reference, > 0, in units of reward.
+        normalizer: what the sum over an episode's segments is divided by; None: S, their own number, as in the
+            paper. With S a segment of a long episode weighs less, so that V(s) is not the mean of the returns
+            where those of long episodes differ; with a constant it is (as Dr. GRPO has it, arXiv 2503.20783).
 
     Source: OREO, section 3.2 (token level) and 3.4 (step and response level).
     """
     at = gather_segments(log_ratio.detach(), reward, value, segment_id)
     residual = at.value - suffix_sum(at.reward) + beta * suffix_sum(at.log_ratio)
-    return masked_mean(residual.square(), at.mask)
+    return per_episode(residual.square(), at.mask, normalizer)
 
 
 def oreo_policy_loss(
@@ -42,6 +46,7 @@ def oreo_policy_loss(
     reward: Float[Tensor, "B T"],
     segment_id: Int[Tensor, "B T"],
     beta: float,
+    normalizer: float | None = None,
 ) -> Float[Tensor, " B"]:
     """The policy loss of each episode, without its KL term (`kl_penalty`).
 
@@ -58,7 +63,7 @@ def oreo_policy_loss(
     at = gather_segments(log_ratio, reward, value.detach(), segment_id)
     future = suffix_sum_after(at.log_ratio).detach()
     residual = at.value - suffix_sum(at.reward) + beta * at.log_ratio + beta * future
-    return masked_mean(residual.square(), at.mask)
+    return per_episode(residual.square(), at.mask, normalizer)
 
 
 def kl_penalty(kl: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:

@@ -189,6 +189,14 @@ class OREOConfig(ValueConfig):
             "choices": ["exact", "sampled"],
         },
     )
+    normalizer: float | None = field(
+        default=None,
+        metadata={
+            "help": "Divide an episode's squared residuals by this number rather than by how many it has, which "
+            "makes V too high where long episodes are the lost ones. About the mean number of segments keeps the "
+            "scale; default: their own number, as in the paper."
+        },
+    )
     level: str = field(
         default="token",
         metadata={"help": "What counts as one action of the policy loss.", "choices": ["token", "step", "response"]},
@@ -205,6 +213,8 @@ class OREOConfig(ValueConfig):
         super().__post_init__()
         if self.kl_estimator not in ("exact", "sampled"):
             raise InputError(f"{self.kl_estimator!r} is neither exact nor sampled", "kl_estimator")
+        if self.normalizer is not None:
+            check_positive(self, "normalizer")
 
     @property
     def policy_segments(self) -> Level:

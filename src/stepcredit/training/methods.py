@@ -105,13 +105,14 @@ def oreo_terms(signals: Signals, config: OREOConfig) -> Terms:
     given = {**residual_inputs(signals), "beta": config.beta}
     policy_id = segments(config.policy_segments, signals.action_mask, signals.step_id)
     value_id = segments(config.value_segments, signals.action_mask, signals.step_id)
+    loss_given = {**given, "normalizer": config.normalizer}
     kl_at = signals.kl if config.kl_estimator == "exact" else sampled_kl(given["log_ratio"])
     kl = kl_penalty(kl_at, signals.action_mask)
-    residual = oreo_policy_loss(segment_id=policy_id, **given)
+    residual = oreo_policy_loss(segment_id=policy_id, **loss_given)
     metrics = {"kl": kl.mean(), "loss/bellman": residual.mean(), **value_metrics(segment_id=value_id, **given)}
     return Terms(
         residual + config.kl_coef * kl,
-        config.value_coef * oreo_value_loss(segment_id=value_id, **given),
+        config.value_coef * oreo_value_loss(segment_id=value_id, **loss_given),
         {name: number.detach() for name, number in metrics.items()},
     )
 
