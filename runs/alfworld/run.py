@@ -33,7 +33,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "value_learning_rate": 1e-3,
         "value_warmup_steps": 30,
         "beta": 0.03,
-        "kl_coef": 0.1,
+        "kl_coef": 0.04,
+        "normalizer": 24,
     },
 }
 BEST_OF = 5
