@@ -27,7 +27,7 @@ SFT: dict[str, Any] = {"learning_rate": 5e-4, "num_train_epochs": 1, "warmup_ste
 LEARNING: dict[str, Any] = {"truncated": "zero", "num_train_epochs": 1, "gradient_accumulation_steps": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "rft": {"learning_rate": 3e-4, "num_train_epochs": 3},
-    "dpo": {"learning_rate": 1e-4, "beta": 0.1, "max_pairs_per_prompt": 2},
+    "dpo": {"learning_rate": 2e-5, "beta": 0.1, "max_pairs_per_prompt": 2},
     "oreo": {
         "learning_rate": 3e-4,
         "value_learning_rate": 1e-3,
