@@ -130,16 +130,26 @@ def test_variants_are_numbered_and_begin_with_the_episode_itself(start, episode)
     assert any(e.completion != episode.completion for e in three)
 
 
-def test_places_are_what_they_are_in_practice(start, episode, tmp_path, monkeypatch):
+def test_places_are_what_they_are_in_practice(start, episode, tmp_path):
     """Where a thing may be is learnt there; what is sought has another name in other variants."""
-    monkeypatch.setattr(start, "CARELESSNESS", (0.1, 0.9))
     commands = ["take pen 1 from shelf 1", "go to bed 1"]
     said = [{"role": "assistant", "content": f"Action: {command}"} for command in commands]
     other = replace(episode, completion=[said[0], seen("Nothing happens."), said[1]], prompt_id="other")
-    shown = [replace(e, metadata={"carelessness": 0.1}) for e in (episode, other)]
-    start.prepare(shown, tmp_path)
+    start.prepare([episode, other], [], tmp_path)
     practised = [e for e in start.load_episodes(tmp_path / "practice" / "episodes") if e.prompt_id == "game"]
     actions = [[m["content"].partition("Action: ")[2] for m in e.completion[::2]] for e in practised]
     assert len(actions) == start.LESSONS["practice"].variants
     assert {(a[0], a[2], a[3]) for a in actions} == {("go to desk 1", "go to shelf 1", "go to desk 2")}
     assert {a[1] for a in actions} == {"take mug 2 from desk 1", "take pen 2 from desk 1"}
+
+
+def test_who_practises_and_who_is_read(start, episode, tmp_path):
+    """Whatever was played is read; what a careful demonstrator won is practised."""
+    lost = replace(episode, reward=None, stop_reason=StopReason.LENGTH, prompt_id="lost")
+    careless = replace(episode, prompt_id="careless")
+    start.prepare([episode, lost], [careless], tmp_path)
+    heard = {
+        lesson: {e.prompt_id for e in start.load_episodes(tmp_path / lesson / "episodes")} for lesson in start.LESSONS
+    }
+    everybody = {"game", "lost", "careless"}
+    assert heard == {"reading": everybody, "glimpses": everybody, "searches": {"game"}, "practice": {"game"}}

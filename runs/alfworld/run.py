@@ -21,8 +21,9 @@ from stepcredit.pipeline.evaluate import EvaluateConfig, evaluate
 from stepcredit.pipeline.results import read_rows, versions, write_json
 from stepcredit.pipeline.variants import variant_of
 
-STYLE, TURNS = "think", 20
-SFT: dict[str, Any] = {"learning_rate": 5e-4, "num_train_epochs": 1, "warmup_steps": 0.05}
+STYLE, TURNS = "think", 16
+CAREFUL, CARELESS = 0.1, 0.9
+SFT: dict[str, Any] = {"learning_rate": 5e-4, "num_train_epochs": 1, "warmup_steps": 0.05, "truncated": "zero"}
 # A game that the turn limit ended is lost: reward 0, as in the paper.
 LEARNING: dict[str, Any] = {"truncated": "zero", "num_train_epochs": 1, "gradient_accumulation_steps": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -42,10 +43,11 @@ VALUED = "oreo-step"
 """Whose V chooses among replies. One reply is one action, as V is read once a reply."""
 
 
-def demonstrations(games: Path, out: Path) -> Path:
-    """The demonstrators' episodes, the same for all seeds."""
-    folder = out / "demonstrations"
-    demonstrate(DemonstrateConfig(out=str(folder), data=str(games), prompt_style=STYLE, samples=8, max_turns=TURNS))
+def demonstrations(games: Path, out: Path, careless: float) -> Path:
+    """Episodes of demonstrators who are all careless to one degree, the same for all seeds."""
+    folder = out / f"demonstrations-{careless}"
+    asked: dict[str, Any] = {"prompt_style": STYLE, "samples": 4, "max_turns": TURNS, "careless": careless}
+    demonstrate(DemonstrateConfig(out=str(folder), data=str(games), **asked))
     return folder
 
 
@@ -80,8 +82,8 @@ def scored(games: Path, here: Path, policy: Path, method: str, split: str, seed:
 
 def one_seed(games: Path, out: Path, seed: int, methods: list[str], splits: list[str], best_of: int) -> None:
     here = out / f"seed{seed}"
-    demonstrated = demonstrations(games, out)
-    sft = learnt("sft", start(demonstrated, out / "start"), demonstrated, here / "sft", seed, SFT)
+    careful, careless = (demonstrations(games, out, degree) for degree in (CAREFUL, CARELESS))
+    sft = learnt("sft", start(careful, careless, out / "start"), careless, here / "sft", seed, SFT)
     collect(
         CollectConfig(
             **playing(games),

@@ -3,8 +3,8 @@
 It reads all demonstrations, what the game says included, which teaches it to copy names; learns from short pieces of
 them whether a name is among those in sight, which it does not learn from whole ones in the time there is, and where to
 look next; and then practises what the most careful demonstrators did. What teaches it to copy and to see it reads with
-names exchanged as well, so that a name is worth what it is worth in this game; only in practice all places are what
-they are, as where a thing may be is to be learnt too.
+names exchanged as well, so that a name is worth what it is worth in this game. Practice exchanges those of things
+alone, as where a thing may be is to be learnt there too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.models.vocabulary import END, USER, trained_tokenizer
 from stepcredit.pipeline.train import TrainConfig, train
 from stepcredit.pipeline.variants import Variant, variant_of
-from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS
 from stepcredit.training.methods import METHODS
 
 SIZE = ModelSize(hidden_size=128, intermediate_size=384, layers=3, heads=4, max_length=1024)
@@ -57,35 +56,34 @@ class Lesson:
 
 
 ONCE: dict[str, Any] = {"num_train_epochs": 1, "warmup_steps": 0.05}
+PIECES: dict[str, Any] = {**ONCE, "learning_rate": 1e-3, "per_device_train_batch_size": 32}
 LESSONS = {
     "reading": Lesson(2, ("things", "places"), {**ONCE, "learning_rate": 2e-3}),
-    "glimpses": Lesson(5, ("things", "places"), {**ONCE, "learning_rate": 1e-3, "per_device_train_batch_size": 32}),
-    "searches": Lesson(
-        1, (), {"num_train_epochs": 8, "warmup_steps": 0.05, "learning_rate": 1e-3, "per_device_train_batch_size": 32}
-    ),
-    "practice": Lesson(9, ("things",), {**ONCE, "learning_rate": 6e-4, "per_device_train_batch_size": 4}),
+    "glimpses": Lesson(5, ("things", "places"), PIECES),
+    "searches": Lesson(1, (), {**PIECES, "num_train_epochs": 5}),
+    "practice": Lesson(6, ("things",), {**ONCE, "learning_rate": 6e-4, "per_device_train_batch_size": 4}),
 }
 
 
-def start(demonstrated: Path, here: Path) -> Path:
+def start(careful: Path, careless: Path, here: Path) -> Path:
     """A policy that plays like a careful demonstrator; it stands for a pretrained one."""
     policy = here / "scratch"
     if not (policy / "model.safetensors").exists():  # written last
         shutil.rmtree(here, ignore_errors=True)
-        prepare(list(load_episodes(demonstrated)), here)
+        prepare(list(load_episodes(careful)), list(load_episodes(careless)), here)
     for name, lesson in LESSONS.items():
         policy = learnt("sft", policy, here / name / "episodes", here / name, 0, lesson.training)
     return policy
 
 
-def prepare(shown: list[Episode], here: Path) -> None:
+def prepare(careful: list[Episode], careless: list[Episode], here: Path) -> None:
     """Write the lessons' episodes, and the policy from nothing."""
+    shown, won = careful + careless, [e for e in careful if e.reward]
     said = [m["content"] for e in shown for m in (*e.prompt, *e.completion)]
     tokenizer, groups = trained_tokenizer(said, pattern=PATTERN), exchangeable(said)
-    careful = [e for e in shown if e.reward and e.metadata["carelessness"] == min(CARELESSNESS)]
     reading, glimpsed, searched, practice = (
         varied(episodes, [groups[kind] for kind in LESSONS[name].exchanged], LESSONS[name].variants)
-        for name, episodes in (("reading", shown), ("glimpses", shown), ("searches", careful), ("practice", careful))
+        for name, episodes in (("reading", shown), ("glimpses", shown), ("searches", won), ("practice", won))
     )
     append_episodes(here / "reading" / "episodes", [as_text(e, tokenizer) for e in reading])
     append_episodes(here / "glimpses" / "episodes", [g for e in glimpsed for g in glimpses(e, tokenizer)])

@@ -109,6 +109,18 @@ def test_demonstrations_are_episodes_of_the_games(games, demonstrated):
     assert any(e.verdict is Verdict.RIGHT for e in episodes)
 
 
+def test_all_demonstrators_may_be_equally_careless(games, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "ProcessPoolExecutor", in_this_process)
+    command = ["alfworld", "demonstrate", "--data", str(games), "--out", str(tmp_path / "d"), *DEMONSTRATE]
+    assert main([*command, "--careless", "1.5"]) == 2
+    assert "careless: 1.5 must lie in [0, 1]" in one_line(capsys)
+    assert main([*command, "--careless", "0.25"]) == 0
+    assert {e.metadata["carelessness"] for e in load_episodes(tmp_path / "d")} == {0.25}
+    capsys.readouterr()
+    assert main([*command, "--careless", "0.5"]) == 2
+    assert "was collected with another careless; choose another --out" in one_line(capsys)
+
+
 def test_demonstrating_goes_on_where_it_stopped(games, demonstrated, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(commands, "ProcessPoolExecutor", in_this_process)
     monkeypatch.setattr(commands, "UNIT_GAMES", 4)

@@ -56,6 +56,10 @@ class DemonstrateConfig:
     split: str = field(default="train", metadata={"help": "Which split.", "choices": list(SPLITS)})
     prompts: int | None = field(default=None, metadata={"help": "How many games; default: all."})
     samples: int = field(default=4, metadata={"help": "Demonstrations a game."})
+    careless: float | None = field(
+        default=None,
+        metadata={"help": "How careless all demonstrators are, 0 to 1; default: drawn for each of 0.1, 0.5 and 0.9."},
+    )
     max_turns: int = field(default=ALFWorld.max_turns, metadata={"help": "Turn limit; it cuts the careless."})
     seed: int = field(default=0, metadata={"help": "Seed of the demonstrators."})
     workers: int | None = field(default=None, metadata={"help": "Processes; default: one a processor."})
@@ -107,13 +111,22 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
     for name in ("samples", "max_turns"):
         if getattr(config, name) < 1:
             raise InputError(f"{getattr(config, name)} must be 1 or more", name)
+    if config.careless is not None and not 0 <= config.careless <= 1:
+        raise InputError(f"{config.careless} must lie in [0, 1]", "careless")
     task = ALFWorld(config.data, config.prompt_style)
     problems = list(task.problems(config.split, config.prompts))
     asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
     out = Path(config.out)
     done = resume(out, {name: value for name, value in asked.items() if name not in ("out", "workers", "data")})
     units = [problems[k : k + UNIT_GAMES] for k in range(0, len(problems), UNIT_GAMES)]
-    play = partial(demonstrations, task, samples=config.samples, seed=config.seed, max_turns=config.max_turns)
+    play = partial(
+        demonstrations,
+        task,
+        samples=config.samples,
+        seed=config.seed,
+        max_turns=config.max_turns,
+        careless=config.careless,
+    )
     with ProcessPoolExecutor(processes(config.workers), mp_context=get_context("spawn")) as pool:
         for unit in track(units[done:], "demonstrating", len(units) - done):
             append_episodes(out, [episode for played in pool.map(play, unit) for episode in played])

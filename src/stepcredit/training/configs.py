@@ -192,9 +192,9 @@ class OREOConfig(ValueConfig):
     normalizer: float | None = field(
         default=None,
         metadata={
-            "help": "Divide an episode's squared residuals by this number rather than by how many it has, which "
-            "makes V too high where long episodes are the lost ones. About the mean number of segments keeps the "
-            "scale; default: their own number, as in the paper."
+            "help": "What the sum of an episode's squared residuals is divided by; default: their number, as in the "
+            "paper, which makes V too high where the lost episodes are the long ones. The mean number of an episode's "
+            "segments keeps the scale."
         },
     )
     level: str = field(

@@ -133,7 +133,7 @@ class _Demonstrator:
             if self.slips(0.1) and not any(kind_of(n) == kind for n in play.here(place)):
                 play.do(f"{self.about(f'{kind} 1')} is at {place}", f"take {kind} 1 from {place}")
             others = [n for n in play.here(place) if kind_of(n) not in ("desklamp", "floorlamp")]
-            if others and self.slips(0.25):
+            if others and self.slips(0.6):
                 self.carry_about(self.one_of(others), place)
 
     def next_place(self, thought: str, used: set[str], seen: set[str]) -> str:
@@ -143,12 +143,12 @@ class _Demonstrator:
             kind = kind_of(self.one_of(play.layout.receptacles))
             beyond = len(play.layout.of_kind(kind, play.layout.receptacles)) + 1
             play.do(thought, f"go to {kind} {beyond}")
-        if self.slips(0.6):
+        if self.slips(0.3):
             return self.one_of(play.layout.receptacles)
         likely = [p for p in play.layout.receptacles if p not in seen and may_hold(kind_of(p), target)]
         hidden = [at for name, at in sorted(play.where.items()) if kind_of(name) == target and name not in used]
         places = likely or hidden or play.layout.receptacles
-        return self.one_of(places) if self.slips() else self.next_of(places)
+        return self.one_of(places) if self.slips(0.2) else self.next_of(places)
 
     def next_of(self, places: Sequence[str]) -> str:
         """The next one as the room lists them; for who is nowhere yet, the first of any kind."""
@@ -195,7 +195,7 @@ class _Demonstrator:
         if self.goal.family in STATIONS and not forgets:
             self.treat(target)
         strays = [p for p in play.layout.receptacles if may_hold(kind_of(p), kind) and kind_of(p) != parent]
-        if strays and self.slips(0.4):
+        if strays and self.slips(0.5):
             self.stray(target, self.one_of(strays))
         goal = self.goal_in_use() or (self.one_of(goals) if self.slips() else goals[0])
         thought = f"{self.about(target)} is to go in a {parent}"
@@ -238,7 +238,7 @@ class _Demonstrator:
 
     def dawdle(self, thought: str, place: str) -> None:
         """Waste turns."""
-        while self.slips(0.4):
+        while self.slips(0.5):
             self.play.do(thought, self.one_of(["look", "inventory", f"examine {place}"]))
 
 
