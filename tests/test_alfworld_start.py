@@ -37,7 +37,7 @@ def start():
 @pytest.fixture
 def episode():
     said = [m for reply, answer in TURNS for m in ({"role": "assistant", "content": reply}, seen(answer))]
-    room = "You are in a room. You see a desk 2, a desk 1, and a desklamp 1.\n\nYour task is to: put some mug on bed."
+    room = "Looking around you, you see a desk 2, a desk 1, and a lamp 1.\n\nYour task is to: put some mug on bed."
     return Episode(
         prompt=[{"role": "user", "content": room}],
         completion=said[:-1],
@@ -75,10 +75,11 @@ def test_glimpses(start, episode):
 
 
 def test_searches(start, episode):
-    """Which place is next: one that the room has and that was not visited before, in one of three."""
+    """Where to look next: of three thoughts one is about a place that is left; none in a room without it."""
+    pytest.importorskip("alfworld", reason="what may hold what is alfworld's")
     tokenizer = trained_tokenizer([m["content"] for m in [*episode.prompt, *episode.completion]], pattern=start.PATTERN)
     room = episode.prompt[0]["content"]
-    assert [(s.prompt, s.completion, s.sample) for s in start.searches(episode, tokenizer)] == [
+    assert [(s.prompt, s.completion, s.sample) for s in start.searches(episode, tokenizer, 1, random.Random(0))] == [
         (
             f"<|user|>{room}<|end|><|assistant|>{TURNS[2][0]}<|end|><|user|>Observation: {TURNS[2][1]}<|end|>"
             "<|assistant|>Thought: the mug for the bed is not at shelf 1\nAction: go to",
@@ -86,8 +87,46 @@ def test_searches(start, episode):
             207,
         )
     ]
-    smaller = {"role": "user", "content": room.replace(" a desk 2,", "")}
-    assert start.searches(replace(episode, prompt=[smaller]), tokenizer) == []
+    without = {"role": "user", "content": room.replace(" a desk 2,", "")}
+    assert start.searches(replace(episode, prompt=[without]), tokenizer, 1, random.Random(0)) == []
+    several = start.searches(episode, tokenizer, 30, random.Random(0))
+    assert [s.sample for s in several] == [207 * 30 + k for k in range(30)]  # somebody went to a desk: they stay
+    assert {s.prompt.count(" a lamp 1") for s in several} == {0, 1}
+
+
+ROOM = "In it, you see a bed 1, a desk 3, a desk 2, a desk 1, a shelf 2, a shelf 1, and a toilet 1.\n\nYour task is."
+
+
+@pytest.mark.parametrize(
+    ("sought", "at", "visited", "goes"),
+    [
+        ("mug", "desk 3", {"desk 3"}, "desk 2"),
+        ("mug", "desk 1", {"desk 1"}, "shelf 2"),
+        ("mug", "shelf 1", {"shelf 1", "desk 3"}, "desk 2"),  # round to the first one that is left
+        ("pillow", "desk 1", set(), "bed 1"),  # the only place that holds one
+        ("pillow", "desk 1", {"bed 1"}, None),
+    ],
+)
+def test_the_next_place(start, sought, at, visited, goes):
+    pytest.importorskip("alfworld", reason="what may hold what is alfworld's")
+    assert start.next_place(ROOM, sought, at, visited) == goes
+
+
+def test_smaller_rooms(start):
+    """Kinds that nobody went to have any number of places, from none to what they had; the rest stays as it is."""
+    rng, whole = random.Random(0), start.LISTED.findall(ROOM)
+    rooms = [start.smaller(ROOM, {"desk 2"}, rng) for _ in range(60)]
+    counts = {kind: set() for kind in ("bed", "desk", "shelf", "toilet")}
+    for room in rooms:
+        places = start.LISTED.findall(room)
+        assert [p for p in whole if p in places] == places
+        for kind in counts:
+            of_kind = [p for p in places if p.startswith(kind)]
+            assert of_kind == [p for p in whole if p.startswith(kind)][-len(of_kind) :][: len(of_kind)]
+            counts[kind].add(len(of_kind))
+        assert re.sub(r"you see .*\.\n", "", room) == re.sub(r"you see .*\.\n", "", ROOM)
+    assert counts == {"bed": {0, 1}, "desk": {3}, "shelf": {0, 1, 2}, "toilet": {0, 1}}
+    assert ROOM in rooms
 
 
 def test_texts_are_learnt_but_for_their_first_token(start, episode):
@@ -135,6 +174,7 @@ def test_places_are_what_they_are_in_practice(start, episode, tmp_path):
     commands = ["take pen 1 from shelf 1", "go to bed 1"]
     said = [{"role": "assistant", "content": f"Action: {command}"} for command in commands]
     other = replace(episode, completion=[said[0], seen("Nothing happens."), said[1]], prompt_id="other")
+    pytest.importorskip("alfworld", reason="what may hold what is alfworld's")
     start.prepare([episode, other], [], tmp_path)
     practised = [e for e in start.load_episodes(tmp_path / "practice" / "episodes") if e.prompt_id == "game"]
     actions = [[m["content"].partition("Action: ")[2] for m in e.completion[::2]] for e in practised]
@@ -145,6 +185,7 @@ def test_places_are_what_they_are_in_practice(start, episode, tmp_path):
 
 def test_who_practises_and_who_is_read(start, episode, tmp_path):
     """Whatever was played is read; what a careful demonstrator won is practised."""
+    pytest.importorskip("alfworld", reason="what may hold what is alfworld's")
     lost = replace(episode, reward=None, stop_reason=StopReason.LENGTH, prompt_id="lost")
     careless = replace(episode, prompt_id="careless")
     start.prepare([episode, lost], [careless], tmp_path)
@@ -152,4 +193,4 @@ def test_who_practises_and_who_is_read(start, episode, tmp_path):
         lesson: {e.prompt_id for e in start.load_episodes(tmp_path / lesson / "episodes")} for lesson in start.LESSONS
     }
     everybody = {"game", "lost", "careless"}
-    assert heard == {"reading": everybody, "glimpses": everybody, "searches": {"game"}, "practice": {"game"}}
+    assert heard == {"reading": everybody, "glimpses": everybody, "searches": {"game", "lost"}, "practice": {"game"}}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.models.vocabulary import END, USER, trained_tokenizer
 from stepcredit.pipeline.train import TrainConfig, train
 from stepcredit.pipeline.variants import Variant, variant_of
+from stepcredit.tasks.alfworld.demonstrators import as_listed, may_hold
+from stepcredit.tasks.alfworld.plan import kind_of
 from stepcredit.training.methods import METHODS
 
 SIZE = ModelSize(hidden_size=128, intermediate_size=384, layers=3, heads=4, max_length=1024)
@@ -35,7 +38,8 @@ PATTERN = (
 )
 """Names and numbers apart, both to be copied; a list's glue and the first words of a sentence are one token each."""
 THOUGHT = re.compile(r"Thought: the ([a-z]+)( \d+)?(?: for the [a-z]+)? is (not )?at .*")
-SEARCH = re.compile(r"(Thought: the [a-z ]+ is not at .*\nAction: go to)( [a-z]+ \d+)")
+SEARCH = re.compile(r"Thought: the (?P<sought>[a-z]+) for the [a-z]+ is not at (?P<at>[a-z]+ \d+)\nAction: go to")
+LISTED = re.compile(r" an? ([a-z]+ \d+)")
 SHARED: dict[str, Any] = {
     "per_device_train_batch_size": 8,
     "max_length": SIZE.max_length,
@@ -48,7 +52,8 @@ SHARED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Lesson:
-    """How often each episode is written, all but once with names of some kinds exchanged, and the training."""
+    """How often each episode is written, all but once with names of some kinds exchanged (or in a smaller room, where
+    none are), and the training."""
 
     variants: int
     exchanged: tuple[str, ...]
@@ -60,7 +65,7 @@ PIECES: dict[str, Any] = {**ONCE, "learning_rate": 1e-3, "per_device_train_batch
 LESSONS = {
     "reading": Lesson(2, ("things", "places"), {**ONCE, "learning_rate": 2e-3}),
     "glimpses": Lesson(5, ("things", "places"), PIECES),
-    "searches": Lesson(1, (), {**PIECES, "num_train_epochs": 5}),
+    "searches": Lesson(10, (), PIECES),
     "practice": Lesson(6, ("things",), {**ONCE, "learning_rate": 6e-4, "per_device_train_batch_size": 4}),
 }
 
@@ -81,13 +86,14 @@ def prepare(careful: list[Episode], careless: list[Episode], here: Path) -> None
     shown, won = careful + careless, [e for e in careful if e.reward]
     said = [m["content"] for e in shown for m in (*e.prompt, *e.completion)]
     tokenizer, groups = trained_tokenizer(said, pattern=PATTERN), exchangeable(said)
-    reading, glimpsed, searched, practice = (
+    reading, glimpsed, practice = (
         varied(episodes, [groups[kind] for kind in LESSONS[name].exchanged], LESSONS[name].variants)
-        for name, episodes in (("reading", shown), ("glimpses", shown), ("searches", won), ("practice", won))
+        for name, episodes in (("reading", shown), ("glimpses", shown), ("practice", won))
     )
+    rng, rooms = random.Random(0), LESSONS["searches"].variants
     append_episodes(here / "reading" / "episodes", [as_text(e, tokenizer) for e in reading])
     append_episodes(here / "glimpses" / "episodes", [g for e in glimpsed for g in glimpses(e, tokenizer)])
-    append_episodes(here / "searches" / "episodes", [s for e in searched for s in searches(e, tokenizer)])
+    append_episodes(here / "searches" / "episodes", [s for e in careful for s in searches(e, tokenizer, rooms, rng)])
     append_episodes(here / "practice" / "episodes", practice)
     tokenizer.save_pretrained(here / "scratch")
     policy_from_scratch(tokenizer, SIZE, seed=0).save_pretrained(here / "scratch")
@@ -109,21 +115,43 @@ def glimpses(episode: Episode, tokenizer: Any) -> list[Episode]:
     return found
 
 
-def searches(episode: Episode, tokenizer: Any) -> list[Episode]:
+def searches(episode: Episode, tokenizer: Any, rooms: int, rng: random.Random) -> list[Episode]:
     """Short texts about where to look: what was asked, one turn, what is seen then, and that it is not there.
 
-    The next place is learnt, where the room has it and it was not visited yet.
+    The next place is learnt: the next one of the room's list that may hold it and was not visited. Each text is
+    written for the room as it is and for `rooms` - 1 others that lack some places nobody had gone to, for a place that
+    most rooms have is soon known by heart.
     """
-    said, found = [*episode.prompt, *episode.completion], []
-    left = set(re.findall(r" a( [a-z]+ \d+)", said[0]["content"]))
+    said, found, visited = [*episode.prompt, *episode.completion], [], set[str]()
     for i in range(3, len(said), 2):
-        left -= set(re.findall(r"go to( [a-z]+ \d+)", said[i - 2]["content"]))
+        visited.update(re.findall(r"go to ([a-z]+ \d+)", said[i - 2]["content"]))
         thought = SEARCH.match(said[i]["content"])
-        if thought and thought[2] in left:
-            shown = [said[0], *said[i - 2 : i]]
-            before = tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
-            found.append(as_learnt(episode, before + thought[1], thought[2], 100 * episode.sample + i))
+        for k in range(rooms if thought else 0):
+            room = smaller(said[0]["content"], visited, rng) if k else said[0]["content"]
+            goes = next_place(room, thought["sought"], thought["at"], visited)
+            if goes is not None:
+                shown = [{"role": "user", "content": room}, *said[i - 2 : i]]
+                before = tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
+                found.append(
+                    as_learnt(episode, before + thought[0], f" {goes}", (100 * episode.sample + i) * rooms + k)
+                )
     return found
+
+
+def next_place(room: str, sought: str, at: str, visited: set[str]) -> str | None:
+    """Where a careful demonstrator looks next; None where all that may hold it was visited."""
+    likely = [p for p in LISTED.findall(room) if p not in visited and may_hold(kind_of(p), sought)]
+    return next((p for p in likely if as_listed(p) > as_listed(at)), likely[0] if likely else None)
+
+
+def smaller(room: str, visited: set[str], rng: random.Random) -> str:
+    """The room without some places: of a kind that nobody went to, as many as chance leaves, in half of the cases."""
+    places, gone = LISTED.findall(room), {kind_of(p) for p in visited}
+    counts = Counter(map(kind_of, places))
+    left = {k: n if k in gone or rng.random() < 0.5 else rng.randint(0, n) for k, n in counts.items()}
+    kept = [f"a {p}" for p in places if as_listed(p)[1] >= -left[kind_of(p)]]
+    listed = ", ".join([*kept[:-1], f"and {kept[-1]}"]) if len(kept) > 1 else "".join(kept)
+    return re.sub(r"you see .*\.", f"you see {listed}.", room, count=1)
 
 
 def varied(episodes: list[Episode], groups: list[list[str]], times: int) -> list[Episode]:
