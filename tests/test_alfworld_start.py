@@ -94,6 +94,19 @@ def test_searches(start, episode):
     assert {s.prompt.count(" a lamp 1") for s in several} == {0, 1}
 
 
+def test_elsewhere(start, episode):
+    """The same episode in rooms that have at least the places that it goes to."""
+    own, *others = start.elsewhere(episode, 20, random.Random(0))
+    assert own.prompt == episode.prompt
+    assert [e.sample for e in (own, *others)] == list(range(40, 60))
+    assert all(e.completion == episode.completion for e in others)
+    rooms = {e.prompt[0]["content"] for e in others}
+    assert rooms == {
+        own.prompt[0]["content"],
+        own.prompt[0]["content"].replace(", and a lamp 1", "").replace("2,", "2, and"),
+    }
+
+
 ROOM = "In it, you see a bed 1, a desk 3, a desk 2, a desk 1, a shelf 2, a shelf 1, and a toilet 1.\n\nYour task is."
 
 
@@ -178,7 +191,7 @@ def test_places_are_what_they_are_in_practice(start, episode, tmp_path):
     start.prepare([episode, other], [], tmp_path)
     practised = [e for e in start.load_episodes(tmp_path / "practice" / "episodes") if e.prompt_id == "game"]
     actions = [[m["content"].partition("Action: ")[2] for m in e.completion[::2]] for e in practised]
-    assert len(actions) == start.LESSONS["practice"].variants
+    assert len(actions) == start.LESSONS["practice"].names * start.LESSONS["practice"].rooms
     assert {(a[0], a[2], a[3]) for a in actions} == {("go to desk 1", "go to shelf 1", "go to desk 2")}
     assert {a[1] for a in actions} == {"take mug 2 from desk 1", "take pen 2 from desk 1"}
 

@@ -52,21 +52,22 @@ SHARED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Lesson:
-    """How often each episode is written, all but once with names of some kinds exchanged (or in a smaller room, where
-    none are), and the training."""
+    """With how many sets of names each episode is written (names of which kinds are exchanged in all but the first), in
+    how many rooms (all but the first smaller than its own), and the training."""
 
-    variants: int
+    names: int
     exchanged: tuple[str, ...]
+    rooms: int
     training: dict[str, Any]
 
 
 ONCE: dict[str, Any] = {"num_train_epochs": 1, "warmup_steps": 0.05}
 PIECES: dict[str, Any] = {**ONCE, "learning_rate": 1e-3, "per_device_train_batch_size": 32}
 LESSONS = {
-    "reading": Lesson(2, ("things", "places"), {**ONCE, "learning_rate": 2e-3}),
-    "glimpses": Lesson(5, ("things", "places"), PIECES),
-    "searches": Lesson(10, (), PIECES),
-    "practice": Lesson(6, ("things",), {**ONCE, "learning_rate": 6e-4, "per_device_train_batch_size": 4}),
+    "reading": Lesson(2, ("things", "places"), 1, {**ONCE, "learning_rate": 2e-3}),
+    "glimpses": Lesson(5, ("things", "places"), 1, PIECES),
+    "searches": Lesson(1, (), 10, PIECES),
+    "practice": Lesson(2, ("things",), 3, {**ONCE, "learning_rate": 6e-4, "per_device_train_batch_size": 4}),
 }
 
 
@@ -87,14 +88,18 @@ def prepare(careful: list[Episode], careless: list[Episode], here: Path) -> None
     said = [m["content"] for e in shown for m in (*e.prompt, *e.completion)]
     tokenizer, groups = trained_tokenizer(said, pattern=PATTERN), exchangeable(said)
     reading, glimpsed, practice = (
-        varied(episodes, [groups[kind] for kind in LESSONS[name].exchanged], LESSONS[name].variants)
+        varied(episodes, [groups[kind] for kind in LESSONS[name].exchanged], LESSONS[name].names)
         for name, episodes in (("reading", shown), ("glimpses", shown), ("practice", won))
     )
-    rng, rooms = random.Random(0), LESSONS["searches"].variants
-    append_episodes(here / "reading" / "episodes", [as_text(e, tokenizer) for e in reading])
-    append_episodes(here / "glimpses" / "episodes", [g for e in glimpsed for g in glimpses(e, tokenizer)])
-    append_episodes(here / "searches" / "episodes", [s for e in careful for s in searches(e, tokenizer, rooms, rng)])
-    append_episodes(here / "practice" / "episodes", practice)
+    rng, rooms = random.Random(0), {name: lesson.rooms for name, lesson in LESSONS.items()}
+    lessons = {
+        "reading": [as_text(e, tokenizer) for e in reading],
+        "glimpses": [g for e in glimpsed for g in glimpses(e, tokenizer)],
+        "searches": [s for e in careful for s in searches(e, tokenizer, rooms["searches"], rng)],
+        "practice": [p for e in practice for p in elsewhere(e, rooms["practice"], rng)],
+    }
+    for name, episodes in lessons.items():
+        append_episodes(here / name / "episodes", episodes)
     tokenizer.save_pretrained(here / "scratch")
     policy_from_scratch(tokenizer, SIZE, seed=0).save_pretrained(here / "scratch")
 
@@ -136,6 +141,20 @@ def searches(episode: Episode, tokenizer: Any, rooms: int, rng: random.Random) -
                     as_learnt(episode, before + thought[0], f" {goes}", (100 * episode.sample + i) * rooms + k)
                 )
     return found
+
+
+def elsewhere(episode: Episode, rooms: int, rng: random.Random) -> list[Episode]:
+    """The episode in its room, and `rooms` - 1 times in one that lacks some places nobody went to: it is as right."""
+    room, *others = episode.prompt
+    visited = {place for m in episode.completion for place in re.findall(r"go to ([a-z]+ \d+)", m["content"])}
+    return [
+        replace(
+            episode,
+            prompt=[{**room, "content": smaller(room["content"], visited, rng)} if k else room, *others],
+            sample=episode.sample * rooms + k,
+        )
+        for k in range(rooms)
+    ]
 
 
 def next_place(room: str, sought: str, at: str, visited: set[str]) -> str | None:
