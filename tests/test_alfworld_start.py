@@ -74,6 +74,20 @@ def test_glimpses(start, episode):
     ]
 
 
+def test_decisions(start, episode):
+    """What is to be done with what was taken; and that the thing is not there, two turns after it was looked for."""
+    tokenizer = trained_tokenizer([m["content"] for m in [*episode.prompt, *episode.completion]], pattern=start.PATTERN)
+    task = "<|user|>Your task is to: put some mug on bed.<|end|>"
+
+    def turn(i):
+        return f"<|assistant|>{TURNS[i][0]}<|end|><|user|>Observation: {TURNS[i][1]}<|end|>"
+
+    assert [(d.prompt, d.completion, d.sample) for d in start.decisions(episode, tokenizer)] == [
+        (task + turn(1) + "<|assistant|>Thought: the mug", " 2 for the bed is to go in a bed\nAction:", 205),
+        (task + turn(4) + turn(5) + "<|assistant|>Thought: the mug", " for the bed is not at desk 1\nAction:", 213),
+    ]
+
+
 def test_searches(start, episode):
     """Where to look next: of three thoughts one is about a place that is left; none in a room without it."""
     pytest.importorskip("alfworld", reason="what may hold what is alfworld's")
@@ -206,4 +220,10 @@ def test_who_practises_and_who_is_read(start, episode, tmp_path):
         lesson: {e.prompt_id for e in start.load_episodes(tmp_path / lesson / "episodes")} for lesson in start.LESSONS
     }
     everybody = {"game", "lost", "careless"}
-    assert heard == {"reading": everybody, "glimpses": everybody, "searches": {"game", "lost"}, "practice": {"game"}}
+    assert heard == {
+        "reading": everybody,
+        "glimpses": everybody,
+        "searches": {"game", "lost"},
+        "practice": {"game"},
+        "rehearsal": everybody,
+    }

@@ -22,8 +22,10 @@ from stepcredit.pipeline.results import read_rows, versions, write_json
 from stepcredit.pipeline.variants import variant_of
 
 STYLE, TURNS = "think", 16
-CAREFUL, CARELESS = 0.1, 0.9
-SFT: dict[str, Any] = {"learning_rate": 5e-4, "num_train_epochs": 1, "warmup_steps": 0.05, "truncated": "zero"}
+CAREFUL, MIDDLING, CARELESS = 0.1, 0.5, 0.9
+"""How careless demonstrators are. The start is made from the first and the last, SFT learns from the second: all of
+them err alike, so that what tells won games from lost ones are single steps, not who played."""
+SFT: dict[str, Any] = {"learning_rate": 2e-4, "num_train_epochs": 1, "warmup_steps": 0.05, "truncated": "zero"}
 # A game that the turn limit ended is lost: reward 0, as in the paper.
 LEARNING: dict[str, Any] = {"truncated": "zero", "num_train_epochs": 1, "gradient_accumulation_steps": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -51,7 +53,7 @@ def demonstrations(games: Path, out: Path, careless: float) -> Path:
     return folder
 
 
-def playing(games: Path) -> dict[str, Any]:
+def playing(games: Path, workers: int | None) -> dict[str, Any]:
     """How the games are played, in collection and evaluation alike."""
     return {
         "task": "alfworld",
@@ -59,53 +61,45 @@ def playing(games: Path) -> dict[str, Any]:
         "prompt_style": STYLE,
         "max_turns": TURNS,
         "max_new_tokens": 32,
+        "batch_size": 128,
+        "workers": workers,
     }
 
 
-def scored(games: Path, here: Path, policy: Path, method: str, split: str, seed: int, **given: Any) -> None:
-    """Rows of one policy on one split, unless they are there."""
-    out = here / f"evaluate-{method}-{split}-{given.get('search', 'all')}"
-    if (out / "run.json").exists():
-        return
-    evaluate(
-        EvaluateConfig(
-            **playing(games),
-            split=split,
-            policy=str(policy),
-            method=method,
-            out=str(out),
-            seed=seed,
-            **given,
-        )
-    )
+def scored(here: Path, policy: Path, method: str, seed: int, **given: Any) -> None:
+    """A row of one policy on one split, unless it is there."""
+    out = here / "-".join(["evaluate", method, given["split"], f"{given['search']}{given.get('width', 1)}"])
+    if not (out / "run.json").exists():
+        evaluate(EvaluateConfig(policy=str(policy), method=method, out=str(out), seed=seed, **given))
 
 
-def one_seed(games: Path, out: Path, seed: int, methods: list[str], splits: list[str], best_of: int) -> None:
+def trained(games: Path, out: Path, seed: int, methods: list[str], play: dict[str, Any]) -> dict[str, Path]:
+    """The policies of one seed."""
     here = out / f"seed{seed}"
-    careful, careless = (demonstrations(games, out, degree) for degree in (CAREFUL, CARELESS))
-    sft = learnt("sft", start(careful, careless, out / "start"), careless, here / "sft", seed, SFT)
-    collect(
-        CollectConfig(
-            **playing(games),
-            policy=str(sft),
-            samples=5,
-            seed=seed,
-            out=str(here / "episodes"),
-            batch_size=128,
-        )
-    )
+    careful, middling, careless = (demonstrations(games, out, degree) for degree in (CAREFUL, MIDDLING, CARELESS))
+    sft = learnt("sft", start(careful, careless, out / "start"), middling, here / "sft", seed, SFT)
+    collect(CollectConfig(**play, policy=str(sft), samples=5, seed=seed, out=str(here / "episodes")))
     policies = {"sft": sft}
     for method in methods:
         settings = {**LEARNING, **SETTINGS[variant_of(method).method], **SETTINGS.get(method, {})}
         policies[method] = learnt(method, sft, here / "episodes", here / method, seed, settings)
-    for split in splits:
+    return policies
+
+
+def one_seed(args: argparse.Namespace, seed: int) -> None:
+    """Everything of a seed: training, every policy on every split, and several replies a turn on the first split."""
+    here, play = args.out / f"seed{seed}", playing(args.games, args.workers)
+    policies = trained(args.games, args.out, seed, args.methods, play)
+    for split in args.splits:
         for method, policy in policies.items():
-            scored(games, here, policy, method, split, seed, search="greedy")
-            if method == VALUED and best_of > 1 and split == splits[0]:
-                value = str(here / VALUED / "value")
-                scored(games, here, policy, method, split, seed, search="all", width=best_of, value=value)
-            else:
-                scored(games, here, policy, method, split, seed, search="sample")
+            for search in ("greedy", "sample"):
+                scored(here, policy, method, seed, **play, split=split, search=search)
+    for method in (VALUED, "sft"):
+        if VALUED in policies:
+            given = {**play, "split": args.splits[0], "value": str(here / VALUED / "value")}
+            for k in range(2, args.best_of + 1):
+                for search in ("best-of", "random"):
+                    scored(here, policies[method], method, seed, **given, search=search, width=k)
 
 
 def gather(out: Path) -> None:
@@ -126,9 +120,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=["rft", "dpo", VALUED])
     parser.add_argument("--splits", nargs="*", default=["valid_unseen", "valid_seen"])
     parser.add_argument("--best_of", type=int, default=BEST_OF)
+    parser.add_argument("--workers", type=int, help="environments' processes; default: one a processor")
     args = parser.parse_args()
     for seed in args.seeds:
-        one_seed(args.games, args.out, seed, args.methods, args.splits, args.best_of)
+        one_seed(args, seed)
     gather(args.out)
     built = json.loads((args.games / "built.json").read_text(encoding="utf-8"))
     about = {k: v for k, v in built.items() if k != "out"}

@@ -37,7 +37,10 @@ PATTERN = (
     r"| ?[A-Za-z]+| ?\d+| ?[^A-Za-z0-9\s]+|\s+"
 )
 """Names and numbers apart, both to be copied; a list's glue and the first words of a sentence are one token each."""
-THOUGHT = re.compile(r"Thought: the ([a-z]+)( \d+)?(?: for the [a-z]+)? is (not )?at .*")
+THOUGHT = re.compile(
+    r"Thought: the ([a-z]+)( \d+)?(?: for the [a-z]+)? is (?:(not )?at |(?P<todo>to (?:be |go in ))).*"
+)
+IN_VAIN = "Nothing happens."
 SEARCH = re.compile(r"Thought: the (?P<sought>[a-z]+) for the [a-z]+ is not at (?P<at>[a-z]+ \d+)\nAction: go to")
 LISTED = re.compile(r" an? ([a-z]+ \d+)")
 SHARED: dict[str, Any] = {
@@ -68,7 +71,10 @@ LESSONS = {
     "glimpses": Lesson(5, ("things", "places"), 1, PIECES),
     "searches": Lesson(1, (), 10, PIECES),
     "practice": Lesson(2, ("things",), 3, {**ONCE, "learning_rate": 6e-4, "per_device_train_batch_size": 4}),
+    "rehearsal": Lesson(2, ("things",), 4, {**ONCE, "learning_rate": 6e-4, "gradient_accumulation_steps": 4}),
 }
+TEXTS = 20_000
+"""Short texts of each kind in the rehearsal, which has conversations and all that was learnt from short texts."""
 
 
 def start(careful: Path, careless: Path, here: Path) -> Path:
@@ -87,17 +93,22 @@ def prepare(careful: list[Episode], careless: list[Episode], here: Path) -> None
     shown, won = careful + careless, [e for e in careful if e.reward]
     said = [m["content"] for e in shown for m in (*e.prompt, *e.completion)]
     tokenizer, groups = trained_tokenizer(said, pattern=PATTERN), exchangeable(said)
-    reading, glimpsed, practice = (
-        varied(episodes, [groups[kind] for kind in LESSONS[name].exchanged], LESSONS[name].names)
-        for name, episodes in (("reading", shown), ("glimpses", shown), ("practice", won))
-    )
     rng, rooms = random.Random(0), {name: lesson.rooms for name, lesson in LESSONS.items()}
+
+    def named(name: str, episodes: list[Episode]) -> list[Episode]:
+        return varied(episodes, [groups[kind] for kind in LESSONS[name].exchanged], LESSONS[name].names)
+
+    glimpsed = named("glimpses", shown)
     lessons = {
-        "reading": [as_text(e, tokenizer) for e in reading],
+        "reading": [as_text(e, tokenizer) for e in named("reading", shown)],
         "glimpses": [g for e in glimpsed for g in glimpses(e, tokenizer)],
         "searches": [s for e in careful for s in searches(e, tokenizer, rooms["searches"], rng)],
-        "practice": [p for e in practice for p in elsewhere(e, rooms["practice"], rng)],
+        "practice": [p for e in named("practice", won) for p in elsewhere(e, rooms["practice"], rng)],
     }
+    decided = [d for e in glimpsed for d in decisions(e, tokenizer)]
+    texts = [rng.sample(kind, min(TEXTS, len(kind))) for kind in (lessons["glimpses"], lessons["searches"], decided)]
+    again = [p for e in named("rehearsal", won) for p in elsewhere(e, rooms["rehearsal"], rng)]
+    lessons["rehearsal"] = [*again, *(text for kind in texts for text in kind)]
     for name, episodes in lessons.items():
         append_episodes(here / name / "episodes", episodes)
     tokenizer.save_pretrained(here / "scratch")
@@ -109,15 +120,49 @@ def glimpses(episode: Episode, tokenizer: Any) -> list[Episode]:
 
     The rest of the thought is learnt, where it is true.
     """
+    return [
+        text
+        for i, thought, heard in thoughts(episode, 1)
+        if not thought["todo"] and is_seen(thought, heard)
+        for text in [rest_of_thought(episode, i, 1, thought, tokenizer)]
+    ]
+
+
+def decisions(episode: Episode, tokenizer: Any) -> list[Episode]:
+    """Likewise about what is to be done with a thing; and about what is thought after a turn in vain, with the turn
+    before it."""
+    todo = [(i, 1, thought) for i, thought, _ in thoughts(episode, 1) if thought["todo"]]
+    again = [
+        (i, 2, thought)
+        for i, thought, heard in thoughts(episode, 2)
+        if heard.endswith(IN_VAIN) and (thought["todo"] or is_seen(thought, heard))
+    ]
+    return [rest_of_thought(episode, *turn, tokenizer) for turn in [*todo, *again]]
+
+
+def thoughts(episode: Episode, turns: int) -> list[tuple[int, re.Match[str], str]]:
+    """(where it stands, a thought, what was heard in the last turns before it) of all that have as many before them."""
     said, found = [*episode.prompt, *episode.completion], []
-    task = {"role": "user", "content": said[0]["content"].split("\n\n")[-1]}
-    for i in range(3, len(said), 2):
-        seen, thought = said[i - 1]["content"], THOUGHT.match(said[i]["content"])
-        if thought and "you see a" in seen and (thought[3] or f" a {thought[1]}{thought[2]}" in seen):
-            before = tokenizer.apply_chat_template([task, *said[i - 2 : i]], tokenize=False, add_generation_prompt=True)
-            here, rest = before + said[i]["content"][: thought.end(1)], thought[0][thought.end(1) :] + "\nAction:"
-            found.append(as_learnt(episode, here, rest, 100 * episode.sample + i))
+    for i in range(1 + 2 * turns, len(said), 2):
+        thought = THOUGHT.match(said[i]["content"])
+        if thought:
+            found.append((i, thought, "\n".join(m["content"] for m in said[i - 2 * turns + 1 : i : 2])))
     return found
+
+
+def is_seen(thought: re.Match[str], heard: str) -> bool:
+    """Whether something was to be seen, and a thing that is said to be there was."""
+    return "you see a" in heard and bool(thought[3] or f" a {thought[1]}{thought[2]}" in heard)
+
+
+def rest_of_thought(episode: Episode, i: int, turns: int, thought: re.Match[str], tokenizer: Any) -> Episode:
+    """The task, the last turns and the name that a thought begins with; what it goes on with is learnt."""
+    said = [*episode.prompt, *episode.completion]
+    task = {"role": "user", "content": said[0]["content"].split("\n\n")[-1]}
+    shown = [task, *said[i - 2 * turns : i]]
+    before = tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
+    here, rest = before + thought[0][: thought.end(1)], thought[0][thought.end(1) :] + "\nAction:"
+    return as_learnt(episode, here, rest, 100 * episode.sample + i)
 
 
 def searches(episode: Episode, tokenizer: Any, rooms: int, rng: random.Random) -> list[Episode]:
