@@ -227,3 +227,18 @@ def test_who_practises_and_who_is_read(start, episode, tmp_path):
         "practice": {"game"},
         "rehearsal": everybody,
     }
+
+
+def test_the_kept_start_plays(start):
+    """Its weights load as any model's do, and it says what it looks for and where it goes."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    kept = SCRIPT.parent / "started"
+    model, tokenizer = (kind.from_pretrained(kept) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    assert (model.config.hidden_size, model.config.num_hidden_layers) == (start.SIZE.hidden_size, start.SIZE.layers)
+    room = "You are in the middle of a room. Looking quickly around you, you see a bed 1, a desk 1, and a shelf 1."
+    asked = [{"role": "user", "content": f"{room}\n\nYour task is to: put some pen on shelf."}]
+    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    said = model.generate(**ids, max_new_tokens=32, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    reply = tokenizer.decode(said).partition("<|end|>")[0]
+    assert re.fullmatch(r"Thought: the pen for the [a-z]+ is to be found\nAction: go to [a-z]+ \d", reply), reply

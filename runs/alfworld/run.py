@@ -36,10 +36,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "value_learning_rate": 1e-3,
         "value_warmup_steps": 30,
         "beta": 0.03,
-        "kl_coef": 0.04,
+        "kl_coef": 0.02,
         "normalizer": 24,
     },
 }
+STARTED = Path(__file__).parent / "started"
+"""What start.py made, for it takes forty minutes: a seed can be added without it."""
 BEST_OF = 5
 VALUED = "oreo-step"
 """Whose V chooses among replies. One reply is one action, as V is read once a reply."""
@@ -73,14 +75,21 @@ def scored(here: Path, policy: Path, method: str, seed: int, **given: Any) -> No
         evaluate(EvaluateConfig(policy=str(policy), method=method, out=str(out), seed=seed, **given))
 
 
-def trained(games: Path, out: Path, seed: int, methods: list[str], play: dict[str, Any]) -> dict[str, Path]:
+def begun(args: argparse.Namespace) -> Path:
+    """The policy that all seeds start from."""
+    if args.start:
+        return Path(args.start)
+    careful, careless = (demonstrations(args.games, args.out, degree) for degree in (CAREFUL, CARELESS))
+    return start(careful, careless, args.out / "start")
+
+
+def trained(args: argparse.Namespace, seed: int, play: dict[str, Any]) -> dict[str, Path]:
     """The policies of one seed."""
-    here = out / f"seed{seed}"
-    careful, middling, careless = (demonstrations(games, out, degree) for degree in (CAREFUL, MIDDLING, CARELESS))
-    sft = learnt("sft", start(careful, careless, out / "start"), middling, here / "sft", seed, SFT)
+    here, middling = args.out / f"seed{seed}", demonstrations(args.games, args.out, MIDDLING)
+    sft = learnt("sft", begun(args), middling, here / "sft", seed, SFT)
     collect(CollectConfig(**play, policy=str(sft), samples=5, seed=seed, out=str(here / "episodes")))
     policies = {"sft": sft}
-    for method in methods:
+    for method in args.methods:
         settings = {**LEARNING, **SETTINGS[variant_of(method).method], **SETTINGS.get(method, {})}
         policies[method] = learnt(method, sft, here / "episodes", here / method, seed, settings)
     return policies
@@ -89,7 +98,7 @@ def trained(games: Path, out: Path, seed: int, methods: list[str], play: dict[st
 def one_seed(args: argparse.Namespace, seed: int) -> None:
     """Everything of a seed: training, every policy on every split, and several replies a turn on the first split."""
     here, play = args.out / f"seed{seed}", playing(args.games, args.workers)
-    policies = trained(args.games, args.out, seed, args.methods, play)
+    policies = trained(args, seed, play)
     for split in args.splits:
         for method, policy in policies.items():
             for search in ("greedy", "sample"):
@@ -120,6 +129,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=["rft", "dpo", VALUED])
     parser.add_argument("--splits", nargs="*", default=["valid_unseen", "valid_seen"])
     parser.add_argument("--best_of", type=int, default=BEST_OF)
+    parser.add_argument("--start", default=str(STARTED), help="what all seeds start from; '' makes it anew (start.py)")
     parser.add_argument("--workers", type=int, help="environments' processes; default: one a processor")
     args = parser.parse_args()
     for seed in args.seeds:
