@@ -37,3 +37,9 @@ def test_best_of_k_beside_any_of_k():
     assert lines[2] == "| SFT, valid_unseen, by value | 25.0 ± 5.0 | 45.0 ± 5.0 | 55.0 ± 5.0 | 10 / 30 |"
     assert lines[3] == "| SFT, valid_unseen, at random | 25.0 ± 5.0 | 35.0 ± 5.0 | 35.0 ± 5.0 | 10 / 0 |"
     assert len(lines) == 4, "no lines of a split that was not searched"
+
+
+def test_one_reply_is_that_of_the_seeds_that_tried_several():
+    first = [r for r in ROWS if r["width"] == 1 or r["seed"] == 0]
+    line = best_of_table(first, ("valid_unseen",)).splitlines()[2]
+    assert line == "| SFT, valid_unseen, by value | 20.0 ± 5.0 | 40.0 ± 5.0 | 50.0 ± 5.0 | 10 / 30 |"

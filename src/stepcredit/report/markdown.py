@@ -71,8 +71,10 @@ def split_table(rows: Sequence[Row], splits: Sequence[str], searches: Sequence[s
 
 def best_of_table(rows: Sequence[Row], splits: Sequence[str]) -> str:
     """K replies a turn: the most valued, and any of them, for every policy that was tried with more than one; K = 1 is
-    sampling. With the tokens that the policy wrote and the value model read for one conversation."""
-    scores = {(s.method, s.split, s.search, s.width): s for s in aggregate(rows)}
+    sampling by the same seeds. With the tokens that the policy wrote and the value model read for one conversation."""
+    chosen = {(r["method"], r["split"], r["seed"]) for r in rows if r["search"] == "best-of"}
+    same = [r for r in rows if (r["method"], r["split"], r["seed"]) in chosen]
+    scores = {(s.method, s.split, s.search, s.width): s for s in aggregate(same)}
     methods = list(dict.fromkeys(m for m, _, search, _ in scores if search == "best-of"))
     widths = sorted({w for _, _, search, w in scores if search == "best-of" and w is not None})
     lines = []
