@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from start import LESSONS, SIZE, learnt, start
+from start import LESSONS, SIZE, TEXTS, learnt, start
 
 from stepcredit.pipeline.alfworld import DemonstrateConfig, demonstrate
 from stepcredit.pipeline.collect import CollectConfig, collect
@@ -103,12 +104,11 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
         for method, policy in policies.items():
             for search in ("greedy", "sample"):
                 scored(here, policy, method, seed, **play, split=split, search=search)
-    for method in (VALUED, "sft"):
-        if VALUED in policies:
-            given = {**play, "split": args.splits[0], "value": str(here / VALUED / "value")}
-            for k in range(2, args.best_of + 1):
-                for search in ("best-of", "random"):
-                    scored(here, policies[method], method, seed, **given, search=search, width=k)
+    if VALUED in policies:
+        value = str(here / VALUED / "value")
+        several = product(args.splits[:1], (VALUED, "sft"), range(2, args.best_of + 1), ("best-of", "random"))
+        for split, method, k, search in several:
+            scored(here, policies[method], method, seed, **play, split=split, search=search, width=k, value=value)
 
 
 def gather(out: Path) -> None:
@@ -137,8 +137,21 @@ def main() -> None:
     gather(args.out)
     built = json.loads((args.games / "built.json").read_text(encoding="utf-8"))
     about = {k: v for k, v in built.items() if k != "out"}
-    started = {"size": vars(SIZE), **{name: vars(lesson) for name, lesson in LESSONS.items()}}
-    settings = {"style": STYLE, "turns": TURNS, "start": started, "sft": SFT, "learning": LEARNING, "methods": SETTINGS}
+    started = {
+        "size": vars(SIZE),
+        "texts": TEXTS,
+        "careless": [CAREFUL, CARELESS],
+        **{name: vars(lesson) for name, lesson in LESSONS.items()},
+    }
+    settings = {
+        "style": STYLE,
+        "turns": TURNS,
+        "start": started,
+        "careless": MIDDLING,
+        "sft": SFT,
+        "learning": LEARNING,
+        "methods": SETTINGS,
+    }
     write_json(args.out / "run.json", {"built": about, **settings, **versions()})
 
 

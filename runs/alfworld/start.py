@@ -2,9 +2,10 @@
 
 It reads all demonstrations, what the game says included, which teaches it to copy names; learns from short pieces of
 them whether a name is among those in sight, which it does not learn from whole ones in the time there is, and where to
-look next; and then practises what the most careful demonstrators did. What teaches it to copy and to see it reads with
-names exchanged as well, so that a name is worth what it is worth in this game. Practice exchanges those of things
-alone, as where a thing may be is to be learnt there too.
+look next; practises what careful demonstrators did; and rehearses all of it together, for practice alone takes away
+what short pieces taught. What teaches it to copy and to see it reads with names exchanged as well, so that a name is
+worth what it is worth in this game. Practice exchanges those of things alone, as where a thing may be is to be learnt
+there too.
 """
 
 from __future__ import annotations
@@ -121,10 +122,9 @@ def glimpses(episode: Episode, tokenizer: Any) -> list[Episode]:
     The rest of the thought is learnt, where it is true.
     """
     return [
-        text
+        rest_of_thought(episode, i, 1, thought, tokenizer)
         for i, thought, heard in thoughts(episode, 1)
         if not thought["todo"] and is_seen(thought, heard)
-        for text in [rest_of_thought(episode, i, 1, thought, tokenizer)]
     ]
 
 

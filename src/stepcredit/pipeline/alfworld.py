@@ -18,7 +18,7 @@ from stepcredit.pipeline.collect import resume
 from stepcredit.pipeline.progress import track
 from stepcredit.pipeline.results import write_json
 from stepcredit.tasks.alfworld.build import build_games, wanted_games
-from stepcredit.tasks.alfworld.demonstrators import demonstrations
+from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS, demonstrations
 from stepcredit.tasks.alfworld.scenario import FAMILIES
 from stepcredit.tasks.alfworld.task import SPLITS, ALFWorld
 
@@ -58,7 +58,7 @@ class DemonstrateConfig:
     samples: int = field(default=4, metadata={"help": "Demonstrations a game."})
     careless: float | None = field(
         default=None,
-        metadata={"help": "How careless all demonstrators are, 0 to 1; default: drawn for each of 0.1, 0.5 and 0.9."},
+        metadata={"help": f"How careless all of them are, 0 to 1; default: each draws one of {CARELESSNESS}."},
     )
     max_turns: int = field(default=ALFWorld.max_turns, metadata={"help": "Turn limit; it cuts the careless."})
     seed: int = field(default=0, metadata={"help": "Seed of the demonstrators."})
