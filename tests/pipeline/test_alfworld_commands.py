@@ -109,15 +109,18 @@ def test_demonstrations_are_episodes_of_the_games(games, demonstrated):
     assert any(e.verdict is Verdict.RIGHT for e in episodes)
 
 
-def test_all_demonstrators_may_be_equally_careless(games, tmp_path, monkeypatch, capsys):
+def test_demonstrators_may_err_alike(games, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(commands, "ProcessPoolExecutor", in_this_process)
     command = ["alfworld", "demonstrate", "--data", str(games), "--out", str(tmp_path / "d"), *DEMONSTRATE]
     assert main([*command, "--careless", "1.5"]) == 2
     assert "careless: 1.5 must lie in [0, 1]" in one_line(capsys)
-    assert main([*command, "--careless", "0.25"]) == 0
-    assert {e.metadata["carelessness"] for e in load_episodes(tmp_path / "d")} == {0.25}
+    assert main([*command, "--distracted", "-0.1"]) == 2
+    assert "distracted: -0.1 must lie in [0, 1]" in one_line(capsys)
+    assert main([*command, "--careless", "0.25", "--distracted", "0.75"]) == 0
+    metadata = [e.metadata for e in load_episodes(tmp_path / "d")]
+    assert {(m["carelessness"], m["distraction"]) for m in metadata} == {(0.25, 0.75)}
     capsys.readouterr()
-    assert main([*command, "--careless", "0.5"]) == 2
+    assert main([*command, "--careless", "0.5", "--distracted", "0.75"]) == 2
     assert "was collected with another careless; choose another --out" in one_line(capsys)
 
 

@@ -60,6 +60,10 @@ class DemonstrateConfig:
         default=None,
         metadata={"help": f"How careless all of them are, 0 to 1; default: each draws one of {CARELESSNESS}."},
     )
+    distracted: float = field(
+        default=0.0,
+        metadata={"help": "Their chance, at each place they look into, of losing the thread for several turns, 0 to 1."},
+    )
     max_turns: int = field(default=ALFWorld.max_turns, metadata={"help": "Turn limit; it cuts the careless."})
     seed: int = field(default=0, metadata={"help": "Seed of the demonstrators."})
     workers: int | None = field(default=None, metadata={"help": "Processes; default: one a processor."})
@@ -111,8 +115,10 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
     for name in ("samples", "max_turns"):
         if getattr(config, name) < 1:
             raise InputError(f"{getattr(config, name)} must be 1 or more", name)
-    if config.careless is not None and not 0 <= config.careless <= 1:
-        raise InputError(f"{config.careless} must lie in [0, 1]", "careless")
+    for name in ("careless", "distracted"):
+        share = getattr(config, name)
+        if share is not None and not 0 <= share <= 1:
+            raise InputError(f"{share} must lie in [0, 1]", name)
     task = ALFWorld(config.data, config.prompt_style)
     problems = list(task.problems(config.split, config.prompts))
     asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
@@ -126,6 +132,7 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
         seed=config.seed,
         max_turns=config.max_turns,
         careless=config.careless,
+        distracted=config.distracted,
     )
     with ProcessPoolExecutor(processes(config.workers), mp_context=get_context("spawn")) as pool:
         for unit in track(units[done:], "demonstrating", len(units) - done):

@@ -183,6 +183,22 @@ def test_the_careful_search_in_the_order_of_the_list(task, problems):
     assert searched > 3
 
 
+def test_the_distracted_lose_the_thread_for_several_turns(task, problems):
+    """Turns that change nothing come in runs, which those who are neither careless nor distracted do not have."""
+    runs = {}
+    for distracted in (0.0, 0.5):
+        found = []
+        for problem in problems:
+            for e in demonstrations(task, problem, 3, 1, MAX_TURNS, careless=0.0, distracted=distracted):
+                assert e.metadata["distraction"] == distracted
+                idle = "".join("i" if c.startswith(("look", "inventory", "examine")) else "." for c in commands(e))
+                found += [len(run) for run in re.findall(r"i+", idle)]
+        runs[distracted] = found
+    assert runs[0.0] == []
+    assert len(runs[0.5]) > 20
+    assert mean(runs[0.5]) > 3  # 1 / (1 − 0.85), less what the turn limit and the end of a search cut
+
+
 @pytest.mark.parametrize(
     ("at", "goes"), [("desk 2", {"desk 1"}), ("desk 1", {"shelf 1"}), ("shelf 1", {"bed 1"}), ("", {"bed 1", "desk 2"})]
 )

@@ -3,7 +3,8 @@
 Each episode has a carelessness, drawn first. All demonstrators search the places that may hold the target, one after
 the other as the room lists them; a careless one also looks into places that cannot hold it or that it has seen, takes
 wrong objects, puts the target down in wrong places, forgets to clean, heat or cool it, believes and asks what cannot be
-(nothing happens, and it goes on), and wastes turns looking about. Its episode fails when the turns run out.
+(nothing happens, and it goes on), and wastes turns looking about. A distracted one errs seldom, and it costs it several
+turns: it loses the thread. An episode fails when the turns run out.
 
 A thought begins with the name of what it is about and goes on with its number where that is in sight, with what it is
 for, and with the place: "the mug 2 for the desk is at shelf 3", "the mug for the desk is not at shelf 3". A small model
@@ -29,6 +30,8 @@ from stepcredit.tasks.task import Problem
 from stepcredit.verdict import Verdict
 
 CARELESSNESS = (0.1, 0.5, 0.9)
+LOST_THREAD = 0.85
+"""The chance that who has lost the thread wastes one more turn: six or seven in the mean."""
 
 
 class _Over(Exception):
@@ -92,6 +95,7 @@ class _Demonstrator:
     goal: Goal
     rng: np.random.Generator
     careless: float
+    distracted: float = 0.0
 
     def slips(self, share: float = 1.0) -> bool:
         """Whether it errs now."""
@@ -239,7 +243,15 @@ class _Demonstrator:
     def dawdle(self, thought: str, place: str) -> None:
         """Waste turns."""
         while self.slips(0.5):
-            self.play.do(thought, self.one_of(["look", "inventory", f"examine {place}"]))
+            self.look_about(thought, place)
+        if self.distracted and self.rng.random() < self.distracted:
+            self.look_about(thought, place)
+            while self.rng.random() < LOST_THREAD:
+                self.look_about(thought, place)
+
+    def look_about(self, thought: str, place: str) -> None:
+        """A turn that changes nothing."""
+        self.play.do(thought, self.one_of(["look", "inventory", f"examine {place}"]))
 
 
 TREATED = {family: {"clean": "cleaned", "heat": "heated", "cool": "cooled"}[v] for family, (v, _) in STATIONS.items()}
@@ -268,7 +280,13 @@ def _holdable() -> dict[str, frozenset[str]]:
 
 
 def demonstrations(
-    task: ALFWorld, problem: Problem, samples: int, seed: int, max_turns: int, careless: float | None = None
+    task: ALFWorld,
+    problem: Problem,
+    samples: int,
+    seed: int,
+    max_turns: int,
+    careless: float | None = None,
+    distracted: float = 0.0,
 ) -> list[Episode]:
     """`samples` demonstrations of a game; episodes without ids.
 
@@ -281,23 +299,31 @@ def demonstrations(
         seed: of the demonstrators.
         max_turns: their limit.
         careless: how careless they are; None draws it for each.
+        distracted: the chance of losing the thread, at each place looked into.
     """
     game, words = Game(task.root / problem.metadata["game"]), wording(task.prompt_style)
     try:
-        return [_demonstration(game, words, problem, s, seed, max_turns, careless) for s in range(samples)]
+        return [_demonstration(game, words, problem, s, seed, max_turns, careless, distracted) for s in range(samples)]
     finally:
         game.close()
 
 
 def _demonstration(
-    game: Game, words: Wording, problem: Problem, sample: int, seed: int, max_turns: int, careless: float | None
+    game: Game,
+    words: Wording,
+    problem: Problem,
+    sample: int,
+    seed: int,
+    max_turns: int,
+    careless: float | None,
+    distracted: float,
 ) -> Episode:
     opening, layout = words.opening(game.reset().text), game.layout()
     rng = np.random.default_rng([seed, sample, *problem.prompt_id.encode()])
     careless = float(rng.choice(CARELESSNESS)) if careless is None else careless
     play = _Play(game, words, layout, max_turns, where=dict(layout.where))
     with contextlib.suppress(_Over):
-        _Demonstrator(play, read_goal(game.file), rng, careless).run()
+        _Demonstrator(play, read_goal(game.file), rng, careless, distracted).run()
     return Episode(
         prompt=[*words.instructions, {"role": "user", "content": opening}],
         completion=play.messages,
@@ -306,5 +332,5 @@ def _demonstration(
         prompt_id=problem.prompt_id,
         sample=sample,
         stop_reason=StopReason.STOP if play.won else StopReason.LENGTH,
-        metadata={"turns": play.turns, "carelessness": careless, **problem.metadata},
+        metadata={"turns": play.turns, "carelessness": careless, "distraction": distracted, **problem.metadata},
     )
