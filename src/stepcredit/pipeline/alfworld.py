@@ -62,7 +62,7 @@ class DemonstrateConfig:
     )
     distracted: float = field(
         default=0.0,
-        metadata={"help": "Their chance, at each place they look into, of losing the thread for several turns, 0 to 1."},
+        metadata={"help": "Their chance to lose the thread for several turns, at each place they look into."},
     )
     max_turns: int = field(default=ALFWorld.max_turns, metadata={"help": "Turn limit; it cuts the careless."})
     seed: int = field(default=0, metadata={"help": "Seed of the demonstrators."})
