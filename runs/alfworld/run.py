@@ -23,9 +23,9 @@ from stepcredit.pipeline.results import read_rows, versions, write_json
 from stepcredit.pipeline.variants import variant_of
 
 STYLE, TURNS = "think", 16
-CAREFUL, MIDDLING, CARELESS = 0.1, 0.5, 0.9
-"""How careless demonstrators are. The start is made from the first and the last, SFT learns from the second: all of
-them err alike, so that what tells won games from lost ones are single steps, not who played."""
+CAREFUL, CARELESS = {"careless": 0.1}, {"careless": 0.9}
+"""How those err from whom the start is made. SFT learns from others (--careless, --distracted), who all err alike, so
+that what tells won games from lost ones are single steps, not who played."""
 SFT: dict[str, Any] = {"learning_rate": 2e-4, "num_train_epochs": 1, "warmup_steps": 0.05, "truncated": "zero"}
 # A game that the turn limit ended is lost: reward 0, as in the paper.
 LEARNING: dict[str, Any] = {"truncated": "zero", "num_train_epochs": 1, "gradient_accumulation_steps": 2}
@@ -34,8 +34,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dpo": {"learning_rate": 2e-5, "beta": 0.1, "max_pairs_per_prompt": 2},
     "oreo": {
         "learning_rate": 3e-4,
-        "value_learning_rate": 1e-3,
-        "value_warmup_steps": 30,
+        "value_learning_rate": 3e-4,
+        "value_warmup_steps": 75,
+        "num_train_epochs": 2,
         "beta": 0.03,
         "kl_coef": 0.02,
         "normalizer": 24,
@@ -48,10 +49,10 @@ VALUED = "oreo-step"
 """Whose V chooses among replies. One reply is one action, as V is read once a reply."""
 
 
-def demonstrations(games: Path, out: Path, careless: float) -> Path:
-    """Episodes of demonstrators who are all careless to one degree, the same for all seeds."""
-    folder = out / f"demonstrations-{careless}"
-    asked: dict[str, Any] = {"prompt_style": STYLE, "samples": 4, "max_turns": TURNS, "careless": careless}
+def demonstrations(games: Path, out: Path, shares: dict[str, float]) -> Path:
+    """Episodes of demonstrators who all err alike, the same for all seeds."""
+    folder = out / "-".join(["demonstrations", *(f"{name}-{share}" for name, share in shares.items())])
+    asked: dict[str, Any] = {"prompt_style": STYLE, "samples": 4, "max_turns": TURNS, **shares}
     demonstrate(DemonstrateConfig(out=str(folder), data=str(games), **asked))
     return folder
 
@@ -76,18 +77,23 @@ def scored(here: Path, policy: Path, method: str, seed: int, **given: Any) -> No
         evaluate(EvaluateConfig(policy=str(policy), method=method, out=str(out), seed=seed, **given))
 
 
+def faults(args: argparse.Namespace) -> dict[str, float]:
+    """How those err from whom SFT learns."""
+    return {"careless": args.careless, "distracted": args.distracted}
+
+
 def begun(args: argparse.Namespace) -> Path:
     """The policy that all seeds start from."""
     if args.start:
         return Path(args.start)
-    careful, careless = (demonstrations(args.games, args.out, degree) for degree in (CAREFUL, CARELESS))
+    careful, careless = (demonstrations(args.games, args.out, shares) for shares in (CAREFUL, CARELESS))
     return start(careful, careless, args.out / "start")
 
 
 def trained(args: argparse.Namespace, seed: int, play: dict[str, Any]) -> dict[str, Path]:
     """The policies of one seed."""
-    here, middling = args.out / f"seed{seed}", demonstrations(args.games, args.out, MIDDLING)
-    sft = learnt("sft", begun(args), middling, here / "sft", seed, SFT)
+    here, shown = args.out / f"seed{seed}", demonstrations(args.games, args.out, faults(args))
+    sft = learnt("sft", begun(args), shown, here / "sft", seed, SFT)
     collect(CollectConfig(**play, policy=str(sft), samples=5, seed=seed, out=str(here / "episodes")))
     policies = {"sft": sft}
     for method in args.methods:
@@ -129,6 +135,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=["rft", "dpo", VALUED])
     parser.add_argument("--splits", nargs="*", default=["valid_unseen", "valid_seen"])
     parser.add_argument("--best_of", type=int, default=BEST_OF)
+    parser.add_argument("--careless", type=float, default=0.1, help="how the demonstrators err from whom SFT learns")
+    parser.add_argument("--distracted", type=float, default=0.3, help="likewise")
     parser.add_argument("--start", default=str(STARTED), help="what all seeds start from; '' makes it anew (start.py)")
     parser.add_argument("--workers", type=int, help="environments' processes; default: one a processor")
     args = parser.parse_args()
@@ -140,14 +148,14 @@ def main() -> None:
     started = {
         "size": vars(SIZE),
         "texts": TEXTS,
-        "careless": [CAREFUL, CARELESS],
+        "demonstrators": [CAREFUL, CARELESS],
         **{name: vars(lesson) for name, lesson in LESSONS.items()},
     }
     settings = {
         "style": STYLE,
         "turns": TURNS,
         "start": started,
-        "careless": MIDDLING,
+        "demonstrators": faults(args),
         "sft": SFT,
         "learning": LEARNING,
         "methods": SETTINGS,

@@ -12,6 +12,7 @@ from stepcredit.report import markdown
 from stepcredit.report.cost import cost_svg, cost_table, standing
 from stepcredit.report.figures import accuracy_svg
 from stepcredit.report.pairs import read_pairs
+from stepcredit.report.replies import replies, replies_svg, replies_table
 from stepcredit.report.rows import Row, read_object, read_rows, row_of
 from stepcredit.report.scores import Score, aggregate, method_label
 from stepcredit.report.tables import percent
@@ -64,7 +65,8 @@ def acted(name: str) -> list[Row]:
 
 TABLES = {
     "acting": lambda task: markdown.split_table(acted("results"), SPLITS, ("sample", "greedy")),
-    "replies": lambda task: markdown.best_of_table(acted("results"), SPLITS),
+    "careless": lambda task: markdown.split_table(acted("careless-0.5/results"), SPLITS[:1], ("sample", "greedy")),
+    "replies": lambda task: replies_table(acted("results"), SPLITS),
     "scores": lambda task: markdown.score_table(rows(task, "results")),
     "grid": lambda task: markdown.grid_table(rows(task, "grid")),
     "greedy": lambda task: markdown.pair_table(read_pairs(rows(task, "pairs")), "oreo", "greedy"),
@@ -101,5 +103,7 @@ if __name__ == "__main__":
         (folder / "accuracy.svg").write_text(figure(folder.name), encoding="utf-8")
     for folder in sorted(f for f in SEARCHED.iterdir() if (f / "results.json").exists()):
         (folder / "cost.svg").write_text(standing(cost_svg(searched(folder.name))), encoding="utf-8")
+    if replies(acted("results"), SPLITS):
+        (ACTED / "replies.svg").write_text(standing(replies_svg(acted("results"), SPLITS)), encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(PAGE)

@@ -1,6 +1,9 @@
 """The tables of conversations, from rows written by hand."""
 
-from stepcredit.report.markdown import best_of_table, split_table
+import re
+
+from stepcredit.report.markdown import split_table
+from stepcredit.report.replies import replies, replies_svg, replies_table
 
 
 def row(method, split, search, width, seed, accuracy, **more):
@@ -32,7 +35,7 @@ def test_methods_and_splits_with_one_reply_a_turn():
 
 
 def test_best_of_k_beside_any_of_k():
-    lines = best_of_table(ROWS, ("valid_unseen", "valid_seen")).splitlines()
+    lines = replies_table(ROWS, ("valid_unseen", "valid_seen")).splitlines()
     assert lines[0] == "| policy | K = 1 | K = 2 | K = 3 | tokens written / read, K = 3 |"
     assert lines[2] == "| SFT, valid_unseen, by value | 25.0 ± 5.0 | 45.0 ± 5.0 | 55.0 ± 5.0 | 10 / 30 |"
     assert lines[3] == "| SFT, valid_unseen, at random | 25.0 ± 5.0 | 35.0 ± 5.0 | 35.0 ± 5.0 | 10 / 0 |"
@@ -41,5 +44,19 @@ def test_best_of_k_beside_any_of_k():
 
 def test_one_reply_is_that_of_the_seeds_that_tried_several():
     first = [r for r in ROWS if r["width"] == 1 or r["seed"] == 0]
-    line = best_of_table(first, ("valid_unseen",)).splitlines()[2]
+    line = replies_table(first, ("valid_unseen",)).splitlines()[2]
     assert line == "| SFT, valid_unseen, by value | 20.0 ± 5.0 | 40.0 ± 5.0 | 50.0 ± 5.0 | 10 / 30 |"
+
+
+def test_the_picture_has_a_panel_for_each_policy_and_is_the_same_every_time():
+    both = [*ROWS, *(r | {"method": "oreo-step"} for r in ROWS if r["method"] == "sft")]
+    drawn = replies_svg(both, ("valid_unseen", "valid_seen"))
+    assert drawn == replies_svg(both, ("valid_unseen", "valid_seen"))
+    for label in ("SFT, valid_unseen", "OREO (step), valid_unseen", "the most valued", "any of them"):
+        assert drawn.count(f">{label}<") == 1
+    assert not re.search("valid_seen", drawn), "not searched there"
+
+
+def test_no_random_and_no_sampled_rows():
+    (found,) = replies([r for r in ROWS if r["search"] == "best-of"], ("valid_unseen",))
+    assert (sorted(found.by_value), found.at_random) == ([2, 3], {})

@@ -44,9 +44,6 @@ def score_table(rows: Sequence[Row]) -> str:
     )
 
 
-_PLACE = ("method", "split", "search")
-
-
 def split_table(rows: Sequence[Row], splits: Sequence[str], searches: Sequence[str]) -> str:
     """Methods × splits × searches, one reply a turn: mean over seeds ± its standard error, and each seed under the
     first split and search."""
@@ -67,32 +64,6 @@ def split_table(rows: Sequence[Row], splits: Sequence[str], searches: Sequence[s
             for method in dict.fromkeys(method for method, _, _ in found)
         ],
     )
-
-
-def best_of_table(rows: Sequence[Row], splits: Sequence[str]) -> str:
-    """K replies a turn: the most valued, and any of them, for every policy that was tried with more than one; K = 1 is
-    sampling by the same seeds. With the tokens that the policy wrote and the value model read for one conversation."""
-    chosen = {(r["method"], r["split"], r["seed"]) for r in rows if r["search"] == "best-of"}
-    same = [r for r in rows if (r["method"], r["split"], r["seed"]) in chosen]
-    scores = {(s.method, s.split, s.search, s.width): s for s in aggregate(same)}
-    methods = list(dict.fromkeys(m for m, _, search, _ in scores if search == "best-of"))
-    widths = sorted({w for _, _, search, w in scores if search == "best-of" and w is not None})
-    lines = []
-    for method in methods:
-        for split in (s for s in splits if any((method, s, "best-of", w) in scores for w in widths)):
-            one = scores.get((method, split, "sample", 1))
-            best = [one, *(scores.get((method, split, "best-of", w)) for w in widths)]
-            any_of = [one, *(scores.get((method, split, "random", w)) for w in widths)]
-            for name, found in (("by value", best), ("at random", any_of)):
-                cells = [MISSING if s is None else percent(s) for s in found]
-                lines.append([f"{method_label(method)}, {split}, {name}", *cells, _cost(found[-1])])
-    return table(["policy", *(f"K = {w}" for w in (1, *widths)), f"tokens written / read, K = {widths[-1]}"], lines)
-
-
-def _cost(score: Score | None) -> str:
-    if score is None or score.tokens_generated is None or score.tokens_scored is None:
-        return MISSING
-    return f"{score.tokens_generated:.0f} / {score.tokens_scored:.0f}"
 
 
 def _each_seed(rows: Sequence[Row]) -> str:
