@@ -91,11 +91,11 @@ def begun(args: argparse.Namespace) -> Path:
 
 
 def trained(args: argparse.Namespace, seed: int, play: dict[str, Any]) -> dict[str, Path]:
-    """The policies of one seed."""
-    here, shown = args.out / f"seed{seed}", demonstrations(args.games, args.out, faults(args))
-    sft = learnt("sft", begun(args), shown, here / "sft", seed, SFT)
+    """The policies of one seed, and the one that it starts from."""
+    here, shown, base = args.out / f"seed{seed}", demonstrations(args.games, args.out, faults(args)), begun(args)
+    sft = learnt("sft", base, shown, here / "sft", seed, SFT)
     collect(CollectConfig(**play, policy=str(sft), samples=5, seed=seed, out=str(here / "episodes")))
-    policies = {"sft": sft}
+    policies = {"base": base, "sft": sft}
     for method in args.methods:
         settings = {**LEARNING, **SETTINGS[variant_of(method).method], **SETTINGS.get(method, {})}
         policies[method] = learnt(method, sft, here / "episodes", here / method, seed, settings)

@@ -63,9 +63,32 @@ def acted(name: str) -> list[Row]:
     return [row_of(row, str(path)) for row in read_rows(path) or []]
 
 
+def turn_table() -> str:
+    """Shares of turns that change nothing on unseen rooms, in percent, mean over seeds: a row for each policy with one
+    reply a turn, and with the most valued of the most replies."""
+    unseen = [row for row in acted("turns") if row["split"] == SPLITS[0]]
+    most = max((row["width"] for row in unseen if row["search"] == "best-of"), default=1)
+    shown = {("sample", 1): "sampled", ("best-of", most): f"most valued of {most}"}
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in unseen:
+        if how := shown.get((row["search"], row["width"])):
+            found.setdefault((method_label(row["method"]), how), []).append(row)
+    kinds = ("idle", "go in vain", "take in vain", "other in vain")
+    return markdown.table(
+        ["policy, unseen rooms", *kinds],
+        [
+            [f"{name}, {how}", *(f"{100 * sum(row[kind] for row in of) / len(of):.1f}" for kind in kinds)]
+            for (name, how), of in sorted(
+                found.items(), key=lambda item: -sum(row["idle"] for row in item[1]) / len(item[1])
+            )
+        ],
+    )
+
+
 TABLES = {
     "acting": lambda task: markdown.split_table(acted("results"), SPLITS, ("sample", "greedy")),
     "careless": lambda task: markdown.split_table(acted("careless-0.5/results"), SPLITS[:1], ("sample", "greedy")),
+    "turns": lambda task: turn_table(),
     "replies": lambda task: replies_table(acted("results"), SPLITS),
     "scores": lambda task: markdown.score_table(rows(task, "results")),
     "grid": lambda task: markdown.grid_table(rows(task, "grid")),

@@ -1,0 +1,58 @@
+"""Where the turns go: turns.py OUT, after run.py GAMES OUT.
+
+Reads the conversations of every evaluation and writes OUT/turns.json: a row for each policy, split, search, K and seed,
+with the shares of turns that change nothing: idle ones (look, inventory, examine), and those that nothing comes of, by
+their verb. A pattern over the policy's own words; a turn without a command counts as other.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.store import load_episodes
+from stepcredit.pipeline.results import read_rows, write_json
+
+IDLE = ("look", "inventory", "examine")
+IN_VAIN = "Nothing happens."
+COMMAND = re.compile(r"Action: (\w+)")
+KINDS = ("idle", "go in vain", "take in vain", "other in vain")
+
+
+def kinds(episode: Episode) -> Iterator[str]:
+    """What each turn was."""
+    assert not isinstance(episode.completion, str)
+    said = [str(message["content"]) for message in episode.completion]
+    for reply, answer in zip(said[::2], [*said[1::2], ""], strict=False):
+        found = COMMAND.search(reply)
+        verb = found[1] if found else ""
+        if verb in IDLE:
+            yield "idle"
+        elif IN_VAIN in answer:
+            yield f"{verb if verb in ('go', 'take') else 'other'} in vain"
+        else:
+            yield "useful"
+
+
+def shares(responses: Path) -> dict[str, float]:
+    """The kinds' shares of all turns of an evaluation."""
+    folders = {shard.parent for shard in responses.rglob("episodes-*.parquet")}
+    counts = Counter(kind for folder in folders for episode in load_episodes(folder) for kind in kinds(episode))
+    return {kind: counts[kind] / counts.total() for kind in KINDS}
+
+
+def row(evaluation: Path) -> dict[str, Any]:
+    """An evaluation's names and shares."""
+    (result,) = read_rows(evaluation / "results.json") or []
+    names = {name: result[name] for name in ("method", "split", "search", "width", "seed")}
+    return {**names, **shares(evaluation / "responses")}
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    write_json(out / "turns.json", [row(file.parent) for file in sorted(out.glob("seed*/evaluate-*/results.json"))])
