@@ -117,14 +117,14 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
             scored(here, policies[method], method, seed, **play, split=split, search=search, width=k, value=value)
 
 
-def gather(out: Path) -> None:
+def gather(out: Path, name: str, *evaluations: str) -> None:
     """All rows in one file, each once; without the paths of one machine."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for file in sorted(out.glob("seed*/evaluate-*/results.json")):
+    for file in sorted(file for of in evaluations for file in out.glob(f"seed*/{of}/results.json")):
         for row in read_rows(file):
             key = tuple(row[name] for name in ("method", "split", "search", "width", "seed"))
             rows[key] = {**row, **{k: v and Path(v).parent.name for k, v in row.items() if k in ("policy", "value")}}
-    write_json(out / "results.json", list(rows.values()))
+    write_json(out / name, list(rows.values()))
 
 
 def main() -> None:
@@ -142,7 +142,7 @@ def main() -> None:
     args = parser.parse_args()
     for seed in args.seeds:
         one_seed(args, seed)
-    gather(args.out)
+    gather(args.out, "results.json", "evaluate-*")
     built = json.loads((args.games / "built.json").read_text(encoding="utf-8"))
     about = {k: v for k, v in built.items() if k != "out"}
     started = {

@@ -1,0 +1,56 @@
+"""V of what OREO's policy does: second.py GAMES OUT [--seeds 0 1 2], after run.py GAMES OUT
+
+OREO's V comes from the SFT policy's games. Here OREO's policy plays every training game five times, a V is fitted to
+that while the policy rests, and chooses among this policy's replies on unseen rooms. Rows go to OUT/second.json, beside
+those with one reply and with any of K that run.py made; finished work is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from run import BEST_OF, LEARNING, SETTINGS, VALUED, gather, playing, scored
+from start import learnt
+
+from stepcredit.pipeline.collect import CollectConfig, collect
+
+SPLIT = "valid_unseen"
+AT_REST: dict[str, Any] = {
+    **LEARNING,
+    **SETTINGS["oreo"],
+    "num_train_epochs": 3,
+    "value_learning_rate": 5e-4,
+    "value_warmup_steps": 10**6,
+}
+"""V learns alone for longer than there are updates: the policy, which is the reference too, stays what it is."""
+
+
+def one_seed(args: argparse.Namespace, seed: int) -> None:
+    """Plays, fits V, chooses by it."""
+    here, play = args.out / f"seed{seed}", playing(args.games, args.workers)
+    policy, own = here / VALUED / "policy", here / "own"
+    collect(CollectConfig(**play, policy=str(policy), samples=5, seed=seed, out=str(own / "episodes")))
+    learnt(VALUED, policy, own / "episodes", own / "fitted", seed, AT_REST)
+    value = str(own / "fitted" / "value")
+    for k in range(2, args.best_of + 1):
+        scored(own, policy, VALUED, seed, **play, split=SPLIT, search="best-of", width=k, value=value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("games", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--best_of", type=int, default=BEST_OF)
+    parser.add_argument("--workers", type=int, help="environments' processes; default: one a processor")
+    args = parser.parse_args()
+    for seed in args.seeds:
+        one_seed(args, seed)
+    of_run = (f"evaluate-{VALUED}-{SPLIT}-{how}" for how in ("sample1", "random*"))
+    gather(args.out, "second.json", "own/evaluate-*", *of_run)
+
+
+if __name__ == "__main__":
+    main()
