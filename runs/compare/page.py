@@ -90,6 +90,7 @@ TABLES = {
     "careless": lambda task: markdown.split_table(acted("careless-0.5/results"), SPLITS[:1], ("sample", "greedy")),
     "turns": lambda task: turn_table(),
     "replies": lambda task: replies_table(acted("results"), SPLITS),
+    "second": lambda task: replies_table(acted("second"), SPLITS),
     "scores": lambda task: markdown.score_table(rows(task, "results")),
     "grid": lambda task: markdown.grid_table(rows(task, "grid")),
     "greedy": lambda task: markdown.pair_table(read_pairs(rows(task, "pairs")), "oreo", "greedy"),
