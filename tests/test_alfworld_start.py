@@ -1,18 +1,15 @@
 """What the small ALFWorld model learns from before anything else: texts, with names exchanged."""
 
-import importlib.util
 import random
 import re
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from scripts import RUNS, loaded
 from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.models.vocabulary import trained_tokenizer
 
-SCRIPT = Path(__file__).parents[1] / "runs" / "alfworld" / "start.py"
 SAID = [
     ("the mug for the bed is to be found", "go to desk 1", "On the desk 1, you see a mug 2, and a pen 1."),
     ("the mug 2 for the bed is at desk 1", "take mug 2 from desk 1", "You pick up the mug 2 from the desk 1."),
@@ -27,11 +24,8 @@ TURNS = [(f"Thought: {thought}\nAction: {action}", answer) for thought, action, 
 
 @pytest.fixture(scope="module")
 def start():
-    spec = importlib.util.spec_from_file_location("alfworld_start", SCRIPT)
-    module = sys.modules["alfworld_start"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["alfworld_start"]
+    with loaded("alfworld/start.py") as module:
+        yield module
 
 
 @pytest.fixture
@@ -233,7 +227,7 @@ def test_the_kept_start_plays(start):
     """Its weights load as any model's do, and it says what it looks for and where it goes."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    kept = SCRIPT.parent / "started"
+    kept = RUNS / "alfworld" / "started"
     model, tokenizer = (kind.from_pretrained(kept) for kind in (AutoModelForCausalLM, AutoTokenizer))
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (start.SIZE.hidden_size, start.SIZE.layers)
     room = "You are in the middle of a room. Looking quickly around you, you see a bed 1, a desk 1, and a shelf 1."

@@ -1,14 +1,11 @@
 """Where the turns of the ALFWorld run go: what counts as idle, and what as in vain."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
+from scripts import loaded
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes
 
-SCRIPT = Path(__file__).parents[1] / "runs" / "alfworld" / "turns.py"
 TURNS = [
     ("Thought: t\nAction: look", "You see nothing.", "idle"),
     ("Thought: t\nAction: examine desk 1", "Nothing happens.", "idle"),
@@ -24,10 +21,8 @@ TURNS = [
 
 @pytest.fixture(scope="module")
 def turns():
-    spec = importlib.util.spec_from_file_location("alfworld_turns", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with loaded("alfworld/turns.py") as module:
+        yield module
 
 
 @pytest.fixture

@@ -1,30 +1,27 @@
 """docs/results.md says what the result files beside its script say."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "runs" / "compare" / "page.py"
+from scripts import RUNS, loaded
 
 
 @pytest.fixture
 def script():
-    spec = importlib.util.spec_from_file_location("page", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with loaded("compare/page.py") as module:
+        yield module
 
 
 def test_the_tables_are_those_of_the_files(script):
-    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    text = (RUNS.parent / "docs" / "results.md").read_text(encoding="utf-8")
     assert script.page(text) == text
     assert {found["table"] for found in script.MARKER.finditer(text)} == set(script.TABLES)
 
 
-@pytest.mark.parametrize("folder", [f for f in SCRIPT.parent.iterdir() if f.is_dir() and (f / "run.json").exists()])
+@pytest.mark.parametrize(
+    "folder", [f for f in (RUNS / "compare").iterdir() if f.is_dir() and (f / "run.json").exists()]
+)
 def test_no_cell_is_dropped(folder):
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))

@@ -117,14 +117,14 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
             scored(here, policies[method], method, seed, **play, split=split, search=search, width=k, value=value)
 
 
-def gather(out: Path, name: str, *evaluations: str) -> None:
-    """All rows in one file, each once; without the paths of one machine."""
+def gather(out: Path, into: str, *evaluations: str) -> None:
+    """All rows of these evaluations in one file, each once; without the paths of one machine."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for file in sorted(file for of in evaluations for file in out.glob(f"seed*/{of}/results.json")):
         for row in read_rows(file):
             key = tuple(row[name] for name in ("method", "split", "search", "width", "seed"))
             rows[key] = {**row, **{k: v and Path(v).parent.name for k, v in row.items() if k in ("policy", "value")}}
-    write_json(out / name, list(rows.values()))
+    write_json(out / into, list(rows.values()))
 
 
 def main() -> None:
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=["rft", "dpo", VALUED])
     parser.add_argument("--splits", nargs="*", default=["valid_unseen", "valid_seen"])
     parser.add_argument("--best_of", type=int, default=BEST_OF)
-    parser.add_argument("--careless", type=float, default=0.1, help="how the demonstrators err from whom SFT learns")
+    parser.add_argument("--careless", type=float, default=0.1, help="of the demonstrators from whom SFT learns")
     parser.add_argument("--distracted", type=float, default=0.3, help="likewise")
     parser.add_argument("--start", default=str(STARTED), help="what all seeds start from; '' makes it anew (start.py)")
     parser.add_argument("--workers", type=int, help="environments' processes; default: one a processor")

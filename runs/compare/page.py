@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from statistics import mean
 
 from stepcredit.report import markdown
 from stepcredit.report.cost import cost_svg, cost_table, standing
@@ -69,20 +70,15 @@ def turn_table() -> str:
     unseen = [row for row in acted("turns") if row["split"] == SPLITS[0]]
     most = max((row["width"] for row in unseen if row["search"] == "best-of"), default=1)
     shown = {("sample", 1): "sampled", ("best-of", most): f"most valued of {most}"}
-    found: dict[tuple[str, str], list[Row]] = {}
+    found: dict[str, list[Row]] = {}
     for row in unseen:
         if how := shown.get((row["search"], row["width"])):
-            found.setdefault((method_label(row["method"]), how), []).append(row)
+            found.setdefault(f"{method_label(row['method'])}, {how}", []).append(row)
     kinds = ("idle", "go in vain", "take in vain", "other in vain")
-    return markdown.table(
-        ["policy, unseen rooms", *kinds],
-        [
-            [f"{name}, {how}", *(f"{100 * sum(row[kind] for row in of) / len(of):.1f}" for kind in kinds)]
-            for (name, how), of in sorted(
-                found.items(), key=lambda item: -sum(row["idle"] for row in item[1]) / len(item[1])
-            )
-        ],
-    )
+    means = {name: [100 * mean(row[kind] for row in of) for kind in kinds] for name, of in found.items()}
+    idlest_first = sorted(means.items(), key=lambda item: -item[1][0])
+    lines = [[name, *(f"{share:.1f}" for share in shares)] for name, shares in idlest_first]
+    return markdown.table(["policy, unseen rooms", *kinds], lines)
 
 
 TABLES = {

@@ -1,7 +1,6 @@
 """The tables of conversations, from rows written by hand."""
 
-import re
-
+from stepcredit.report import replies as room
 from stepcredit.report.markdown import split_table
 from stepcredit.report.replies import replies, replies_svg, replies_table
 
@@ -54,7 +53,16 @@ def test_the_picture_has_a_panel_for_each_policy_and_is_the_same_every_time():
     assert drawn == replies_svg(both, ("valid_unseen", "valid_seen"))
     for label in ("SFT, valid_unseen", "OREO (step), valid_unseen", "the most valued", "any of them"):
         assert drawn.count(f">{label}<") == 1
-    assert not re.search("valid_seen", drawn), "not searched there"
+    assert "valid_seen" not in drawn, "not searched there"
+
+
+def test_the_lines_of_the_picture_are_the_rows_of_the_table(monkeypatch):
+    drawn_svg, figures = room.drawn_svg, []
+    monkeypatch.setattr(room, "drawn_svg", lambda figure, name: figures.append(figure) or drawn_svg(figure, name))
+    replies_svg(ROWS, ("valid_unseen",))
+    ((axes,),) = [figure.axes for figure in figures]
+    drawn = {bars.get_label(): tuple(bars[0].get_xydata().T.round(6).tolist()) for bars in axes.containers}
+    assert drawn == {"the most valued": ([1, 2, 3], [25, 45, 55]), "any of them": ([1, 2, 3], [25, 35, 35])}
 
 
 def test_no_random_and_no_sampled_rows():

@@ -40,17 +40,14 @@ def replies(rows: Sequence[Row], splits: Sequence[str]) -> list[Replies]:
     """Every policy and split that was tried with several replies."""
     tried = {(r["method"], r["split"], r["seed"]) for r in rows if r["search"] == "best-of"}
     same = [r for r in rows if (r["method"], r["split"], r["seed"]) in tried]
-    places: dict[tuple[str, str | None], dict[str, dict[int, Score]]] = {}
-    for score in aggregate(same):
-        of_place = places.setdefault((score.method, score.split), {})
-        of_place.setdefault(score.search, {})[score.width or 1] = score
-    return [
-        Replies(method, split, {**one, **found["best-of"]}, {**one, **found.get("random", {})})
-        for split in splits
-        for (method, of), found in places.items()
-        if of == split
-        for one in [{k: s for k, s in found.get("sample", {}).items() if k == 1}]
-    ]
+    scores = aggregate(same)
+
+    def by_k(method: str, split: str, search: str) -> dict[int, Score]:
+        mine = [s for s in scores if (s.method, s.split) == (method, split) and s.search in ("sample", search)]
+        return {s.width or 1: s for s in mine}
+
+    places = dict.fromkeys((s.method, split) for split in splits for s in scores if s.split == split)
+    return [Replies(m, split, by_k(m, split, "best-of"), by_k(m, split, "random")) for m, split in places]
 
 
 def replies_table(rows: Sequence[Row], splits: Sequence[str]) -> str:

@@ -244,7 +244,7 @@ class _Demonstrator:
         """Waste turns."""
         while self.slips(0.5):
             self.look_about(thought, place)
-        if self.distracted and self.rng.random() < self.distracted:
+        if self.distracted and self.rng.random() < self.distracted:  # who is not draws nothing: as it was without it
             self.look_about(thought, place)
             while self.rng.random() < LOST_THREAD:
                 self.look_about(thought, place)
