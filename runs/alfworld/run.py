@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ STARTED = Path(__file__).parent / "started"
 BEST_OF = 5
 VALUED = "oreo-step"
 """Whose V chooses among replies. One reply is one action, as V is read once a reply."""
+REPLYING, SEARCHES = (VALUED, "sft"), ("best-of", "random")
+"""Whose replies are chosen among, and how: the most valued of K, and any of K."""
+COOL = 0.3
+"""K replies are drawn at temperature 1, and at this one, which was chosen on other games (replies.py)."""
 
 
 def demonstrations(games: Path, out: Path, shares: dict[str, float]) -> Path:
@@ -75,6 +80,25 @@ def scored(here: Path, policy: Path, method: str, seed: int, **given: Any) -> No
     out = here / "-".join(["evaluate", method, given["split"], f"{given['search']}{given.get('width', 1)}"])
     if not (out / "run.json").exists():
         evaluate(EvaluateConfig(policy=str(policy), method=method, out=str(out), seed=seed, **given))
+
+
+def several(
+    trained: Path,
+    here: Path,
+    seed: int,
+    best_of: int,
+    *,
+    methods: Sequence[str] = REPLYING,
+    searches: Sequence[str] = SEARCHES,
+    **given: Any,
+) -> None:
+    """One reply a turn, and one of K for K up to `best_of`, by the policies of a seed, whose folder is `trained`."""
+    value = str(trained / VALUED / "value")
+    for method in methods:
+        policy = trained / method / "policy"
+        scored(here, policy, method, seed, search="sample", **given)
+        for k, search in product(range(2, best_of + 1), searches):
+            scored(here, policy, method, seed, search=search, width=k, value=value, **given)
 
 
 def faults(args: argparse.Namespace) -> dict[str, float]:
@@ -111,10 +135,8 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
             for search in ("greedy", "sample"):
                 scored(here, policy, method, seed, **play, split=split, search=search)
     if VALUED in policies:
-        value = str(here / VALUED / "value")
-        several = product(args.splits[:1], (VALUED, "sft"), range(2, args.best_of + 1), ("best-of", "random"))
-        for split, method, k, search in several:
-            scored(here, policies[method], method, seed, **play, split=split, search=search, width=k, value=value)
+        for place, temperature in ((here, 1.0), (here / f"at-{COOL}", COOL)):
+            several(here, place, seed, args.best_of, **play, split=args.splits[0], temperature=temperature)
 
 
 def gather(out: Path, into: str, *evaluations: str) -> None:
@@ -122,7 +144,7 @@ def gather(out: Path, into: str, *evaluations: str) -> None:
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for file in sorted(file for of in evaluations for file in out.glob(f"seed*/{of}/results.json")):
         for row in read_rows(file):
-            key = tuple(row[name] for name in ("method", "split", "search", "width", "seed"))
+            key = tuple(row.get(name) for name in ("method", "split", "search", "width", "temperature", "seed"))
             rows[key] = {**row, **{k: v and Path(v).parent.name for k, v in row.items() if k in ("policy", "value")}}
     write_json(out / into, list(rows.values()))
 
@@ -143,6 +165,8 @@ def main() -> None:
     for seed in args.seeds:
         one_seed(args, seed)
     gather(args.out, "results.json", "evaluate-*")
+    likeliest = (f"evaluate-{method}-{args.splits[0]}-greedy1" for method in REPLYING)
+    gather(args.out, "cool.json", f"at-{COOL}/evaluate-*", *likeliest)
     built = json.loads((args.games / "built.json").read_text(encoding="utf-8"))
     about = {k: v for k, v in built.items() if k != "out"}
     started = {
@@ -159,6 +183,7 @@ def main() -> None:
         "sft": SFT,
         "learning": LEARNING,
         "methods": SETTINGS,
+        "cool": COOL,
     }
     write_json(args.out / "run.json", {"built": about, **settings, **versions()})
 

@@ -10,5 +10,5 @@ export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 stepcredit alfworld build --out "$out/games" --train 480 --valid_seen 100 --valid_unseen 100
 python "$here/run.py" "$out/games" "$out" --seeds ${@:-0 1 2}
 python "$here/turns.py" "$out"
-cp "$out/results.json" "$out/run.json" "$out/turns.json" "$here/"
+cp "$out/results.json" "$out/cool.json" "$out/run.json" "$out/turns.json" "$here/"
 python "$here/../compare/page.py"

@@ -1,8 +1,8 @@
 """Where the turns go: turns.py OUT, after run.py GAMES OUT.
 
-Reads the conversations of every evaluation and writes OUT/turns.json: a row for each policy, split, search, K and seed,
-with the shares of turns that change nothing: idle ones (look, inventory, examine), and those that nothing comes of, by
-their verb. A pattern over the policy's own words; a turn without a command counts as other.
+Reads the conversations of every evaluation of run.py and writes OUT/turns.json: a row for each policy, split, search, K
+and seed, with the shares of turns that change nothing: idle ones (look, inventory, examine), and those that nothing
+comes of, by their verb. A pattern over the policy's own words; a turn without a command counts as other.
 """
 
 from __future__ import annotations
@@ -49,10 +49,12 @@ def shares(responses: Path) -> dict[str, float]:
 def row(evaluation: Path) -> dict[str, Any]:
     """An evaluation's names and shares."""
     (result,) = read_rows(evaluation / "results.json") or []
-    names = {name: result[name] for name in ("method", "split", "search", "width", "seed")}
+    told = ("method", "split", "search", "width", "temperature", "seed")
+    names = {name: result[name] for name in told if name in result}
     return {**names, **shares(evaluation / "responses")}
 
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    write_json(out / "turns.json", [row(file.parent) for file in sorted(out.glob("seed*/evaluate-*/results.json"))])
+    found = sorted(file for under in ("", "at-*/") for file in out.glob(f"seed*/{under}evaluate-*/results.json"))
+    write_json(out / "turns.json", [row(file.parent) for file in found])

@@ -13,7 +13,7 @@ from stepcredit.report import markdown
 from stepcredit.report.cost import cost_svg, cost_table, standing
 from stepcredit.report.figures import accuracy_svg
 from stepcredit.report.pairs import read_pairs
-from stepcredit.report.replies import replies, replies_svg, replies_table
+from stepcredit.report.replies import replies, replies_svg, replies_table, temperatures_table
 from stepcredit.report.rows import Row, read_object, read_rows, row_of
 from stepcredit.report.scores import Score, aggregate, method_label
 from stepcredit.report.tables import percent
@@ -73,7 +73,8 @@ def turn_table() -> str:
     found: dict[str, list[Row]] = {}
     for row in unseen:
         if how := shown.get((row["search"], row["width"])):
-            found.setdefault(f"{method_label(row['method'])}, {how}", []).append(row)
+            at = f" at {row['temperature']:g}" if "temperature" in row else ""
+            found.setdefault(f"{method_label(row['method'])}, {how}{at}", []).append(row)
     kinds = ("idle", "go in vain", "take in vain", "other in vain")
     means = {name: [100 * mean(row[kind] for row in of) for kind in kinds] for name, of in found.items()}
     idlest_first = sorted(means.items(), key=lambda item: -item[1][0])
@@ -86,6 +87,8 @@ TABLES = {
     "careless": lambda task: markdown.split_table(acted("careless-0.5/results"), SPLITS[:1], ("sample", "greedy")),
     "turns": lambda task: turn_table(),
     "replies": lambda task: replies_table(acted("results"), SPLITS),
+    "cool": lambda task: replies_table(acted("cool"), SPLITS),
+    "temperatures": lambda task: temperatures_table(acted("temperatures"), SPLITS),
     "second": lambda task: replies_table(acted("second"), SPLITS),
     "scores": lambda task: markdown.score_table(rows(task, "results")),
     "grid": lambda task: markdown.grid_table(rows(task, "grid")),
@@ -123,7 +126,9 @@ if __name__ == "__main__":
         (folder / "accuracy.svg").write_text(figure(folder.name), encoding="utf-8")
     for folder in sorted(f for f in SEARCHED.iterdir() if (f / "results.json").exists()):
         (folder / "cost.svg").write_text(standing(cost_svg(searched(folder.name))), encoding="utf-8")
-    if replies(acted("results"), SPLITS):
-        (ACTED / "replies.svg").write_text(standing(replies_svg(acted("results"), SPLITS)), encoding="utf-8")
+    for rows_of, picture in (("results", "replies"), ("cool", "cool")):
+        if replies(acted(rows_of), SPLITS):
+            drawn = standing(replies_svg(acted(rows_of), SPLITS, picture))
+            (ACTED / f"{picture}.svg").write_text(drawn, encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(PAGE)

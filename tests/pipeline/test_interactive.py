@@ -305,6 +305,18 @@ def test_a_row_counts_what_the_episodes_hold(models, tmp_path, search):
     ]
 
 
+def test_a_row_tells_how_it_was_sampled_where_that_is_not_plainly(models, tmp_path):
+    def told(name, **given):
+        rows, groups = evaluated(models, tmp_path / name, prompts=2, **given)
+        return [{k: r[k] for k in ("temperature", "top_p", "top_k") if k in r} for r in (*rows, *groups)]
+
+    cool = told("cool", search="sample", temperature=0.25, top_k=5)
+    assert len(cool) > 1
+    assert cool == [{"temperature": 0.25, "top_k": 5}] * len(cool), "rows of groups too"
+    assert not any(told("plain", search="sample"))
+    assert not any(told("greedy", search="greedy", temperature=0.25))
+
+
 def test_pass_at_k_of_several_samples(models, tmp_path):
     (row,), _ = evaluated(models, tmp_path, search="sample", samples=4, prompts=8)
     by_problem = {}

@@ -19,7 +19,15 @@ from stepcredit.pipeline.breakdown import at_k, group_rows, is_strictly_right, r
 from stepcredit.pipeline.collect import resume, sample_and_grade, sampling, work_units
 from stepcredit.pipeline.conversing import conversed
 from stepcredit.pipeline.progress import track
-from stepcredit.pipeline.results import Stopwatch, add_rows, read_rows, versions, write_json, write_lines
+from stepcredit.pipeline.results import (
+    PLAIN_SAMPLING,
+    Stopwatch,
+    add_rows,
+    read_rows,
+    versions,
+    write_json,
+    write_lines,
+)
 from stepcredit.pipeline.searching import CHOOSERS, NEED_SCORER, Bench, Strategy, trace_of
 from stepcredit.pipeline.task_choice import TaskChoice
 from stepcredit.pipeline.value_quality import Scored, credit_examples, score, value_rows
@@ -116,7 +124,7 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
     with watch.phase("generate"):
         for search, episodes in _searched(config, task, problems, tokenizer, responses):
             rows.append(result_row(episodes, problems, search, common))
-            groups += group_rows(episodes, problems, {**common, "search": search.name, "width": search.samples})
+            groups += group_rows(episodes, problems, {**common, **_named(search)})
     add_rows(out / "results.json", rows)
     if groups:
         add_rows(out / "groups.json", groups)
@@ -306,8 +314,7 @@ def result_row(
     told_apart = {"accuracy_strict": strict, "stderr_strict": strict_stderr} if strict != accuracy else {}
     return {
         **common,
-        "search": search.name,
-        "width": search.samples,
+        **_named(search),
         "n": len(problems),
         "accuracy": accuracy,
         "stderr": stderr,
@@ -318,6 +325,13 @@ def result_row(
         "tokens_generated": sum(_generated(e) for e in episodes),
         "tokens_scored": sum(e.metadata.get("tokens_scored", 0) for e in episodes),
     }
+
+
+def _named(search: Search) -> dict[str, Any]:
+    """What a row says of its search: name, width, and the settings that are not plain sampling's; greedy has none."""
+    params = search.params
+    settings = {name: getattr(params, name) for name, plain in PLAIN_SAMPLING.items() if getattr(params, name) != plain}
+    return {"search": search.name, "width": search.samples, **(settings if params.temperature else {})}
 
 
 def _generated(episode: Episode) -> int:

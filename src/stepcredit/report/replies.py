@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from stepcredit.report.figures import COLOURS, INK, drawn_svg, figure_style
 from stepcredit.report.markdown import table
-from stepcredit.report.rows import Row
+from stepcredit.report.rows import Row, optional_number
 from stepcredit.report.scores import Score, aggregate, method_label
 from stepcredit.report.tables import MISSING, percent
 
@@ -23,12 +23,14 @@ class Replies:
         split: which split.
         by_value: the reply said is the most valued of K.
         at_random: it is any of them.
+        greedy: one reply, the likeliest.
     """
 
     method: str
     split: str
     by_value: dict[int, Score]
     at_random: dict[int, Score]
+    greedy: Score | None = None
 
     @property
     def name(self) -> str:
@@ -46,21 +48,44 @@ def replies(rows: Sequence[Row], splits: Sequence[str]) -> list[Replies]:
         mine = [s for s in scores if (s.method, s.split) == (method, split) and s.search in ("sample", search)]
         return {s.width or 1: s for s in mine}
 
+    greedy = {(s.method, s.split): s for s in scores if s.search == "greedy"}
     places = dict.fromkeys((s.method, split) for split in splits for s in scores if s.split == split)
-    return [Replies(m, split, by_k(m, split, "best-of"), by_k(m, split, "random")) for m, split in places]
+    return [
+        Replies(m, split, by_k(m, split, "best-of"), by_k(m, split, "random"), greedy.get((m, split)))
+        for m, split in places
+    ]
 
 
 def replies_table(rows: Sequence[Row], splits: Sequence[str]) -> str:
     """K replies a turn as Markdown, a row for each way to choose, with the tokens that the policy wrote and the value
-    model read for one conversation at the largest K."""
+    model read for one conversation at the largest K; beside them the likeliest reply, where that was played."""
     policies = replies(rows, splits)
     widths = sorted({1} | {k for p in policies for k in p.by_value})
+    decoded = any(policy.greedy for policy in policies)
     lines = []
     for policy in policies:
         for how, found in (("by value", policy.by_value), ("at random", policy.at_random)):
             cells = [percent(found[k]) if k in found else MISSING for k in widths]
-            lines.append([f"{policy.name}, {how}", *cells, _tokens(found.get(widths[-1]))])
-    return table(["policy", *(f"K = {k}" for k in widths), f"tokens written / read, K = {widths[-1]}"], lines)
+            likeliest = [percent(policy.greedy) if policy.greedy else MISSING] if decoded else []
+            lines.append([f"{policy.name}, {how}", *likeliest, *cells, _tokens(found.get(widths[-1]))])
+    columns = [*(["greedy"] if decoded else []), *(f"K = {k}" for k in widths)]
+    return table(["policy", *columns, f"tokens written / read, K = {widths[-1]}"], lines)
+
+
+def temperatures_table(rows: Sequence[Row], splits: Sequence[str]) -> str:
+    """The most valued of K replies as Markdown, a row for each policy, split and temperature at which they were drawn;
+    a row of a result file that tells none is of temperature 1."""
+    by_temperature: dict[float, list[Row]] = {}
+    for row in rows:
+        told = optional_number(row, "temperature", "temperature")
+        by_temperature.setdefault(1.0 if told is None else told, []).append(row)
+    found = [(policy, t) for t, of in sorted(by_temperature.items()) for policy in replies(of, splits)]
+    widths = sorted({k for policy, _ in found for k in policy.by_value})
+    lines = []
+    for policy, t in sorted(found, key=lambda one: one[0].name):
+        cells = [percent(policy.by_value[k]) if k in policy.by_value else MISSING for k in widths]
+        lines.append([policy.name, f"{t:g}", *cells])
+    return table(["policy", "temperature", *(f"K = {k}" for k in widths)], lines)
 
 
 def _tokens(score: Score | None) -> str:
@@ -75,7 +100,8 @@ def replies_svg(rows: Sequence[Row], splits: Sequence[str], name: str = "replies
     They are over seeds where there are several, otherwise over games.
     """
     policies = replies(rows, splits)
-    most = max(100 * (s.accuracy + s.spread) for p in policies for s in (*p.by_value.values(), *p.at_random.values()))
+    drawn = [s for p in policies for s in (*p.by_value.values(), *p.at_random.values(), p.greedy) if s]
+    most = max(100 * (score.accuracy + score.spread) for score in drawn)
     with figure_style(name):
         figure = Figure(figsize=(max(5.0, 3.4 * len(policies)), 3.2), layout="constrained")
         for number, policy in enumerate(policies, 1):
@@ -93,6 +119,10 @@ def replies_svg(rows: Sequence[Row], splits: Sequence[str], name: str = "replies
                 line = [found[k] for k in sorted(found)]
                 heights, errors = [100 * s.accuracy for s in line], [100 * s.spread for s in line]
                 axes.errorbar(sorted(found), heights, errors, fmt=style, color=colour, elinewidth=0.8, label=label)
+            if policy.greedy:
+                axes.axhline(
+                    100 * policy.greedy.accuracy, color=INK, linestyle=":", linewidth=1, label="greedy, one reply"
+                )
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
         return drawn_svg(figure, name)
