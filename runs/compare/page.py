@@ -88,6 +88,7 @@ TABLES = {
     "turns": lambda task: turn_table(),
     "replies": lambda task: replies_table(acted("results"), SPLITS),
     "cool": lambda task: replies_table(acted("cool"), SPLITS),
+    "wide": lambda task: replies_table(acted("wide"), SPLITS),
     "temperatures": lambda task: temperatures_table(acted("temperatures"), SPLITS),
     "second": lambda task: replies_table(acted("second"), SPLITS),
     "scores": lambda task: markdown.score_table(rows(task, "results")),
