@@ -82,6 +82,15 @@ def turn_table() -> str:
     return markdown.table(["policy, unseen rooms", *kinds], lines)
 
 
+def gain_table() -> str:
+    """What choosing by V is worth game by game, in points, with 95% intervals."""
+    lines = []
+    for row in acted("wide-gains"):
+        points, low, high = (100 * row[name] for name in ("estimate", "low", "high"))
+        lines.append([str(row["of"]), f"{points:+.1f}", f"{low:+.1f} to {high:+.1f}"])
+    return markdown.table(["games won, points", "difference", "95% interval"], lines)
+
+
 TABLES = {
     "acting": lambda task: markdown.split_table(acted("results"), SPLITS, ("sample", "greedy")),
     "careless": lambda task: markdown.split_table(acted("careless-0.5/results"), SPLITS[:1], ("sample", "greedy")),
@@ -89,6 +98,7 @@ TABLES = {
     "replies": lambda task: replies_table(acted("results"), SPLITS),
     "cool": lambda task: replies_table(acted("cool"), SPLITS),
     "wide": lambda task: replies_table(acted("wide"), SPLITS),
+    "gains": lambda task: gain_table(),
     "temperatures": lambda task: temperatures_table(acted("temperatures"), SPLITS),
     "second": lambda task: replies_table(acted("second"), SPLITS),
     "scores": lambda task: markdown.score_table(rows(task, "results")),
