@@ -19,6 +19,11 @@ def test_the_tables_are_those_of_the_files(script):
     assert {found["table"] for found in script.MARKER.finditer(text)} == set(script.TABLES)
 
 
+def test_the_page_is_found_by_another_way_to_the_script():
+    with loaded("alfworld/../compare/page.py") as module:
+        assert module.PAGE.samefile(RUNS.parent / "docs" / "results.md")
+
+
 @pytest.mark.parametrize(
     "folder", [f for f in (RUNS / "compare").iterdir() if f.is_dir() and (f / "run.json").exists()]
 )

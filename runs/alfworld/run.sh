@@ -2,7 +2,7 @@
 # Offline learning on built ALFWorld games: runs/alfworld/run.sh DIR [SEED …]   (default: seeds 0 1 2)
 # Needs the extra. Games, demonstrations, policies and episodes stay in DIR; finished work is not done again, so a run
 # that was stopped, or one more seed, is the same command. All seeds start from the policy in started/, which start.py
-# made in about forty minutes of two cores (`run.py … --start ''` makes it anew). A seed takes an hour of one core.
+# made in about forty minutes of two cores (`run.py … --start ''` makes it anew). A seed takes forty minutes of two cores.
 set -euo pipefail
 out=${1:?where to run it} && shift
 here=$(cd "$(dirname "$0")" && pwd)

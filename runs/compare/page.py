@@ -18,7 +18,7 @@ from stepcredit.report.rows import Row, read_object, read_rows, row_of
 from stepcredit.report.scores import Score, aggregate, method_label
 from stepcredit.report.tables import percent
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent.parent / "docs" / "results.md"
 MARKER = re.compile(r"(<!-- (?P<task>\w+) (?P<table>\w+) -->\n)(?P<old>.*?)(<!-- end -->)", re.DOTALL)
 
@@ -93,6 +93,7 @@ def gain_table() -> str:
 
 TABLES = {
     "acting": lambda task: markdown.split_table(acted("results"), SPLITS, ("sample", "greedy")),
+    "fourth": lambda task: markdown.split_table(acted("seed3/results"), SPLITS, ("sample", "greedy")),
     "careless": lambda task: markdown.split_table(acted("careless-0.5/results"), SPLITS[:1], ("sample", "greedy")),
     "turns": lambda task: turn_table(),
     "replies": lambda task: replies_table(acted("results"), SPLITS),
