@@ -20,7 +20,7 @@ from stepcredit.pipeline.collect import resume, sample_and_grade, sampling, work
 from stepcredit.pipeline.conversing import conversed
 from stepcredit.pipeline.progress import track
 from stepcredit.pipeline.results import (
-    PLAIN_SAMPLING,
+    SAMPLING,
     Stopwatch,
     add_rows,
     read_rows,
@@ -329,9 +329,11 @@ def result_row(
 
 def _named(search: Search) -> dict[str, Any]:
     """What a row says of its search: name, width, and the settings that are not plain sampling's; greedy has none."""
-    params = search.params
-    settings = {name: getattr(params, name) for name, plain in PLAIN_SAMPLING.items() if getattr(params, name) != plain}
-    return {"search": search.name, "width": search.samples, **(settings if params.temperature else {})}
+    named, params = {"search": search.name, "width": search.samples}, search.params
+    if params.temperature == 0:
+        return named
+    told = {name: getattr(params, name) for name in SAMPLING}
+    return {**named, **{name: setting for name, setting in told.items() if setting != getattr(SamplingParams, name)}}
 
 
 def _generated(episode: Episode) -> int:

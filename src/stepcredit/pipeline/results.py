@@ -15,10 +15,10 @@ from typing import Any
 from stepcredit.report import rows
 from stepcredit.version import __version__
 
-PLAIN_SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-"""Settings of sampling that a row tells where they are others than these."""
+SAMPLING = ("temperature", "top_p", "top_k")
+"""Settings of sampling that a row tells where they are not the plain ones."""
 IDENTITY = (
-    *("task", "split", "method", "search", "width", *PLAIN_SAMPLING, "seed", "policy", "value"),
+    *("task", "split", "method", "search", "width", *SAMPLING, "seed", "policy", "value"),
     *("metric", "at", "by", "group"),
 )
 """What tells rows apart: a new row replaces an old one that agrees in all of these."""
