@@ -55,7 +55,7 @@ def stepper_of(model):
 
 
 def draw_of(row, key, written, left=12):
-    return Draw(row, stream_key(0, "p", key), written, left, left)
+    return Draw(row, stream_key(0, "p", key), written, left)
 
 
 def slowly(model, before, draw):

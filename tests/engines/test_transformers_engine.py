@@ -55,10 +55,10 @@ def test_equals_the_obvious_engine(model, temperature):
     engine = TransformersEngine(model, byte_tokenizer(), batch_size=5, end_ids=(EOS, 10, 64, 200, 30, 77))
     found = list(engine.generate(REQUESTS, params))
     for request, generation in zip(REQUESTS, found, strict=True):
-        ids, log_probs = obvious(model, request, params, engine.end_ids)
+        ids, log_probs = obvious(model, request, params, engine.ends.stop)
         assert generation.ids.tolist() == ids
         np.testing.assert_allclose(generation.log_prob, log_probs, rtol=1e-5)
-        ended = ids[-1] in engine.end_ids
+        ended = ids[-1] in engine.ends.stop
         assert generation.stop_reason is (StopReason.STOP if ended else StopReason.LENGTH)
 
 

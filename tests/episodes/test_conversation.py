@@ -47,7 +47,7 @@ def test_a_conversation_by_hand():
         ([GO, BANG], "go!", [END]),
         ([END], "", []),
         ([EOS], "", [END]),
-        ([GO, END, EOS], "go<end>", [END]),
+        ([GO, END, EOS], "go", [END]),
     ],
 )
 def test_the_templates_end_of_turn_stands_once_whatever_ended_the_reply(sampled, text, more):
@@ -88,22 +88,30 @@ def test_sampled_ids_are_kept_though_the_text_would_tokenise_otherwise():
     assert seen == [*b"\n<user>", 259, 258, *b"\n<assistant>"]
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
+def test_a_template_that_leaves_an_answered_reply_out_is_refused():
+    template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content if loop.last or m.role == 'user' else '' }}<end>"
-        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
-        "{{ messages | length }}" + CHAT_TEMPLATE,
-    ],
-)
-def test_a_template_that_rewrites_earlier_turns_is_refused(template):
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
     talk = Conversation(HI, byte_tokenizer(template))
     talk.reply([GO, END], [0.0, 0.0])
     before = list(talk.ids)
-    with pytest.raises(InputError, match=r"^chat_template: .*does not append"):
+    with pytest.raises(InputError, match=r"^chat_template: .*changes earlier turns"):
         talk.observe("wall")
     assert talk.ids == before
     assert talk.turns == len(talk.completion) == 1
+
+
+def test_what_a_template_does_to_earlier_turns_does_not_reach_the_ids_that_were_read():
+    """One that drops the thoughts of earlier replies, as Qwen3's and R1's do: the policy goes on from what it wrote."""
+    drops = CHAT_TEMPLATE.replace("m.content", "(m.content if loop.last else m.content.split('!')[-1])")
+    kept, dropped = (Conversation(HI, word_tokenizer(template)) for template in (CHAT_TEMPLATE, drops))
+    for talk in (kept, dropped):
+        talk.reply([WALL, BANG, GO, END], [0.0] * 4)
+        talk.observe("wall!")
+        talk.reply([LEFT, END], [0.0] * 2)
+        talk.observe("wall")
+    assert dropped.ids == kept.ids
 
 
 def test_no_reply_has_no_tokens_and_no_template_no_conversation():
@@ -116,7 +124,7 @@ def test_no_reply_has_no_tokens_and_no_template_no_conversation():
 def test_the_text_of_a_response_is_without_its_end():
     tokenizer = word_tokenizer()
     assert response_text([GO, LEFT, END], tokenizer) == "go left"
-    assert response_text(np.array([GO, EOS, EOS]).tolist(), tokenizer) == "go<eos>"
+    assert response_text(np.array([GO, EOS, EOS]).tolist(), tokenizer) == "go"
     assert response_text([GO, LEFT], tokenizer) == "go left"
     assert response_text([], tokenizer) == ""
 

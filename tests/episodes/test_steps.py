@@ -15,7 +15,7 @@ SENTENCES = StepRule(("\n", ". ", "? ", "! "))
         (LINES, "a=1\nb=2\n", ["a=1\n", "b=2\n"]),
         (LINES, "a=1\nb=2", ["a=1\n", "b=2"]),
         (LINES, "a\n\n  b", ["a\n\n  ", "b"]),
-        (LINES, "\n\na", ["\n\n", "a"]),
+        (LINES, "\n\na\nb", ["\n\na\n", "b"]),  # a blank first line is no step
         (LINES, "", [""]),
         (SENTENCES, "Two. Is it 3.5? Yes!\nDone.", ["Two. ", "Is it 3.5? ", "Yes!\n", "Done."]),
         (StepRule(()), "a\nb. c", ["a\nb. c"]),

@@ -58,7 +58,7 @@ def slow_act(
         if not finished:
             out["stop"] = "length"
             break
-        out["replies"].append(tokenizer.decode(reply[:-1]))
+        out["replies"].append(tokenizer.decode(reply[:-1], skip_special_tokens=True))
         try:
             answer = environment.step(out["replies"][-1])
         except RuntimeError as error:

@@ -240,9 +240,9 @@ class ScriptedStepper:
             options = self.script[number][self.turn]
             ids = options[k % len(options)][: draw.left]
             reason = StopReason.STOP if ids[-1] in (END, EOS) else StopReason.LENGTH
-            pieces.append(Piece(tuple(ids), (-0.5,) * len(ids), reason, ""))
+            pieces.append(Piece(tuple(ids), (-0.5,) * len(ids), reason, "", len(ids)))
             self.grown.append((number, before + list(ids)))
-            self.limits.append((number, draw.left, draw.room))
+            self.limits.append((number, draw.left))
         return pieces
 
     def keep(self, chosen):
@@ -319,7 +319,7 @@ def test_a_cut_reply_ends_the_conversation_and_is_not_sent():
     assert contents(found) == ["go", "gogogogogo"]
     assert found.rewards == [0]
     assert other.stop_reason is StopReason.STOP
-    assert stepper.limits[0] == (0, 5, 5)
+    assert stepper.limits[0] == (0, 5)
 
 
 def test_a_cut_reply_is_not_eligible_beside_a_finished_one():
@@ -359,7 +359,7 @@ def test_room_runs_out():
     assert contents(none, "user") == []
     assert none.rewards == [0]
     (one,), stepper, _ = by_hand([[[STAY], [CUT]]], max_length=whole + 1)
-    assert stepper.limits == [(0, 5, 5), (0, 1, 1)]
+    assert stepper.limits == [(0, 5), (0, 1)]
     assert one.stop_reason is StopReason.LENGTH
     assert len(one.conversation.ids) == whole + 1
     (cut,), stepper, environments = by_hand([[[STAY]]], max_length=prompt + 1)

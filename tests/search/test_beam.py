@@ -5,19 +5,19 @@ import pytest
 import torch
 
 from doubles.tokenizers import byte_tokenizer
-from oracles.beam import slow_beam
+from oracles.beam import next_distribution, slow_beam
 from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.stepping import CachedStepper, Draw, Piece
+from stepcredit.engines.noise import stream_key
+from stepcredit.engines.stepping import CachedStepper, Draw, Drawing, Piece, PieceEnd
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
 from stepcredit.models.loading import value_model_from
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.search.beam import BeamParams, beam_search
 from stepcredit.search.responses import Asked
 from stepcredit.search.scorers import FunctionScorer, ValueScorer
 
-RULE = StepRule(("\n",))
+RULE = StepRule(("\n",), max_tokens=6)
 
 
 class SmallVocabulary:
@@ -56,9 +56,9 @@ def models():
 PROMPTS = [[1, 2, 3], [2], [1, 1, 5, 2, 3, 1, 2], [3, 4]]
 
 
-def search(models, prompts, params, step=None, scorer=None, **given):
+def search(models, prompts, params, step=None, scorer=None, rule=RULE, **given):
     policy, value, tokenizer = models
-    stepper = step or CachedStepper(policy, tokenizer, SamplingParams(64, **given), RULE, frozenset([0]))
+    stepper = step or CachedStepper(policy, tokenizer, SamplingParams(64, **given), rule, frozenset([0]))
     asked = [Asked(f"p{k}", tuple(p)) for k, p in enumerate(prompts)]
     return beam_search(asked, stepper, scorer or ValueScorer(value), params)
 
@@ -67,8 +67,8 @@ def search(models, prompts, params, step=None, scorer=None, **given):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_equal_to_the_slow_one_in_sequences_values_and_cost(models, width, each, seed):
     policy, value, tokenizer = models
-    params = BeamParams(width, each, max_new_tokens=18, max_step_tokens=5, seed=seed)
-    found = search(models, PROMPTS, params)
+    params = BeamParams(width, each, max_new_tokens=18, seed=seed)
+    found = search(models, PROMPTS, params, rule=StepRule(("\n",), max_tokens=5))
     finished = 0
     for k, (prompt, one) in enumerate(zip(PROMPTS, found)):
         slow = slow_beam(
@@ -84,7 +84,7 @@ def test_equal_to_the_slow_one_in_sequences_values_and_cost(models, width, each,
 
 
 def test_a_problem_finds_the_same_alone_and_among_others(models):
-    params = BeamParams(3, 3, max_new_tokens=16, max_step_tokens=6, seed=5)
+    params = BeamParams(3, 3, max_new_tokens=16, seed=5)
     together = search(models, PROMPTS, params)
     for k, prompt in enumerate(PROMPTS):
         policy, value, tokenizer = models
@@ -109,7 +109,7 @@ def test_every_token_is_read_once_by_policy_and_value(models, monkeypatch):
             return forward(*args, **given)
 
         monkeypatch.setattr(model, "forward", counted)
-    found = search(models, PROMPTS, BeamParams(2, 3, max_new_tokens=16, max_step_tokens=6))
+    found = search(models, PROMPTS, BeamParams(2, 3, max_new_tokens=16))
     prompts = sum(map(len, PROMPTS))
     generated = sum(f.tokens_generated for f in found)
     ended = sum(1 for f in found for node in f.nodes if node.state != "kept")
@@ -137,7 +137,7 @@ class ScriptedStepper:
             text = options[k % len(options)]
             reason = {"!": StopReason.STOP, "~": StopReason.LENGTH}.get(text[-1])
             ids = tuple(map(ord, text))
-            self.pieces.append(Piece(ids, (0.0,) * len(ids), reason, text))
+            self.pieces.append(Piece(ids, (0.0,) * len(ids), reason, text, len(ids)))
             self.grown.append(self.texts[draw.row] + text)
         return self.pieces
 
@@ -207,35 +207,58 @@ def test_the_vote_is_weighed_by_values():
 
 @pytest.mark.parametrize("budget", [1, 5, 20, 60, 200, 500])
 def test_the_budget_is_kept(models, budget):
-    for found in search(models, PROMPTS, BeamParams(3, 2, max_new_tokens=30, max_step_tokens=8, budget=budget)):
+    for found in search(models, PROMPTS, BeamParams(3, 2, max_new_tokens=30, budget=budget)):
         prompt = found.nodes[0]
         assert prompt.state == "root"
         drawn = found.tokens_generated + found.tokens_scored
         assert drawn <= max(budget, max(map(len, PROMPTS)))
 
 
-def test_a_step_ends_where_training_ends_it():
+def test_a_step_ends_before_the_token_that_begins_the_next():
     tokenizer = byte_tokenizer()
-    policy = policy_from_scratch(tokenizer, ModelSize(16, 32, 1, 2), seed=0)
-    stepper = CachedStepper(
-        policy, tokenizer, SamplingParams(64, stop=("END",)), StepRule((". ", "\n")), frozenset([257])
-    )
 
-    def cut(text, tail=""):
-        draw = Draw(0, np.uint64(1), 0, 50, 60, tail)
-        so_far = ""
-        for k, byte in enumerate(text.encode(), 1):
-            so_far += stepper.end.text_of(ord("x"), byte)
-            ended, reason = stepper.end.check(draw, k, byte, so_far)
-            if ended:
-                return so_far, reason
+    def cut(text, tail="", stop=("END",), end_ids=(257,)):
+        end = PieceEnd(tokenizer, stop, StepRule((". ", "\n"), max_tokens=50), frozenset(end_ids))
+        drawing = Drawing([Draw(0, np.uint64(1), 0, 60, tail)], [ord("x")], end)
+        for byte in text if isinstance(text, list) else text.encode():
+            drawing.record([byte], [0.0], torch.zeros(1, 1))
+            if not drawing.active:
+                (piece,) = drawing.pieces()
+                following = drawing.next[0]
+                return piece.text, piece.stop_reason, following and chr(following.token), piece.drawn
         return None
 
-    assert cut("It is 3.5 cm. Then") == ("It is 3.5 cm. ", None)
-    assert cut("\n\n  a\nb") == ("\n\n  a\n", None)
-    assert cut("theEND more") == ("theEND", StopReason.STOP)
-    assert cut("D more\n", tail="xxEN") == ("D", StopReason.STOP)
-    assert cut("a" * 80) == ("a" * 50, None)
+    assert cut("It is 3.5 cm. Then") == ("It is 3.5 cm. ", None, "T", 15)
+    assert cut("\n\n  a\n \nb") == ("\n\n  a\n \n", None, "b", 9)
+    assert cut("theEND more") == ("theEND", StopReason.STOP, None, 6)
+    assert cut("D more\n", tail="xxEN") == ("D", StopReason.STOP, None, 1)
+    assert cut("a" * 80) == ("a" * 50, None, None, 50)
+    assert cut([ord("a"), ord("\n"), 257]) == ("a\n", StopReason.STOP, None, 3)
+    assert cut("a.\nEND", stop=("\nE",)) == ("a.\nE", StopReason.STOP, None, 4)
+    assert cut("a.\nEND", stop=("never",)) == ("a.\n", None, "E", 4)
+
+
+def test_other_continuations_begin_a_step_as_well_and_by_the_policys_own_chances(models):
+    """Given that a step begins, the first token of a fresh continuation is distributed as the policy has it."""
+    policy, _, tokenizer = models
+    rule = StepRule(("\n",))
+    stepper = CachedStepper(policy, tokenizer, SamplingParams(64), rule, frozenset([0]))
+    prompt = [1, 2, 3]
+    stepper.start([prompt])
+    pieces = stepper.draw([Draw(0, stream_key(0, "p", k), 0, 60) for k in range(60)])
+    k = next(k for k, p in enumerate(pieces) if p.stop_reason is None and p.ids[-1] == 4)
+    following = stepper._drawing.next[k].token
+    stepper.keep([k])
+    many = 4000
+    draws = [Draw(0, stream_key(1, "p", n), len(pieces[k].ids), 1, fresh=n > 0) for n in range(many)]
+    first = [piece.ids[0] for piece in stepper.draw(draws)]
+    assert first[0] == following
+    chances = next_distribution(policy, [*prompt, *pieces[k].ids])
+    begins = np.array([False, True, True, True, False, True])  # no end, and more than a line break
+    expected = np.where(begins, chances, 0) / chances[begins].sum()
+    found = np.bincount(first, minlength=6) / many
+    assert not found[~begins].any()
+    assert np.abs(found - expected).max() < 4 * np.sqrt(0.25 / many)
 
 
 @pytest.mark.parametrize(("name", "given"), [

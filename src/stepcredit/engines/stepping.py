@@ -1,17 +1,21 @@
 """Responses drawn a step at a time, so that a search can choose between steps.
 
-A *piece* is what is drawn between two choices: one reasoning step, or its part up to a limit, or the end of the
-response. A step ends with the token that completes a delimiter; white space before its first word ends nothing.
+A *piece* is what is drawn between two choices: one reasoning step, or the end of the response. Where a step ends is
+`episodes.steps.OpenStep`'s to say, as in training. It often shows only in the token that begins the next step ("." may
+go on as "5" or as " Then"), so that token is drawn, kept aside, and no part of the piece. Of several continuations one
+goes on with it; each of the others draws its own, given that a step begins, which leaves every response distributed as
+the policy has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stepcredit.engines.engine import SamplingParams
@@ -20,7 +24,10 @@ from stepcredit.engines.rows import CachedRows, joined, padded_left
 from stepcredit.engines.sampling import choose, warpers
 from stepcredit.episodes.alignment import PieceReader
 from stepcredit.episodes.episode import StopReason
-from stepcredit.episodes.steps import StepRule
+from stepcredit.episodes.steps import OpenStep, StepRule
+
+_TRIES = 32
+"""Draws of a token that begins a step, before the one that is known to begin it is taken."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +38,17 @@ class Draw:
         row: which of the kept sequences it goes on.
         key: of its noise (`stepcredit.engines.noise.stream_key`).
         written: tokens of the response so far: the noise's position of the first one drawn.
-        room: at most so many tokens in this piece.
-        left: at most so many until the length limit of the response.
+        left: at most so many tokens; a piece that has them is cut.
         tail: the last characters of the response so far, for stop strings.
+        fresh: draw a first token of its own, where the row knows one that begins the step.
     """
 
     row: int
     key: np.uint64
     written: int
-    room: int
     left: int
     tail: str = ""
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,27 @@ class Piece:
     Attributes:
         ids: token ids, end token included.
         log_prob: log μ(a|s) of each.
-        stop_reason: why the response ended, or None where it goes on.
+        stop_reason: why the response ended, or None where it goes on with another step.
         text: of the ids without the end token.
+        drawn: tokens drawn for it: one more than `ids` where the next step's first was seen, one less where its own
+            first had been.
     """
 
     ids: tuple[int, ...]
     log_prob: tuple[float, ...]
     stop_reason: StopReason | None
     text: str
+    drawn: int
+
+
+class NextStep(NamedTuple):
+    """How a step was seen to end: the token that begins the next one, its log-probability, the logits that it was
+    drawn from, and the step before it."""
+
+    token: int
+    log_prob: float
+    logits: Tensor
+    step: OpenStep
 
 
 @runtime_checkable
@@ -88,25 +108,28 @@ class TurnStepper(Stepper, Protocol):
 
 
 class PieceEnd:
-    """When a piece ends: at an end id, a stop string, a step's delimiter, or a limit."""
+    """When a response ends, and where its steps do.
 
-    def __init__(self, tokenizer: Any, params: SamplingParams, rule: StepRule, end_ids: frozenset[int]) -> None:
+    Args:
+        tokenizer: of the policy.
+        stop: strings that end a response.
+        rule: where a step ends.
+        end_ids: ids that end a response.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], rule: StepRule, end_ids: frozenset[int]) -> None:
         self._reader = PieceReader(tokenizer)
-        self._params, self._rule = params, rule
+        self._stop = tuple(stop)
+        self.rule = rule
         self.end_ids = end_ids
 
     def text_of(self, before: int, token: int) -> str:
         """The text that a token adds after another one; an end token adds none."""
         return "" if token in self.end_ids else self._reader([before, token])[1]
 
-    def check(self, draw: Draw, count: int, token: int, text: str) -> tuple[bool, StopReason | None]:
-        """(whether the piece ends here, why the response does)."""
-        if token in self.end_ids or any(stop in draw.tail + text for stop in self._params.stop):
-            return True, StopReason.STOP
-        if count >= draw.left:
-            return True, StopReason.LENGTH
-        inside = text.lstrip()
-        return count >= draw.room or any(delimiter in inside for delimiter in self._rule.delimiters), None
+    def ends_response(self, token: int, text: str) -> bool:
+        """Whether a response ends with this token, whose text and all before it is `text`."""
+        return token in self.end_ids or any(stop in text for stop in self._stop)
 
 
 class CachedStepper:
@@ -126,14 +149,15 @@ class CachedStepper:
         self, model: Any, tokenizer: Any, params: SamplingParams, rule: StepRule, end_ids: frozenset[int]
     ) -> None:
         self.model = model
-        self.end = PieceEnd(tokenizer, params, rule, end_ids)
+        self.end = PieceEnd(tokenizer, params.stop, rule, end_ids)
         self.chain = warpers(params)
         self.greedy = params.temperature == 0
         self.rows: CachedRows
         self.last: list[int] = []
         self._unread: list[list[int]] = []
         self._logits: Tensor | None = None
-        self._pieces: list[Piece] = []
+        self._next: list[NextStep | None] = []
+        self._drawing: Drawing
         self._parked: list[tuple[list[int], CachedRows]] = []
 
     @torch.inference_mode()
@@ -144,6 +168,7 @@ class CachedStepper:
         self._logits = self.rows.read(ids, mask, logits_to_keep=1).logits[:, -1]
         self.last = [prompt[-1] for prompt in prompts]
         self._unread = [[] for _ in prompts]
+        self._next = [None] * len(prompts)
 
     @torch.inference_mode()
     def draw(self, draws: Sequence[Draw]) -> list[Piece]:
@@ -154,16 +179,51 @@ class CachedStepper:
         drawing = Drawing(draws, [self.last[draw.row] for draw in draws], self.end)
         held = list(range(len(draws)))
         self._parked = []
+        chosen = self._first(logits, drawing)
         while True:
-            drawing.record(*self._choose(logits, drawing))
+            drawing.record(*chosen, logits)
             if not drawing.active:
                 break
             if len(drawing.active) <= len(held) // 2:
                 held, rows = self._park(held, rows, drawing)
             logits = self._read(held, rows, drawing)
+            chosen = self._choose(logits, drawing.noise())
         self._parked.append((held, rows))
-        self._pieces = drawing.pieces()
-        return self._pieces
+        self._drawing = drawing
+        return drawing.pieces()
+
+    def _first(self, logits: Tensor, drawing: Drawing) -> tuple[list[int], list[float]]:
+        """The first token of each piece, with its log-probability: where the step before it was seen to end, the one
+        that showed it, or a fresh one that begins a step as well."""
+        tokens, log_probs = self._choose(logits, drawing.noise())
+        open_draws: list[int] = []
+        for k, draw in enumerate(drawing.draws):
+            known = self._next[draw.row]
+            if known is None:
+                continue
+            drawing.known[k] = not draw.fresh or self.greedy
+            if drawing.known[k]:
+                tokens[k], log_probs[k] = known.token, known.log_prob
+            else:
+                open_draws.append(k)
+        for attempt in range(1, _TRIES + 1):
+            open_draws = [k for k in open_draws if not self._begins(drawing, k, tokens[k])]
+            if not open_draws:
+                break
+            more = self._choose(logits[open_draws], drawing.noise(open_draws, attempt))
+            for k, token, log_prob in zip(open_draws, *more, strict=True):
+                tokens[k], log_probs[k] = token, log_prob
+        for k in open_draws:
+            known = self._next[drawing.draws[k].row]
+            if known is not None and not self._begins(drawing, k, tokens[k]):
+                tokens[k], log_probs[k] = known.token, known.log_prob
+        return tokens, log_probs
+
+    def _begins(self, drawing: Drawing, piece: int, token: int) -> bool:
+        known = self._next[drawing.draws[piece].row]
+        assert known is not None
+        text = self.end.text_of(drawing.before[piece], token)
+        return token not in self.end.end_ids and known.step.begun_by(text)
 
     def _park(self, held: list[int], rows: CachedRows, drawing: Drawing) -> tuple[list[int], CachedRows]:
         """The rows that still grow; the others wait aside. A copy, and so not made for every row that ends."""
@@ -191,9 +251,17 @@ class CachedStepper:
                 parts.append(rows.selected(torch.tensor(wanted)))
                 order += [place[members[k]] for k in wanted]
         self.rows = joined(parts).selected(torch.tensor(order).argsort()).compacted()
-        self.last = [self._pieces[piece].ids[-1] for piece in chosen]
-        self._unread = [[token] for token in self.last]
-        self._logits, self._parked = None, []
+        self.last = [self._drawing.ids[piece][-1] for piece in chosen]
+        self._next = [self._drawing.next[piece] for piece in chosen]
+        self._unread = [[] if known else [token] for known, token in zip(self._next, self.last, strict=True)]
+        self._logits, self._parked = self._known_logits(), []
+
+    def _known_logits(self) -> Tensor | None:
+        """The logits after the rows whose last token has been read; rubbish for the others."""
+        known = [step.logits for step in self._next if step is not None]
+        if not known:
+            return None
+        return torch.stack([known[0] if step is None else step.logits for step in self._next])
 
     def extend(self, more: Sequence[Sequence[int]]) -> None:
         """See `TurnStepper.extend`."""
@@ -211,9 +279,8 @@ class CachedStepper:
         assert self._logits is not None
         return self._logits
 
-    def _choose(self, logits: Tensor, drawing: Drawing) -> tuple[list[int], list[float]]:
-        noise = None if self.greedy else torch.from_numpy(drawing.noise()).to(logits.device)
-        token, log_prob = choose(logits, noise, self.chain)
+    def _choose(self, logits: Tensor, noise: NDArray[np.float64]) -> tuple[list[int], list[float]]:
+        token, log_prob = choose(logits, None if self.greedy else torch.from_numpy(noise).to(logits.device), self.chain)
         return token.tolist(), log_prob.tolist()
 
 
@@ -226,29 +293,48 @@ class Drawing:
         self.ids: list[list[int]] = [[] for _ in draws]
         self.log_prob: list[list[float]] = [[] for _ in draws]
         self.text = [""] * len(draws)
+        self.step = [OpenStep(end.rule) for _ in draws]
         self.reason: list[StopReason | None] = [None] * len(draws)
+        self.known = [False] * len(draws)
+        self.next: list[NextStep | None] = [None] * len(draws)
 
-    def noise(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """One uniform number for each active piece."""
-        keys = np.array([self.draws[k].key for k in self.active], dtype=np.uint64)
-        return uniform(keys, np.array([self.draws[k].written + len(self.ids[k]) for k in self.active]))
+    def noise(self, pieces: Sequence[int] | None = None, attempt: int = 0) -> NDArray[np.float64]:
+        """One uniform number for each of some pieces (None: the active ones); another one for each attempt."""
+        pieces = self.active if pieces is None else pieces
+        keys = np.array([self.draws[k].key for k in pieces], dtype=np.uint64)
+        written = np.array([self.draws[k].written + len(self.ids[k]) for k in pieces], dtype=np.int64)
+        return uniform(keys, written + (attempt << 32))
 
-    def record(self, tokens: Sequence[int], log_probs: Sequence[float]) -> None:
-        """Add a token to each active piece; those that end with it are active no longer."""
-        going = []
-        for k, token, log_prob in zip(self.active, tokens, log_probs, strict=True):
-            previous = self.ids[k][-1] if self.ids[k] else self.before[k]
-            self.ids[k].append(token)
-            self.log_prob[k].append(log_prob)
-            self.text[k] += self.end.text_of(previous, token)
-            ended, self.reason[k] = self.end.check(self.draws[k], len(self.ids[k]), token, self.text[k])
-            if not ended:
-                going.append(k)
-        self.active = going
+    def record(self, tokens: Sequence[int], log_probs: Sequence[float], logits: Tensor) -> None:
+        """Add a token to each active piece, drawn from these logits; those that it ends are active no longer."""
+        pairs = zip(self.active, tokens, log_probs, logits, strict=True)
+        self.active = [k for k, token, log_prob, row in pairs if self._goes_on(k, token, log_prob, row)]
+
+    def _goes_on(self, k: int, token: int, log_prob: float, logits: Tensor) -> bool:
+        """Add a token to one piece; whether it needs another."""
+        text = self.end.text_of(self.ids[k][-1] if self.ids[k] else self.before[k], token)
+        ended = self.end.ends_response(token, self.draws[k].tail + self.text[k] + text)
+        if not ended and self.ids[k] and self.step[k].begun_by(text):
+            self.next[k] = NextStep(token, log_prob, logits.clone(), self.step[k])
+            return False
+        self.ids[k].append(token)
+        self.log_prob[k].append(log_prob)
+        self.text[k] += text
+        self.step[k].add(text)
+        if ended or len(self.ids[k]) >= self.draws[k].left:
+            self.reason[k] = StopReason.STOP if ended else StopReason.LENGTH
+            return False
+        return not self.step[k].full
 
     def pieces(self) -> list[Piece]:
         """All of them, ended."""
         return [
-            Piece(tuple(i), tuple(p), r, t)
-            for i, p, r, t in zip(self.ids, self.log_prob, self.reason, self.text, strict=True)
+            Piece(
+                tuple(self.ids[k]),
+                tuple(self.log_prob[k]),
+                self.reason[k],
+                self.text[k],
+                len(self.ids[k]) + (self.next[k] is not None) - self.known[k],
+            )
+            for k in range(len(self.draws))
         ]

@@ -14,6 +14,7 @@ from stepcredit.engines.engine import Generation, Request, SamplingParams
 from stepcredit.engines.noise import stream_key, uniform
 from stepcredit.engines.sampling import choose, warpers
 from stepcredit.episodes.episode import StopReason
+from stepcredit.episodes.turns import turn_ends
 from stepcredit.errors import InputError
 
 
@@ -27,14 +28,19 @@ class TransformersEngine:
         model: the policy.
         tokenizer: its tokenizer.
         batch_size: responses drawn at a time.
-        end_ids: ids that end a response; by default the tokenizer's and the generation config's.
+        end_ids: ids that end a response; by default all that `episodes.turns.turn_ends` finds.
+
+    Attributes:
+        ends: what ends a response of this policy.
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64, end_ids: Sequence[int] | None = None) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self.end_ids = frozenset(end_ids) if end_ids is not None else _end_ids(model, tokenizer)
+        self.ends = turn_ends(tokenizer, getattr(model, "generation_config", None))
+        if end_ids is not None:
+            self.ends = self.ends._replace(stop=frozenset(end_ids))
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Generation]:
         """See `Engine.generate`.
@@ -146,7 +152,7 @@ class _Decoding:
         stopped = self._meets_stop_string()
         keep = np.ones(len(self.active), dtype=np.bool_)
         for k, (row, t) in enumerate(zip(self.active, token.tolist(), strict=True)):
-            if t in self.engine.end_ids or stopped[k]:
+            if t in self.engine.ends.stop or stopped[k]:
                 self.reason[row] = StopReason.STOP
                 keep[k] = False
             elif len(self.ids[row]) >= self.room[row]:
@@ -174,9 +180,3 @@ class _Decoding:
         logits = self._forward(token[:, None], self.position)
         self.position = self.position + 1
         return logits
-
-
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    more = [configured] if isinstance(configured, int) else list(configured or [])
-    return frozenset(i for i in [tokenizer.eos_token_id, *more] if i is not None)

@@ -26,9 +26,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepcredit.episodes.encoding import Tokenizer, end_ids, tokenise
+from stepcredit.episodes.encoding import tokenise
 from stepcredit.episodes.episode import Episode, Tokens
-from stepcredit.episodes.steps import StepRule, step_of_each_token
+from stepcredit.episodes.steps import StepRule, step_of_each_token, steps_of_tokens
+from stepcredit.episodes.turns import Tokenizer, TurnEnds, turn_ends
 from stepcredit.errors import InputError
 
 Level = Literal["token", "step", "response"]
@@ -41,8 +42,9 @@ class Trajectory:
     Attributes:
         ids: token ids.
         action_mask: true where the token is an action.
-        step_id: the step of each action, 0, 1, 2, … along the row, -1 elsewhere. The end token of a response
-            or turn is a step of its own, so that the state before it is trained at step level too.
+        step_id: the step of each action, 0, 1, 2, … along the row, -1 elsewhere. The token that ends a response or
+            turn, an end of turn or the last of a stop string, is a step of its own, so that the state before it is
+            trained at step level too.
         reward: r_t, on the last action of a step or of the episode; zero elsewhere.
         behavior_log_prob: log μ(a_t|s_t) where it was recorded.
         retokenised: whether the ids were made from text and not sampled.
@@ -82,7 +84,15 @@ class PieceReader:
         ]
 
 
-def align(episode: Episode, tokenizer: Tokenizer, rule: StepRule, pieces: PieceReader | None = None) -> Trajectory:
+def align(
+    episode: Episode,
+    tokenizer: Tokenizer,
+    rule: StepRule,
+    pieces: PieceReader | None = None,
+    ends: TurnEnds | None = None,
+    *,
+    as_written: bool = False,
+) -> Trajectory:
     """An episode as a trajectory: exact ids, actions, steps and rewards.
 
     Where a limit cut a conversation in the middle of a turn, that turn is no action: nobody answered it.
@@ -92,16 +102,20 @@ def align(episode: Episode, tokenizer: Tokenizer, rule: StepRule, pieces: PieceR
         tokenizer: of the policy; used for the ids only where the episode has none of its own.
         rule: where steps end, unless the episode brings its own steps.
         pieces: a reader shared between calls, for speed.
+        ends: what ends a turn; by default what the tokenizer says of it.
+        as_written: as in `encoding.tokenise`.
 
     Raises:
         InputError: no reward, text that the tokenizer cannot give back, or step rewards that do not match.
     """
     if episode.reward is None:
         raise InputError("the episode is undecided: it has no reward", "reward")
-    tokens = tokenise(episode, tokenizer)
-    if episode.truncated:
-        tokens = _ended_turns(tokens, end_ids(tokenizer))
-    step_id, raw_steps = _steps(episode, tokens, tokenizer, rule, pieces or PieceReader(tokenizer))
+    ends = ends or turn_ends(tokenizer)
+    tokens = tokenise(episode, tokenizer, ends, as_written=as_written)
+    is_cut = episode.truncated and int(tokens.ids[tokens.action_mask][-1]) not in ends.stop
+    if is_cut:
+        tokens, is_cut = _answered_turns(tokens)
+    step_id, raw_steps = _steps(episode, tokens, is_cut, rule, pieces or PieceReader(tokenizer))
     reward = np.zeros(len(tokens), dtype=np.float32)
     if episode.step_rewards is not None:
         _place_step_rewards(reward, episode.step_rewards, raw_steps)
@@ -126,41 +140,43 @@ def spliced(prompt: Trajectory, response: Trajectory) -> Trajectory:
     )
 
 
-def _ended_turns(tokens: Tokens, ends: frozenset[int]) -> Tokens:
-    """The tokens without the last turn as an action, if it has no end token and there are others."""
+def _answered_turns(tokens: Tokens) -> tuple[Tokens, bool]:
+    """(the tokens without the last turn, which was cut, as an action if there are others; whether it still is one)."""
     runs = action_runs(tokens.action_mask)
-    start, stop = runs[-1]
-    if len(runs) == 1 or int(tokens.ids[stop - 1]) in ends:
-        return tokens
+    if len(runs) == 1:
+        return tokens, True
     action_mask, log_prob = tokens.action_mask.copy(), tokens.behavior_log_prob
-    action_mask[start:] = False
-    return replace(
+    action_mask[runs[-1][0] :] = False
+    kept = replace(
         tokens,
         action_mask=action_mask,
         behavior_log_prob=None if log_prob is None else np.where(action_mask, log_prob, 0).astype(np.float32),
     )
+    return kept, False
 
 
 def _steps(
-    episode: Episode, tokens: Tokens, tokenizer: Tokenizer, rule: StepRule, pieces: PieceReader
+    episode: Episode, tokens: Tokens, is_cut: bool, rule: StepRule, pieces: PieceReader
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(steps numbered without gaps, steps as the text has them and -1 on end tokens); -1 outside actions.
 
-    A turn that is nothing but its end token is one step of the text, which lies on it.
+    A turn that is nothing but its end token is one step of the text, which lies on it. Where the last turn was cut, it
+    has no end.
     """
     dense = np.full(len(tokens), -1, dtype=np.int64)
     raw = np.full(len(tokens), -1, dtype=np.int64)
     next_dense = next_raw = 0
-    closing = end_ids(tokenizer)
-    for start, stop in action_runs(tokens.action_mask):
-        has_end = int(tokens.ids[stop - 1]) in closing
+    runs = action_runs(tokens.action_mask)
+    for start, stop in runs:
+        has_end = not (is_cut and stop == runs[-1][1])
         body = slice(start, stop - has_end)
         texts = pieces(tokens.ids[body].tolist())
         ends = _given_ends(episode.steps) if episode.steps else rule.ends("".join(texts))
-        local = step_of_each_token(texts, ends)
-        if len(local):
-            raw[body] = next_raw + local
-            dense[body] = next_dense + np.unique(local, return_inverse=True)[1]
+        if texts:
+            in_text = step_of_each_token(texts, ends)
+            steps = np.unique(in_text, return_inverse=True)[1] if episode.steps else steps_of_tokens(texts, rule)
+            raw[body] = next_raw + in_text
+            dense[body] = next_dense + steps
             next_dense = int(dense[body].max()) + 1
             next_raw += len(ends)
         else:

@@ -130,9 +130,16 @@ def turns(value: Any, name: str) -> str | list[Message]:
     if not isinstance(value, list) or not value:
         raise InputError(f"must be text or a list of chat messages, not {shown(value)}", name)
     for message in value:
-        if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-            raise InputError("every message needs a role and a content that are text", name)
-    return [{k: v for k, v in message.items() if v is not None} for message in value]
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise InputError("every message needs a role, and a content that is text", name)
+        if not isinstance(message.get("content"), str) and not (message.get("content") is None and _calls(message)):
+            raise InputError("every message needs a role, and a content that is text (or tool_calls)", name)
+    kept = [{k: v for k, v in message.items() if v is not None} for message in value]
+    return [{**message, "content": message.get("content")} for message in kept]
+
+
+def _calls(message: Mapping[str, Any]) -> bool:
+    return isinstance(message.get("tool_calls"), list) and bool(message["tool_calls"])
 
 
 def number(value: Any, name: str, rules: ImportRules) -> float:

@@ -13,16 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stepcredit.episodes.encoding import (
-    Tokenizer,
-    assistant_turn,
-    continuation_ids,
-    observation_text,
-    plain_ids,
-    prompt_ids,
-    response_text,
-)
+from stepcredit.episodes.encoding import continuation_ids, prompt_ids, response_text
 from stepcredit.episodes.episode import Message, Tokens
+from stepcredit.episodes.turns import Tokenizer, TurnEnds, observation_after_reply, turn_ends
 
 
 class Conversation:
@@ -31,6 +24,7 @@ class Conversation:
     Args:
         prompt: the messages before the first reply.
         tokenizer: of the policy, with a chat template.
+        ends: what ends a reply; by default what the tokenizer says of it.
 
     Attributes:
         prompt: the messages before the first reply.
@@ -41,11 +35,12 @@ class Conversation:
         InputError: no chat template.
     """
 
-    def __init__(self, prompt: Sequence[Message], tokenizer: Tokenizer) -> None:
+    def __init__(self, prompt: Sequence[Message], tokenizer: Tokenizer, ends: TurnEnds | None = None) -> None:
         self.prompt: list[Message] = list(prompt)
         self.completion: list[Message] = []
         self.ids: list[int] = prompt_ids(self.prompt, tokenizer)
         self._tokenizer = tokenizer
+        self._ends = ends or turn_ends(tokenizer)
         self._is_action = [False] * len(self.ids)
         self._log_prob = [0.0] * len(self.ids)
 
@@ -71,7 +66,7 @@ class Conversation:
             ids: the sampled ids, the end token included where there is one.
             log_prob: log μ(a|s) of each.
         """
-        text = response_text(ids, self._tokenizer)
+        text = response_text(ids, self._tokenizer, self._ends)
         self.completion.append({"role": "assistant", "content": text})
         self._append(ids, log_prob, is_action=True)
         return text
@@ -95,12 +90,11 @@ class Conversation:
         another end token), that comes first.
 
         Raises:
-            InputError: the template rewrites earlier turns when later ones come.
+            InputError: the template leaves out a reply once it is answered.
         """
-        turn = assistant_turn(self.messages, self._tokenizer)
-        written = observation_text([*self.messages, {"role": "user", "content": text}], turn, self._tokenizer)
-        if turn.end and self.ids[-1:] == plain_ids(turn.end, self._tokenizer):
-            written = written.removeprefix(turn.end)
+        written = observation_after_reply(self.prompt, text, self._tokenizer)
+        if self.ids[-1] == self._ends.of_chat:
+            written = written.removeprefix(self._ends.chat_end)
         return continuation_ids(self.ids, written, self._tokenizer)
 
     def tokens(self) -> Tokens:

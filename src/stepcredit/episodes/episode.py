@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from stepcredit.errors import InputError
 from stepcredit.verdict import Verdict
 
-Message = Mapping[str, str]
-"""One chat message, with `role` (system, user, assistant, tool) and `content`."""
+Message = Mapping[str, Any]
+"""One chat message, with `role` (system, user, assistant, tool) and `content`, text. An assistant's may also have
+`tool_calls` (then `content` may be None) and `reasoning_content`, its thought; a tool's says which call it answers."""
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 
@@ -133,5 +134,8 @@ def _check_turns(name: str, value: str | Sequence[Message]) -> None:
     if isinstance(value, str):
         return
     for message in value:
-        if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
-            raise InputError(f"a message needs a role of {sorted(ROLES)} and a text content", name)
+        content, calls = message.get("content"), message.get("tool_calls")
+        if message.get("role") not in ROLES or not (isinstance(content, str) or (content is None and calls)):
+            raise InputError(f"a message needs a role of {sorted(ROLES)}, and a text content or tool_calls", name)
+        if not isinstance(message.get("reasoning_content", ""), str):
+            raise InputError("reasoning_content must be text", name)

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from stepcredit.episodes.encoding import Tokenizer, tokenise
+from stepcredit.episodes.encoding import tokenise
 from stepcredit.episodes.episode import Episode, Message
 from stepcredit.episodes.records import turns_as_text
 from stepcredit.episodes.steps import StepRule
+from stepcredit.episodes.turns import Tokenizer
 from stepcredit.errors import InputError
 from stepcredit.verdict import Verdict
 
@@ -158,7 +159,7 @@ class _Tally:
     def _add_lengths(self, episode: Episode) -> None:
         turns = policy_turns(episode.completion)
         self._multi_turn += len(turns) > 1
-        prompt = [episode.prompt] if isinstance(episode.prompt, str) else [m["content"] for m in episode.prompt]
+        prompt = [episode.prompt] if isinstance(episode.prompt, str) else [m["content"] or "" for m in episode.prompt]
         self._lengths.prompt_characters.append(sum(map(len, prompt)))
         self._lengths.completion_characters.append(sum(map(len, turns)))
         steps = len(episode.steps) if episode.steps else sum(len(self._rule.split(turn)) for turn in turns)
@@ -225,7 +226,7 @@ def policy_turns(completion: str | Iterable[Message]) -> list[str]:
     """What the policy wrote, a text a turn."""
     if isinstance(completion, str):
         return [completion]
-    return [message["content"] for message in completion if message["role"] == "assistant"]
+    return [message["content"] or "" for message in completion if message["role"] == "assistant"]
 
 
 def _digest(content: bytes) -> bytes:

@@ -20,16 +20,29 @@ from transformers import (
     AutoTokenizer,
 )
 
+from stepcredit.episodes.turns import TurnEnds, turn_ends
 from stepcredit.errors import InputError
+from stepcredit.models.chat_templates import with_chat_template
 
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(
+    name_or_path: str,
+    *,
+    trust_remote_code: bool = False,
+    chat_template: str | None = None,
+    merge_system_message: bool = False,
+) -> Any:
     """The tokenizer of a model; one without a pad token pads with its end token.
 
+    Args:
+        name_or_path: a folder, or a name on the hub.
+        trust_remote_code: whether to run code that comes with it.
+        chat_template, merge_system_message: see `chat_templates.with_chat_template`.
+
     Raises:
-        InputError: nothing there, or no end-of-sequence token.
+        InputError: nothing there, no end-of-sequence token, or no such chat template.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
@@ -39,7 +52,7 @@ def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False) -> Any
         raise InputError("the tokenizer has no end-of-sequence token", name_or_path)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    return with_chat_template(tokenizer, chat_template, merge_system_message)
 
 
 def load_policy(name_or_path: str, *, trust_remote_code: bool = False, **model_init_kwargs: Any) -> Any:
@@ -106,6 +119,15 @@ def value_model_from(policy: Any) -> Any:
         for parameter in head.parameters():
             parameter.zero_()
     return model.to(config.dtype)
+
+
+def stopping(policy: Any, tokenizer: Any) -> TurnEnds:
+    """What ends a turn of the policy, told to its generation config too: whatever serves it later stops there."""
+    config = getattr(policy, "generation_config", None)
+    ends = turn_ends(tokenizer, config)
+    if config is not None and ends.of_chat != ends.of_text:
+        config.eos_token_id = sorted(ends.stop)
+    return ends
 
 
 def placed(model: Any) -> Any:

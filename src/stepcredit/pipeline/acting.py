@@ -63,7 +63,7 @@ class Stage:
     def _wave(self, plays: Sequence[Play], choice: Choice) -> list[Episode]:
         engine = self.engine
         engine.model.eval()
-        stepper = CachedStepper(engine.model, engine.tokenizer, self.params, StepRule(()), engine.end_ids)
+        stepper = CachedStepper(engine.model, engine.tokenizer, self.params, StepRule(()), engine.ends.stop)
         params = ActingParams(
             max_turns=self.max_turns,
             max_new_tokens=self.params.max_new_tokens,
@@ -72,7 +72,7 @@ class Stage:
             seed=self.params.seed,
             max_length=getattr(engine.model.config, "max_position_embeddings", None),
         )
-        played = act(plays, stepper, engine.tokenizer, self.scorer, self.environments, params)
+        played = act(plays, stepper, engine.tokenizer, self.scorer, self.environments, params, engine.ends)
         return [played_episode(one) for one in played]
 
 

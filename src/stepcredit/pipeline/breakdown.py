@@ -117,5 +117,5 @@ def reading_rows(episodes: Iterable[Episode]) -> Iterable[dict[str, Any]]:
 def _said(completion: str | Sequence[Message]) -> Any:
     """The text of a completion; a single assistant message as its text."""
     if not isinstance(completion, str) and len(completion) == 1:
-        return completion[0]["content"]
+        return completion[0]["content"] or ""
     return completion

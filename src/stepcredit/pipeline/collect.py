@@ -17,8 +17,9 @@ from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.encoding import prompt_ids, response_text
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.episodes.store import append_episodes, load_episodes
+from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import InputError
-from stepcredit.models.loading import load_policy, load_tokenizer, placed
+from stepcredit.models.loading import load_policy, placed
 from stepcredit.pipeline.acting import UNIT_CONVERSATIONS, Choice, Draw, stage_of
 from stepcredit.pipeline.progress import track
 from stepcredit.pipeline.results import write_json
@@ -26,6 +27,8 @@ from stepcredit.pipeline.task_choice import TaskChoice
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, SelfDemonstrating, Task, completion_of, demonstrated
 
+MANIFEST = "collect.json"
+"""What a folder of collected episodes was made with."""
 UNIT_ROWS = 512
 """Responses of one work unit, about: a unit is written whole or drawn again."""
 
@@ -83,7 +86,7 @@ def collect(config: CollectConfig, engine: Engine | None = None, tokenizer: Any 
     if done == len(units):
         return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
     if engine is None:
-        tokenizer = load_tokenizer(config.policy, trust_remote_code=config.trust_remote_code)
+        tokenizer = config.load_tokenizer(config.policy, config.trust_remote_code)
         policy = placed(load_policy(config.policy, trust_remote_code=config.trust_remote_code))
         engine = TransformersEngine(policy, tokenizer, config.batch_size)
     with drawing(config, task, engine, tokenizer) as draw:
@@ -153,17 +156,25 @@ def sample_and_grade(
     encoded = {p.prompt_id: tuple(prompt_ids(p.prompt, tokenizer)) for p in problems}
     pairs = [(p, Request(encoded[p.prompt_id], p.prompt_id, k)) for p in problems for k in range(samples)]
     drawn = engine.generate([request for _, request in pairs], params)
+    ends = getattr(engine, "ends", None)
     with ThreadPoolExecutor(1) as grading:  # while the engine draws the next batch
         waiting = [
-            grading.submit(graded_episode, task, problem, request, generation, tokenizer)
+            grading.submit(graded_episode, task, problem, request, generation, tokenizer, ends)
             for (problem, request), generation in zip(pairs, drawn, strict=True)
         ]
         return [episode.result() for episode in waiting]
 
 
-def graded_episode(task: Task, problem: Problem, request: Request, generation: Generation, tokenizer: Any) -> Episode:
+def graded_episode(
+    task: Task,
+    problem: Problem,
+    request: Request,
+    generation: Generation,
+    tokenizer: Any,
+    ends: TurnEnds | None = None,
+) -> Episode:
     """One generation as an episode. A truncated one is not graded: it has neither verdict nor reward."""
-    text = response_text(generation.ids.tolist(), tokenizer)
+    text = response_text(generation.ids.tolist(), tokenizer, ends)
     truncated = generation.stop_reason is StopReason.LENGTH
     grade = None if truncated else task.grade(problem, text)
     prompt = np.array(request.prompt_ids, dtype=np.int32)
@@ -199,7 +210,7 @@ def _asked(config: CollectConfig, task: Task) -> dict[str, Any]:
 
 def resume(out: Path, asked: dict[str, Any]) -> int:
     """How many units are in a folder already; a folder made with other settings is refused."""
-    manifest = out / "collect.json"
+    manifest = out / MANIFEST
     if manifest.exists():
         found = json.loads(manifest.read_text(encoding="utf-8"))
         changed = sorted(k for k in asked if found.get(k) != asked[k])

@@ -14,7 +14,8 @@ from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
 from stepcredit.metrics.samples import powers_of_two
-from stepcredit.models.loading import load_policy, load_reward_model, load_tokenizer, load_value_model, placed
+from stepcredit.models.loading import load_policy, load_reward_model, load_value_model, placed
+from stepcredit.models.states import ValueStates, value_states
 from stepcredit.pipeline.breakdown import at_k, group_rows, is_strictly_right, rate, reading_rows
 from stepcredit.pipeline.collect import resume, sample_and_grade, sampling, work_units
 from stepcredit.pipeline.conversing import conversed
@@ -68,7 +69,13 @@ class EvaluateConfig(TaskChoice):
         default=None,
         metadata={"help": "Steps drawn of each beam; default: --width. With --width 1, best of so many a step."},
     )
-    max_step_tokens: int = field(default=256, metadata={"help": "A step without a delimiter is cut after so many."})
+    max_step_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "A beam's step without a delimiter ends after so many tokens; default: 256, or as the value model "
+            "was trained at step level, which it must equal."
+        },
+    )
     choose: str = field(
         default="value",
         metadata={
@@ -118,7 +125,7 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
         "value": config.value,
     }
     responses = out / "responses" / f"{config.method or 'policy'}-{config.split}-{config.search}-seed{config.seed}"
-    tokenizer = load_tokenizer(config.policy, trust_remote_code=config.trust_remote_code)
+    tokenizer = config.load_tokenizer(config.policy, config.trust_remote_code)
     groups: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     with watch.phase("generate"):
@@ -134,7 +141,7 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
         write_cost(out / "cost.svg", read_rows(out / "results.json"))
     if config.value is not None and config.search in ("greedy", "sample"):
         value_model = placed(load_value_model(config.value, trust_remote_code=config.trust_remote_code))
-        scored = score(value_model, tokenizer, episodes, StepRule(task.step_delimiters))
+        scored = score(value_model, tokenizer, episodes, step_rule(task, value_states(value_model)))
         write_value_files(out, scored, task, problems, common)
     write_json(out / "timings.json", watch.phases)
     write_json(out / "run.json", {"command": "evaluate", **vars(config), **versions()})
@@ -176,7 +183,9 @@ def _searched(
         return
     policy = placed(load_policy(config.policy, trust_remote_code=config.trust_remote_code))
     engine = TransformersEngine(policy, tokenizer, config.batch_size)
-    bench = Bench(task, problems, engine, _scorer(config), params, _beam_params(config, params), responses, asked)
+    scorer = _scorer(config)
+    rule = _beam_rule(config, task, scorer)
+    bench = Bench(task, problems, engine, scorer, params, _beam_params(config, params), rule, responses, asked)
     if config.search == "all":
         greedy = search_params(replace(config, search="greedy"), task)
         episodes = _drawn(
@@ -215,12 +224,37 @@ def _scorer(config: EvaluateConfig) -> Scorer | None:
     return ValueScorer(placed(load_value_model(config.value, trust_remote_code=config.trust_remote_code)))
 
 
+MAX_STEP_TOKENS = 256
+
+
+def step_rule(task: Task, states: ValueStates | None, max_step_tokens: int | None = None) -> StepRule:
+    """Where the steps of a task end: as V was trained, where that was at step level; else by the task's delimiters.
+
+    Raises:
+        InputError: another limit than V was trained with.
+    """
+    if states is None or states.level != "step":
+        return StepRule(task.step_delimiters, max_step_tokens or MAX_STEP_TOKENS)
+    if max_step_tokens not in (None, states.max_step_tokens):
+        trained = states.max_step_tokens
+        raise InputError(f"{max_step_tokens}: the value model was trained on steps of at most {trained} tokens",
+                         "max_step_tokens")  # fmt: skip
+    return states.rule
+
+
+def _beam_rule(config: EvaluateConfig, task: Task, scorer: Scorer | None) -> StepRule:
+    states = value_states(scorer.model) if isinstance(scorer, ValueScorer) else None
+    if states is not None and states.level == "response":
+        raise InputError("was trained at prompts alone (response level), and says nothing of what was written",
+                         "value")  # fmt: skip
+    return step_rule(task, states, config.max_step_tokens)
+
+
 def _beam_params(config: EvaluateConfig, params: SamplingParams) -> BeamParams:
     return BeamParams(
         width=config.width,
         continuations=config.continuations,
         max_new_tokens=params.max_new_tokens,
-        max_step_tokens=config.max_step_tokens,
         choose=config.choose,
         budget=config.budget,
         seed=params.seed,

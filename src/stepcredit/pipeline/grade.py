@@ -337,7 +337,7 @@ class RowReader:
         written = turns(view.take(name), name)
         if isinstance(written, str):
             return written
-        said = [message["content"] for message in written if message["role"] == "assistant"]
+        said = [message["content"] or "" for message in written if message["role"] == "assistant"]
         if not said:
             raise InputError("no assistant message: nothing the policy wrote", name)
         return said[-1]

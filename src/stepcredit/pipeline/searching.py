@@ -62,6 +62,7 @@ class Bench:
         scorer: says which responses and steps are good; None where no strategy needs one.
         params: sampling.
         beam: the settings of a step beam; its width is the strategy's.
+        rule: where the steps of a beam end.
         responses: where finished work is kept.
         asked: what this work depends on; other work is not gone on with.
     """
@@ -72,6 +73,7 @@ class Bench:
     scorer: Scorer | None
     params: SamplingParams
     beam: BeamParams
+    rule: StepRule
     responses: Path
     asked: dict[str, Any]
 
@@ -117,12 +119,11 @@ class Bench:
     def _search(self, problems: Sequence[Problem], params: BeamParams) -> list[Found]:
         assert self.scorer is not None
         engine, by_id = self.engine, {p.prompt_id: p for p in problems}
-        rule = StepRule(self.task.step_delimiters)
-        stepper = CachedStepper(engine.model, engine.tokenizer, self.params, rule, engine.end_ids)
+        stepper = CachedStepper(engine.model, engine.tokenizer, self.params, self.rule, engine.ends.stop)
         prompts = [Asked(p.prompt_id, tuple(prompt_ids(p.prompt, engine.tokenizer))) for p in problems]
 
         def answer_of(prompt_id: str, response: Response) -> str | None:
-            text = response_text(response.ids, engine.tokenizer)
+            text = response_text(response.ids, engine.tokenizer, engine.ends)
             extracted = self.task.grade(by_id[prompt_id], text).extracted
             return None if extracted is None else answer_key(extracted)
 
@@ -142,7 +143,7 @@ class Bench:
         )
         ids = tuple(prompt_ids(problem.prompt, self.engine.tokenizer))
         request = Request(ids, problem.prompt_id)
-        episode = graded_episode(self.task, problem, request, generation, self.engine.tokenizer)
+        episode = graded_episode(self.task, problem, request, generation, self.engine.tokenizer, self.engine.ends)
         return replace(episode, metadata={**episode.metadata, **more})
 
     def _worked(
@@ -247,7 +248,7 @@ def trace_of(bench: Bench, problem: Problem, params: BeamParams) -> dict[str, An
     """The tree of one problem's step beam, for the page that draws it."""
     (_,), (found,) = bench.beamed([problem], params)
     grades = {
-        response.node: bench.task.grade(problem, response_text(response.ids, bench.engine.tokenizer))
+        response.node: bench.task.grade(problem, response_text(response.ids, bench.engine.tokenizer, bench.engine.ends))
         for response in found.finished
     }
     nodes = []

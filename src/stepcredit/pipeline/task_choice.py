@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from stepcredit.models.loading import load_tokenizer
 from stepcredit.tasks.registry import load_task
 from stepcredit.tasks.task import Task
 
@@ -35,6 +37,31 @@ class TaskChoice:
         default=None,
         metadata={"help": "Processes for the environments of an interactive task; default: one a processor."},
     )
+
+    chat_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "A file with the chat template to use (Jinja); or the word original for the tokenizer's own, where "
+            "a template that appends is known (Qwen3, DeepSeek-R1) and would take its place."
+        },
+    )
+    merge_system_message: bool = field(
+        default=False,
+        metadata={"help": "Put the system text before the first user message, for templates that refuse a system."},
+    )
+
+    def load_tokenizer(self, policy: str, trust_remote_code: bool) -> Any:
+        """The policy's tokenizer, with the chat template that was asked for.
+
+        Raises:
+            InputError: no tokenizer there, or no such template.
+        """
+        return load_tokenizer(
+            policy,
+            trust_remote_code=trust_remote_code,
+            chat_template=self.chat_template,
+            merge_system_message=self.merge_system_message,
+        )
 
     def load_task(self) -> Task:
         """The task.

@@ -103,7 +103,7 @@ def _turns(episode: Episode) -> list[str]:
     """What the policy wrote, turn by turn; a response is one turn."""
     if isinstance(episode.completion, str):
         return [episode.completion]
-    return [message["content"] for message in episode.completion if message["role"] == "assistant"]
+    return [message["content"] or "" for message in episode.completion if message["role"] == "assistant"]
 
 
 def credit_row(scored: Scored, task: Task, by_id: dict[str, Problem]) -> dict[str, Any]:

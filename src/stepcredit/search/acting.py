@@ -15,8 +15,8 @@ import numpy as np
 from stepcredit.engines.noise import stream_key, uniform
 from stepcredit.engines.stepping import Draw, Piece, TurnStepper
 from stepcredit.episodes.conversation import Conversation
-from stepcredit.episodes.encoding import Tokenizer
 from stepcredit.episodes.episode import Episode, Message, StopReason
+from stepcredit.episodes.turns import Tokenizer, TurnEnds
 from stepcredit.errors import InputError
 from stepcredit.search.scorers import Reading, Scorer, Scoring
 from stepcredit.tasks.environment import Crash, Environments, Observation
@@ -107,6 +107,7 @@ def act(
     scorer: Scorer | None,
     environments: Environments,
     params: ActingParams,
+    ends: TurnEnds | None = None,
 ) -> list[Played]:
     """The conversations, in the order of the plays.
 
@@ -119,6 +120,7 @@ def act(
         scorer: says which replies are best, where K > 1 and `choose` is "value"; else it reads nothing.
         environments: conversation k is that of play k.
         params: how long, and how to choose.
+        ends: what ends a reply; by default what the tokenizer says of it.
 
     Raises:
         InputError: no scorer where one is needed; a chat template that is missing or rewrites earlier turns.
@@ -126,7 +128,7 @@ def act(
     if params.by_value and scorer is None:
         raise InputError("needs a scorer; or choose random", "choose")
     everyone = [Played(play) for play in plays]
-    running = _begun(everyone, tokenizer, environments, params)
+    running = _begun(everyone, tokenizer, environments, params, ends)
     if running:
         stepper.start([talk.conversation.ids for talk in running])
         scoring = None
@@ -164,7 +166,11 @@ class _Reply:
 
 
 def _begun(
-    everyone: Sequence[Played], tokenizer: Tokenizer, environments: Environments, params: ActingParams
+    everyone: Sequence[Played],
+    tokenizer: Tokenizer,
+    environments: Environments,
+    params: ActingParams,
+    ends: TurnEnds | None,
 ) -> list[_Talk]:
     """The conversations that the environments have opened, with their first words in the prompt."""
     answers = environments.reset({number: played.play.problem for number, played in enumerate(everyone)})
@@ -175,7 +181,7 @@ def _begun(
         if isinstance(answer, Crash):
             played.error = answer.reason
             continue
-        conversation = Conversation([*given, {"role": "user", "content": answer.text}], tokenizer)
+        conversation = Conversation([*given, {"role": "user", "content": answer.text}], tokenizer, ends)
         played.conversation = conversation
         if answer.done:
             played.error = "the environment was over before the first reply"
@@ -227,7 +233,7 @@ def _drawn(running: Sequence[_Talk], stepper: TurnStepper, params: ActingParams)
     for row, talk in enumerate(running):
         first = row * params.replies
         own = pieces[first : first + params.replies]
-        talk.played.tokens_generated += sum(len(piece.ids) for piece in own)
+        talk.played.tokens_generated += sum(piece.drawn for piece in own)
         replies = [_Reply(first + k, piece) for k, piece in enumerate(own)]
         if params.by_value:
             different: dict[tuple[int, ...], _Reply] = {}
@@ -242,7 +248,7 @@ def _draw(row: int, talk: _Talk, k: int, params: ActingParams) -> Draw:
     play, room = talk.played.play, params.room(talk.conversation)
     number = (play.sample * 10_000 + talk.conversation.turns) * 10_000 + k
     key = stream_key(params.seed, play.problem.prompt_id, number)
-    return Draw(row=row, key=key, written=0, room=room, left=room)
+    return Draw(row=row, key=key, written=0, left=room)
 
 
 def _scored(running: Sequence[_Talk], candidates: Sequence[Sequence[_Reply]], scoring: Scoring) -> list[list[_Reply]]:

@@ -2,8 +2,9 @@
 
 A round draws continuations of every beam, `continuations` each (of the prompt `width` times as many, so that the
 first round has as many candidates as the others). Identical ones count once. The `width` most valued are kept; of
-these the finished ones leave for the pool and their places are not filled again. One that meets the length limit is
-no answer and no beam. When no beam is left, the pool's most valued response is chosen, or a vote weighed by values.
+these the finished ones leave for the pool and their places are not filled again. One that meets a limit, on length or
+on the budget, is no answer and no beam: V is not read where no step ends. When no beam is left, the pool's most valued
+response is chosen, or a vote weighed by values.
 
 Source: OREO (arXiv 2412.16145), section on test-time search; its published code draws `width` candidates
 only in the first round, keeps identical beams and counts cut responses as answers.
@@ -35,7 +36,6 @@ class BeamParams:
         width: beams kept, B.
         continuations: drawn of each beam, C; None is `width`, as in the paper. With width 1 this is best-of-C a step.
         max_new_tokens: length limit of a response.
-        max_step_tokens: a step without a delimiter is cut here, and goes on as the next one.
         choose: "value", or "vote" for a vote weighed by values.
         budget: tokens generated and scored together, at most so many a problem; None is no limit.
         seed: of the noise.
@@ -47,13 +47,12 @@ class BeamParams:
     width: int
     continuations: int | None = None
     max_new_tokens: int = 2048
-    max_step_tokens: int = 256
     choose: str = "value"
     budget: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("width", "continuations", "max_new_tokens", "max_step_tokens", "budget"):
+        for name in ("width", "continuations", "max_new_tokens", "budget"):
             given = getattr(self, name)
             if given is not None and given < 1:
                 raise InputError(f"{given} must be 1 or more", name)
@@ -136,9 +135,9 @@ def _continuations(problem: _Problem, params: BeamParams) -> int:
 def _room(problem: _Problem, params: BeamParams) -> int:
     """Tokens that each piece of the next round may have, so that drawing and scoring all of them keeps the budget."""
     if params.budget is None:
-        return params.max_step_tokens
+        return params.max_new_tokens
     left = params.budget - problem.found.tokens_generated - problem.found.tokens_scored
-    return min(params.max_step_tokens, left // (2 * len(problem.beams) * _continuations(problem, params)))
+    return left // (2 * len(problem.beams) * _continuations(problem, params))
 
 
 def _round(problems: Sequence[_Problem], stepper: Stepper, scoring: Scoring, params: BeamParams) -> None:
@@ -154,7 +153,7 @@ def _round(problems: Sequence[_Problem], stepper: Stepper, scoring: Scoring, par
     for problem in problems:
         drawn = [(n, beam, pieces[n]) for n, (p, beam, _) in enumerate(planned) if p is problem]
         candidates += _candidates(problem, drawn)
-        problem.found.tokens_generated += sum(len(piece.ids) for _, _, piece in drawn)
+        problem.found.tokens_generated += sum(piece.drawn for _, _, piece in drawn)
     scored = _scored(candidates, scoring)
     kept = [(k, c) for problem in problems for k, c in _kept(problem, scored, params)]
     if kept:
@@ -171,9 +170,9 @@ def _draw(problem: _Problem, rank: int, beam: _Beam, k: int, params: BeamParams)
         row=beam.row,
         key=stream_key(params.seed, problem.asked.prompt_id, sample),
         written=len(beam.ids),
-        room=_room(problem, params),
-        left=params.max_new_tokens - len(beam.ids),
+        left=min(_room(problem, params), params.max_new_tokens - len(beam.ids)),
         tail=beam.tail,
+        fresh=k > 0,
     )
 
 

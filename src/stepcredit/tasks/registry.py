@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from stepcredit.errors import InputError
 from stepcredit.tasks.alfworld.task import ALFWorld
@@ -22,6 +23,12 @@ LOADED: dict[str, Callable[[str | None, str | None], Task]] = {
     ALFWorld.name: ALFWorld,
 }
 """Tasks that read their problems: called with `data` and `prompt_style`."""
+
+
+def step_delimiters_of(name: str) -> tuple[str, ...] | None:
+    """Where the steps of a task end, by its name; None for a task that is not known here."""
+    task: Any = {**GENERATED, **LOADED}.get(name)
+    return None if task is None else tuple(task.step_delimiters)
 
 
 def load_task(name: str, data: str | None = None, prompt_style: str | None = None) -> Task:

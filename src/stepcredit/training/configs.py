@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from transformers import TrainingArguments
 
 from stepcredit.episodes.alignment import Level
+from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
 
 
@@ -55,9 +56,33 @@ class OfflineConfig(TrainingArguments):
         default=None,
         metadata={"help": "At most so many right and so many wrong responses of each prompt, drawn by seed."},
     )
-    step_delimiters: list[str] = field(
-        default_factory=lambda: ["\n"],
-        metadata={"help": "A reasoning step ends after any of these; none: a response, or a turn, is one step."},
+    step_delimiters: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "A reasoning step ends after any of these; none: a response, or a turn, is one step. Default: "
+            "those of the task that the episodes were collected for, and line breaks where they were imported."
+        },
+    )
+    max_step_tokens: int | None = field(
+        default=256, metadata={"help": "A step without a delimiter ends after so many tokens, in search as well."}
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "A file with the chat template to use (Jinja), or the word original for the tokenizer's own where "
+            "a training template is known and would take its place. It is saved with the policy."
+        },
+    )
+    merge_system_message: bool = field(
+        default=False,
+        metadata={"help": "Put the system text before the first user message, for templates that refuse a system."},
+    )
+    split_turns: bool = field(
+        default=False,
+        metadata={
+            "help": "Make each assistant turn of an imported conversation an episode of its own, in the state that the "
+            "policy saw, with the outcome that the conversation had: for chat templates that change earlier turns."
+        },
     )
     length_sorted: bool = field(
         default=True,
@@ -75,6 +100,15 @@ class OfflineConfig(TrainingArguments):
             raise InputError(f"{self.truncated!r} is neither drop, zero nor bootstrap", "truncated")
         if self.max_per_outcome is not None and self.max_per_outcome < 1:
             raise InputError(f"{self.max_per_outcome} must be 1 or more", "max_per_outcome")
+        if self.split_turns and self.truncated == "bootstrap":
+            raise InputError("a conversation that was cut has no V for its earlier turns; choose drop or zero",
+                             "truncated")  # fmt: skip
+        self.step_rule  # noqa: B018 - raises where it is none
+
+    @property
+    def step_rule(self) -> StepRule:
+        """Where a reasoning step ends; line breaks where nothing was said."""
+        return StepRule(("\n",) if self.step_delimiters is None else tuple(self.step_delimiters), self.max_step_tokens)
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -251,9 +285,15 @@ class DQOConfig(ValueConfig):
         """The level of both losses."""
         return self.level  # type: ignore[return-value]
 
+    @property
+    def value_segments(self) -> Level:
+        """The level of the value loss."""
+        return self.segments
+
 
 @dataclass
 class DROConfig(ValueConfig):
     """DRO-V (arXiv 2405.19107): one regression a response, with a value of the prompt; `beta` is its τ."""
 
     method: ClassVar[str] = "dro"
+    value_segments: ClassVar[Level] = "response"

@@ -17,7 +17,7 @@ from stepcredit.episodes.columns import ImportRules
 from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.episodes.formats import Row
 from stepcredit.episodes.importers import EpisodeImporter
-from stepcredit.episodes.steps import StepRule
+from stepcredit.episodes.turns import TurnEnds, own_turns, turn_ends
 from stepcredit.errors import InputError
 from stepcredit.training.arrangement import Item, Labelled
 from stepcredit.training.configs import OfflineConfig
@@ -61,7 +61,9 @@ class TrainingData(Dataset[dict[str, Any]]):
         }
 
 
-def prepare(episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, method: Method) -> TrainingData:
+def prepare(
+    episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, method: Method, ends: TurnEnds | None = None
+) -> TrainingData:
     """Episodes, or rows with `prompt`, `completion` and `reward` | `label`, as training data of a method.
 
     Left out, and counted by reason: `undecided` (no reward), `truncated` (if `config.truncated` is "drop"),
@@ -69,14 +71,20 @@ def prepare(episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, meth
     encoded, with `config.skip_bad`; these are kept in `quarantine`), `balanced` (over `config.max_per_outcome`).
     What is left is laid out by `method.arrange`.
 
+    Args:
+        episodes: an iterable of either.
+        tokenizer: of the policy.
+        config, method: what is to be trained.
+        ends: what ends a turn of the policy; by default what the tokenizer says of it.
+
     Raises:
         InputError: a bad row, nothing left to train on, or episodes that lack what the method needs.
     """
-    rule, pieces = StepRule(tuple(config.step_delimiters)), PieceReader(tokenizer)
+    encoder = _Encoder(tokenizer, config, method, PieceReader(tokenizer), ends or turn_ends(tokenizer))
     data = TrainingData()
-    for number, episode in enumerate(as_episodes(episodes)):
+    for number, episode in enumerate(_wanted(episodes, config)):
         try:
-            reason, trajectory = _encode(episode, tokenizer, config, method, rule, pieces)
+            reason, trajectory = encoder.encode(episode)
         except InputError as error:
             where = f"episode {number} (prompt {episode.prompt_id})"
             if not config.skip_bad:
@@ -98,6 +106,16 @@ def prepare(episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, meth
     return data
 
 
+def _wanted(rows: Iterable[Any], config: OfflineConfig) -> Iterator[Episode]:
+    """The episodes to train on; with `split_turns` those without ids turn by turn, a cut one as lost if it counts."""
+    for episode in as_episodes(rows):
+        cut_and_left_out = episode.truncated and config.truncated == "drop"
+        if not config.split_turns or not episode.is_chat or episode.tokens is not None or cut_and_left_out:
+            yield episode
+        else:
+            yield from own_turns(replace(episode, reward=0.0, verdict=None) if episode.truncated else episode)
+
+
 def bad_row(episode: Episode) -> str:
     """What is left of an episode in quarantine."""
     return json.dumps({"prompt": episode.prompt, "completion": episode.completion, "reward": episode.reward})
@@ -113,37 +131,44 @@ def as_episodes(rows: Iterable[Any]) -> Iterator[Episode]:
             yield importer.episode(Row(where=f"train_dataset row {number}", data=dict(row)))
 
 
-def _encode(
-    episode: Episode,
-    tokenizer: Any,
-    config: OfflineConfig,
-    method: Method,
-    rule: StepRule,
-    pieces: PieceReader,
-) -> tuple[str, Trajectory | None]:
-    """("", trajectory), or the reason why there is none."""
-    is_cut = episode.truncated and config.truncated == "bootstrap"
-    if episode.truncated:
-        if config.truncated == "drop":
-            return "truncated", None
-        if config.truncated == "bootstrap" and not method.needs_value:
-            raise InputError(f"{config.method} has no value model to bootstrap from; choose drop or zero", "truncated")
-        episode = replace(episode, reward=0.0, verdict=None, stop_reason=StopReason.LENGTH)
-    if episode.reward is None:
-        return "undecided", None
-    if not method.keeps(episode.reward + sum(episode.step_rewards or ()), config):
-        return "filtered", None
-    trajectory = replace(align(episode, tokenizer, rule, pieces), cut=is_cut)
-    if method.needs_behavior and trajectory.behavior_log_prob is None:
-        raise InputError(
-            f"{config.method} needs the log-probabilities of the policy that wrote it", "behavior_log_prob"
+@dataclass(frozen=True)
+class _Encoder:
+    """How an episode becomes a trajectory that a method learns from."""
+
+    tokenizer: Any
+    config: OfflineConfig
+    method: Method
+    pieces: PieceReader
+    ends: TurnEnds
+
+    def encode(self, episode: Episode) -> tuple[str, Trajectory | None]:
+        """("", trajectory), or the reason why there is none."""
+        config, method = self.config, self.method
+        is_cut = episode.truncated and config.truncated == "bootstrap"
+        if episode.truncated:
+            if config.truncated == "drop":
+                return "truncated", None
+            if config.truncated == "bootstrap" and not method.needs_value:
+                raise InputError(f"{config.method} has no value model to bootstrap from; choose drop or zero",
+                                 "truncated")  # fmt: skip
+            episode = replace(episode, reward=0.0, verdict=None, stop_reason=StopReason.LENGTH)
+        if episode.reward is None:
+            return "undecided", None
+        if not method.keeps(episode.reward + sum(episode.step_rewards or ()), config):
+            return "filtered", None
+        trajectory = align(
+            episode, self.tokenizer, config.step_rule, self.pieces, self.ends, as_written=config.split_turns
         )
-    if config.max_length is not None and len(trajectory) > config.max_length:
-        before = int(trajectory.action_mask.argmax())
-        if before >= config.max_length:
-            raise InputError(f"the prompt alone has {before} tokens, max_length is {config.max_length}", "prompt")
-        return "too_long", None
-    return "", trajectory
+        if method.needs_behavior and trajectory.behavior_log_prob is None:
+            raise InputError(
+                f"{config.method} needs the log-probabilities of the policy that wrote it", "behavior_log_prob"
+            )
+        if config.max_length is not None and len(trajectory) > config.max_length:
+            before = int(trajectory.action_mask.argmax())
+            if before >= config.max_length:
+                raise InputError(f"the prompt alone has {before} tokens, max_length is {config.max_length}", "prompt")
+            return "too_long", None
+        return "", replace(trajectory, cut=is_cut)
 
 
 class Collator:

@@ -12,16 +12,20 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from stepcredit.episodes.alignment import at_states, bootstrapped
+from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import InputError
 from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic, is_peft
+from stepcredit.models.chat_templates import with_chat_template
 from stepcredit.models.loading import (
     disable_dropout,
     frozen_copy,
     load_policy,
     load_tokenizer,
     load_value_model,
+    stopping,
     value_model_from,
 )
+from stepcredit.models.states import ValueStates
 from stepcredit.models.statistics import ActionStatistics, action_statistics
 from stepcredit.training.checkpoints import last_checkpoint
 from stepcredit.training.configs import OfflineConfig
@@ -68,8 +72,12 @@ class OfflineTrainer(Trainer):
         if args is None:
             raise InputError("a config is needed, it picks the method; for example OREOConfig(output_dir=…)", "args")
         self.method: Method = method_of(args)
-        tokenizer = processing_class or _tokenizer_of(model, args)
+        tokenizer = with_chat_template(
+            processing_class or _tokenizer_of(model, args), args.chat_template, args.merge_system_message
+        )
         actor_critic = build_actor_critic(model, value_model, ref_model, args, peft_config, value_peft_config)
+        self.ends: TurnEnds = stopping(actor_critic.policy, tokenizer)
+        _describe_value(actor_critic.value, args)
         self._step_metrics: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self._grad_norms: dict[str, float] = {}
         super().__init__(
@@ -88,7 +96,7 @@ class OfflineTrainer(Trainer):
     def _prepare(self, dataset: Any, tokenizer: Any, args: OfflineConfig) -> Any:
         if dataset is None or isinstance(dataset, TrainingData):
             return dataset
-        return prepare(dataset, tokenizer, args, self.method)
+        return prepare(dataset, tokenizer, args, self.method, self.ends)
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains; `resume_from_checkpoint=True` goes on from the newest complete checkpoint, or starts where there
@@ -332,6 +340,13 @@ def build_actor_critic(
             if part is not None:
                 disable_dropout(part)
     return ActorCritic(policy, value, reference)
+
+
+def _describe_value(value_model: Any, args: Any) -> None:
+    """What a search must know of the value model is saved with it: at which states it is trained."""
+    if value_model is not None:
+        rule = args.step_rule
+        ValueStates(args.value_segments, rule.delimiters, rule.max_tokens).describe(value_model.config)
 
 
 def _base_of(policy: Any) -> Any:
