@@ -65,9 +65,10 @@ def prepare(episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, meth
     """Episodes, or rows with `prompt`, `completion` and `reward` | `label`, as training data of a method.
 
     Left out, and counted by reason: `undecided` (no reward), `truncated` (if `config.truncated` is "drop"),
-    `too_long` (over `config.max_length` tokens), `filtered` (the method does not learn from it), `bad` (cannot be
-    encoded, with `config.skip_bad`; these are kept in `quarantine`), `balanced` (over `config.max_per_outcome`).
-    What is left is laid out by `method.arrange`.
+    `too_long` (over `config.max_length` tokens), `bad` (cannot be encoded, with `config.skip_bad`; these are kept in
+    `quarantine`), `balanced` (over `config.max_per_outcome`), `filtered` (the method does not learn from it: last,
+    so that a balance sees the wrong responses too, and all methods train on the same ones). What is left is laid out
+    by `method.arrange`.
 
     Raises:
         InputError: a bad row, nothing left to train on, or episodes that lack what the method needs.
@@ -76,26 +77,31 @@ def prepare(episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, meth
     data = TrainingData()
     for number, episode in enumerate(as_episodes(episodes)):
         try:
-            reason, trajectory = _encode(episode, tokenizer, config, method, rule, pieces)
+            reason, labelled = _encode(episode, tokenizer, config, method, rule, pieces)
         except InputError as error:
             where = f"episode {number} (prompt {episode.prompt_id})"
             if not config.skip_bad:
                 raise InputError(f"{error}; --skip_bad leaves such episodes out", where) from error
             data.quarantine.append({"where": where, "error": str(error), "row": bad_row(episode)})
-            reason, trajectory = "bad", None
-        if trajectory is None:
+            reason, labelled = "bad", None
+        if labelled is None:
             data.left_out[reason] += 1
         else:
-            data.episodes.append(Labelled(episode.prompt_id, trajectory))
-    if not data.episodes:
-        raise InputError(f"no episode is left to train on ({dict(data.left_out)})", "train_dataset")
+            data.episodes.append(labelled)
     if config.max_per_outcome is not None:
         threshold = getattr(config, "reward_threshold", 1.0)
-        kept = balanced(data.episodes, config.max_per_outcome, threshold, config.seed)
-        data.left_out["balanced"] += len(data.episodes) - len(kept)
-        data.episodes = kept
+        _keep(data, "balanced", balanced(data.episodes, config.max_per_outcome, threshold, config.seed))
+    _keep(data, "filtered", [e for e in data.episodes if method.keeps(e.total_reward, config)])
+    if not data.episodes:
+        raise InputError(f"no episode is left to train on ({dict(data.left_out)})", "train_dataset")
     data.items = method.arrange.items(data.episodes, config)
     return data
+
+
+def _keep(data: TrainingData, reason: str, kept: list[Labelled]) -> None:
+    """Leaves all but some of the episodes out, and counts the others."""
+    data.left_out += Counter({reason: len(data.episodes) - len(kept)})
+    data.episodes = kept
 
 
 def bad_row(episode: Episode) -> str:
@@ -120,8 +126,8 @@ def _encode(
     method: Method,
     rule: StepRule,
     pieces: PieceReader,
-) -> tuple[str, Trajectory | None]:
-    """("", trajectory), or the reason why there is none."""
+) -> tuple[str, Labelled | None]:
+    """("", the encoded episode), or the reason why there is none."""
     is_cut = episode.truncated and config.truncated == "bootstrap"
     if episode.truncated:
         if config.truncated == "drop":
@@ -131,8 +137,6 @@ def _encode(
         episode = replace(episode, reward=0.0, verdict=None, stop_reason=StopReason.LENGTH)
     if episode.reward is None:
         return "undecided", None
-    if not method.keeps(episode.reward + sum(episode.step_rewards or ()), config):
-        return "filtered", None
     trajectory = replace(align(episode, tokenizer, rule, pieces), cut=is_cut)
     if method.needs_behavior and trajectory.behavior_log_prob is None:
         raise InputError(
@@ -143,7 +147,7 @@ def _encode(
         if before >= config.max_length:
             raise InputError(f"the prompt alone has {before} tokens, max_length is {config.max_length}", "prompt")
         return "too_long", None
-    return "", trajectory
+    return "", Labelled(episode.prompt_id, trajectory, episode.reward + sum(episode.step_rewards or ()))
 
 
 class Collator:
