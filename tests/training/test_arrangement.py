@@ -37,7 +37,7 @@ def labelled(counts):
     out, number = [], 10
     for prompt, (right, wrong) in counts.items():
         for reward in [1.0] * right + [0.0] * wrong:
-            out.append(Labelled(prompt, row([1, 2], [number], reward)))
+            out.append(Labelled(prompt, row([1, 2], [number], reward), reward))
             number += 1
     return out
 
@@ -89,7 +89,7 @@ def test_spliced_by_hand():
 
 
 def test_strangers_keep_the_prompt_and_bring_the_response_of_another():
-    episodes = [Labelled(f"p{k % 3}", row([k % 3], [10 + k], float(k % 2))) for k in range(9)]
+    episodes = [Labelled(f"p{k % 3}", row([k % 3], [10 + k], float(k % 2)), float(k % 2)) for k in range(9)]
     items = with_strangers(episodes, settings_of())
     assert [item[0] for item in items] == [e.trajectory for e in episodes]
     for k, (_, stranger) in enumerate(items):

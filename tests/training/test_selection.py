@@ -9,7 +9,7 @@ from stepcredit.episodes.alignment import Trajectory
 from stepcredit.episodes.episode import Episode
 from stepcredit.errors import InputError
 from stepcredit.training.arrangement import Labelled
-from stepcredit.training.configs import OREOConfig
+from stepcredit.training.configs import DPOConfig, OREOConfig, RFTConfig
 from stepcredit.training.data import prepare
 from stepcredit.training.methods import METHODS
 from stepcredit.training.selection import balanced
@@ -25,24 +25,48 @@ def labelled(prompt: str, reward: float, number: int) -> Labelled:
         None,
         False,
     )
-    return Labelled(prompt, row)
+    return Labelled(prompt, row, reward)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "kept"),
+    [
+        (16, 0, (1, 0)), (15, 1, (1, 1)), (14, 2, (2, 2)), (13, 3, (3, 3)), (12, 4, (4, 4)), (8, 8, (4, 4)),
+        (4, 12, (4, 4)), (3, 13, (3, 4)), (1, 15, (1, 4)), (0, 16, (0, 4)), (3, 1, (1, 1)), (1, 0, (1, 0)),
+        (0, 2, (0, 2)), (2, 1, (1, 1)),
+    ],
+)  # fmt: skip
+def test_four_and_four_by_hand(right: int, wrong: int, kept: tuple[int, int]) -> None:
+    """What OREO's 7B runs keep of a prompt's responses."""
+    episodes = [labelled("p", float(k < right), k) for k in range(right + wrong)]
+    rewards = [e.total_reward for e in balanced(episodes, 4, 1.0, 0)]
+    assert (rewards.count(1.0), rewards.count(0.0)) == kept
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())), st.integers(1, 3), st.integers(0, 5))
 def test_counts_and_order(drawn: list[tuple[str, bool]], most: int, seed: int) -> None:
     episodes = [labelled(prompt, float(right), k) for k, (prompt, right) in enumerate(drawn)]
     kept = balanced(episodes, most, 1.0, seed)
-    counts = Counter((e.prompt_id, e.total_reward >= 1) for e in kept)
-    assert counts == {key: min(most, n) for key, n in Counter(drawn).items()}
+    found, left = Counter(drawn), Counter((e.prompt_id, e.total_reward >= 1) for e in kept)
+    for prompt in "abc":
+        right, wrong = left[prompt, True], left[prompt, False]
+        assert wrong == min(most, found[prompt, False])
+        assert right <= most
+        assert right <= max(wrong, 1)
+        assert right == found[prompt, True] or right in (most, max(wrong, 1))  # no fewer than those bounds ask for
     order = [int(e.trajectory.ids[1]) for e in kept]
     assert order == sorted(order)
+    assert {id(e) for e in kept} <= {id(e) for e in episodes}
     again = balanced(episodes, most, 1.0, seed)
     assert [e.trajectory for e in again] == [e.trajectory for e in kept]
 
 
 def test_every_response_has_its_chance() -> None:
     episodes = [labelled("p", 1.0, k) for k in range(4)]
-    kept = Counter(int(balanced(episodes, 1, 1.0, seed)[0].trajectory.ids[1]) for seed in range(200))
+    kept: Counter[int] = Counter()
+    for seed in range(200):
+        (only,) = balanced(episodes, 2, 1.0, seed)
+        kept[int(only.trajectory.ids[1])] += 1
     assert set(kept) == {0, 1, 2, 3}
     assert min(kept.values()) > 25
 
@@ -55,3 +79,22 @@ def test_training_leaves_the_rest_out_and_counts_it(byte_tokenizer, tmp_path) ->
     assert data.summary()["left_out/balanced"] == 4
     with pytest.raises(InputError, match="0 must be 1 or more"):
         OREOConfig(output_dir=str(tmp_path), max_per_outcome=0, use_cpu=True)
+
+
+def test_rejection_sampling_learns_from_the_right_ones_of_the_balance(byte_tokenizer, tmp_path) -> None:
+    """Wrong responses are counted before they are left out: 3 right ones beside 2 wrong ones leave 2."""
+    episodes = [Episode(prompt="p", completion=f"r{k}", reward=float(k < 3), prompt_id="p", sample=k) for k in range(5)]
+    given = {"output_dir": str(tmp_path), "max_per_outcome": 4, "use_cpu": True}
+    right = prepare(episodes, byte_tokenizer, RFTConfig(**given), METHODS["rft"])
+    assert [e.total_reward for e in right.episodes] == [1.0, 1.0]
+    assert right.left_out == {"balanced": 1, "filtered": 2}
+    both = prepare(episodes, byte_tokenizer, OREOConfig(**given), METHODS["oreo"])
+    ids = [e.trajectory.ids.tolist() for e in both.episodes if e.total_reward == 1]
+    assert ids == [e.trajectory.ids.tolist() for e in right.episodes]
+
+
+def test_a_reward_that_is_the_threshold_is_right(byte_tokenizer, tmp_path) -> None:
+    """0.7 in single precision is less than 0.7."""
+    episodes = [Episode(prompt="p", completion=f"{k}", reward=(0.2, 0.7)[k], prompt_id="p", sample=k) for k in (0, 1)]
+    config = DPOConfig(output_dir=str(tmp_path), reward_threshold=0.7, use_cpu=True)
+    assert len(prepare(episodes, byte_tokenizer, config, METHODS["dpo"])) == 1

@@ -16,15 +16,14 @@ Item = tuple[Trajectory, ...]
 
 
 class Labelled(NamedTuple):
-    """An encoded episode and the prompt that it answers."""
+    """An encoded episode, the prompt that it answers, and the sum of its rewards.
+
+    The sum is kept in double precision: that of `trajectory.reward` falls short of a threshold such as 0.7.
+    """
 
     prompt_id: str
     trajectory: Trajectory
-
-    @property
-    def total_reward(self) -> float:
-        """The sum of its rewards."""
-        return float(self.trajectory.reward.sum())
+    total_reward: float
 
 
 class Arrangement(NamedTuple):

@@ -54,7 +54,10 @@ class OfflineConfig(TrainingArguments):
     )
     max_per_outcome: int | None = field(
         default=None,
-        metadata={"help": "At most so many right and so many wrong responses of each prompt, drawn by seed."},
+        metadata={
+            "help": "At most so many right and so many wrong responses of each prompt, and no more right than wrong "
+            "ones but for a single right one; drawn by seed."
+        },
     )
     step_delimiters: list[str] | None = field(
         default=None,

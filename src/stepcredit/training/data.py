@@ -67,9 +67,10 @@ def prepare(
     """Episodes, or rows with `prompt`, `completion` and `reward` | `label`, as training data of a method.
 
     Left out, and counted by reason: `undecided` (no reward), `truncated` (if `config.truncated` is "drop"),
-    `too_long` (over `config.max_length` tokens), `filtered` (the method does not learn from it), `bad` (cannot be
-    encoded, with `config.skip_bad`; these are kept in `quarantine`), `balanced` (over `config.max_per_outcome`).
-    What is left is laid out by `method.arrange`.
+    `too_long` (over `config.max_length` tokens), `bad` (cannot be encoded, with `config.skip_bad`; these are kept in
+    `quarantine`), `balanced` (over `config.max_per_outcome`), `filtered` (the method does not learn from it: last,
+    so that a balance sees the wrong responses too, and all methods train on the same ones). What is left is laid out
+    by `method.arrange`.
 
     Args:
         episodes: an iterable of either.
@@ -84,24 +85,23 @@ def prepare(
     data = TrainingData()
     for number, episode in enumerate(_wanted(episodes, config)):
         try:
-            reason, trajectory = encoder.encode(episode)
+            reason, labelled = encoder.encode(episode)
         except InputError as error:
             where = f"episode {number} (prompt {episode.prompt_id})"
             if not config.skip_bad:
                 raise InputError(f"{error}; --skip_bad leaves such episodes out", where) from error
             data.quarantine.append({"where": where, "error": str(error), "row": bad_row(episode)})
-            reason, trajectory = "bad", None
-        if trajectory is None:
+            reason, labelled = "bad", None
+        if labelled is None:
             data.left_out[reason] += 1
         else:
-            data.episodes.append(Labelled(episode.prompt_id, trajectory))
-    if not data.episodes:
-        raise InputError(f"no episode is left to train on ({dict(data.left_out)})", "train_dataset")
+            data.episodes.append(labelled)
     if config.max_per_outcome is not None:
         threshold = getattr(config, "reward_threshold", 1.0)
-        kept = balanced(data.episodes, config.max_per_outcome, threshold, config.seed)
-        data.left_out["balanced"] += len(data.episodes) - len(kept)
-        data.episodes = kept
+        _keep(data, "balanced", balanced(data.episodes, config.max_per_outcome, threshold, config.seed))
+    _keep(data, "filtered", [e for e in data.episodes if method.keeps(e.total_reward, config)])
+    if not data.episodes:
+        raise InputError(f"no episode is left to train on ({dict(data.left_out)})", "train_dataset")
     data.items = method.arrange.items(data.episodes, config)
     return data
 
@@ -114,6 +114,12 @@ def _wanted(rows: Iterable[Any], config: OfflineConfig) -> Iterator[Episode]:
             yield episode
         else:
             yield from own_turns(replace(episode, reward=0.0, verdict=None) if episode.truncated else episode)
+
+
+def _keep(data: TrainingData, reason: str, kept: list[Labelled]) -> None:
+    """Leaves all but some of the episodes out, and counts the others."""
+    data.left_out += Counter({reason: len(data.episodes) - len(kept)})
+    data.episodes = kept
 
 
 def bad_row(episode: Episode) -> str:
@@ -141,8 +147,8 @@ class _Encoder:
     pieces: PieceReader
     ends: TurnEnds
 
-    def encode(self, episode: Episode) -> tuple[str, Trajectory | None]:
-        """("", trajectory), or the reason why there is none."""
+    def encode(self, episode: Episode) -> tuple[str, Labelled | None]:
+        """("", the encoded episode), or the reason why there is none."""
         config, method = self.config, self.method
         is_cut = episode.truncated and config.truncated == "bootstrap"
         if episode.truncated:
@@ -154,8 +160,6 @@ class _Encoder:
             episode = replace(episode, reward=0.0, verdict=None, stop_reason=StopReason.LENGTH)
         if episode.reward is None:
             return "undecided", None
-        if not method.keeps(episode.reward + sum(episode.step_rewards or ()), config):
-            return "filtered", None
         trajectory = align(
             episode, self.tokenizer, config.step_rule, self.pieces, self.ends, as_written=config.split_turns
         )
@@ -168,7 +172,8 @@ class _Encoder:
             if before >= config.max_length:
                 raise InputError(f"the prompt alone has {before} tokens, max_length is {config.max_length}", "prompt")
             return "too_long", None
-        return "", replace(trajectory, cut=is_cut)
+        total = episode.reward + sum(episode.step_rewards or ())
+        return "", Labelled(episode.prompt_id, replace(trajectory, cut=is_cut), total)
 
 
 class Collator:

@@ -1,7 +1,8 @@
-"""Which of a prompt's responses are trained on: at most so many right and so many wrong ones."""
+"""Which of a prompt's responses are trained on: at most so many of each outcome, and no more right than wrong ones."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,8 +13,11 @@ from stepcredit.training.arrangement import Labelled
 def balanced(episodes: Sequence[Labelled], most: int, threshold: float, seed: int) -> list[Labelled]:
     """At most `most` right and `most` wrong responses of every prompt, in the order they came in.
 
-    Which ones are kept is random, keyed by the seed and the order of the episodes. OREO's 7B run keeps 4 and 4 of
-    16 (arXiv 2412.16145, experiments).
+    Of the right ones no more are kept than there are wrong ones, but always one if there is any. OREO's 7B runs keep
+    at most 4 of each outcome out of 16 (arXiv 2412.16145, experiments): 4 and 4 of 8 right and 8 wrong, 3 and 3 of
+    13 and 3, 1 and 0 of 16 and 0, 3 and 4 of 3 and 13.
+
+    Which ones are kept is random, keyed by the seed and the order of the episodes.
 
     Args:
         episodes: encoded responses of any number of prompts.
@@ -21,9 +25,13 @@ def balanced(episodes: Sequence[Labelled], most: int, threshold: float, seed: in
         threshold: a response is right if its total reward is at least this.
         seed: of the draw.
     """
-    groups: dict[tuple[str, bool], list[int]] = {}
+    prompts: dict[str, dict[bool, list[int]]] = defaultdict(lambda: {True: [], False: []})
     for index, episode in enumerate(episodes):
-        groups.setdefault((episode.prompt_id, episode.total_reward >= threshold), []).append(index)
+        prompts[episode.prompt_id][episode.total_reward >= threshold].append(index)
     rng = np.random.default_rng([seed, 4])
-    kept = [members[k] for members in groups.values() for k in rng.permutation(len(members))[:most]]
+    kept: list[int] = []
+    for by_label in prompts.values():
+        right, wrong = by_label[True], by_label[False]
+        kept += [right[k] for k in rng.permutation(len(right))[: min(most, max(len(wrong), 1))]]
+        kept += [wrong[k] for k in rng.permutation(len(wrong))[:most]]
     return [episodes[index] for index in sorted(kept)]
