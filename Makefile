@@ -8,10 +8,13 @@ export OMP_NUM_THREADS ?= $(THREADS)
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart test check reproduce mutate format clean
+.PHONY: quickstart assets test check reproduce mutate format clean
 
 quickstart: $(VENV)/.installed   ## the whole loop on an embedded task, on a CPU, in about five minutes
 	$(BIN)/stepcredit quickstart --out quickstart
+
+assets: $(VENV)/.installed-dev   ## real tokenizers and a small model for the tests, into a cache; ASSETS="qwen3 …": some
+	$(BIN)/python tests/assets/fetch.py $(ASSETS)
 
 test: $(VENV)/.installed-dev     ## the test suite
 	$(BIN)/python -m pytest

@@ -23,6 +23,7 @@ from transformers import (
 from stepcredit.episodes.turns import TurnEnds, turn_ends
 from stepcredit.errors import InputError
 from stepcredit.models.chat_templates import with_chat_template
+from stepcredit.models.gguf import gguf_policy, gguf_tokenizer, is_gguf
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -37,7 +38,7 @@ def load_tokenizer(
     """The tokenizer of a model; one without a pad token pads with its end token.
 
     Args:
-        name_or_path: a folder, or a name on the hub.
+        name_or_path: a folder, a `.gguf` file, or a name on the hub.
         trust_remote_code: whether to run code that comes with it.
         chat_template, merge_system_message: see `chat_templates.with_chat_template`.
 
@@ -45,7 +46,12 @@ def load_tokenizer(
         InputError: nothing there, no end-of-sequence token, or no such chat template.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+        if is_gguf(name_or_path):
+            tokenizer = gguf_tokenizer(name_or_path)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load a tokenizer: {_first_line(error)}", name_or_path) from error
     if tokenizer.eos_token_id is None:
@@ -56,15 +62,17 @@ def load_tokenizer(
 
 
 def load_policy(name_or_path: str, *, trust_remote_code: bool = False, **model_init_kwargs: Any) -> Any:
-    """A causal language model, from safetensors alone.
+    """A causal language model, from safetensors or from a `.gguf` file, whose weights are dequantised.
 
     Args:
-        name_or_path: a folder, or a name on the hub.
+        name_or_path: a folder, a `.gguf` file, or a name on the hub.
         model_init_kwargs: passed to `from_pretrained`, as TRL passes them (dtype, attn_implementation, …).
 
     Raises:
         InputError: nothing there that loads.
     """
+    if is_gguf(name_or_path):
+        return gguf_policy(name_or_path, model_init_kwargs)
     return _load(AutoModelForCausalLM, name_or_path, trust_remote_code, model_init_kwargs)
 
 
@@ -150,6 +158,8 @@ def disable_dropout(model: torch.nn.Module) -> None:
 
 def _load(auto_class: Any, name_or_path: str, trust_remote_code: bool, given: dict[str, Any]) -> Any:
     path = Path(name_or_path)
+    if is_gguf(name_or_path):
+        raise InputError("a .gguf file can be a policy only; give the folder of a saved model", name_or_path)
     if path.is_dir() and not (path / "config.json").exists() and not (path / ADAPTER_CONFIG).exists():
         hint = " (its policy/ folder has one)" if (path / "policy" / "config.json").exists() else ""
         raise InputError(f"no config.json here{hint}; give the folder of a saved model", name_or_path)
