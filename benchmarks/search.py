@@ -25,7 +25,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.engines.rows import padded_left
 from stepcredit.engines.sampling import choose
-from stepcredit.engines.stepping import CachedStepper, Draw, Drawing, Piece, PieceEnd, Stepper
+from stepcredit.engines.stepping import CachedStepper, Draw, Drawing, NextStep, Piece, PieceEnd, Stepper
 from stepcredit.episodes.steps import StepRule
 from stepcredit.models.loading import value_model_from
 from stepcredit.pipeline.results import write_json
@@ -37,7 +37,7 @@ VOCABULARY = 2_000
 ENDS = frozenset(range(10))
 """Ten of 2,000 tokens end a response, two hundred a line."""
 LINES = range(10, 210)
-RULE = StepRule(("\n",))
+RULE = StepRule(("\n",), max_tokens=24)
 
 
 class Words:
@@ -77,6 +77,7 @@ class RereadingStepper:
     def start(self, prompts: Sequence[Sequence[int]]) -> None:
         """See `Stepper.start`."""
         self.rows = [list(prompt) for prompt in prompts]
+        self.seen: list[NextStep | None] = [None] * len(prompts)
 
     @torch.inference_mode()
     def draw(self, draws: Sequence[Draw]) -> list[Piece]:
@@ -88,25 +89,31 @@ class RereadingStepper:
             calls += [[]] if k == len(calls) else []
             calls[k].append(number)
         pieces: dict[int, Piece] = {}
+        following: dict[int, NextStep | None] = {}
         for members in calls:
-            pieces.update(zip(members, self._call([draws[k] for k in members]), strict=True))
+            drawing = self._call([draws[k] for k in members])
+            pieces.update(zip(members, drawing.pieces(), strict=True))
+            following.update(zip(members, drawing.next, strict=True))
         self.pieces = [pieces[k] for k in range(len(draws))]
+        self.following = [following[k] for k in range(len(draws))]
         self.grown = [self.rows[d.row] + list(p.ids) for d, p in zip(draws, self.pieces, strict=True)]
         return self.pieces
 
-    def _call(self, draws: Sequence[Draw]) -> list[Piece]:
+    def _call(self, draws: Sequence[Draw]) -> Drawing:
         ids, mask = padded_left([self.rows[draw.row] for draw in draws], self.model.device)
         cache = DynamicCache(config=self.model.config)
-        drawing = Drawing(draws, [self.rows[draw.row][-1] for draw in draws], self.end)
-        position = mask.cumsum(-1) - 1
+        before, seen = [self.rows[draw.row][-1] for draw in draws], [self.seen[draw.row] for draw in draws]
+        drawing = Drawing(draws, before, self.end, seen)
+        position, begins = mask.cumsum(-1) - 1, True
         while True:
             given = {"attention_mask": mask, "position_ids": position.clamp(min=0)}
             logits = self.model(input_ids=ids, past_key_values=cache, logits_to_keep=1, **given).logits[:, -1]
-            noise = torch.from_numpy(drawing.noise())
-            token, log_prob = choose(logits[torch.tensor(drawing.active)], noise, [])
-            drawing.record(token.tolist(), log_prob.tolist())
+            active = logits[torch.tensor(drawing.active)]
+            chosen = drawing.first(active, chosen_by, False) if begins else chosen_by(active, drawing.noise())
+            drawing.record(*chosen, active)
+            begins = False
             if not drawing.active:
-                return drawing.pieces()
+                return drawing
             ids = torch.tensor([[row[-1]] for row in drawing.ids])
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
             position = position[:, -1:] + 1
@@ -114,6 +121,12 @@ class RereadingStepper:
     def keep(self, chosen: Sequence[int]) -> None:
         """See `Stepper.keep`."""
         self.rows = [self.grown[k] for k in chosen]
+        self.seen = [self.following[k] for k in chosen]
+
+
+def chosen_by(logits: torch.Tensor, noise: NDArray[np.float64]) -> tuple[list[int], list[float]]:
+    token, log_prob = choose(logits, torch.from_numpy(noise), [])
+    return token.tolist(), log_prob.tolist()
 
 
 class RereadingScorer:
@@ -179,11 +192,11 @@ def main() -> None:
         return beam_search(prompts, stepper, scorer, params)
 
     def theirs(prompts: list[Asked], params: BeamParams) -> list[Found]:
-        end = PieceEnd(Words(), sampling, RULE, ENDS)
+        end = PieceEnd(Words(), (), RULE, ENDS)
         return beam_search(prompts, RereadingStepper(policy, end), RereadingScorer(value), params)
 
     def params(width: int) -> BeamParams:
-        return BeamParams(width, 4, max_new_tokens=96, max_step_tokens=24)
+        return BeamParams(width, 4, max_new_tokens=96)
 
     twelve = asked(12)
     fast, found = timed(lambda: ours(twelve, params(4)), args.repeats)

@@ -15,6 +15,7 @@ from typing import Any
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.steps import StepRule
 from stepcredit.models.loading import load_policy, load_tokenizer, load_value_model
 from stepcredit.pipeline.evaluate import Search, result_row
 from stepcredit.pipeline.results import add_rows, versions, write_json
@@ -52,7 +53,8 @@ def bench_of(task_name: str, comparison: Path, method: str, seed: int, out: Path
         engine,
         ValueScorer(load_value_model(str(value))),
         params,
-        BeamParams(1, max_new_tokens=task.max_new_tokens, max_step_tokens=64, seed=seed),
+        BeamParams(1, max_new_tokens=task.max_new_tokens, seed=seed),
+        StepRule(task.step_delimiters, 64),
         out / "responses" / f"{method}-seed{seed}",
         {"task": task_name, "task_version": task.version, "method": method, "seed": seed, "prompts": PROMPTS},
     )

@@ -54,7 +54,7 @@ BAD_EPISODES = [
     ({"prompt": "x" * 90, "completion": "2", "reward": 1}, "prompt: the prompt alone has 90 tokens, max_length is 64"),
     (
         {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "reward": 1},
-        "chat_template: this chat template yields no action tokens",
+        "chat_template: the chat template leaves the assistant's message out",
     ),
 ]
 

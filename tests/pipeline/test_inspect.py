@@ -92,15 +92,30 @@ def test_preview(folder):
     assert "[1] '2\\n'" in output
 
 
-def test_delimiters_as_typed():
-    assert step_rule(["\\n", "\\t\\\\n", ". ", "é"]).delimiters == ("\n", "\t\\n", ". ", "é")
-    assert step_rule(["none"]).delimiters == step_rule([]).delimiters == ()
-    assert step_rule(["none", ". "]).delimiters == ("none", ". ")
+def test_delimiters_as_typed(tmp_path):
+    def delimiters(typed):
+        return step_rule(typed, tmp_path).delimiters
+
+    assert delimiters(["\\n", "\\t\\\\n", ". ", "é"]) == ("\n", "\t\\n", ". ", "é")
+    assert delimiters(["none"]) == delimiters([]) == ()
+    assert delimiters(["none", ". "]) == ("none", ". ")
     with pytest.raises(InputError, match="steps: a delimiter must not be empty"):
-        step_rule([""])
+        delimiters([""])
     for bad in ("\\d", "a\\"):
         with pytest.raises(InputError, match="means nothing; use"):
-            step_rule([bad])
+            delimiters([bad])
+
+
+@pytest.mark.parametrize(("task", "expected"), [
+    ("math", ("\n", ". ", ".$ ")), ("gsm8k", ("\n",)), ("alfworld", ()), ("somebody's own", ("\n",)),
+])  # fmt: skip
+def test_steps_end_as_in_the_task_that_the_episodes_were_collected_for(task, expected, tmp_path):
+    assert step_rule(None, tmp_path).delimiters == ("\n",)
+    (tmp_path / "collect.json").write_text(json.dumps({"task": task}))
+    assert step_rule(None, tmp_path).delimiters == expected
+    (tmp_path / "collect.json").write_text("[]")
+    with pytest.raises(InputError, match=r"collect\.json: cannot be read"):
+        step_rule(None, tmp_path)
 
 
 def test_missing_folder(tmp_path):

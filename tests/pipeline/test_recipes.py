@@ -17,7 +17,7 @@ from stepcredit.models import vocabulary
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.pipeline import acting
 from stepcredit.pipeline import reproduce as reproducing
-from stepcredit.pipeline.collect import SOLUTIONS, collect
+from stepcredit.pipeline.collect import MANIFEST, SOLUTIONS, collect
 from stepcredit.pipeline.recipe import read_recipe
 from stepcredit.pipeline.reproduce import ReproduceConfig, steps_of
 from stepcredit.tasks.alfworld.demonstrators import demonstrations
@@ -81,6 +81,7 @@ def toy(tmp_path, monkeypatch, request):
             return collect(config)
         if config.task == "alfworld":
             append_episodes(config.out, request.getfixturevalue("household")[2])
+            (Path(config.out) / MANIFEST).write_text('{"task": "alfworld"}')
             return {}
         return collect(config, ScriptedEngine(script), tokenizer)
 

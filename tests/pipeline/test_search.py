@@ -148,10 +148,12 @@ def test_a_scorer_that_dies_on_one_problem_leaves_the_others_as_they_are(folders
     problems = list(TASK.problems("test", 4))
     engine = TransformersEngine(load_policy(str(folders / "policy")), tokenizer, 64)
     scorer = ValueScorer(load_value_model(str(folders / "value")))
-    beam = BeamParams(2, max_new_tokens=12, max_step_tokens=6)
+    beam = BeamParams(2, max_new_tokens=12)
 
     def answers(scorer, name):
-        bench = Bench(TASK, problems, engine, scorer, SamplingParams(12), beam, tmp_path / name / "r", {})
+        bench = Bench(
+            TASK, problems, engine, scorer, SamplingParams(12), beam, StepRule(("\n",), 6), tmp_path / name / "r", {}
+        )
         return bench.answers(Strategy("beam", 2), 1)
 
     whole = answers(scorer, "whole")

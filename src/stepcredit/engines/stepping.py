@@ -9,7 +9,7 @@ the policy has it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -62,6 +62,7 @@ class Piece:
         text: of the ids without the end token.
         drawn: tokens drawn for it: one more than `ids` where the next step's first was seen, one less where its own
             first had been.
+        following: the token that was seen to begin the next step, where one was.
     """
 
     ids: tuple[int, ...]
@@ -69,6 +70,7 @@ class Piece:
     stop_reason: StopReason | None
     text: str
     drawn: int
+    following: int | None = None
 
 
 class NextStep(NamedTuple):
@@ -176,10 +178,11 @@ class CachedStepper:
         index = torch.tensor([draw.row for draw in draws], device=self.model.device)
         logits = self._next_logits()[index]
         rows = self.rows.selected(index)
-        drawing = Drawing(draws, [self.last[draw.row] for draw in draws], self.end)
+        before, seen = [self.last[draw.row] for draw in draws], [self._next[draw.row] for draw in draws]
+        drawing = Drawing(draws, before, self.end, seen)
         held = list(range(len(draws)))
         self._parked = []
-        chosen = self._first(logits, drawing)
+        chosen = drawing.first(logits, self._choose, self.greedy)
         while True:
             drawing.record(*chosen, logits)
             if not drawing.active:
@@ -191,39 +194,6 @@ class CachedStepper:
         self._parked.append((held, rows))
         self._drawing = drawing
         return drawing.pieces()
-
-    def _first(self, logits: Tensor, drawing: Drawing) -> tuple[list[int], list[float]]:
-        """The first token of each piece, with its log-probability: where the step before it was seen to end, the one
-        that showed it, or a fresh one that begins a step as well."""
-        tokens, log_probs = self._choose(logits, drawing.noise())
-        open_draws: list[int] = []
-        for k, draw in enumerate(drawing.draws):
-            known = self._next[draw.row]
-            if known is None:
-                continue
-            drawing.known[k] = not draw.fresh or self.greedy
-            if drawing.known[k]:
-                tokens[k], log_probs[k] = known.token, known.log_prob
-            else:
-                open_draws.append(k)
-        for attempt in range(1, _TRIES + 1):
-            open_draws = [k for k in open_draws if not self._begins(drawing, k, tokens[k])]
-            if not open_draws:
-                break
-            more = self._choose(logits[open_draws], drawing.noise(open_draws, attempt))
-            for k, token, log_prob in zip(open_draws, *more, strict=True):
-                tokens[k], log_probs[k] = token, log_prob
-        for k in open_draws:
-            known = self._next[drawing.draws[k].row]
-            if known is not None and not self._begins(drawing, k, tokens[k]):
-                tokens[k], log_probs[k] = known.token, known.log_prob
-        return tokens, log_probs
-
-    def _begins(self, drawing: Drawing, piece: int, token: int) -> bool:
-        known = self._next[drawing.draws[piece].row]
-        assert known is not None
-        text = self.end.text_of(drawing.before[piece], token)
-        return token not in self.end.end_ids and known.step.begun_by(text)
 
     def _park(self, held: list[int], rows: CachedRows, drawing: Drawing) -> tuple[list[int], CachedRows]:
         """The rows that still grow; the others wait aside. A copy, and so not made for every row that ends."""
@@ -284,11 +254,25 @@ class CachedStepper:
         return token.tolist(), log_prob.tolist()
 
 
-class Drawing:
-    """The pieces of one `draw` while they grow; `active` are those that still do."""
+Choose = Callable[[Tensor, NDArray[np.float64]], tuple[list[int], list[float]]]
+"""(logits [N, V], uniform numbers [N]) → a token each, and its log-probability."""
 
-    def __init__(self, draws: Sequence[Draw], before: Sequence[int], end: PieceEnd) -> None:
+
+class Drawing:
+    """The pieces of one `draw` while they grow; `active` are those that still do.
+
+    Args:
+        draws: what is asked for.
+        before: the last token before each.
+        end: when a piece ends.
+        seen: for each, how the step before it was seen to end, where it was; None: none of them.
+    """
+
+    def __init__(
+        self, draws: Sequence[Draw], before: Sequence[int], end: PieceEnd, seen: Sequence[NextStep | None] | None = None
+    ) -> None:
         self.draws, self.before, self.end = draws, before, end
+        self.seen = list(seen) if seen is not None else [None] * len(draws)
         self.active = list(range(len(draws)))
         self.ids: list[list[int]] = [[] for _ in draws]
         self.log_prob: list[list[float]] = [[] for _ in draws]
@@ -304,6 +288,29 @@ class Drawing:
         keys = np.array([self.draws[k].key for k in pieces], dtype=np.uint64)
         written = np.array([self.draws[k].written + len(self.ids[k]) for k in pieces], dtype=np.int64)
         return uniform(keys, written + (attempt << 32))
+
+    def first(self, logits: Tensor, choose: Choose, greedy: bool) -> tuple[list[int], list[float]]:
+        """The first token of each piece, with its log-probability: where the step before it was seen to end, the token
+        that showed it, or a fresh one that begins a step as well (greedily, it is the same one)."""
+        tokens, log_probs = choose(logits, self.noise())
+        self.known = [s is not None and (greedy or not d.fresh) for s, d in zip(self.seen, self.draws, strict=True)]
+        fresh = [k for k, seen in enumerate(self.seen) if seen is not None and not self.known[k]]
+        for attempt in range(1, _TRIES + 1):
+            fresh = [k for k in fresh if not self._begins(k, tokens[k])]
+            if not fresh:
+                break
+            for k, token, log_prob in zip(fresh, *choose(logits[fresh], self.noise(fresh, attempt)), strict=True):
+                tokens[k], log_probs[k] = token, log_prob
+        for k, seen in enumerate(self.seen):
+            if seen is not None and (self.known[k] or not self._begins(k, tokens[k])):
+                tokens[k], log_probs[k] = seen.token, seen.log_prob
+        return tokens, log_probs
+
+    def _begins(self, k: int, token: int) -> bool:
+        """Whether a piece that begins with this token begins a step, after one that was seen to end."""
+        seen = self.seen[k]
+        ends = token in self.end.end_ids
+        return seen is not None and not ends and seen.step.begun_by(self.end.text_of(self.before[k], token))
 
     def record(self, tokens: Sequence[int], log_probs: Sequence[float], logits: Tensor) -> None:
         """Add a token to each active piece, drawn from these logits; those that it ends are active no longer."""
@@ -328,13 +335,15 @@ class Drawing:
 
     def pieces(self) -> list[Piece]:
         """All of them, ended."""
-        return [
-            Piece(
-                tuple(self.ids[k]),
-                tuple(self.log_prob[k]),
-                self.reason[k],
-                self.text[k],
-                len(self.ids[k]) + (self.next[k] is not None) - self.known[k],
-            )
-            for k in range(len(self.draws))
-        ]
+        return [self._piece(k) for k in range(len(self.draws))]
+
+    def _piece(self, k: int) -> Piece:
+        seen = self.next[k]
+        return Piece(
+            ids=tuple(self.ids[k]),
+            log_prob=tuple(self.log_prob[k]),
+            stop_reason=self.reason[k],
+            text=self.text[k],
+            drawn=len(self.ids[k]) + (seen is not None) - self.known[k],
+            following=None if seen is None else seen.token,
+        )

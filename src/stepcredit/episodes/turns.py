@@ -100,7 +100,7 @@ def _ends(tokenizer: Tokenizer, configured: frozenset[int]) -> TurnEnds:
 
 
 def _probe(tokenizer: Tokenizer) -> tuple[str, str, str]:
-    """(opening, closing, the end of turn after a tool call), each "" where the template has none."""
+    """(opening, closing, an end of turn that it writes after a tool call alone), each "" where there is none."""
     if not getattr(tokenizer, "chat_template", None):
         return "", "", ""
     reply: Message = {"role": "assistant", "content": _REPLY}
@@ -113,7 +113,7 @@ def _probe(tokenizer: Tokenizer) -> tuple[str, str, str]:
         called = render([*_ASKED, {**reply, "tool_calls": [_CALL]}], tokenizer, open_turn=False)
     except InputError:  # no tool calls in this template
         return opening, closing, ""
-    return opening, closing, _last_end(called, tokenizer)[0]
+    return opening, closing, "" if called.endswith(closing) else _last_end(called, tokenizer)[0]
 
 
 def _last_end(text: str, tokenizer: Tokenizer) -> tuple[str, int]:

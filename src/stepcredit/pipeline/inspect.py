@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -15,7 +17,9 @@ from stepcredit.episodes.statistics import Distribution, Summary, policy_turns, 
 from stepcredit.episodes.steps import StepRule, preview
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
+from stepcredit.pipeline.collect import MANIFEST
 from stepcredit.pipeline.progress import track
+from stepcredit.tasks.registry import step_delimiters_of
 
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 _BAR = 20
@@ -30,9 +34,12 @@ class InspectConfig:
         default=None,
         metadata={"help": "Counts tokens where no ids are stored: a folder or a name on the hub."},
     )
-    step_delimiters: list[str] = field(
-        default_factory=lambda: ["\\n"],
-        metadata={"help": "Where a step ends; \\n, \\t, \\r and \\\\ are understood."},
+    step_delimiters: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Where a step ends; \\n, \\t, \\r and \\\\ are understood. Default: those of the task that the "
+            "episodes were collected for, and line breaks where they were imported."
+        },
     )
     preview: int = field(default=0, metadata={"help": "Show this many responses cut into their steps."})
     json: bool = field(default=False, metadata={"help": "Print JSON in place of tables."})
@@ -44,19 +51,42 @@ def inspect_episodes(config: InspectConfig) -> Summary:
     Raises:
         InputError: no episodes there, a tokenizer that cannot be loaded, or an impossible delimiter.
     """
-    rule = step_rule(config.step_delimiters)
+    rule = step_rule(config.step_delimiters, Path(config.episodes))
     store = load_episodes(config.episodes)
     tokenizer = _load_tokenizer(config.tokenizer) if config.tokenizer else None
     return summarise(track(store, "reading episodes", len(store)), rule, tokenizer)
 
 
-def step_rule(delimiters: list[str]) -> StepRule:
+def step_rule(delimiters: list[str] | None, episodes: Path) -> StepRule:
     r"""Delimiters as typed in a shell, where `\n` is two characters, as a rule; the word none alone is no delimiter.
+
+    Args:
+        delimiters: what was given; None for those of the task that the episodes were collected for, and line breaks
+            where they were imported.
+        episodes: a folder of episodes.
 
     Raises:
         InputError: an empty delimiter, or a backslash before anything but n, r, t and a backslash.
     """
+    if delimiters is None:
+        found = collected_delimiters(episodes)
+        return StepRule() if found is None else StepRule(found)
     return StepRule(() if delimiters == ["none"] else tuple(_unescape(text) for text in delimiters))
+
+
+def collected_delimiters(episodes: Path) -> tuple[str, ...] | None:
+    """Where the steps end of the task that episodes were collected for; None where they were imported.
+
+    Raises:
+        InputError: a damaged manifest.
+    """
+    manifest = episodes / MANIFEST
+    if not manifest.exists():
+        return None
+    try:
+        return step_delimiters_of(str(json.loads(manifest.read_text(encoding="utf-8"))["task"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot be read: {error}", str(manifest)) from error
 
 
 def _unescape(text: str) -> str:
@@ -84,7 +114,7 @@ def render(summary: Summary) -> Group:
 
 def render_preview(config: InspectConfig) -> Group:
     """The first `config.preview` responses, cut into steps by the rule or by their own steps."""
-    rule = step_rule(config.step_delimiters)
+    rule = step_rule(config.step_delimiters, Path(config.episodes))
     panels: list[RenderableType] = []
     for episode in load_episodes(config.episodes)[: config.preview]:
         if episode.steps:

@@ -9,11 +9,9 @@ from typing import Any
 
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
-from stepcredit.pipeline.collect import MANIFEST
 from stepcredit.pipeline.inspect import step_rule
 from stepcredit.pipeline.progress import show_progress
 from stepcredit.pipeline.results import versions, write_json
-from stepcredit.tasks.registry import step_delimiters_of
 from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.trainer import OfflineTrainer
 
@@ -50,10 +48,7 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     Raises:
         InputError: a model or episodes that do not load, or nothing to train on.
     """
-    if args.step_delimiters is None:
-        args.step_delimiters = collected_delimiters(Path(config.episodes))
-    else:
-        args.step_delimiters = list(step_rule(args.step_delimiters).delimiters)
+    args.step_delimiters = list(step_rule(args.step_delimiters, Path(config.episodes)).delimiters)
     trainer = OfflineTrainer(
         model=config.model,
         value_model=config.value_model,
@@ -74,18 +69,6 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=_checkpoint(args))
     finish(trainer, {"command": "train", "method": args.method, **vars(config), "data": summary})
     return dict(summary)
-
-
-def collected_delimiters(episodes: Path) -> list[str] | None:
-    """Where the steps end of the task that episodes were collected for; None where they were imported."""
-    manifest = episodes / MANIFEST
-    if not manifest.exists():
-        return None
-    try:
-        found = step_delimiters_of(str(json.loads(manifest.read_text(encoding="utf-8"))["task"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot be read: {error}", str(manifest)) from error
-    return None if found is None else list(found)
 
 
 def finish(trainer: OfflineTrainer, about: dict[str, Any]) -> None:

@@ -1,0 +1,109 @@
+"""Does a policy that chat logs taught know when to stop, where the tokenizer names another end than the template writes?
+
+SmolLM2-135M-Instruct (`make assets`) whose end of sequence is changed to `<|endoftext|>`, in tokenizer and generation
+config, as Qwen2.5 bases and Llama 3 are saved: the template still ends a turn with `<|im_end|>`. Sixty steps of SFT on
+short chat logs, then ten responses at temperature 1 of at most 64 tokens.
+
+    python runs/turn_ends/run.py OUT        # ten minutes on one core; goes on where it stopped
+
+Writes OUT/results.json: how many responses stopped and with what, and whether each imported episode has the end of turn
+as an action.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from stepcredit.cli import main
+from stepcredit.engines.engine import Request, SamplingParams
+from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.episodes.encoding import prompt_ids, response_text, tokenise
+from stepcredit.episodes.store import load_episodes
+from stepcredit.models.loading import load_policy, load_tokenizer
+from stepcredit.pipeline.results import versions, write_json
+
+STEPS, BATCH, RESPONSES, LIMIT = 60, 4, 10, 64
+END_OF_TURN, OTHER_END = "<|im_end|>", "<|endoftext|>"
+
+
+def renamed(smollm2: Path, folder: Path) -> None:
+    """The model with another end of sequence in tokenizer and generation config."""
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    tokenizer.eos_token = OTHER_END
+    model = AutoModelForCausalLM.from_pretrained(smollm2)
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def logs(file: Path, count: int) -> None:
+    """Short chats: a sum is asked, and answered in a sentence."""
+    draw = random.Random(0)
+    rows = []
+    for _ in range(count):
+        a, b = draw.randint(1, 40), draw.randint(1, 40)
+        said = [("user", f"What is {a} + {b}?"), ("assistant", f"{a} + {b} is {a + b}.")]
+        rows.append({"messages": [{"role": r, "content": c} for r, c in said], "reward": 1})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def stops(policy: str, tokenizer: Any) -> list[dict[str, Any]]:
+    """Ten responses: why each ended, its last token, its text."""
+    engine = TransformersEngine(load_policy(policy), tokenizer)
+    asked = [[{"role": "user", "content": f"What is {n} + {2 * n}?"}] for n in range(RESPONSES)]
+    requests = [Request(tuple(prompt_ids(m, tokenizer)), f"p{k}") for k, m in enumerate(asked)]
+    drawn = engine.generate(requests, SamplingParams(LIMIT, temperature=1.0, seed=0))
+    return [
+        {
+            "stop_reason": str(g.stop_reason),
+            "last": tokenizer.decode([int(g.ids[-1])]),
+            "text": response_text(g.ids.tolist(), tokenizer, engine.ends),
+        }
+        for g in drawn
+    ]
+
+
+def run(smollm2: Path, out: Path) -> dict[str, Any]:
+    """Everything that is not done yet; the results."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "start" / "model.safetensors").exists():
+        renamed(smollm2, out / "start")
+    if not (out / "episodes").exists():
+        logs(out / "logs.jsonl", STEPS * BATCH)
+        assert main(["import", str(out / "logs.jsonl"), "--out", str(out / "episodes")]) == 0
+    tokenizer = load_tokenizer(str(out / "start"))
+    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    taught = [tokenise(episode, tokenizer) for episode in load_episodes(out / "episodes")]
+    if not (out / "sft" / "run.json").exists():
+        flags = {
+            "method": "sft", "model": out / "start", "episodes": out / "episodes", "output_dir": out / "sft",
+            "max_steps": STEPS, "per_device_train_batch_size": BATCH, "learning_rate": 5e-5, "logging_steps": 10,
+            "report_to": "none", "save_strategy": "no",
+        }  # fmt: skip
+        assert main(["train", *(str(x) for name, value in flags.items() for x in (f"--{name}", value))]) == 0
+    responses = stops(str(out / "sft" / "policy"), load_tokenizer(str(out / "sft" / "policy")))
+    results = {
+        "episodes": len(taught),
+        "episodes_that_end_with_the_end_of_turn": sum(int(t.ids[t.action_mask][-1]) == end for t in taught),
+        "steps": STEPS,
+        "responses": len(responses),
+        "stopped_with_the_end_of_turn": sum(r["stop_reason"] == "stop" and r["last"] == END_OF_TURN for r in responses),
+        "read": responses,
+        **versions(),
+    }
+    write_json(out / "results.json", results)
+    return results
+
+
+if __name__ == "__main__":
+    from os import environ
+
+    cache = Path(environ.get("STEPCREDIT_ASSETS", Path.home() / ".cache" / "stepcredit"))
+    found = run(cache / "smollm2", Path(sys.argv[1]))
+    print(json.dumps({k: v for k, v in found.items() if k != "read"}, indent=1))
