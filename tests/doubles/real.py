@@ -18,12 +18,12 @@ def real_tokenizer(name):
 
 def smollm2_folder():
     """SmolLM2-135M-Instruct with its tokenizer, dequantised from 4 bits to float32, as a plain folder."""
-    return _folder("smollm2")
+    return _folder(fetch.MODEL)
 
 
 def smollm2_gguf():
     """The `.gguf` file from which that folder is made."""
-    return _folder("smollm2-gguf") / fetch.GGUF
+    return _folder(fetch.SOURCE) / fetch.GGUF
 
 
 def _folder(name):

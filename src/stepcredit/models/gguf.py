@@ -49,7 +49,7 @@ def gguf_policy(path: str, given: dict[str, Any]) -> Any:
         given: keyword arguments of `from_pretrained`; without a `dtype` the weights become float32.
 
     Raises:
-        InputError: no such file, a damaged one, one that lacks weights, or the package gguf is absent.
+        InputError: no such file, one that is damaged or lacks weights, or the package gguf is absent.
     """
     _refuse_unless_readable(path)
     kinds = quantisation(path)
@@ -59,7 +59,9 @@ def gguf_policy(path: str, given: dict[str, Any]) -> Any:
     read = {**dtype, **unpack, **given, "output_loading_info": True}
     model, info = _read(transformers.AutoModelForCausalLM, path, read)
     if info["missing_keys"]:
-        raise InputError(f"this .gguf file lacks weights: {min(info['missing_keys'])}", path)
+        raise InputError(f"this .gguf file lacks weights: {', '.join(sorted(info['missing_keys']))}", path)
+    if spoilt := [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]:
+        raise InputError(f"this .gguf file is damaged: {', '.join(spoilt)} are not all finite", path)
     if kinds and (file := Path(path).resolve()) not in _said:
         _said.add(file)
         dtype_name = str(model.dtype).removeprefix("torch.")

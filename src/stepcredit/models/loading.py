@@ -45,15 +45,7 @@ def load_tokenizer(
     Raises:
         InputError: nothing there, no end-of-sequence token, or no such chat template.
     """
-    try:
-        if is_gguf(name_or_path):
-            tokenizer = gguf_tokenizer(name_or_path)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot load a tokenizer: {_first_line(error)}", name_or_path) from error
+    tokenizer = gguf_tokenizer(name_or_path) if is_gguf(name_or_path) else _tokenizer(name_or_path, trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-sequence token", name_or_path)
     if tokenizer.pad_token_id is None:
@@ -154,6 +146,13 @@ def disable_dropout(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+
+
+def _tokenizer(name_or_path: str, trust_remote_code: bool) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load a tokenizer: {_first_line(error)}", name_or_path) from error
 
 
 def _load(auto_class: Any, name_or_path: str, trust_remote_code: bool, given: dict[str, Any]) -> Any:

@@ -43,8 +43,8 @@ class CollectConfig(TaskChoice):
 
     policy: str = field(
         metadata={
-            "help": "The policy: a folder or a name on the hub; or the word solutions, for the worked solutions that "
-            "gsm8k and math bring, and for careful demonstrators of alfworld."
+            "help": "The policy: a folder, a .gguf file or a name on the hub; or the word solutions, for the worked "
+            "solutions that gsm8k and math bring, and for careful demonstrators of alfworld."
         }
     )
     out: str = field(metadata={"help": "The folder of episodes to write; a broken run goes on in it."})

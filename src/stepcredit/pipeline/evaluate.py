@@ -47,7 +47,7 @@ class EvaluateConfig(TaskChoice):
     pass@k and maj@k of several samples, by level and type; with a value model, also what that knows about the
     responses. Every response is kept for reading. Run it again to go on where it stopped."""
 
-    policy: str = field(metadata={"help": "The policy: a folder or a name on the hub."})
+    policy: str = field(metadata={"help": "The policy: a folder, a .gguf file or a name on the hub."})
     out: str = field(metadata={"help": "The folder of result files and of responses/, every response."})
     value: str | None = field(default=None, metadata={"help": "A value model to be judged (--search sample)."})
     method: str = field(default="", metadata={"help": "What the rows call the policy; default: its folder."})

@@ -22,7 +22,7 @@ class TrainConfig:
     rft, dpo, kto, topr, dro, dqo or oreo. All other flags are those of the method's config, a
     `transformers.TrainingArguments`."""
 
-    model: str = field(metadata={"help": "The policy to start from: a folder or a name on the hub."})
+    model: str = field(metadata={"help": "The policy to start from: a folder, a .gguf file or a name on the hub."})
     episodes: str = field(metadata={"help": "The folder of episodes (stepcredit import or collect)."})
     eval_episodes: str | None = field(default=None, metadata={"help": "Episodes to evaluate the losses on."})
     value_model: str | None = field(
