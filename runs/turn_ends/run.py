@@ -1,4 +1,4 @@
-"""Does a policy that chat logs taught know when to stop, where the tokenizer names another end than the template writes?
+"""Does a policy that chat logs taught know when to stop, if the tokenizer names another end than the template writes?
 
 SmolLM2-135M-Instruct (`make assets`) whose end of sequence is changed to `<|endoftext|>`, in tokenizer and generation
 config, as Qwen2.5 bases and Llama 3 are saved: the template still ends a turn with `<|im_end|>`. Sixty steps of SFT on
