@@ -9,6 +9,7 @@ from stepcredit.cli import main
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
+from stepcredit.episodes.steps import StepRule
 from stepcredit.models.loading import value_model_from
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.pipeline.searching import (
