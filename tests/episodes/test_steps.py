@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcredit.episodes.steps import StepRule, preview, step_of_each_token
+from stepcredit.episodes.steps import OpenStep, StepRule, preview, step_of_each_token, steps_of_tokens
 from stepcredit.errors import InputError
 
 LINES = StepRule(("\n",))
@@ -50,3 +51,52 @@ def test_tokens_that_straddle_a_boundary_belong_where_their_first_letter_is():
 
 def test_a_step_that_no_token_starts_in_leaves_a_gap():
     assert step_of_each_token(["a\nb\n", "c"], [2, 4, 5]).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("rule", "texts", "steps"),
+    [
+        (LINES, ["a", "\n", "b", "\n\n", "  c"], [0, 0, 1, 1, 2]),
+        (LINES, ["a", "\n", "\n", "  ", "b"], [0, 0, 0, 0, 1]),  # blank lines and indentation end no step
+        (LINES, ["\n", "a", "\n", "b"], [0, 0, 0, 1]),
+        (LINES, ["a\nb", "\n", "c"], [0, 0, 1]),  # nothing begins inside of a token
+        (SENTENCES, ["Two", ".", " Th", "ree", ".", "5", ".", "\n", "x"], [0, 0, 1, 1, 1, 1, 1, 1, 2]),
+        (SENTENCES, ["a", ".", " ", "b", "?", " ", " c"], [0, 0, 0, 1, 1, 1, 2]),
+        (StepRule(("</s>",)), ["a", "</", "s", ">", "b"], [0, 0, 0, 0, 1]),
+        (StepRule(("\n",), 2), ["a", "b", "c", "\n", "d", "e", "f"], [0, 0, 1, 1, 2, 2, 3]),
+        (StepRule((), 1), ["a", "\n"], [0, 1]),
+        (StepRule(()), ["a", "\n", "b"], [0, 0, 0]),
+        (LINES, [], []),
+    ],
+)
+def test_the_steps_of_tokens_by_hand(rule, texts, steps):
+    assert steps_of_tokens(texts, rule).tolist() == steps
+
+
+@given(st.lists(st.sampled_from(["a", "b.", ".", " c", " ", "\n", "\n\n", "  d", "?", "? ", "1.5"]), max_size=30))
+def test_the_steps_of_tokens_are_those_of_the_text(texts):
+    """Token by token without looking ahead, and from the whole text: the same, numbered without gaps, unless a step would begin inside of a
+    token."""
+    whole = step_of_each_token(texts, SENTENCES.ends("".join(texts)))
+    assert steps_of_tokens(texts, SENTENCES).tolist() == np.unique(whole, return_inverse=True)[1].tolist()
+
+
+def test_a_step_is_begun_by_a_token_only_after_one_that_is_complete():
+    step = OpenStep(StepRule((". ",), 4))
+    assert not step.begun_by(" a")
+    for text, begins in (("It", False), (".", True)):
+        step.add(text)
+        assert step.begun_by(" Then") is begins
+    assert not step.begun_by("5")
+    assert not step.begun_by(" ")
+    assert not step.full
+    step.add("5")
+    step.add("6")
+    assert step.full
+    assert step.begun_by("7")
+    assert step.begun_by(" ")
+
+
+def test_a_limit_below_one_is_refused():
+    with pytest.raises(InputError, match="max_step_tokens"):
+        StepRule(("\n",), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from transformers import TrainingArguments
 
 from stepcredit.episodes.alignment import Level
@@ -99,6 +100,8 @@ class OfflineConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # PyTorch warns where there is nothing to copy to
         if self.truncated not in ("drop", "zero", "bootstrap"):
             raise InputError(f"{self.truncated!r} is neither drop, zero nor bootstrap", "truncated")
         if self.max_per_outcome is not None and self.max_per_outcome < 1:
