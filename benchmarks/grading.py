@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stepcredit.grading.extraction import last_boxed
+from stepcredit.grading.boxes import boxed_gold
 from stepcredit.grading.grader import Grader
 from stepcredit.grading.style import GSM8K, MATH, AnswerStyle
 from stepcredit.pipeline.results import write_json
@@ -44,7 +44,7 @@ def gsm8k_pairs(folder: Path) -> list[Pair]:
 def math_pairs(folder: Path) -> list[Pair]:
     """(solution, gold): every second one against the gold answer of the problem after it."""
     solutions = [row["solution"] for row in [*rows(folder, "math500"), *rows(folder, "math_train4500")]]
-    golds = [(last_boxed(solution) or "").replace("\\frac", "\\dfrac") for solution in solutions]
+    golds = [(boxed_gold(solution) or "").replace("\\frac", "\\dfrac") for solution in solutions]
     return [(solution, golds[(k + k % 2) % len(golds)]) for k, solution in enumerate(solutions)]
 
 

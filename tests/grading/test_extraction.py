@@ -2,7 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcredit.grading.extraction import extract, last_boxed, last_formula, last_number
+from stepcredit.grading.boxes import last_boxed
+from stepcredit.grading.characters import folded
+from stepcredit.grading.extraction import extract, last_formula, last_number
 from stepcredit.grading.style import GSM8K, MATH, Marker
 
 NUMBERS = {
@@ -47,7 +49,7 @@ EXPRESSIONS = {
     "\\boxed{1}, then \\boxed{\\{x : \\text{odd}\\}}": ("\\{x : \\text{odd}\\}", Marker.BOXED),
     "\\boxed 7": ("7", Marker.BOXED),
     "\\fbox{7}": ("7", Marker.BOXED),
-    "\\boxed{7} or \\boxed{8": ("7", Marker.BOXED),
+    "\\boxed{7} or \\boxed{8": ("7, 8", Marker.BOXED),
     "\\boxed{3}\n#### 4": ("3", Marker.BOXED),
     "Final Answer: The final answer is $\\sqrt{2}$. I hope it is correct.": ("\\sqrt{2}", Marker.PHRASE),
     "The answer is 2x + 1, since it must be odd": ("2x + 1", Marker.PHRASE),
@@ -84,7 +86,7 @@ def test_a_box_gives_back_what_was_put_in(content: str, before: str) -> None:
 def test_any_response_is_survived(text: str) -> None:
     for style in (GSM8K, MATH):
         found = extract(text, style)
-        assert found is None or found.text.strip() in text
+        assert found is None or set(found.text) <= {*folded(text), *", "}
     last_formula(text)
 
 

@@ -20,7 +20,7 @@ from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.formats import Row, read_rows
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
-from stepcredit.grading.extraction import last_boxed
+from stepcredit.grading.boxes import boxed_gold
 from stepcredit.pipeline import grade as module
 from stepcredit.pipeline.grade import GradeConfig, gold_answer, grade_rows
 from stepcredit.pipeline.import_logs import ImportConfig, import_logs
@@ -691,7 +691,7 @@ def test_real_rollouts_agree_with_their_labels(tmp_path):
 def test_real_solutions_are_right_by_their_own_gold_answers(tmp_path):
     with gzip.open(DATA / "math500.jsonl.gz", "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    assert all(gold_answer(r["solution"]) == last_boxed(r["solution"]).strip() for r in rows)
+    assert all(gold_answer(r["solution"]) == boxed_gold(r["solution"]).strip() for r in rows)
     assert all(gold_answer(r["answer"]) == r["answer"].strip() for r in rows)
     sample = write(tmp_path / "a.jsonl", [{**r, "response": r["solution"]} for r in rows[:100]])
     report = grade_rows(GradeConfig(sample, str(tmp_path / "o.parquet"), columns=["answer=solution"]))

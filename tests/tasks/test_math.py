@@ -6,7 +6,8 @@ import datasets
 import pytest
 
 from stepcredit.errors import InputError
-from stepcredit.grading.extraction import extract, last_boxed
+from stepcredit.grading.boxes import boxed_gold
+from stepcredit.grading.extraction import extract
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.style import MATH as BOXED_EXPRESSION
 from stepcredit.tasks import math
@@ -206,7 +207,7 @@ def test_the_real_data():
     assert (len(train), len(test)) == (4500, 500)
     for problem in [*train, *test]:
         assert problem.answer
-        assert last_boxed(problem.solution) is not None
+        assert boxed_gold(problem.solution) is not None
         assert problem.metadata["level"] in (1, 2, 3, 4, 5)
     subjects = {p.metadata["type"] for p in train}
     assert {s.lower().replace(" ", "_").replace("&", "and") for s in subjects} == set(SUBJECTS)
@@ -218,7 +219,7 @@ def test_the_real_data():
 @needs_data
 def test_the_answers_of_math500_are_the_boxes_of_its_solutions():
     problems = MATH(str(DATA / "math500.jsonl.gz")).problems("math500")
-    assert [p.prompt_id for p in problems if last_boxed(p.solution).strip() != p.answer] == []
+    assert [p.prompt_id for p in problems if boxed_gold(p.solution).strip() != p.answer] == []
 
 
 @needs_data

@@ -11,19 +11,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from stepcredit.grading.characters import folded, spelled, unknown
+from stepcredit.grading.names import assignments, is_equation, is_unsolved, value_of
 from stepcredit.grading.numbers import equal_numbers, read_number
+from stepcredit.grading.regions import Piece, Region, is_plain_pair, read_region
 from stepcredit.grading.spelling import normal_form, plain
 from stepcredit.verdict import Verdict
 
 MAX_PARTS = 24
 """Longer lists that are not all numbers are left undecided."""
 
-_WORDS = re.compile(r"[A-Za-z][a-z]*(?:[ ,'-]+[A-Za-z]+)*")
+UNREAD_GOLD = "the gold answer cannot be read"
+
+_WORDS = re.compile(r"[^\W\d_]+(?:[ ,'-]+[^\W\d_]+)*")
+_SHORT_WORD = re.compile(r"yes|no|odd|all|any|one|two|six|ten|red|day|sun|mon|tue|wed|thu|fri|sat", re.IGNORECASE)
+_CHOICE = re.compile(r"\(?([A-J])\)?")
+_CHOSEN = re.compile(r"\(([A-Z])\).*|(?:option |choice )?([A-Z])(?:[.:)].*)?", re.IGNORECASE | re.DOTALL)
 _TEXT_COMMAND = re.compile(r"\\(?:text|mbox|mathrm|textbf|hbox)")
-_BASE = re.compile(r"(?P<digits>\d[0-9A-Z]*)\s*_\s*\{?\s*(?P<base>\d{1,2})\s*\}?")
+_BASE = re.compile(r"\(?(?P<digits>\d[0-9A-Z]*)\)?\s*(?:_\s*\{?\s*|(?:in )?base )(?P<base>\d{1,2}|[a-z]{3,7})\s*\}?")
 _TIME = re.compile(r"(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?\s*(?:(?P<half>[ap])\.?\s?m\.?)?", re.IGNORECASE)
+_MULTIPLE = re.compile(r"[-+]?\$?(?=[\d./]*[1-9])\d[\d.]*(?:/\d+)?[a-zA-Z](?:\^\{?\d+\}?)?(?:/\d+)?")
 _RELATION = re.compile(r"[<>≤≥]|\\(?:le|ge|lt|gt|ne)(?![a-z])|\\[lg]eq")
-_BRACKETS = {"(": ")", "[": "]", "\\{": "\\}"}
+_BRACKETS = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle"}
 _UNORDERED = frozenset({"", "\\{"})
 
 
@@ -59,15 +68,35 @@ def compare(gold: str, answer: str, algebra: Algebra, *, identity: bool = True) 
     """
     if identity and normal_form(gold) == normal_form(answer):
         return Comparison(RIGHT, "the same spelling")
-    for layer in (_as_times, _as_numbers, _in_bases, _as_words):
+    for layer in (_as_times, _as_numbers, _as_multiple, _in_bases, _as_words):
         decided = layer(gold, answer)
         if decided is not None:
             return decided
+    gold, answer = spelled(folded(gold)), spelled(folded(answer))
+    strange = unknown(gold) or unknown(answer)
+    if strange is not None:
+        return Comparison(UNDECIDED, f"a character that the grader does not know: {strange!a}")
+    regions = _as_regions(gold, answer, algebra)
+    if regions is not None:
+        return regions
     wanted, given = split_parts(gold), split_parts(answer)
     several = len(wanted.parts) > 1 or len(given.parts) > 1
     if several and not (_RELATION.search(gold) or _RELATION.search(answer)):
         return _by_parts(wanted, given, algebra)
-    return algebra(_as_latex(_side(gold, answer)), _as_latex(_side(answer, gold)))
+    return _by_algebra(gold, answer, algebra)
+
+
+def _by_algebra(gold: str, answer: str, algebra: Algebra) -> Comparison:
+    """What the algebra says of the values; an equation that is left to be solved is never right for its right side."""
+    left, right = plain(gold), plain(answer)
+    if is_equation(left) == is_equation(right):
+        return algebra(_as_latex(gold), _as_latex(answer))
+    if is_equation(left):
+        return algebra(_as_latex(value_of(left)), _as_latex(answer))
+    if not is_unsolved(right):
+        return algebra(_as_latex(gold), _as_latex(value_of(right, loosely=True)))
+    found = algebra(_as_latex(gold), _as_latex(right.rpartition("=")[2].strip()))
+    return found if found.verdict is WRONG else Comparison(UNDECIDED, "an equation, not a value")
 
 
 def _as_latex(answer: str) -> str:
@@ -86,6 +115,13 @@ def _as_numbers(gold: str, answer: str) -> Comparison | None:
         return None
     equal = equal_numbers(wanted, given)
     return Comparison(RIGHT if equal else WRONG, "equal numbers" if equal else "another number")
+
+
+def _as_multiple(gold: str, answer: str) -> Comparison | None:
+    """`3x` is never a number, whatever x is; `0x` and `x` are left to the algebra."""
+    if len(answer) > 40 or _MULTIPLE.fullmatch(answer) is None or read_number(gold) is None:
+        return None
+    return Comparison(WRONG, "not a number")
 
 
 def _as_times(gold: str, answer: str) -> Comparison | None:
@@ -108,55 +144,122 @@ def _time(answer: str) -> tuple[tuple[int, int], str] | None:
 
 def _in_bases(gold: str, answer: str) -> Comparison | None:
     """`4343_6`: the digits must agree, and the base where both sides give one."""
-    wanted, given = _BASE.fullmatch(plain(gold)), _BASE.fullmatch(plain(answer))
+    wanted, given = _numeral(gold), _numeral(answer)
     if wanted is None and given is None:
         return None
     if wanted is not None and given is not None:
-        equal = wanted.groups() == given.groups()
+        equal = wanted == given
     elif wanted is not None:
-        equal = re.sub(r"[\s,]", "", plain(answer)) == wanted["digits"]
+        equal = re.sub(r"[\s,]", "", value_of(plain(answer))) == wanted[0]
     else:
         number = read_number(gold)
         if given is None or number is None:
             return None
-        equal = number.value == _worth(given)
+        equal = number.value == _worth(*given)
     return Comparison(RIGHT if equal else WRONG, "equal numerals" if equal else "another numeral")
 
 
-def _worth(numeral: re.Match[str]) -> int | None:
+def _numeral(answer: str) -> tuple[str, str] | None:
+    """(digits, base) of a numeral that gives its base."""
+    match = _BASE.fullmatch(value_of(plain(answer)))
+    if match is None:
+        return None
+    base = read_number(match["base"])  # in words, too
+    return (match["digits"], str(base.value)) if base is not None else None
+
+
+def _worth(digits: str, base: str) -> int | None:
     """The value of a numeral in its base; None where it has none."""
     try:
-        return int(numeral["digits"], int(numeral["base"]))
+        return int(digits, int(base))
     except ValueError:
         return None
 
 
-def _as_words(gold: str, answer: str) -> Comparison | None:
-    """Where the gold answer is a word, the answer must be the same one."""
+def is_words(gold: str) -> bool:
+    """Whether a gold answer is words or a choice, not mathematics."""
     words = plain(gold)
     is_text = _TEXT_COMMAND.search(gold) is not None or re.search(r"[A-Za-z]{4}", words) is not None
-    choice = re.fullmatch(r"\(?([A-Z])\)?", words) if is_text else None
-    if choice is not None:
-        equal = re.fullmatch(rf"\(?{choice[1]}\)?\.?", plain(answer), re.IGNORECASE) is not None
-    elif is_text and _WORDS.fullmatch(words):
-        equal = _bag_of(words) == _bag_of(plain(answer))
+    is_text = is_text or _SHORT_WORD.fullmatch(words) is not None
+    return (is_text and _WORDS.fullmatch(words) is not None) or _choice(gold) is not None
+
+
+def _choice(gold: str) -> str | None:
+    """The letter of `\\text{(C)}`; a bare `C` may be a variable."""
+    match = _CHOICE.fullmatch(plain(gold))
+    is_choice = match is not None and (_TEXT_COMMAND.search(gold) is not None or "(" in gold)
+    return match[1] if match is not None and is_choice else None
+
+
+def _as_words(gold: str, answer: str) -> Comparison | None:
+    """Where the gold answer is a word, the answer must be the same one; of a choice the letter counts."""
+    choice, given = _choice(gold), plain(answer)
+    bare = _CHOICE.fullmatch(plain(gold))
+    if choice is not None or (bare is not None and re.fullmatch(r"\([A-J]\)[^,;]*|[A-J][.:)].+", given) is not None):
+        chosen = _CHOSEN.fullmatch(value_of(given))
+        letter = bare[1] if bare is not None else choice
+        equal = chosen is not None and (chosen[1] or chosen[2]).upper() == letter
+    elif is_words(gold):
+        wanted = _bag_of(plain(gold))
+        equal = wanted in (_bag_of(given), _bag_of(value_of(given)))
     else:
         return None
     return Comparison(RIGHT if equal else WRONG, "equal words" if equal else "another word")
 
 
-def _bag_of(words: str) -> object:
+def _bag_of(words: str) -> list[str]:
     """Words as they are compared: a list of them in any order, anything else in its own."""
-    pieces = [re.sub(r"[^a-z0-9]", "", piece.lower()) for piece in re.split(r",|\band\b", words)]
-    return sorted(pieces)
+    return sorted(re.sub(r"[\W_]", "", piece.lower()) for piece in re.split(r",|\band\b", words))
+
+
+def _as_regions(gold: str, answer: str, algebra: Algebra) -> Comparison | None:
+    """Sets of real numbers by their ends; two pairs in brackets are left to be compared part by part."""
+    gold, answer = plain(gold), plain(answer)
+    if is_plain_pair(gold) and is_plain_pair(answer):
+        return None
+    wanted = read_region(gold)
+    given = read_region(answer) if wanted is not None else None
+    if wanted is None or given is None:
+        return None
+    if len(wanted) != len(given):
+        return Comparison(WRONG, f"{len(given)} pieces, not {len(wanted)}")
+    return _same_pieces(wanted, given, algebra)
+
+
+def _same_pieces(wanted: Region, given: Region, algebra: Algebra) -> Comparison:
+    """Whether each piece has its like on the other side."""
+    left, unsure = list(given), None
+    for piece in wanted:
+        found = [_same_piece(piece, other, algebra) for other in left]
+        match = next((k for k, c in enumerate(found) if c.verdict is RIGHT), None)
+        if match is None:
+            unsure = next((c for c in found if c.verdict is UNDECIDED), None)
+            return unsure or Comparison(WRONG, "another interval")
+        left.pop(match)
+    return Comparison(RIGHT, "equal intervals")
+
+
+def _same_piece(wanted: Piece, given: Piece, algebra: Algebra) -> Comparison:
+    if (wanted.has_low, wanted.has_high) != (given.has_low, given.has_high):
+        return Comparison(WRONG, "other brackets")
+    for low, other in ((wanted.low, given.low), (wanted.high, given.high)):
+        if low == other:
+            continue
+        if "oo" in (low.lstrip("-"), other.lstrip("-")):
+            return Comparison(WRONG, "another end")
+        found = compare(low, other, algebra)
+        if found.verdict is not RIGHT:
+            return found
+    return Comparison(RIGHT, "equal ends")
 
 
 def split_parts(answer: str) -> Parts:
     """The parts of a tuple, interval, set or bare list; one part where it is none of these. `a \\pm b` is two."""
-    text = _without_name(plain(answer))
+    text = _without_name(value_of(plain(answer)))
     opening = next((o for o in _BRACKETS if text.startswith(o)), "")
     closing = next((c for c in _BRACKETS.values() if text.endswith(c)), "")
     inner = text[len(opening) : len(text) - len(closing)]
+    opening, closing = ("(", ")") if (opening, closing) == ("\\langle", "\\rangle") else (opening, closing)
     if not (opening and closing and _is_one_group(inner)):
         opening, closing, inner = "", "", text
     pieces = _top_level(inner, words=not opening)
@@ -213,13 +316,27 @@ def _spread(piece: str) -> list[str]:
 
 def _by_parts(wanted: Parts, given: Parts, algebra: Algebra) -> Comparison:
     if len(wanted.parts) != len(given.parts):
+        if _is_one_in_forms(wanted, given, algebra):
+            return Comparison(RIGHT, "one value in several forms")
         return Comparison(WRONG, f"{len(given.parts)} parts, not {len(wanted.parts)}")
+    names = assignments(wanted.parts), assignments(given.parts)
+    if None not in names and names[0].keys() == names[1].keys():  # type: ignore[union-attr]
+        return _in_order(list(names[0].values()), [names[1][name] for name in names[0]], algebra)  # type: ignore
     loose = _UNORDERED
     if wanted.opening in loose and given.opening in loose:
         return _in_any_order(wanted.parts, given.parts, algebra)
     if (wanted.opening, wanted.closing) != (given.opening, given.closing) and "" not in (wanted.opening, given.opening):
         return Comparison(WRONG, "other brackets")
     return _in_order(wanted.parts, given.parts, algebra)
+
+
+def _is_one_in_forms(wanted: Parts, given: Parts, algebra: Algebra) -> bool:
+    """Whether one side is a bare list of forms, each equal to the only part of the other: `2.5 or \\frac{5}{2}`."""
+    one, forms = (wanted, given) if len(wanted.parts) == 1 else (given, wanted)
+    if len(one.parts) != 1 or forms.opening or len(forms.parts) > 3:
+        return False
+    pairs = ((one.parts[0], form) if one is wanted else (form, one.parts[0]) for form in forms.parts)
+    return all(compare(gold, answer, algebra).verdict is RIGHT for gold, answer in pairs)
 
 
 def _in_order(wanted: Sequence[str], given: Sequence[str], algebra: Algebra) -> Comparison:
@@ -249,10 +366,3 @@ def _in_any_order(wanted: Sequence[str], given: Sequence[str], algebra: Algebra)
             return next((c for c in found if c.verdict is UNDECIDED), Comparison(WRONG, "a part is missing"))
         left.pop(match)
     return Comparison(RIGHT, "equal part by part")
-
-
-def _side(text: str, other: str) -> str:
-    """`y = 2x` as `2x` where the other side names nothing."""
-    left, equals, right = text.partition("=")
-    named = equals and "=" not in right and re.fullmatch(r"\s*(?:[A-Za-z]|[a-z]\([a-z]\))\s*", left) is not None
-    return right.strip() if named and "=" not in other else text

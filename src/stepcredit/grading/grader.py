@@ -10,8 +10,9 @@ from itertools import islice
 from typing import Self
 
 from stepcredit.grading import spelling
-from stepcredit.grading.comparison import RIGHT, UNDECIDED, WRONG, Comparison, compare
+from stepcredit.grading.comparison import RIGHT, UNDECIDED, UNREAD_GOLD, WRONG, Comparison, compare
 from stepcredit.grading.extraction import extract
+from stepcredit.grading.golds import style_for
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.style import MATH, AnswerStyle
 from stepcredit.grading.workers import Workers
@@ -59,11 +60,14 @@ class Grader:
             answer: the gold answer alone.
             style: how the answer is to be found.
         """
+        if len(answer) > spelling.MAX_CHARS:
+            return Grade(UNDECIDED, None, "the gold answer is too long", strict=False)
+        style = style_for(answer, style)
         found = extract(response, style)
         if found is None:
             return Grade(Verdict.WRONG, None, "no answer was found", strict=False)
         verdict, reason = self.compare(answer, found.text)
-        return Grade(verdict, found.text, reason, strict=found.marker is style.marker)
+        return Grade(verdict, found.text, reason, strict=style.is_strict(found.marker))
 
     def compare(self, gold: str, answer: str) -> Comparison:
         """The verdict on an answer that was found already."""
@@ -95,7 +99,7 @@ class _Algebra:
         reply = self._workers.compare(gold, answer, self._left)
         self._left -= reply.spent
         if reply.equal is None:
-            return Comparison(UNDECIDED, reply.reason or "the gold answer cannot be read")
+            return Comparison(UNDECIDED, reply.reason or UNREAD_GOLD)
         return Comparison(RIGHT if reply.equal else WRONG, "equal by algebra" if reply.equal else "not equal")
 
 

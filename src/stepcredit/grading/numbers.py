@@ -9,7 +9,9 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from stepcredit.grading.names import value_of
 from stepcredit.grading.spelling import plain
+from stepcredit.grading.units import KNOWN_UNITS, NO_UNITS, SCALES
 
 MAX_CHARS = 300
 MAX_EXPONENT = 300
@@ -30,67 +32,16 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_UNIT = re.compile(r"(?P<words>[A-Za-z][A-Za-z.'/-]*(?: [A-Za-z.'/-]+){0,4})\s*(?:\^\s*\{?[23]\}?)?")
-_NO_UNITS = frozenset(
-    [
-        "pi",
-        "e",
-        "i",
-        "and",
-        "or",
-        "to",
-        "mod",
-        "not",
-        "times",
-        "plus",
-        "minus",
-        "over",
-        "sqrt",
-        "sin",
-        "cos",
-        "tan",
-        "log",
-        "ln",
-        "exp",
-        "dots",
-        "cdots",
-        "if",
-        "for",
-        "is",
-    ]
+_UNIT = re.compile(r"(?P<words>[^\W\d_](?:[^\W\d_]|[.'/-])*(?: (?:[^\W\d_]|[.'/-])+){0,4})\s*(?:\^\s*\{?[23]\}?)?")
+_TO_NINETEEN = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
 )
-_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_KNOWN_UNITS = {
-    alias: name
-    for name, aliases in {
-        "dollar": "$ dollar usd",
-        "cent": "cent ¢ penny pennie",
-        "euro": "€ euro",
-        "pound": "£",
-        "second": "second sec s",
-        "minute": "minute min",
-        "hour": "hour hr h",
-        "day": "day",
-        "week": "week",
-        "month": "month",
-        "year": "year yr",
-        "millimeter": "millimeter millimetre mm",
-        "centimeter": "centimeter centimetre cm",
-        "meter": "meter metre m",
-        "kilometer": "kilometer kilometre km",
-        "inch": "inch inche in",
-        "foot": "foot feet ft",
-        "yard": "yard yd",
-        "mile": "mile mi",
-        "gram": "gram g",
-        "kilogram": "kilogram kg",
-        "ounce": "ounce oz",
-        "degree": "degree ^\\circ",
-        "radian": "radian rad",
-        "percent": "percent",
-    }.items()
-    for alias in aliases.split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_NUMBER_WORDS = {word: value for value, word in enumerate(_TO_NINETEEN.split())} | {
+    word: 10 * k for k, word in enumerate(_TENS.split(), 2)
 }
+_IN_WORDS = re.compile(r"([a-z]+)(?:[- ]([a-z]+))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -122,9 +73,10 @@ def read_number(answer: str) -> Quantity | None:
     """
     if len(answer) > MAX_CHARS:
         return None
-    match = _NUMBER.fullmatch(_right_side(plain(answer)))
+    text = value_of(plain(answer))
+    match = _NUMBER.fullmatch(text)
     if match is None:
-        return None
+        return _in_words(text)
     value = _magnitude(match)
     if value is None:
         return None
@@ -133,15 +85,19 @@ def read_number(answer: str) -> Quantity | None:
         return None
     scale, percent, unit = rest
     currency = (match["before"].strip() or match["after"]) or None
-    unit = unit or (_KNOWN_UNITS.get(currency) if currency else None)
+    unit = unit or (KNOWN_UNITS.get(currency) if currency else None)
     return Quantity(-value if match["sign"] == "-" else value, scale, percent, unit)
 
 
-def _right_side(text: str) -> str:
-    """`x = 5` and `x \\approx 5` as `5`; anything with more relations as it is."""
-    left, relation, right = text.partition("=")
-    simple = relation and re.fullmatch(r"\s*[A-Za-z](?:_\{?\w+\}?)?(?:\([a-z\d]\))?\s*", left) is not None
-    return right.strip() if simple and "=" not in right else text
+def _in_words(text: str) -> Quantity | None:
+    """`twelve` and `twenty-five`."""
+    match = _IN_WORDS.fullmatch(text)
+    if match is None:
+        return None
+    first, second = _NUMBER_WORDS.get(match[1].lower()), _NUMBER_WORDS.get((match[2] or "zero").lower())
+    if first is None or second is None or (match[2] and not (first >= 20 and 0 < second < 10)):
+        return None
+    return Quantity(Fraction(first + second))
 
 
 def _magnitude(match: re.Match[str]) -> Fraction | None:
@@ -187,13 +143,13 @@ def _rest(rest: str) -> tuple[int, bool, str | None] | None:
     if match is None:
         return None
     words = [w.strip(".'").lower() for w in match["words"].split()]
-    if _NO_UNITS & set(words) or (len(words[0]) == 1 and words[0] not in _KNOWN_UNITS):
+    if NO_UNITS & set(words) or (len(words[0]) == 1 and words[0].isascii() and words[0] not in KNOWN_UNITS):
         return None
     if words[0] in ("percent", "percents"):
         return 1, True, "percent"
-    scale = _SCALES.get(words[0], 1)
+    scale = SCALES.get(words[0], 1)
     named = words[1:] if scale > 1 else words
-    unit = _KNOWN_UNITS.get(named[0].removesuffix("s") if len(named[0]) > 1 else named[0]) if named else None
+    unit = KNOWN_UNITS.get(named[0].removesuffix("s") if len(named[0]) > 1 else named[0]) if named else None
     return scale, percent, unit
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import re
 
-from stepcredit.grading.braces import group_end
+from stepcredit.grading.braces import group_end, group_ends
+from stepcredit.grading.characters import BLANK, folded, spelled
 
 MAX_CHARS = 2_000
 """A longer answer is no answer: it is neither spelled out nor compared."""
@@ -16,16 +17,25 @@ MAX_CHARS = 2_000
 _DROPPED = re.compile(
     r"(?<!\\)\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|,|;|:|>|quad|qquad|\s)(?![a-zA-Z])"
 )
-_TIGHT = re.compile(r"\s*(?<!\\)\\!\s*|(?<=\d)\\[,;: ]\s*(?=\d{3}(?!\d))")
+_TIGHT = re.compile(rf"\s*(?<!\\)\\!\s*|(?<=\d)(?:\\[,;: ]\s*|['{BLANK}])(?=\d{{3}}(?!\d))")
+_GROUPS = re.compile(r"([-+$€£\s]*)(\d{1,3}(?: \d{3})+)(?!\d|\s*/)(.*)", re.DOTALL)
 _FRACTION = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _ARGUMENT = r"\s*(?:\{([^{}]*)\}|(\d|[a-zA-Z]|\\[a-zA-Z]+))"
 _BARE_ARGUMENTS = re.compile(rf"\\(frac|binom){_ARGUMENT}{_ARGUMENT}")
-_BARE_ROOT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z])")
+_BARE_ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]{}]*\])?\s*(\d|[a-zA-Z]|\\[a-zA-Z]+(?![a-zA-Z{]))")
 _TEXT = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|hbox|operatorname|emph|bf|rm)\s*\{"
+    r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|hbox|operatorname|emph|bf|rm"
+    r"|underline|boldsymbol|bm|mathsf|mathtt|texttt|textsf|boxed|fbox)\s*\{"
 )
 _BARE_NAME = re.compile(r"(?<![\\a-zA-Z])(pi|theta|infinity|infty|inf|sqrt|sin|cos|tan|cot|sec|csc|log|ln)(?![a-zA-Z])")
-_BARE_ROOT_OF = re.compile(r"\\sqrt\s*\(([^()]*)\)")
+_BARE_ROOT_OF = re.compile(r"\\sqrt\s*(\[[^\[\]{}]*\])?\s*\(([^()]*)\)")
+_BARE_EXP = re.compile(r"(?<![a-zA-Z])\\?exp\s*\(([^()]*)\)")
+_POWER = re.compile(r"(?<=[\w)\]}])\s*\*\*\s*(?=[\w({\\-])")
+_LOOKS = re.compile(
+    r"\\(?:color|hspace\*?|vspace\*?|tag|label|phantom)\s*\{[^{}]*\}|\\(?:textcolor)\s*\{[^{}]*\}(?=\s*\{)"
+)
+_WORD_SIGN = re.compile(r"(?<![a-zA-Z\\])(?:minus|negative)\s+(?=[\d$.\\])")
+_WORD_OPERATOR = re.compile(r"(?<=[\d)}])\s+(times|plus)\s+(?=[\d(\\])")
 _SYNONYMS = (
     ("\\leq", "\\le"),
     ("\\geq", "\\ge"),
@@ -45,41 +55,6 @@ _SYNONYMS = (
 )
 _SYNONYM = re.compile("|".join(re.escape(a) + r"(?![a-zA-Z])" for a, _ in sorted(_SYNONYMS, key=lambda p: -len(p[0]))))
 _MEANT = dict(_SYNONYMS)
-_CHARACTERS = str.maketrans(
-    {
-        "−": "-",
-        "–": "-",
-        "—": "-",
-        "×": "\\times ",
-        "÷": "/",
-        "·": "\\cdot ",
-        "π": "\\pi ",
-        "∞": "\\infty ",
-        "≤": "\\le ",
-        "≥": "\\ge ",
-        "≠": "\\ne ",
-        "∪": "\\cup ",
-        "∩": "\\cap ",
-        "∈": "\\in ",
-        "°": "^\\circ ",
-        "²": "^2",
-        "³": "^3",
-        "½": "\\frac{1}{2}",
-        "¼": "\\frac{1}{4}",
-        "¾": "\\frac{3}{4}",
-        "⅓": "\\frac{1}{3}",
-        "⅔": "\\frac{2}{3}",
-        "\u00a0": " ",
-        "\u2009": " ",
-        "\u202f": " ",
-        "％": "%",
-        "＄": "$",
-        "，": ",",
-        "（": "(",
-        "）": ")",
-        "’": "'",
-    }
-)
 _NEEDED_BLANK = re.compile(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])")
 _FENCES = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"))
 
@@ -93,18 +68,30 @@ def plain(answer: str) -> str:
     Args:
         answer: at most `MAX_CHARS` characters; of a longer one the rest is ignored.
     """
-    text = unfenced(answer[:MAX_CHARS].translate(_CHARACTERS))
+    text = unfenced(spelled(folded(answer[:MAX_CHARS])))
     text = text.replace("{,}", ",").replace("\\$", "$").replace("\\%", "%").replace("\\&", "&").replace("~", " ")
     text = _TIGHT.sub("", text)
+    text = _LOOKS.sub(" ", text) if "\\" in text else text
+    text = _GROUPS.sub(lambda m: m[1] + m[2].replace(" ", "") + m[3], text) if _GROUPS.fullmatch(text) else text
+    text = _WORD_OPERATOR.sub(lambda m: "\\times " if m[1] == "times" else "+", _WORD_SIGN.sub("-", text))
+    text = _BARE_EXP.sub(r"e^{\1}", _POWER.sub("^", text))
     text = _DROPPED.sub(" ", text)
     text = _FRACTION.sub(r"\\frac", text)
     text = _SYNONYM.sub(lambda m: _MEANT[m.group()] + " ", text)
     text = re.sub(r"\\log_(?:e(?![a-zA-Z])|\{e\})", r"\\ln ", text)
     text = _BARE_NAME.sub(lambda m: "\\infty " if m[1].startswith("inf") else f"\\{m[1]} ", text)
-    text = _with_braces(_BARE_ROOT_OF.sub(r"\\sqrt{\1}", text))
+    text = _with_braces(_BARE_ROOT_OF.sub(lambda m: f"\\sqrt{m[1] or ''}{{{m[2]}}}", text))
     text = _without_text_commands(text)
     text = re.sub(r"\^\s*\{\s*\\circ\s*\}", r"^\\circ", text)
-    return re.sub(r"\s+", " ", text).strip()
+    return _as_set(re.sub(r"\s+", " ", text).strip())
+
+
+def _as_set(text: str) -> str:
+    """`{1, 2}` as `\\{1, 2\\}`, and `{5}` as `5`: bare braces around all of an answer."""
+    if not text.startswith("{") or group_ends(text).get(0) != len(text):
+        return text
+    inner = text[1:-1].strip()
+    return f"\\{{{inner}\\}}" if "," in inner else inner
 
 
 def unfenced(text: str) -> str:
@@ -132,7 +119,7 @@ def _is_fenced(text: str, inner: str, opening: str, closing: str) -> bool:
 
 def _with_braces(text: str) -> str:
     """`\\frac12` as `\\frac{1}{2}` and `\\sqrt2` as `\\sqrt{2}`."""
-    text = _BARE_ROOT.sub(r"\\sqrt{\1}", text)
+    text = _BARE_ROOT.sub(lambda m: f"\\sqrt{m[1] or ''}{{{m[2]}}}", text)
     for _ in range(3):
         text = _BARE_ARGUMENTS.sub(_argument_pair, text)
     return text

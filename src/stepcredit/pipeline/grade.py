@@ -25,7 +25,7 @@ from stepcredit.episodes.columns import ImportRules, RowView, flag, shown, turns
 from stepcredit.episodes.formats import Row, read_rows
 from stepcredit.episodes.writers import RowWriter, output_path
 from stepcredit.errors import InputError
-from stepcredit.grading.extraction import last_boxed
+from stepcredit.grading.boxes import boxed_gold
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.grader import SECONDS, Grader
 from stepcredit.grading.style import AnswerStyle, Kind, Marker
@@ -205,7 +205,7 @@ def gold_answer(value: Any) -> str:
         return _plain_number(value)
     text = value.rpartition("####")[2].strip()
     if any(command in text for command in ("\\boxed", "\\fbox", "\\framebox")):
-        text = (last_boxed(text) or "").strip()
+        text = (boxed_gold(text) or "").strip()
     if not text:
         raise InputError(f"there is no answer in {shown(value)}", "answer")
     return text

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stepcredit.errors import InputError
-from stepcredit.grading.extraction import last_boxed
+from stepcredit.grading.boxes import boxed_gold
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.grader import grade_answer
 from stepcredit.tasks.prompts import Worked, posed, style_named
@@ -100,7 +100,7 @@ class MATH:
 
 def _worked(prompt_id: str, row: SourceRow) -> Worked:
     solution = None if row.data.get("solution") is None else text_of(row, "solution")
-    boxed = None if solution is None else last_boxed(solution)
+    boxed = None if solution is None else boxed_gold(solution)
     given = row.data.get("answer")
     answer = (boxed or "").strip() if given is None else str(given).strip()
     if not answer:

@@ -1,0 +1,26 @@
+"""What a gold answer is, and so how a response is read: a number, words, or an expression; one part or more."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from stepcredit.grading.comparison import is_words, split_parts
+from stepcredit.grading.numbers import read_number
+from stepcredit.grading.style import AnswerStyle, Kind
+
+
+def kind_of(gold: str) -> Kind:
+    """A plain number (digits, with sign, currency, percent sign or unit) is looked for in prose as a number."""
+    number = read_number(gold)
+    if number is not None and "\\frac" not in gold and re.search(r"\d", gold) is not None:
+        return Kind.NUMBER
+    return Kind.WORDS if is_words(gold) else Kind.EXPRESSION
+
+
+@functools.lru_cache(maxsize=8192)
+def style_for(gold: str, style: AnswerStyle) -> AnswerStyle:
+    """The style with its kind settled, where the gold answer is to settle it."""
+    kind = kind_of(gold) if style.kind is Kind.AUTO else style.kind
+    several = kind is Kind.EXPRESSION and (len(split_parts(gold).parts) > 1 or "\\pm" in gold)
+    return style.with_kind(kind, several=several)

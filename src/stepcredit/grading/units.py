@@ -1,0 +1,42 @@
+"""Words and signs behind a number: units by one name, and words that scale it."""
+
+from __future__ import annotations
+
+_NO_UNITS = "pi e i and or to mod not times plus minus over sqrt sin cos tan log ln exp dots cdots if for is"
+NO_UNITS = frozenset(_NO_UNITS.split())
+"""Words that may stand behind a number and make it something else."""
+
+SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+
+KNOWN_UNITS = {
+    alias: name
+    for name, aliases in {
+        "dollar": "$ dollar usd",
+        "cent": "cent ¢ penny pennie",
+        "euro": "€ euro",
+        "pound": "£",
+        "second": "second sec s",
+        "minute": "minute min",
+        "hour": "hour hr h",
+        "day": "day",
+        "week": "week",
+        "month": "month",
+        "year": "year yr",
+        "millimeter": "millimeter millimetre mm",
+        "centimeter": "centimeter centimetre cm",
+        "meter": "meter metre m",
+        "kilometer": "kilometer kilometre km",
+        "inch": "inch inche in",
+        "foot": "foot feet ft",
+        "yard": "yard yd",
+        "mile": "mile mi",
+        "gram": "gram g",
+        "kilogram": "kilogram kg",
+        "ounce": "ounce oz",
+        "liter": "liter litre l",
+        "degree": "degree ^\\circ",
+        "radian": "radian rad",
+        "percent": "percent",
+    }.items()
+    for alias in aliases.split()
+}
