@@ -75,8 +75,7 @@ def test_the_steps_of_tokens_by_hand(rule, texts, steps):
 
 @given(st.lists(st.sampled_from(["a", "b.", ".", " c", " ", "\n", "\n\n", "  d", "?", "? ", "1.5"]), max_size=30))
 def test_the_steps_of_tokens_are_those_of_the_text(texts):
-    """Token by token without looking ahead, and from the whole text: the same, numbered without gaps, unless a step would begin inside of a
-    token."""
+    """Token by token without looking ahead, and from the whole text; no step begins inside of a token here."""
     whole = step_of_each_token(texts, SENTENCES.ends("".join(texts)))
     assert steps_of_tokens(texts, SENTENCES).tolist() == np.unique(whole, return_inverse=True)[1].tolist()
 
