@@ -8,8 +8,10 @@ from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
 from stepcredit.engines.engine import Request, SamplingParams
 from stepcredit.engines.noise import stream_key, uniform
+from stepcredit.engines.stepping import CachedStepper, Draw
 from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.episode import StopReason
+from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
 
 EOS = 257
@@ -110,3 +112,19 @@ def test_prompts_that_leave_no_room(model):
         list(engine.generate([Request((), "x")], SamplingParams(1)))
     short = next(iter(engine.generate([Request((1,) * 254, "x")], SamplingParams(10))))
     assert len(short.ids) <= 2
+
+
+@pytest.mark.parametrize("given", [{}, {"temperature": 0.0}, {"temperature": 0.7, "top_k": 9}, {"stop": ("e", "00")}])
+def test_plain_generation_draws_what_a_stepper_without_delimiters_draws(model, given):
+    params = SamplingParams(12, seed=4, **given)
+    tokenizer = byte_tokenizer()
+    engine = TransformersEngine(model, tokenizer, 5, end_ids=(EOS, 10, 64, 200, 30, 77))
+    plain = list(engine.generate(REQUESTS, params))
+    stepper = CachedStepper(model, tokenizer, params, StepRule(()), engine.ends.stop)
+    stepper.start([request.prompt_ids for request in REQUESTS])
+    keys = [stream_key(params.seed, request.prompt_id, request.sample) for request in REQUESTS]
+    pieces = stepper.draw([Draw(row, key, 0, 12) for row, key in enumerate(keys)])
+    assert [generation.ids.tolist() for generation in plain] == [list(piece.ids) for piece in pieces]
+    assert [generation.stop_reason for generation in plain] == [piece.stop_reason for piece in pieces]
+    for generation, piece in zip(plain, pieces):
+        np.testing.assert_allclose(generation.log_prob, piece.log_prob, rtol=1e-5)
