@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from doubles.work import double
 from stepcredit.cli import main
 from stepcredit.errors import InputError
 from stepcredit.models.scratch import ModelSize
@@ -39,7 +40,7 @@ def easy(monkeypatch):
     monkeypatch.setattr(start, "ModelSize", lambda: ModelSize(32, 64, 2, 2))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
     config = CompareConfig(out=str(tmp_path / "out"), **TOY)
     counts = compare(config)
@@ -117,15 +118,6 @@ def test_paired_rows_by_hand():
     assert row["difference"] == pytest.approx(-2 / 6, abs=1e-6)
     assert row["p"] == pytest.approx(2 * (1 + 4) / 16)
     assert row["low"] <= row["difference"] <= row["high"]
-
-
-def double(folder, number):
-    if number < 0:
-        raise InputError("is negative", "number")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "runs").open("a") as file:
-        file.write("x")
-    return {"double": 2 * number}
 
 
 def test_cells_side_by_side_go_on_after_one_fails(tmp_path):

@@ -221,7 +221,6 @@ def test_stored_episodes_are_no_log(tmp_path):
         import_logs(ImportConfig([str(shard)], str(tmp_path / "three")))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not ROLLOUTS.is_file(), reason=f"needs the real rollouts {ROLLOUTS.name} in ../shared/data")
 def test_real_rollouts_import_in_full(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "EPISODES_PER_SHARD", 10_000)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -370,21 +371,24 @@ def test_tensors_over_actions_are_what_the_models_read(tmp_path):
     assert at_states(batch.input_ids).shape == batch.action.shape
 
 
+def train_three_epochs(out, resume=None):
+    run = trainer(out, data=episodes(26), max_steps=-1, num_train_epochs=3, per_device_train_batch_size=2,
+                  gradient_accumulation_steps=2, save_strategy="steps", save_steps=2, save_total_limit=2)  # fmt: skip
+    run.train(resume_from_checkpoint=resume)
+    run.save_model()
+
+
 RESUME = """
 import sys, torch
 sys.path.insert(0, {tests!r})
 sys.path.insert(0, {here!r})
 torch.set_num_threads(1)
-from test_trainer import trainer, episodes
-resume, out = sys.argv[1] == "resume", sys.argv[2]
-run = trainer(out, data=episodes(26), max_steps=-1, num_train_epochs=3, per_device_train_batch_size=2,
-              gradient_accumulation_steps=2, save_strategy="steps", save_steps=2, save_total_limit=2)
-run.train(resume_from_checkpoint=resume or None)
-run.save_model()
+from test_trainer import train_three_epochs
+train_three_epochs(sys.argv[2], sys.argv[1] == "resume" or None)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_in_mid_epoch_and_resumed_is_bit_equal(tmp_path):
     """Tied embeddings, accumulation, length-sorted batches: 7 steps an epoch, killed after step 9."""
     script = tmp_path / "train.py"
@@ -395,10 +399,11 @@ def test_killed_in_mid_epoch_and_resumed_is_bit_equal(tmp_path):
         return subprocess.Popen([sys.executable, str(script), mode, str(out)], stdout=subprocess.DEVNULL)
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert start("fresh", whole).wait(200) == 0
+    train_three_epochs(whole)  # in this process: it has one thread, too
     process = start("fresh", broken)
     while not (broken / "checkpoint-10" / "trainer_state.json").exists():
         assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (broken / "policy").exists()
