@@ -83,7 +83,7 @@ def toy(tmp_path, monkeypatch, request):
             append_episodes(config.out, request.getfixturevalue("household")[2])
             (Path(config.out) / MANIFEST).write_text('{"task": "alfworld"}')
             return {}
-        return collect(config, ScriptedEngine(script), tokenizer)
+        return collect(config, ScriptedEngine(script, tokenizer))
 
     monkeypatch.setattr(reproducing, "collect", scripted)
     monkeypatch.setattr(acting, "EnvironmentWorkers", lambda make, workers: LocalEnvironments(make))

@@ -12,9 +12,21 @@ from stepcredit.engines.decoding import Draw, Drawing, PieceEnd, Sampler, decode
 from stepcredit.engines.engine import Generation, Request, SamplingParams
 from stepcredit.engines.kv_cache import GeneratedRows
 from stepcredit.engines.noise import stream_key
+from stepcredit.engines.stepping import CachedStepper
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.turns import turn_ends
 from stepcredit.errors import InputError
+from stepcredit.models.loading import load_policy, load_tokenizer, placed
+
+
+def load(model: Any, *, tokenizer: Any | None, batch_size: int, trust_remote_code: bool) -> TransformersEngine:
+    """See `engine.load_engine`."""
+    if tokenizer is None:
+        name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
+        tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
+    if isinstance(model, str):
+        model = placed(load_policy(model, trust_remote_code=trust_remote_code))
+    return TransformersEngine(model, tokenizer, batch_size)
 
 
 class TransformersEngine:
@@ -31,6 +43,7 @@ class TransformersEngine:
 
     Attributes:
         ends: what ends a response of this policy.
+        max_length: positions that the model reads; None where it does not say.
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64, end_ids: Sequence[int] | None = None) -> None:
@@ -41,13 +54,22 @@ class TransformersEngine:
         if end_ids is not None:
             self.ends = self.ends._replace(stop=frozenset(end_ids))
 
+    @property
+    def max_length(self) -> int | None:
+        """See `SteppingEngine`."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    def stepper(self, params: SamplingParams, rule: StepRule) -> CachedStepper:
+        """See `SteppingEngine.stepper`; the model is in evaluation mode from now on."""
+        return CachedStepper(self.model.eval(), self.tokenizer, params, rule, self.ends.stop)
+
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Generation]:
         """See `Engine.generate`.
 
         Raises:
             InputError: an empty prompt, or one that leaves no room for a response.
         """
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = self.max_length
         for request in requests:
             if not request.prompt_ids:
                 raise InputError("the prompt has no tokens", f"prompt {request.prompt_id}")

@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.stepping import CachedStepper
-from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.engines.engine import Engine, SamplingParams, SteppingEngine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
@@ -47,7 +45,7 @@ class Stage:
         scorer: chooses among replies.
     """
 
-    engine: TransformersEngine
+    engine: SteppingEngine
     environments: Environments
     params: SamplingParams
     max_turns: int
@@ -62,23 +60,34 @@ class Stage:
 
     def _wave(self, plays: Sequence[Play], choice: Choice) -> list[Episode]:
         engine = self.engine
-        engine.model.eval()
-        stepper = CachedStepper(engine.model, engine.tokenizer, self.params, StepRule(()), engine.ends.stop)
+        stepper = engine.stepper(self.params, StepRule(()))
         params = ActingParams(
             max_turns=self.max_turns,
             max_new_tokens=self.params.max_new_tokens,
             replies=choice.replies,
             choose=choice.choose,
             seed=self.params.seed,
-            max_length=getattr(engine.model.config, "max_position_embeddings", None),
+            max_length=engine.max_length,
         )
         played = act(plays, stepper, engine.tokenizer, self.scorer, self.environments, params, engine.ends)
         return [played_episode(one) for one in played]
 
 
+def stepping(engine: Engine, what: str) -> SteppingEngine:
+    """An engine that draws a step or a turn at a time.
+
+    Raises:
+        InputError: it draws whole responses alone.
+    """
+    if not isinstance(engine, SteppingEngine):
+        raise InputError(f"{what} draws a step or a turn at a time, which this engine cannot; use transformers",
+                         "engine")  # fmt: skip
+    return engine
+
+
 @contextmanager
 def stage_of(
-    config: Any, task: InteractiveTask, engine: TransformersEngine, params: SamplingParams, scorer: Scorer | None = None
+    config: Any, task: InteractiveTask, engine: SteppingEngine, params: SamplingParams, scorer: Scorer | None = None
 ) -> Iterator[Stage]:
     """A stage with the worker processes that a config asks for, ended with it.
 

@@ -13,14 +13,11 @@ from typing import Any
 import numpy as np
 
 from stepcredit.engines.engine import Engine, Generation, Request, SamplingParams
-from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.encoding import prompt_ids, response_text
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.episodes.store import append_episodes, load_episodes
-from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import InputError
-from stepcredit.models.loading import load_policy, placed
-from stepcredit.pipeline.acting import UNIT_CONVERSATIONS, Choice, Draw, stage_of
+from stepcredit.pipeline.acting import UNIT_CONVERSATIONS, Choice, Draw, stage_of, stepping
 from stepcredit.pipeline.progress import track
 from stepcredit.pipeline.results import write_json
 from stepcredit.pipeline.task_choice import TaskChoice
@@ -61,12 +58,12 @@ class CollectConfig(TaskChoice):
     dry_run: bool = field(default=False, metadata={"help": "Say what would be done, and stop."})
 
 
-def collect(config: CollectConfig, engine: Engine | None = None, tokenizer: Any | None = None) -> dict[str, Any]:
+def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, Any]:
     """Writes the episodes and returns counts (see `CollectConfig`).
 
     Args:
         config: what to draw.
-        engine, tokenizer: in place of the policy's own, for other engines.
+        engine: in place of the policy's own.
 
     Raises:
         InputError: unknown task or split, or a folder that holds something else.
@@ -86,29 +83,25 @@ def collect(config: CollectConfig, engine: Engine | None = None, tokenizer: Any 
     if done == len(units):
         return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
     if engine is None:
-        tokenizer = config.load_tokenizer(config.policy, config.trust_remote_code)
-        policy = placed(load_policy(config.policy, trust_remote_code=config.trust_remote_code))
-        engine = TransformersEngine(policy, tokenizer, config.batch_size)
-    with drawing(config, task, engine, tokenizer) as draw:
+        engine = config.load_engine(config.policy, config.batch_size, config.trust_remote_code)
+    with drawing(config, task, engine) as draw:
         for unit in track(units[done:], f"collecting {config.task}", len(units) - done):
             append_episodes(out, draw(unit, config.samples))
     return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
 
 
 @contextmanager
-def drawing(config: Any, task: Task, engine: Engine, tokenizer: Any) -> Iterator[Draw]:
+def drawing(config: Any, task: Task, engine: Engine) -> Iterator[Draw]:
     """How episodes of a task are drawn with a config's sampling: responses graded, or conversations had.
 
     Raises:
-        InputError: an interactive task, and an engine that is no transformers model.
+        InputError: an interactive task, and an engine that cannot draw a turn at a time.
     """
     params = sampling(config, task)
     if not isinstance(task, InteractiveTask):
-        yield lambda problems, samples: sample_and_grade(task, problems, engine, tokenizer, samples, params)
+        yield lambda problems, samples: sample_and_grade(task, problems, engine, samples, params)
         return
-    if not isinstance(engine, TransformersEngine):
-        raise InputError(f"{task.name} is interactive and needs a transformers model", "policy")
-    with stage_of(config, task, engine, params) as stage:
+    with stage_of(config, task, stepping(engine, task.name), params) as stage:
         yield lambda problems, samples: stage.episodes(problems, samples, Choice())
 
 
@@ -148,18 +141,16 @@ def sample_and_grade(
     task: Task,
     problems: Sequence[Problem],
     engine: Engine,
-    tokenizer: Any,
     samples: int,
     params: SamplingParams,
 ) -> list[Episode]:
     """`samples` graded episodes of each problem, problem by problem."""
-    encoded = {p.prompt_id: tuple(prompt_ids(p.prompt, tokenizer)) for p in problems}
+    encoded = {p.prompt_id: tuple(prompt_ids(p.prompt, engine.tokenizer)) for p in problems}
     pairs = [(p, Request(encoded[p.prompt_id], p.prompt_id, k)) for p in problems for k in range(samples)]
     drawn = engine.generate([request for _, request in pairs], params)
-    ends = getattr(engine, "ends", None)
     with ThreadPoolExecutor(1) as grading:  # while the engine draws the next batch
         waiting = [
-            grading.submit(graded_episode, task, problem, request, generation, tokenizer, ends)
+            grading.submit(graded_episode, task, problem, request, generation, engine)
             for (problem, request), generation in zip(pairs, drawn, strict=True)
         ]
         return [episode.result() for episode in waiting]
@@ -170,11 +161,10 @@ def graded_episode(
     problem: Problem,
     request: Request,
     generation: Generation,
-    tokenizer: Any,
-    ends: TurnEnds | None = None,
+    engine: Engine,
 ) -> Episode:
     """One generation as an episode. A truncated one is not graded: it has neither verdict nor reward."""
-    text = response_text(generation.ids.tolist(), tokenizer, ends)
+    text = response_text(generation.ids.tolist(), engine.tokenizer, engine.ends)
     truncated = generation.stop_reason is StopReason.LENGTH
     grade = None if truncated else task.grade(problem, text)
     prompt = np.array(request.prompt_ids, dtype=np.int32)

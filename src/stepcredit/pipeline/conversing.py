@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.engines.engine import SamplingParams, SteppingEngine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
@@ -74,7 +73,7 @@ def conversed(
     config: Any,
     task: InteractiveTask,
     problems: Sequence[Problem],
-    engine: TransformersEngine,
+    engine: SteppingEngine,
     scorer: Scorer | None,
     params: SamplingParams,
     responses: Path,

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from stepcredit.engines.engine import Generation, Request, SamplingParams
-from stepcredit.engines.stepping import CachedStepper
-from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.engines.engine import Engine, Generation, Request, SamplingParams
 from stepcredit.episodes.encoding import prompt_ids, response_text
 from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.grading.keys import answer_key
+from stepcredit.pipeline.acting import stepping
 from stepcredit.pipeline.breakdown import by_problem
 from stepcredit.pipeline.collect import graded_episode, resume, sample_and_grade, work_units
 from stepcredit.pipeline.progress import track
@@ -58,7 +57,7 @@ class Bench:
 
     Attributes:
         task, problems: what is asked.
-        engine: holds policy, tokenizer and batch size.
+        engine: draws the responses.
         scorer: says which responses and steps are good; None where no strategy needs one.
         params: sampling.
         beam: the settings of a step beam; its width is the strategy's.
@@ -69,7 +68,7 @@ class Bench:
 
     task: Task
     problems: Sequence[Problem]
-    engine: TransformersEngine
+    engine: Engine
     scorer: Scorer | None
     params: SamplingParams
     beam: BeamParams
@@ -92,8 +91,7 @@ class Bench:
         """`samples` graded responses to each problem, scored where there is a scorer; drawn as far as they are not."""
 
         def unit(problems: Sequence[Problem]) -> list[Episode]:
-            tokenizer = self.engine.tokenizer
-            drawn = sample_and_grade(self.task, problems, self.engine, tokenizer, samples, self.params)
+            drawn = sample_and_grade(self.task, problems, self.engine, samples, self.params)
             return drawn if self.scorer is None else with_values(drawn, self.scorer)
 
         return by_problem(self._worked(f"pool{samples}", work_units(self.problems, samples), unit))
@@ -118,8 +116,8 @@ class Bench:
 
     def _search(self, problems: Sequence[Problem], params: BeamParams) -> list[Found]:
         assert self.scorer is not None
-        engine, by_id = self.engine, {p.prompt_id: p for p in problems}
-        stepper = CachedStepper(engine.model, engine.tokenizer, self.params, self.rule, engine.ends.stop)
+        engine, by_id = stepping(self.engine, "a beam"), {p.prompt_id: p for p in problems}
+        stepper = engine.stepper(self.params, self.rule)
         prompts = [Asked(p.prompt_id, tuple(prompt_ids(p.prompt, engine.tokenizer))) for p in problems]
 
         def answer_of(prompt_id: str, response: Response) -> str | None:
@@ -143,7 +141,7 @@ class Bench:
         )
         ids = tuple(prompt_ids(problem.prompt, self.engine.tokenizer))
         request = Request(ids, problem.prompt_id)
-        episode = graded_episode(self.task, problem, request, generation, self.engine.tokenizer, self.engine.ends)
+        episode = graded_episode(self.task, problem, request, generation, self.engine)
         return replace(episode, metadata={**episode.metadata, **more})
 
     def _worked(

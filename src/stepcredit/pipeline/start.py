@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.episode import Episode
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.pipeline.collect import sample_and_grade, work_units
@@ -77,10 +76,10 @@ def sampled_episodes(
 ) -> list[Episode]:
     """`samples` graded responses to each of `prompts` problems of a split; the seed draws problems and noise."""
     problems = list(task.problems(split, prompts, seed))
-    engine = TransformersEngine(policy, tokenizer, batch_size=256)
+    engine = load_engine(policy, tokenizer=tokenizer, batch_size=256)
     params = SamplingParams(task.max_new_tokens, seed=seed)
     units = work_units(problems, samples)
     drawn: list[Episode] = []
     for unit in track(units, f"sampling {split}", len(units)):
-        drawn += sample_and_grade(task, unit, engine, tokenizer, samples, params)
+        drawn += sample_and_grade(task, unit, engine, samples, params)
     return drawn
