@@ -22,6 +22,7 @@ MAX_PARTS = 24
 """Longer lists that are not all numbers are left undecided."""
 
 UNREAD_GOLD = "the gold answer cannot be read"
+"""How the reason of such a verdict begins."""
 
 _WORDS = re.compile(r"[^\W\d_]+(?:[ ,'-]+[^\W\d_]+)*")
 _SHORT_WORD = re.compile(r"yes|no|odd|all|any|one|two|six|ten|red|day|sun|mon|tue|wed|thu|fri|sat", re.IGNORECASE)

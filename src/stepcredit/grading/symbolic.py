@@ -11,6 +11,7 @@ from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
 
+from stepcredit.grading.real_functions import equal_as_real_functions
 from stepcredit.grading.spelling import plain, unfenced
 
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
@@ -34,6 +35,8 @@ def equivalent(gold: str, answer: str) -> bool | None:
         read_gold = read_gold or bool(wanted)
         if wanted and given and verify(wanted, given, timeout_seconds=None, allow_set_relation_comp=True):
             return _close(wanted[0], given[0])
+        if wanted and given and equal_as_real_functions(wanted[0], given[0]):
+            return True
     return False if read_gold else None
 
 
