@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from stepcredit.grading.characters import BLANK
+from stepcredit.grading.units import KNOWN_UNITS
 
 MAX_CHARS = 4_000
 """What lies beyond is not looked at."""
@@ -18,13 +19,13 @@ MAX_CHARS = 4_000
 _GROUPED = r"\d{1,3}(?:(?:,|\{,\}|,\\!|\\!|\\,|'|%s)\d{3})+(?!\d)(?:\.\d+)?"
 _TOKENS = r"""
     (?P<blank>(?:\s|\\[,;:!\ ]|~)+)
-  | (?P<number>%s|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)
+  | (?P<number>%s|(?<=[$€£¥])\d{1,3}(?:\ \d{3})+(?!\d)|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)
   | (?P<stop>\\(?:text|mbox|mathrm|textbf|hbox|quad|qquad|approx|neq?|implies|Rightarrow|to)(?![a-zA-Z])|\\\\|\.\.+)
   | (?P<command>\\[a-zA-Z]+|\\[{}])
   | (?P<money>\\?[$£€¥₹])
   | (?P<percent>\\?%%)
-  | (?P<word>[^\W\d_]{2,})
-  | (?P<letter>[^\W\d_])
+  | (?P<word>[A-Za-zÀ-ɏͰ-῿぀-퟿]{2,})
+  | (?P<letter>[A-Za-zÀ-ɏͰ-῿぀-퟿])
   | (?P<sign>[-+±])
   | (?P<operator>[*/^=<>!×÷·≤≥])
   | (?P<open>[(\[{])
@@ -48,6 +49,8 @@ _LEADING = frozenset({"blank", "operator", "joint", "close"})
 _BEHIND = re.compile(
     r"\s?(?:hundred|thousand|million|billion|trillion|dozen|percent|per cent)\b|\s?[ap]\.?m\b\.?", re.IGNORECASE
 )
+
+_WORD_BEHIND = re.compile(r"\s?([A-Za-z]{3,12})\b")
 
 
 class Token(NamedTuple):
@@ -81,10 +84,17 @@ def runs(text: str, *, grouped: bool = False) -> list[str]:
         for start, end in pieces:
             run = _trimmed(tokens[start:end])
             if any(t.kind in _VALUES or t.text in ("\\pi", "\\infty") for t in run):
-                behind = _BEHIND.match(text, run[-1].end)
-                found.append(text[run[0].start : run[-1].end] + (behind[0] if behind is not None else ""))
+                found.append(text[run[0].start : run[-1].end] + _behind(text, run[-1].end))
         at = max(pieces[-1][1], at + 1) if pieces else at + 1
     return found
+
+
+def _behind(text: str, end: int) -> str:
+    """The word behind a number that belongs to it: what scales it, its unit where that is known, the half of a day."""
+    match = _BEHIND.match(text, end) or _WORD_BEHIND.match(text, end)
+    if match is None or (match.re is _WORD_BEHIND and match[1].lower().removesuffix("s") not in KNOWN_UNITS):
+        return ""
+    return match[0]
 
 
 def _tokens(text: str, pattern: re.Pattern[str]) -> list[Token]:

@@ -76,7 +76,7 @@ class GradeConfig:
     answers: str = field(
         default="auto",
         metadata={
-            "help": "What answers are, and so how responses are read: a number (as in GSM8K), or anything (as in MATH). "
+            "help": "What answers are, so how responses are read: a number (as in GSM8K), or anything (as in MATH). "
             "auto: what the gold answer is; where that is a plain number, dollars are money.",
             "choices": ["auto", "number", "expression"],
         },
