@@ -16,7 +16,7 @@ from stepcredit.grading.characters import folded
 from stepcredit.grading.clauses import clause, has_prose, unemphasised
 from stepcredit.grading.fences import formulas, without_fences
 from stepcredit.grading.numbers import read_number
-from stepcredit.grading.runs import last_value, runs
+from stepcredit.grading.runs import last_value, runs, with_its_words
 from stepcredit.grading.style import AnswerStyle, Kind, Marker
 from stepcredit.grading.turns import own_turn
 
@@ -162,7 +162,7 @@ def _stated_number(said: str, style: AnswerStyle) -> str | None:
     for words in (here.rpartition("=")[2], here, text):
         found = runs(words, grouped=True)
         if found:
-            return found[0]
+            return with_its_words(words, found[0])
     in_words = _IN_WORDS.match(here)
     candidates = [in_words[0], in_words[1]] if in_words is not None else []
     return next((words for words in candidates if read_number(words) is not None), None)

@@ -52,6 +52,14 @@ _BEHIND = re.compile(
 
 _WORD_BEHIND = re.compile(r"\s?([A-Za-z]{3,12})\b")
 
+_BOUND = re.compile(r"(?:\bnot|\b(?:more|less|fewer|greater) than|[<>≤≥])\s*$", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r"\s*(?:and (?:a|one) (?:half|quarter|third)\b|(?:[a-z]+ )?(?:to|out of) (?:about )?[$€£]?\d[\d,.]*"
+    r"|(?:and|or) [$€£]?\d[\d,.]*)",
+    re.IGNORECASE,
+)
+_COMPOUND = re.compile(r"\s?([A-Za-z]+),?(?: and)? [$€£]?\d[\d,.]* ?([A-Za-z]+)")
+
 
 class Token(NamedTuple):
     """A piece of text, its kind and its place."""
@@ -92,9 +100,31 @@ def runs(text: str, *, grouped: bool = False) -> list[str]:
 def _behind(text: str, end: int) -> str:
     """The word behind a number that belongs to it: what scales it, its unit where that is known, the half of a day."""
     match = _BEHIND.match(text, end) or _WORD_BEHIND.match(text, end)
-    if match is None or (match.re is _WORD_BEHIND and match[1].lower().removesuffix("s") not in KNOWN_UNITS):
+    if match is None or (match.re is _WORD_BEHIND and not _is_unit(match[1])):
         return ""
     return match[0]
+
+
+def with_its_words(text: str, run: str) -> str:
+    """The first run of a text with the words around it that make it something else than its number.
+
+    A bound ("more than 5"), a range ("5 to 6"), a choice ("5 or 6"), a share ("3 out of 4"), "2 and a half", and a
+    quantity in two units ("3 hours 20 minutes").
+    """
+    start = text.find(run)
+    end = start + len(run)
+    goes_on = _GOES_ON.match(text, end)
+    number = re.search(r"[A-Za-z]+$", run)
+    compound = _COMPOUND.match(text, start + number.start() if number is not None else end)
+    if goes_on is None and compound is not None and all(_is_unit(word) for word in compound.groups()):
+        goes_on = compound
+    bound = _BOUND.search(text, 0, start)
+    return text[bound.start() if bound is not None else start : goes_on.end() if goes_on is not None else end].strip()
+
+
+def _is_unit(word: str) -> bool:
+    word = word.lower()
+    return word in KNOWN_UNITS or word.removesuffix("s") in KNOWN_UNITS
 
 
 def _tokens(text: str, pattern: re.Pattern[str]) -> list[Token]:
