@@ -175,7 +175,7 @@ def test_it_holds_no_value_model(load, tiny):
         load(tiny)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_published_file_is_the_folder_that_is_made_from_it(caplog):
     folder, file = smollm2_folder(), str(smollm2_gguf())
     policy, plain = load_policy(file), load_policy(str(folder))
