@@ -127,6 +127,7 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
     }
     responses = out / "responses" / f"{config.method or 'policy'}-{config.split}-{config.search}-seed{config.seed}"
     models = _Models(config)
+    _ = models.tokenizer  # a policy that is not there is found before anything is written
     groups: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     with watch.phase("generate"):
