@@ -194,6 +194,7 @@ def graded_episode(
 def _asked(config: CollectConfig, task: Task) -> dict[str, Any]:
     """What decides which episodes are drawn."""
     asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
+    asked["step_delimiters"] = list(task.step_delimiters)
     left_out = ("out", "batch_size", "dry_run", "data", "workers")
     return {name: value for name, value in asked.items() if name not in left_out}
 
