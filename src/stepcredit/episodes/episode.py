@@ -81,6 +81,8 @@ class Episode:
         sample: the number of this response among those to the same prompt.
         tokens: the exact ids, where the response was sampled here; None for imported logs.
         metadata: anything else worth keeping, JSON-serialisable.
+        outcome: how it ended, where `reward` no longer says so because it was moved to the steps, or holds rewards of
+            steps; None: `reward` does. Labels of right and wrong go by it. It is not stored.
 
     Raises:
         InputError: naming the field that breaks an invariant.
@@ -97,6 +99,7 @@ class Episode:
     verdict: Verdict | None = None
     tokens: Tokens | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    outcome: float | None = None
 
     def __post_init__(self) -> None:
         _check_turns("prompt", self.prompt)

@@ -322,7 +322,7 @@ def train_and_test(
         "steps": trainer.state.global_step,
         "epochs": round(float(trainer.state.epoch), 2),
         "tokens_trained": round(sum(row.get("num_tokens", 0) for row in trainer.state.log_history)),
-        "episodes": len(trainer.train_dataset.episodes),
+        "episodes": len(trainer.train_dataset.trajectories),
     }
     has_value = METHODS[variant.method].needs_value
     found = _tested(task_name, method, seed, trainer.model.policy, tokenizer, folder, test)
