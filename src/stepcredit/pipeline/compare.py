@@ -290,7 +290,8 @@ def make_start(
     set_seed(seed)
     task = load_task(task_name)
     if policy is not None and episodes is not None:
-        tokenizer, model = load_tokenizer(policy), load_policy(policy)
+        tokenizer = load_tokenizer(policy)
+        model = load_policy(policy, tokenizer=tokenizer)
         model.save_pretrained(folder / "policy", safe_serialization=True)
         tokenizer.save_pretrained(folder / "policy")
         append_episodes(folder / "episodes", load_episodes(episodes))
