@@ -15,3 +15,7 @@ class InputError(ValueError):
         self.what = what
         self.where = where
         super().__init__(f"{where}: {what}" if where else what)
+
+
+class NotFiniteError(InputError):
+    """Training stopped because a number was no longer finite: a loss, a gradient, a value, a weight."""

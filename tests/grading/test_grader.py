@@ -47,6 +47,8 @@ EQUAL = [
     ("x<3", "(-\\infty,3)"),
     ("(-\\infty,3)", "x<3"),
     ("\\ln 2", "\\log_e 2"),
+    ("\\sqrt{1/n}", "\\frac{1}{\\sqrt{n}}"),
+    ("\\sqrt{x} + \\ln(x^2)", "\\sqrt{x} + 2\\ln(x)"),
 ]
 DIFFERENT = [
     ("1-\\frac{1}{e}", "1+\\frac{1}{e}"),
@@ -57,6 +59,10 @@ DIFFERENT = [
     ("5x - 7y + 11z + 4 = 0", "5x - 7y - 11z + 4 = 0"),
     ("\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "\\begin{pmatrix} 2 \\\\ 1 \\end{pmatrix}"),
     ("2\\sqrt{3}", "3\\sqrt{2}"),
+    ("\\sqrt{x^2}", "x"),
+    ("\\sqrt{ab}", "\\sqrt{a}\\sqrt{b}"),
+    ("\\sqrt{x^2+1} + \\ln(x^2)", "\\sqrt{x^2+1} + 2\\ln(x)"),
+    ("\\frac{\\sqrt{xy}}{y}", "\\sqrt{\\frac{x}{y}}"),
     ("16", "2^5"),
     ("(-\\infty,3]", "x<3"),
     ("x \\le 3", "x<3"),

@@ -6,7 +6,7 @@ from test_oreo import ragged, segment_ids
 
 from oracles.tree import every_path, log_reference, random_tree, solve
 from stepcredit.objectives.bellman import gather_segments
-from stepcredit.objectives.dqo import dqo_losses, effective_sample_share, lambda_return, trajectory_weight
+from stepcredit.objectives.dqo import dqo_losses, lambda_return, trajectory_weight
 from stepcredit.objectives.oreo import oreo_policy_loss, oreo_value_loss
 
 F = torch.float64
@@ -117,9 +117,3 @@ def test_weights_by_hand():
     weight = trajectory_weight(log_prob, behavior, mask)
     assert not weight.requires_grad
     torch.testing.assert_close(weight.log(), torch.tensor([0.5, 1.0, -3.0]))
-
-
-def test_effective_sample_share():
-    assert effective_sample_share(torch.ones(4)).item() == 1
-    assert effective_sample_share(torch.tensor([1.0, 0.0, 0.0, 0.0])).item() == 0.25
-    assert effective_sample_share(torch.tensor([3.0, 1.0])).item() == pytest.approx(16 / 20)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_oreo import ragged
 
-from stepcredit.objectives.kto import kl_baseline, kto_loss, kto_metrics
+from stepcredit.objectives.kto import kl_baseline, kto_loss, kto_metrics, mismatched_sums
 
 F = torch.float64
 nats = st.floats(-30, 30)
@@ -72,7 +72,7 @@ def test_at_the_reference_it_is_reinforce():
     logits = log_ref.clone().requires_grad_()
     desirable, beta, weights = torch.tensor([True, False, False, True]), 0.3, (1.5, 0.5)
     log_ratio = logits.log_softmax(-1) - log_ref
-    z = kl_baseline(log_ratio)
+    z = kl_baseline(mismatched_sums(log_ratio))
     assert z.item() == pytest.approx(0, abs=1e-15)
     (found,) = torch.autograd.grad(loss_of(log_ratio, desirable, z, beta, weights).sum(), logits)
     reward = torch.where(desirable, weights[0], -weights[1]).to(F)
@@ -113,23 +113,33 @@ def test_what_is_as_often_desirable_as_not_teaches_nothing():
 
 def test_baseline_is_the_mean_never_below_zero_and_constant():
     x = torch.tensor([1.0, -0.5, 1.0], requires_grad=True)
-    assert kl_baseline(x).item() == 0.5
-    assert kl_baseline(-x).item() == 0
-    assert not kl_baseline(x).requires_grad
+    sums = mismatched_sums(x)
+    assert sums.tolist() == [3, 1.5]
+    assert not sums.requires_grad
+    assert kl_baseline(sums).item() == 0.5
+    assert kl_baseline(mismatched_sums(-x)).item() == 0
+    assert not kl_baseline(sums.requires_grad_()).requires_grad
+
+
+def test_the_baseline_of_a_step_is_that_of_its_sums_and_not_the_mean_of_its_parts():
+    """Two micro-batches of mean -1 and 1: zero together, 1/2 if each were cut off at zero by itself."""
+    parts = [mismatched_sums(torch.tensor([-1.0, -1.0])), mismatched_sums(torch.tensor([1.0, 1.0]))]
+    assert kl_baseline(sum(parts)).item() == 0
+    assert sum(kl_baseline(part).item() for part in parts) / 2 == 0.5
 
 
 def test_metrics_by_hand():
     x = torch.tensor([1.0, 2.0, -4.0], requires_grad=True)
     given_ = {"log_ratio_sum": x, "baseline": torch.tensor(0.25, requires_grad=True), "beta": 0.5}
     found = kto_metrics(desirable=torch.tensor([True, True, False]), **given_)
-    assert {name: number.item() for name, number in found.items()} == {
+    assert {name: sums.number() for name, sums in found.items()} == {
         "kl": 0.25,
         "rewards/chosen": 0.75,
         "rewards/rejected": -2.0,
         "rewards/margins": 2.75,
     }
-    assert not any(number.requires_grad for number in found.values())
+    assert not any(part.requires_grad for sums in found.values() for part in sums.parts)
     one_kind = kto_metrics(desirable=torch.tensor([False] * 3), **given_)
-    assert isnan(one_kind["rewards/chosen"])
-    assert isnan(one_kind["rewards/margins"])
-    assert one_kind["rewards/rejected"].item() == pytest.approx(-1 / 6)
+    assert isnan(one_kind["rewards/chosen"].number())
+    assert isnan(one_kind["rewards/margins"].number())
+    assert one_kind["rewards/rejected"].number() == pytest.approx(-1 / 6)

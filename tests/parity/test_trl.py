@@ -10,7 +10,7 @@ from doubles.models import tiny_llama
 from stepcredit.episodes.alignment import at_states
 from stepcredit.models.statistics import action_statistics
 from stepcredit.objectives.dpo import dpo_loss, dpo_metrics
-from stepcredit.objectives.kto import kl_baseline, kto_loss, kto_metrics
+from stepcredit.objectives.kto import kl_baseline, kto_loss, kto_metrics, mismatched_sums
 
 trl = pytest.importorskip("trl", reason="the extra `trl` is not installed")
 
@@ -64,8 +64,8 @@ def assert_same(loss, metrics, policy, expected):
     loss.backward()
     _, expected_loss, expected_metrics, gradients = expected
     torch.testing.assert_close(loss, expected_loss, **CLOSE)
-    for name, number in metrics.items():
-        assert number.item() == pytest.approx(expected_metrics[name], rel=1e-5, abs=1e-5), name
+    for name, sums in metrics.items():
+        assert sums.number() == pytest.approx(expected_metrics[name], rel=1e-5, abs=1e-5), name
     ours = {name: p.grad for name, p in policy.named_parameters()}
     assert ours.keys() == gradients.keys()
     for name, gradient in ours.items():
@@ -117,5 +117,10 @@ def test_kto_loss_and_gradient_equal_trls(tmp_path, byte_tokenizer, swapped):
     mismatched = log_ratio_sum(policy, reference, batch, "KL_")
     assert (mismatched.mean().item() < 0) == swapped
     total = log_ratio_sum(policy, reference, batch)
-    given = {"log_ratio_sum": total, "desirable": batch["label"], "baseline": kl_baseline(mismatched), "beta": 0.3}
+    given = {
+        "log_ratio_sum": total,
+        "desirable": batch["label"],
+        "baseline": kl_baseline(mismatched_sums(mismatched)),
+        "beta": 0.3,
+    }
     assert_same(kto_loss(**given, **weights).mean(), kto_metrics(**given), policy, expected)

@@ -133,7 +133,7 @@ def test_cells_side_by_side_go_on_after_one_fails(tmp_path):
     ("given", "says"),
     [
         ("--methods grpo", "methods: no method 'grpo' to compare"),
-        ("--task sums", "task: no task 'sums'"),
+        ("--task sums", "task: unknown task 'sums'"),
         ("--seeds 0 0", "seeds: needs at least one, each once"),
         ("--seeds 0 100", "tuning_seed: 100 is among the compared seeds"),
         ("--policy p", "policy: --policy and --episodes go together"),

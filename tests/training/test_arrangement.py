@@ -14,16 +14,18 @@ from test_trainer import trainer
 from doubles.models import tiny_llama
 from stepcredit import DPOConfig, Episode, InputError, KTOConfig, TOPRConfig
 from stepcredit.episodes.alignment import Trajectory, spliced
-from stepcredit.training.arrangement import Labelled, alone, in_pairs, with_strangers
+from stepcredit.training.arrangement import alone, in_pairs, with_strangers
 
 
-def row(prompt, response, reward):
-    """A trajectory of these prompt and response ids."""
+def row(prompt, response, reward, prompt_id=""):
+    """A trajectory of these prompt and response ids, with one outcome."""
     mask = np.array([False] * len(prompt) + [True] * len(response))
     rewards = np.zeros(len(mask), dtype=np.float32)
     rewards[-1] = reward
     step_id = np.where(mask, np.cumsum(mask) - 1, -1)
-    return Trajectory(np.array([*prompt, *response], dtype=np.int32), mask, step_id, rewards, None, False)
+    return Trajectory(
+        np.array([*prompt, *response], dtype=np.int32), mask, step_id, rewards, None, False, False, prompt_id, reward
+    )
 
 
 def settings_of(**given):
@@ -37,7 +39,7 @@ def labelled(counts):
     out, number = [], 10
     for prompt, (right, wrong) in counts.items():
         for reward in [1.0] * right + [0.0] * wrong:
-            out.append(Labelled(prompt, row([1, 2], [number], reward), reward))
+            out.append(row([1, 2], [number], reward, prompt))
             number += 1
     return out
 
@@ -57,11 +59,10 @@ def test_pairs_are_right_over_wrong_of_one_prompt_capped_and_seeded(counts, cap,
             in_pairs(episodes, config)
         return
     items = in_pairs(episodes, config)
-    prompt_of = {id(e.trajectory): e.prompt_id for e in episodes}
     assert all(good.reward.sum() == 1 and bad.reward.sum() == 0 for good, bad in items)
-    assert all(prompt_of[id(good)] == prompt_of[id(bad)] for good, bad in items)
+    assert all(good.prompt_id == bad.prompt_id for good, bad in items)
     assert len({(id(good), id(bad)) for good, bad in items}) == len(items)
-    found = Counter(prompt_of[id(good)] for good, _ in items)
+    found = Counter(good.prompt_id for good, _ in items)
     assert [found[f"p{k}"] for k in range(len(counts))] == [min(cap, n) for n in possible]
     again = in_pairs(episodes, config)
     assert [tuple(map(id, item)) for item in again] == [tuple(map(id, item)) for item in items]
@@ -75,23 +76,25 @@ def test_another_seed_takes_other_pairs():
 
 def test_alone():
     episodes = labelled({"p": (1, 1)})
-    assert alone(episodes, None) == [(e.trajectory,) for e in episodes]
+    assert alone(episodes, None) == [(e,) for e in episodes]
 
 
 def test_spliced_by_hand():
-    ours, theirs = row([1, 2, 3], [4, 5], 1.0), row([6], [7, 8, 9], 1.0)
+    ours, theirs = row([1, 2, 3], [4, 5], 1.0, "ours"), row([6], [7, 8, 9], 1.0, "theirs")
     found = spliced(ours, theirs)
     assert found.ids.tolist() == [1, 2, 3, 7, 8, 9]
     assert found.action_mask.tolist() == [False] * 3 + [True] * 3
     assert found.step_id.tolist() == [-1, -1, -1, 0, 1, 2]
     assert found.reward.tolist() == [0.0] * 6
     assert found.behavior_log_prob is None
+    assert (found.prompt_id, found.outcome) == ("ours", 0.0)
 
 
 def test_strangers_keep_the_prompt_and_bring_the_response_of_another():
-    episodes = [Labelled(f"p{k % 3}", row([k % 3], [10 + k], float(k % 2)), float(k % 2)) for k in range(9)]
+    episodes = [row([k % 3], [10 + k], float(k % 2), f"p{k % 3}") for k in range(9)]
     items = with_strangers(episodes, settings_of())
-    assert [item[0] for item in items] == [e.trajectory for e in episodes]
+    assert [item[0] for item in items] == episodes
+    assert [item[1].prompt_id for item in items] == [e.prompt_id for e in episodes]
     for k, (_, stranger) in enumerate(items):
         prompt, response = stranger.ids.tolist()
         assert prompt == k % 3
@@ -125,16 +128,27 @@ def test_dpo_learns_from_pairs_and_counts_them(tmp_path):
     assert batch["reward"].sum(-1).tolist() == [1.0] * 4 + [0.0] * 4
 
 
-def test_kto_measures_its_baseline_on_mismatched_responses(tmp_path):
+@pytest.mark.parametrize("swapped", [False, True])
+def test_kto_measures_its_baseline_on_mismatched_responses(tmp_path, swapped):
     run = moved(trainer(tmp_path, KTOConfig, model=tiny_llama().double(), data=data(), beta=0.2))
+    if swapped:  # every log-ratio the other way round, and the baseline above zero
+        policy, reference = run.model.policy.state_dict(), run.model.reference.state_dict()
+        before = {name: x.clone() for name, x in policy.items()}
+        run.model.policy.load_state_dict(reference)
+        run.model.reference.load_state_dict(before)
     assert len(run.train_dataset) == 12
     batch = run.data_collator([run.train_dataset[k] for k in range(12)])
-    terms, statistics = run._terms(run.model, batch)
-    total = ((statistics.log_prob - statistics.ref_log_prob) * batch["action_mask"]).sum(-1)
+    terms, signals = run._terms(run.model, batch)
+    with torch.no_grad():
+        everything = run._signals(run.model, batch)
+    total = everything.log_prob.sum(-1) - everything.ref_log_prob.sum(-1)
     baseline = total[12:].mean().clamp(min=0)
+    assert (baseline > 0) == swapped
     sign = torch.tensor([1.0, -1.0] * 6, dtype=total.dtype)
-    torch.testing.assert_close(terms.policy, 1 - torch.sigmoid(0.2 * sign * (total[:12] - baseline)))
-    torch.testing.assert_close(terms.metrics["kl"].to(baseline.dtype), baseline.detach())
+    torch.testing.assert_close(terms.policy.detach(), 1 - torch.sigmoid(0.2 * sign * (total[:12] - baseline)))
+    assert terms.metrics["kl"].number() == pytest.approx(baseline.item())
+    assert len(signals.log_prob) == 12  # no loss, no gradient and no metric of the mismatched ones
+    assert signals.outcome.tolist() == [1.0, 0.0] * 6
 
 
 def test_topr_asks_for_the_log_probabilities_of_the_writer(tmp_path):

@@ -101,7 +101,7 @@ def test_dqo_weighs_by_the_policy_that_sampled_and_by_the_reference_where_that_i
     log_prob, ref = statistics.log_prob.sum(-1), statistics.ref_log_prob.sum(-1)
     assert ratio[0].item() == pytest.approx(np.exp(min((log_prob[0] + 33).item(), 1.0)), rel=1e-5)
     assert ratio[1].item() == pytest.approx(np.exp(min((log_prob[1] - ref[1]).item(), 1.0)), rel=1e-5)
-    assert 0.5 <= weighted.metrics["weights/effective_share"].item() <= 1
+    assert 0.5 <= weighted.metrics["weights/effective_share"].number() <= 1
 
 
 def test_settings_out_of_range(tmp_path):

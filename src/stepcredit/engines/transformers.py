@@ -25,7 +25,7 @@ def load(model: Any, *, tokenizer: Any | None, batch_size: int, trust_remote_cod
         name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
     if isinstance(model, str):
-        model = placed(load_policy(model, trust_remote_code=trust_remote_code))
+        model = placed(load_policy(model, trust_remote_code=trust_remote_code, tokenizer=tokenizer))
     return TransformersEngine(model, tokenizer, batch_size)
 
 

@@ -49,6 +49,9 @@ class Trajectory:
         behavior_log_prob: log μ(a_t|s_t) where it was recorded.
         retokenised: whether the ids were made from text and not sampled.
         cut: whether a limit cut it, so that its reward is still to come and V of its last state stands for it.
+        prompt_id: which prompt it answers.
+        outcome: how it ended, without the rewards of its steps: what right and wrong go by. In double precision, unlike
+            `reward`, which may fall short of a threshold such as 0.7.
     """
 
     ids: NDArray[np.int32]
@@ -58,6 +61,8 @@ class Trajectory:
     behavior_log_prob: NDArray[np.float32] | None
     retokenised: bool
     cut: bool = False
+    prompt_id: str = ""
+    outcome: float = 0.0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -120,13 +125,22 @@ def align(
     if episode.step_rewards is not None:
         _place_step_rewards(reward, episode.step_rewards, raw_steps)
     reward[np.flatnonzero(tokens.action_mask)[-1]] += episode.reward
-    return Trajectory(tokens.ids, tokens.action_mask, step_id, reward, tokens.behavior_log_prob, episode.tokens is None)
+    return Trajectory(
+        ids=tokens.ids,
+        action_mask=tokens.action_mask,
+        step_id=step_id,
+        reward=reward,
+        behavior_log_prob=tokens.behavior_log_prob,
+        retokenised=episode.tokens is None,
+        prompt_id=episode.prompt_id,
+        outcome=episode.reward if episode.outcome is None else episode.outcome,
+    )
 
 
 def spliced(prompt: Trajectory, response: Trajectory) -> Trajectory:
     """The prompt of one trajectory, up to its first action, with all that follows the prompt of another.
 
-    Nobody ever wrote it: it has no reward and no behaviour log-probabilities.
+    Nobody ever wrote it: it has no reward, no outcome and no behaviour log-probabilities.
     """
     before, start = int(prompt.action_mask.argmax()), int(response.action_mask.argmax())
     outside = np.full(before, -1, dtype=np.int64)
@@ -137,6 +151,7 @@ def spliced(prompt: Trajectory, response: Trajectory) -> Trajectory:
         reward=np.zeros(before + len(response) - start, dtype=np.float32),
         behavior_log_prob=None,
         retokenised=response.retokenised,
+        prompt_id=prompt.prompt_id,
     )
 
 
@@ -243,8 +258,11 @@ class Batch:
     step_id: Int[Tensor, "B A"]
     reward: Float[Tensor, "B A"]
     cut: Bool[Tensor, " B"]
+    outcome: Float[Tensor, " B"]
     behavior_log_prob: Float[Tensor, "B A"]
     """NaN where it was not recorded."""
+    prompt_id: tuple[str, ...]
+    """Of each row."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, as a `transformers.Trainer` passes batches around."""
@@ -276,6 +294,8 @@ def collate(trajectories: Sequence[Trajectory], pad_token_id: int) -> Batch:
         step_id=torch.from_numpy(step_id[:, 1:].copy()),
         reward=torch.from_numpy(reward[:, 1:].copy()),
         cut=torch.tensor([t.cut for t in trajectories]),
+        outcome=torch.tensor([t.outcome for t in trajectories], dtype=torch.float32),
+        prompt_id=tuple(t.prompt_id for t in trajectories),
         behavior_log_prob=torch.from_numpy(behavior[:, 1:].copy()),
     )
 

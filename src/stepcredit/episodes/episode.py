@@ -83,6 +83,8 @@ class Episode:
         tools: descriptions of the tools that the policy was given with a chat prompt, as `apply_chat_template` takes
             them; None where it had none.
         metadata: anything else worth keeping, JSON-serialisable.
+        outcome: how it ended, where `reward` no longer says so because it was moved to the steps, or holds rewards of
+            steps; None: `reward` does. Labels of right and wrong go by it. It is not stored.
 
     Raises:
         InputError: naming the field that breaks an invariant.
@@ -100,6 +102,7 @@ class Episode:
     tokens: Tokens | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    outcome: float | None = None
 
     def __post_init__(self) -> None:
         _check_turns("prompt", self.prompt)

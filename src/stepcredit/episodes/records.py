@@ -73,6 +73,8 @@ def to_batch(episodes: Sequence[Episode]) -> Any:
 
 
 def _as_row(episode: Episode) -> dict[str, Any]:
+    if episode.outcome is not None:
+        raise InputError("an episode whose reward was moved is not stored; store it as it was", "outcome")
     tokens = episode.tokens
     return {
         "prompt": turns_as_text(episode.prompt),

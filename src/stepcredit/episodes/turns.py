@@ -197,6 +197,7 @@ def own_turns(episode: Episode) -> Iterator[Episode]:
             prompt=messages[:place],
             completion=[messages[place]],
             reward=None if episode.reward is None else episode.reward + math.fsum(rewards[turn:]),
+            outcome=episode.reward if episode.outcome is None else episode.outcome,
             step_rewards=None,
             prompt_id=episode.prompt_id if turn == 0 else f"{episode.prompt_id}/turn{turn}/{episode.sample}",
             stop_reason=episode.stop_reason if is_last else StopReason.STOP,

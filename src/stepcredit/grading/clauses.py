@@ -9,7 +9,7 @@ from stepcredit.grading.braces import group_ends
 MAX_CHARS = 2_000
 
 _EMPHASIS = re.compile(
-    r"(?<![\w)\]}])\*{1,3}(?=\S)|(?<=\S)\*{1,3}(?![\w(\\{])|(?<!\w)`+|`+(?!\w)|(?<!\w)__(?=\S)|(?<=\S)__(?!\w)"
+    r"(?<![\w)\]}*])\*{1,3}(?=[^\s*])|(?<=[^\s*])\*{1,3}(?![\w(\\{*])|(?<!\w)`+|`+(?!\w)|(?<!\w)__(?=\S)|(?<=\S)__(?!\w)"
 )
 _LEADING = re.compile(
     r"[\s*:]*(?:(?:approximately|about|exactly|just|simply|therefore|thus|indeed)\b[\s,:]*)?", re.IGNORECASE

@@ -22,6 +22,7 @@ MAX_PARTS = 24
 """Longer lists that are not all numbers are left undecided."""
 
 UNREAD_GOLD = "the gold answer cannot be read"
+"""How the reason of such a verdict begins."""
 
 _WORDS = re.compile(r"[^\W\d_]+(?:[ ,'-]+[^\W\d_]+)*")
 _SHORT_WORD = re.compile(r"yes|no|odd|all|any|one|two|six|ten|red|day|sun|mon|tue|wed|thu|fri|sat", re.IGNORECASE)
@@ -30,6 +31,10 @@ _CHOSEN = re.compile(r"\(([A-Z])\).*|(?:option |choice )?([A-Z])(?:[.:)].*)?", r
 _TEXT_COMMAND = re.compile(r"\\(?:text|mbox|mathrm|textbf|hbox)")
 _BASE = re.compile(r"\(?(?P<digits>\d[0-9A-Z]*)\)?\s*(?:_\s*\{?\s*|(?:in )?base )(?P<base>\d{1,2}|[a-z]{3,7})\s*\}?")
 _TIME = re.compile(r"(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?\s*(?:(?P<half>[ap])\.?\s?m\.?)?", re.IGNORECASE)
+_NO_NUMBER = re.compile(
+    r"(?:not |(?:more|less|fewer|greater) than |[<>≤≥])(?P<bound>.*)|\s*(?P<ratio>\d+)\s*:\s*1\s*",
+    re.IGNORECASE | re.DOTALL,
+)
 _MULTIPLE = re.compile(r"[-+]?\$?(?=[\d./]*[1-9])\d[\d.]*(?:/\d+)?[a-zA-Z](?:\^\{?\d+\}?)?(?:/\d+)?")
 _RELATION = re.compile(r"[<>≤≥]|\\(?:le|ge|lt|gt|ne)(?![a-z])|\\[lg]eq")
 _BRACKETS = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle"}
@@ -68,7 +73,7 @@ def compare(gold: str, answer: str, algebra: Algebra, *, identity: bool = True) 
     """
     if identity and normal_form(gold) == normal_form(answer):
         return Comparison(RIGHT, "the same spelling")
-    for layer in (_as_times, _as_numbers, _as_multiple, _in_bases, _as_words):
+    for layer in (_as_times, _as_numbers, _as_bound, _as_multiple, _in_bases, _as_words):
         decided = layer(gold, answer)
         if decided is not None:
             return decided
@@ -115,6 +120,17 @@ def _as_numbers(gold: str, answer: str) -> Comparison | None:
         return None
     equal = equal_numbers(wanted, given)
     return Comparison(RIGHT if equal else WRONG, "equal numbers" if equal else "another number")
+
+
+def _as_bound(gold: str, answer: str) -> Comparison | None:
+    """ "More than 5" is no number, and whether "3:1" is 3 the question knows."""
+    match = _NO_NUMBER.fullmatch(answer)
+    wanted = read_number(gold) if match is not None else None
+    if match is None or wanted is None:
+        return None
+    given = read_number(match["bound"] or match["ratio"])
+    may_be = given is None or equal_numbers(wanted, given)
+    return Comparison(UNDECIDED if may_be else WRONG, "a bound or a ratio, not a number")
 
 
 def _as_multiple(gold: str, answer: str) -> Comparison | None:

@@ -16,7 +16,7 @@ from stepcredit.grading.characters import folded
 from stepcredit.grading.clauses import clause, has_prose, unemphasised
 from stepcredit.grading.fences import formulas, without_fences
 from stepcredit.grading.numbers import read_number
-from stepcredit.grading.runs import last_value, runs
+from stepcredit.grading.runs import last_value, runs, with_its_words
 from stepcredit.grading.style import AnswerStyle, Kind, Marker
 from stepcredit.grading.turns import own_turn
 
@@ -38,7 +38,7 @@ _ANSWER_BELOW = re.compile(r"\W*(?:the )?(?:final )?answer\W*", re.IGNORECASE)
 _ANSWER_IS = re.compile(r"\W*(?:the )?(?:final )?answer(?: is)?\W*(?=\S)", re.IGNORECASE)
 _PHRASE = re.compile(
     r"(?:^[ \t*#]*A(?:nswer)?[ \t*]*:|\banswer[ \t*]*(?: is\b|\s?[:=]|'s)(?:\s?:)?"
-    r"|\banswer to [^\n.:]{1,80} is\b)[ \t*:]*",
+    r"|\banswer to [^\n.:]{1,80} is\b|答案(?:是|为)?:?)[ \t*:]*",
     re.IGNORECASE | re.MULTILINE,
 )
 _FINAL = re.compile(r"\bfinal answer[ \t*]*(?: is\b|\s?[:=]|(?=\n))(?:\s?:)?[ \t*:]*", re.IGNORECASE)
@@ -46,6 +46,7 @@ _LAST_SENTENCE = re.compile(r"(?s:.*)(?:\n|[.!?]\s)(?=.*\w)")
 _SENTENCE = re.compile(r"\b(?:is|it|of|so|we|to|at|if|as|by|he|be|do|my|no)\b", re.IGNORECASE)
 _LISTED = re.compile(r"(?:\s|,|;|\b(?:and|or)\b|\\quad|\\text\{\s*(?:and|or)\s*\})*")
 _VALUE_ON_THE_LINE = re.compile(r"[^\w\n]*(?:[\w\\][^\n]*)")
+_IN_WORDS = re.compile(r"([A-Za-z]+)(?:[- ][A-Za-z]+)?")
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _CHOICE = re.compile(r"\(([A-J])\)|\b(?:option|choice|statement) ([A-J])\b", re.IGNORECASE)
 
@@ -131,7 +132,7 @@ def _phrase(text: str, style: AnswerStyle) -> str | None:
 
     Further up, such words mostly answer a question on the way (docs/LOG.md has the count).
     """
-    if "nswer" not in text and "NSWER" not in text and "A:" not in text:
+    if not any(word in text for word in ("nswer", "NSWER", "A:", "答案")):
         return None
     lines = [line for line in text.rstrip()[-2_000:].splitlines() if line.strip()][-3:]
     for pattern, where in ((_FINAL, "\n".join(lines)), (_PHRASE, "\n".join(lines[-1:]))):
@@ -161,8 +162,10 @@ def _stated_number(said: str, style: AnswerStyle) -> str | None:
     for words in (here.rpartition("=")[2], here, text):
         found = runs(words, grouped=True)
         if found:
-            return found[0]
-    return None
+            return with_its_words(words, found[0])
+    in_words = _IN_WORDS.match(here)
+    candidates = [in_words[0], in_words[1]] if in_words is not None else []
+    return next((words for words in candidates if read_number(words) is not None), None)
 
 
 def _stated_expression(said: str, style: AnswerStyle) -> str | None:

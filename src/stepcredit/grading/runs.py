@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from stepcredit.grading.characters import BLANK
+from stepcredit.grading.units import KNOWN_UNITS
 
 MAX_CHARS = 4_000
 """What lies beyond is not looked at."""
@@ -18,13 +19,13 @@ MAX_CHARS = 4_000
 _GROUPED = r"\d{1,3}(?:(?:,|\{,\}|,\\!|\\!|\\,|'|%s)\d{3})+(?!\d)(?:\.\d+)?"
 _TOKENS = r"""
     (?P<blank>(?:\s|\\[,;:!\ ]|~)+)
-  | (?P<number>%s|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)
+  | (?P<number>%s|(?<=[$€£¥])\d{1,3}(?:\ \d{3})+(?!\d)|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)
   | (?P<stop>\\(?:text|mbox|mathrm|textbf|hbox|quad|qquad|approx|neq?|implies|Rightarrow|to)(?![a-zA-Z])|\\\\|\.\.+)
   | (?P<command>\\[a-zA-Z]+|\\[{}])
   | (?P<money>\\?[$£€¥₹])
   | (?P<percent>\\?%%)
-  | (?P<word>[^\W\d_]{2,})
-  | (?P<letter>[^\W\d_])
+  | (?P<word>[A-Za-zÀ-ɏͰ-῿぀-퟿]{2,})
+  | (?P<letter>[A-Za-zÀ-ɏͰ-῿぀-퟿])
   | (?P<sign>[-+±])
   | (?P<operator>[*/^=<>!×÷·≤≥])
   | (?P<open>[(\[{])
@@ -48,6 +49,16 @@ _LEADING = frozenset({"blank", "operator", "joint", "close"})
 _BEHIND = re.compile(
     r"\s?(?:hundred|thousand|million|billion|trillion|dozen|percent|per cent)\b|\s?[ap]\.?m\b\.?", re.IGNORECASE
 )
+
+_WORD_BEHIND = re.compile(r"\s?([A-Za-z]{3,12})\b")
+
+_BOUND = re.compile(r"(?:\bnot|\b(?:more|less|fewer|greater) than|[<>≤≥])\s*$", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r"\s*(?:and (?:a|one) (?:half|quarter|third)\b|(?:[a-z]+ )?(?:to|out of) (?:about )?[$€£]?\d[\d,.]*"
+    r"|(?:and|or) [$€£]?\d[\d,.]*)",
+    re.IGNORECASE,
+)
+_COMPOUND = re.compile(r"\s?([A-Za-z]+),?(?: and)? [$€£]?\d[\d,.]* ?([A-Za-z]+)")
 
 
 class Token(NamedTuple):
@@ -81,10 +92,39 @@ def runs(text: str, *, grouped: bool = False) -> list[str]:
         for start, end in pieces:
             run = _trimmed(tokens[start:end])
             if any(t.kind in _VALUES or t.text in ("\\pi", "\\infty") for t in run):
-                behind = _BEHIND.match(text, run[-1].end)
-                found.append(text[run[0].start : run[-1].end] + (behind[0] if behind is not None else ""))
+                found.append(text[run[0].start : run[-1].end] + _behind(text, run[-1].end))
         at = max(pieces[-1][1], at + 1) if pieces else at + 1
     return found
+
+
+def _behind(text: str, end: int) -> str:
+    """The word behind a number that belongs to it: what scales it, its unit where that is known, the half of a day."""
+    match = _BEHIND.match(text, end) or _WORD_BEHIND.match(text, end)
+    if match is None or (match.re is _WORD_BEHIND and not _is_unit(match[1])):
+        return ""
+    return match[0]
+
+
+def with_its_words(text: str, run: str) -> str:
+    """The first run of a text with the words around it that make it something else than its number.
+
+    A bound ("more than 5"), a range ("5 to 6"), a choice ("5 or 6"), a share ("3 out of 4"), "2 and a half", and a
+    quantity in two units ("3 hours 20 minutes").
+    """
+    start = text.find(run)
+    end = start + len(run)
+    goes_on = _GOES_ON.match(text, end)
+    number = re.search(r"[A-Za-z]+$", run)
+    compound = _COMPOUND.match(text, start + number.start() if number is not None else end)
+    if goes_on is None and compound is not None and all(_is_unit(word) for word in compound.groups()):
+        goes_on = compound
+    bound = _BOUND.search(text, 0, start)
+    return text[bound.start() if bound is not None else start : goes_on.end() if goes_on is not None else end].strip()
+
+
+def _is_unit(word: str) -> bool:
+    word = word.lower()
+    return word in KNOWN_UNITS or word.removesuffix("s") in KNOWN_UNITS
 
 
 def _tokens(text: str, pattern: re.Pattern[str]) -> list[Token]:

@@ -31,7 +31,8 @@ def action_statistics(
 ) -> ActionStatistics:
     """Log-probability of each action under policy and reference, and the exact KL[π ‖ π_ref] at its state.
 
-    Only states of actions are looked at: prompts, observations and padding are dropped before the softmax.
+    Only states of actions are looked at: prompts, observations and padding are dropped before the softmax. Logits of
+    -∞, where the vocabulary is masked, have no part in entropy and KL; where the reference alone has them, the KL is ∞.
 
     Args:
         logits: the policy's, read at states (see `episodes.alignment.at_states`).
@@ -42,12 +43,13 @@ def action_statistics(
     rows = action_mask.flatten().nonzero()[:, 0]
     taken = action.flatten()[rows][:, None]
     log_pi = _log_softmax(_rows(logits, rows))
-    entropy = -(log_pi.detach().exp() * log_pi.detach()).sum(-1)
+    pi = log_pi.exp()
+    entropy = -_expected(pi.detach(), log_pi.detach())
     log_prob = _scatter(log_pi.gather(-1, taken)[:, 0], action_mask)
     if ref_logits is None:
         return ActionStatistics(log_prob, _scatter(entropy, action_mask))
     log_ref = _log_softmax(_rows(ref_logits.detach(), rows))
-    kl = (log_pi.exp() * (log_pi - log_ref)).sum(-1)
+    kl = _expected(pi, log_pi - log_ref)
     return ActionStatistics(
         log_prob,
         _scatter(entropy, action_mask),
@@ -64,6 +66,11 @@ def _rows(logits: Float[Tensor, "B A V"], rows: Int[Tensor, " N"]) -> Float[Tens
 def _log_softmax(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
     wide = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(wide).log_softmax(-1)
+
+
+def _expected(pi: Float[Tensor, "N V"], x: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+    """Σ_a π(a) x(a), over the a that π can take: 0 · log 0 is 0, and so is its gradient."""
+    return (pi * torch.where(pi > 0, x, 0.0)).sum(-1)
 
 
 def _scatter(numbers: Float[Tensor, " N"], action_mask: Bool[Tensor, "B A"]) -> Float[Tensor, "B A"]:

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stepcredit.objectives.bellman import gather_segments, masked_mean, suffix_sum
+from stepcredit.objectives.sums import Sums, explained_of, mean_of, spread_of
 
 
 def value_metrics(
@@ -16,25 +17,22 @@ def value_metrics(
     reward: Float[Tensor, "B T"],
     segment_id: Int[Tensor, "B T"],
     beta: float,
-) -> dict[str, Float[Tensor, ""]]:
+) -> dict[str, Sums]:
     """`values/mean`, `values/initial`, `values/explained_variance`, `advantages/mean` and `advantages/std`.
 
-    The target of V is the soft return R_s - β Σ_{i≥s} ρ_i. Explained variance is 1 - Var(target - V) /
-    Var(target) over the segments of the batch, and NaN where the targets do not vary. The advantage of
-    segment s is what V says it changed: V(s_{s+1}) - V(s_s) + r_s, with V = 0 after the last.
+    The target of V is the soft return R_s - β Σ_{i≥s} ρ_i. Explained variance is 1 - Var(target - V) / Var(target)
+    over all segments, and NaN where the targets do not vary. The advantage of segment s is what V says it changed:
+    V(s_{s+1}) - V(s_s) + r_s, with V = 0 after the last. `values/mean` is over the episodes, each of them the mean
+    over its segments. No gradient flows.
     """
     at = gather_segments(log_ratio.detach(), reward, value.detach(), segment_id)
     target = suffix_sum(at.reward) - beta * suffix_sum(at.log_ratio)
     following = torch.nn.functional.pad(torch.where(at.mask, at.value, 0.0)[:, 1:], (0, 1))
     advantage = (following - at.value + at.reward)[at.mask]
-    error = (target - at.value)[at.mask]
-    spread = target[at.mask].var(unbiased=False)
     return {
-        "values/mean": masked_mean(at.value, at.mask).mean(),
-        "values/initial": at.value[:, 0].mean(),
-        "values/explained_variance": torch.where(
-            spread > 0, 1 - error.var(unbiased=False) / spread, torch.full_like(spread, float("nan"))
-        ),
-        "advantages/mean": advantage.mean(),
-        "advantages/std": advantage.std(unbiased=False),
+        "values/mean": mean_of(masked_mean(at.value, at.mask)),
+        "values/initial": mean_of(at.value[:, 0]),
+        "values/explained_variance": explained_of((target - at.value)[at.mask], target[at.mask]),
+        "advantages/mean": mean_of(advantage),
+        "advantages/std": spread_of(advantage),
     }

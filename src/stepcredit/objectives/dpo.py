@@ -6,6 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from stepcredit.objectives.sums import Sums, mean_of
+
 
 def dpo_loss(*, chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"], beta: float) -> Float[Tensor, " P"]:
     """The loss of each pair.
@@ -28,9 +30,7 @@ def dpo_loss(*, chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"], beta
     return -logsigmoid(beta * (chosen - rejected))
 
 
-def dpo_metrics(
-    *, chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"], beta: float
-) -> dict[str, Float[Tensor, ""]]:
+def dpo_metrics(*, chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"], beta: float) -> dict[str, Sums]:
     """`rewards/chosen`, `rewards/rejected`, `rewards/accuracies` and `rewards/margins`, under TRL's names.
 
     Means over the pairs of the implied rewards β Σ_t ρ_t, of whether the chosen one's is the larger (a tie
@@ -40,8 +40,8 @@ def dpo_metrics(
     """
     better, worse = beta * chosen.detach(), beta * rejected.detach()
     return {
-        "rewards/chosen": better.mean(),
-        "rewards/rejected": worse.mean(),
-        "rewards/accuracies": (better > worse).to(better.dtype).mean(),
-        "rewards/margins": (better - worse).mean(),
+        "rewards/chosen": mean_of(better),
+        "rewards/rejected": mean_of(worse),
+        "rewards/accuracies": mean_of((better > worse).to(better.dtype)),
+        "rewards/margins": mean_of(better - worse),
     }

@@ -44,11 +44,6 @@ def trajectory_weight(
     return log_weight.clamp(max=1.0).exp().detach()
 
 
-def effective_sample_share(weight: Float[Tensor, " B"]) -> Float[Tensor, ""]:
-    """(Σ w)² / (B Σ w²): 1 where all weights are equal, 1/B where one episode carries everything."""
-    return weight.sum().square() / (len(weight) * weight.square().sum()).clamp(min=torch.finfo(weight.dtype).tiny)
-
-
 def dqo_losses(
     *,
     value: Float[Tensor, "B T"],

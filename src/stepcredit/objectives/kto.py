@@ -6,20 +6,33 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from stepcredit.objectives.sums import Sums, count, difference_of, mean_of, mean_where, total
 
-def kl_baseline(mismatched: Float[Tensor, " B"]) -> Float[Tensor, ""]:
-    """z = sg[ max( 1/B Σ_b Σ_t ρ_t(x_b, y'_b), 0 ) ], one number for the whole batch.
 
-    An estimate of KL[π ‖ π_ref] from responses that the batch already holds: y'_b answers *another* prompt
-    of the batch, so that no response is measured against itself. It is biased, as y' was not drawn from π;
-    below zero, where no KL can be, it is cut off.
+def mismatched_sums(log_ratio_sum: Float[Tensor, " B"]) -> Float[Tensor, 2]:
+    """B and Σ_b Σ_t ρ_t(x_b, y'_b) of a micro-batch of mismatched responses; sums add up to those of a batch.
 
     Args:
-        mismatched: Σ_t ρ_t of each prompt with the response of another, in nats.
+        log_ratio_sum: Σ_t ρ_t of each prompt with the response of another, in nats.
+    """
+    return torch.stack([count(log_ratio_sum), total(log_ratio_sum)])
+
+
+def kl_baseline(sums: Float[Tensor, 2]) -> Float[Tensor, ""]:
+    """z = sg[ max( 1/B Σ_b Σ_t ρ_t(x_b, y'_b), 0 ) ], one number for a whole optimizer step.
+
+    An estimate of KL[π ‖ π_ref] from responses that the data already hold: y'_b answers *another* prompt than x_b, so
+    that no response is measured against itself. It is biased, as y' was not drawn from π; below zero, where no KL can
+    be, it is cut off. The cut makes it no mean: that of the parts of a batch is above that of the batch.
+
+    Args:
+        sums: B and Σ_b Σ_t ρ_t over all mismatched responses of the step, from `mismatched_sums`.
 
     Source: KTO, section 4 (z_0 and its estimate).
     """
-    return mismatched.detach().mean().clamp(min=0)
+    number, nats = sums.detach()
+    z: Tensor = (nats / number).clamp(min=0)
+    return z
 
 
 def kto_loss(
@@ -60,19 +73,18 @@ def kto_metrics(
     desirable: Bool[Tensor, " B"],
     baseline: Float[Tensor, ""],
     beta: float,
-) -> dict[str, Float[Tensor, ""]]:
+) -> dict[str, Sums]:
     """`kl`, `rewards/chosen`, `rewards/rejected` and `rewards/margins`, under TRL's names.
 
     The baseline z; the mean implied reward β Σ_t ρ_t of the desirable responses (chosen) and of the others
-    (rejected), NaN where the batch has none of a kind; and their difference. No gradient flows.
+    (rejected), NaN where there are none of a kind; and their difference. No gradient flows.
 
     Args: as in `kto_loss`.
     """
     reward = beta * log_ratio_sum.detach()
-    chosen, rejected = reward[desirable].mean(), reward[~desirable].mean()
     return {
-        "kl": baseline.detach(),
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/margins": chosen - rejected,
+        "kl": mean_of(baseline.expand(len(reward))),
+        "rewards/chosen": mean_where(reward, desirable),
+        "rewards/rejected": mean_where(reward, ~desirable),
+        "rewards/margins": difference_of(reward, desirable),
     }

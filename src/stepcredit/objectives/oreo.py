@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -86,6 +89,9 @@ def sampled_kl(log_ratio: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     w ρ ∇log π; it is never negative, and zero with zero gradient where π = π_ref. It is not the estimate
     for actions that π sampled (e^-ρ - 1 + ρ), and its variance grows with w.
 
+    It is finite wherever ρ is: where e^{1.1 ρ} would leave the range of numbers, from ρ = 80.6 on in single precision,
+    the estimate and its slope stay what they are there. For ρ → -∞ it is 1, its slope zero.
+
     Args:
         log_ratio: ρ_t of the action that was taken, zero outside actions, where the estimate is zero too.
 
@@ -93,4 +99,7 @@ def sampled_kl(log_ratio: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
 
     Source: estimators of this form: J. Schulman, "Approximating KL divergence", 2020.
     """
-    return log_ratio.exp() * log_ratio - log_ratio.expm1()
+    limit = math.log(torch.finfo(log_ratio.dtype).max) / 1.1
+    above = log_ratio - log_ratio.detach() + limit  # `limit` in value, with the slope of ρ
+    bounded = torch.where(log_ratio > limit, above, log_ratio.clamp(min=-limit))
+    return bounded.exp() * bounded - bounded.expm1()

@@ -66,7 +66,7 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
         engine: in place of the policy's own.
 
     Raises:
-        InputError: unknown task or split, or a folder that holds something else.
+        InputError: unknown task or split, a policy that does not load, or a folder that holds something else.
     """
     task = config.load_task()
     if config.samples < 1:
@@ -79,11 +79,13 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
     out = Path(config.out)
     if config.dry_run:
         return {"prompts": len(problems), "responses": len(problems) * config.samples, "units": len(units)}
-    done = resume(out, _asked(config, task))
+    asked = _asked(config, task)
+    done = units_there(out, asked)
     if done == len(units):
         return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
     if engine is None:
         engine = config.load_engine(config.policy, config.batch_size, config.trust_remote_code)
+    resume(out, asked)
     with drawing(config, task, engine) as draw:
         for unit in track(units[done:], f"collecting {config.task}", len(units) - done):
             append_episodes(out, draw(unit, config.samples))
@@ -194,12 +196,25 @@ def graded_episode(
 def _asked(config: CollectConfig, task: Task) -> dict[str, Any]:
     """What decides which episodes are drawn."""
     asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
+    asked["step_delimiters"] = list(task.step_delimiters)
     left_out = ("out", "batch_size", "dry_run", "data", "workers")
     return {name: value for name, value in asked.items() if name not in left_out}
 
 
 def resume(out: Path, asked: dict[str, Any]) -> int:
-    """How many units are in a folder already; a folder made with other settings is refused."""
+    """How many units are in a folder already, as `units_there`; from now on the folder says what it is made with."""
+    done = units_there(out, asked)
+    if not (out / MANIFEST).exists():
+        write_json(out / MANIFEST, asked)
+    return done
+
+
+def units_there(out: Path, asked: dict[str, Any]) -> int:
+    """How many units are in a folder already; writes nothing.
+
+    Raises:
+        InputError: the folder was made with other settings, or holds something else.
+    """
     manifest = out / MANIFEST
     if manifest.exists():
         found = json.loads(manifest.read_text(encoding="utf-8"))
@@ -209,5 +224,4 @@ def resume(out: Path, asked: dict[str, Any]) -> int:
         return len(list(out.glob("episodes-*.parquet")))
     if out.exists() and any(out.iterdir()):
         raise InputError("is not empty and was not collected here; choose another --out", str(out))
-    write_json(manifest, asked)
     return 0

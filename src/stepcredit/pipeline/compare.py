@@ -290,7 +290,8 @@ def make_start(
     set_seed(seed)
     task = load_task(task_name)
     if policy is not None and episodes is not None:
-        tokenizer, model = load_tokenizer(policy), load_policy(policy)
+        tokenizer = load_tokenizer(policy)
+        model = load_policy(policy, tokenizer=tokenizer)
         model.save_pretrained(folder / "policy", safe_serialization=True)
         tokenizer.save_pretrained(folder / "policy")
         append_episodes(folder / "episodes", load_episodes(episodes))
@@ -322,7 +323,7 @@ def train_and_test(
         "steps": trainer.state.global_step,
         "epochs": round(float(trainer.state.epoch), 2),
         "tokens_trained": round(sum(row.get("num_tokens", 0) for row in trainer.state.log_history)),
-        "episodes": len(trainer.train_dataset.episodes),
+        "episodes": len(trainer.train_dataset.trajectories),
     }
     has_value = METHODS[variant.method].needs_value
     found = _tested(task_name, method, seed, trainer.model.policy, tokenizer, folder, test)

@@ -18,7 +18,7 @@ from stepcredit.models.loading import load_reward_model, load_value_model, place
 from stepcredit.models.states import ValueStates, value_states
 from stepcredit.pipeline.acting import stepping
 from stepcredit.pipeline.breakdown import at_k, group_rows, is_strictly_right, rate, reading_rows
-from stepcredit.pipeline.collect import resume, sample_and_grade, sampling, work_units
+from stepcredit.pipeline.collect import resume, sample_and_grade, sampling, units_there, work_units
 from stepcredit.pipeline.conversing import conversed
 from stepcredit.pipeline.progress import track
 from stepcredit.pipeline.results import (
@@ -127,6 +127,7 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
     }
     responses = out / "responses" / f"{config.method or 'policy'}-{config.split}-{config.search}-seed{config.seed}"
     models = _Models(config)
+    _ = models.tokenizer  # a policy that is not there is found before anything is written
     groups: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     with watch.phase("generate"):
@@ -234,15 +235,28 @@ class _Models:
     @cached_property
     def value_model(self) -> Any:
         """V, where there is one."""
-        return placed(load_value_model(str(self._config.value), trust_remote_code=self._trust))
+        value = str(self._config.value)
+        return placed(load_value_model(value, trust_remote_code=self._trust, tokenizer=self.tokenizer))
+
+    def check(self) -> None:
+        """Load all that was named, before anything is drawn or written.
+
+        Raises:
+            InputError: one does not load, or they do not fit.
+        """
+        _ = self.engine
+        if self._config.value is not None:
+            _ = self.value_model
 
     @cached_property
     def scorer(self) -> Scorer | None:
         """Who says how good a response or a step is; None where nobody was named."""
         config = self._config
         if config.reward_model is not None:
-            reward_model = placed(load_reward_model(config.reward_model, trust_remote_code=self._trust))
-            return reward_model_scorer(reward_model, config.batch_size)
+            reward_model = load_reward_model(
+                config.reward_model, trust_remote_code=self._trust, tokenizer=self.tokenizer
+            )
+            return reward_model_scorer(placed(reward_model), config.batch_size)
         return None if config.value is None else ValueScorer(self.value_model)
 
 
@@ -302,8 +316,9 @@ def _drawn(
 ) -> list[Episode]:
     """The graded responses, drawn or, as far as an earlier run got, read back."""
     units = work_units(problems, search.samples)
-    done = resume(responses, asked)
-    if done < len(units):
+    if units_there(responses, asked) < len(units):
+        models.check()
+        done = resume(responses, asked)
         for unit in track(units[done:], f"{config.method} {search.name}".strip(), len(units) - done):
             append_episodes(responses, sample_and_grade(task, unit, models.engine, search.samples, search.params))
     return list(load_episodes(responses))

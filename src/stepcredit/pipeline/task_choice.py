@@ -15,7 +15,11 @@ from stepcredit.tasks.task import Task
 class TaskChoice:
     """The settings of a task."""
 
-    task: str = field(metadata={"help": "The task: arithmetic, chain, fetch, gsm8k, math or alfworld."})
+    task: str = field(
+        metadata={
+            "help": "The task: arithmetic, chain, fetch, gsm8k, math, alfworld; or one of your own, file.py:Class."
+        }
+    )
     data: str | None = field(
         default=None,
         metadata={

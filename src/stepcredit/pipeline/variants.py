@@ -52,7 +52,8 @@ def with_process_rewards(task: Task, episodes: Iterable[Episode]) -> list[Episod
     """The same episodes with the outcome told at the step that decided it: -1 at the first wrong step, else 0.
 
     An episode's total is its outcome less one, so that only the place of the reward differs from outcome rewards,
-    and the optimal policy is the same. Truncated and undecided episodes stay as they are.
+    and the optimal policy is the same. Right and wrong still go by the outcome (`Episode.outcome`). Truncated and
+    undecided episodes stay as they are.
 
     Raises:
         InputError: the task does not know which steps are wrong.
@@ -62,10 +63,11 @@ def with_process_rewards(task: Task, episodes: Iterable[Episode]) -> list[Episod
 
 def _labelled(task: Task, episode: Episode) -> Episode:
     if not episode.completion:  # no step to put it on: the end token bears it
-        return replace(episode, reward=-1.0)
+        return replace(episode, reward=-1.0, outcome=episode.reward)
     problem = Problem(episode.prompt_id, str(episode.prompt), str(episode.metadata.get("answer")))
     wrong = task.wrong_steps(problem, str(episode.completion))
     if wrong is None:
         raise InputError(f"{task.name} does not know which steps are wrong: no process rewards", "methods")
     first = wrong.index(True) if True in wrong else len(wrong)
-    return replace(episode, reward=0.0, step_rewards=tuple(-1.0 if k == first else 0.0 for k in range(len(wrong))))
+    step_rewards = tuple(-1.0 if k == first else 0.0 for k in range(len(wrong)))
+    return replace(episode, reward=0.0, step_rewards=step_rewards, outcome=episode.reward)

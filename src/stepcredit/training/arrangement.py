@@ -15,30 +15,27 @@ Item = tuple[Trajectory, ...]
 """What one entry of the training data holds. All entries of a run hold equally many."""
 
 
-class Labelled(NamedTuple):
-    """An encoded episode, the prompt that it answers, and the sum of its rewards.
+class Arrangement(NamedTuple):
+    """How episodes become items.
 
-    The sum is kept in double precision: that of `trajectory.reward` falls short of a threshold such as 0.7.
+    Attributes:
+        rows: how many trajectories an item holds.
+        items: the items made of a set of encoded episodes under a config.
+        surveyed: of how many of the rows, the last ones, no loss is taken: they are looked at beforehand, over the
+            whole optimizer step and without gradient (`Method.survey`).
     """
 
-    prompt_id: str
-    trajectory: Trajectory
-    total_reward: float
-
-
-class Arrangement(NamedTuple):
-    """How many trajectories an item holds, and the items made of a set of episodes under a config."""
-
     rows: int
-    items: Callable[[Sequence[Labelled], Any], list[Item]]
+    items: Callable[[Sequence[Trajectory], Any], list[Item]]
+    surveyed: int = 0
 
 
-def alone(episodes: Sequence[Labelled], config: Any) -> list[Item]:
+def alone(episodes: Sequence[Trajectory], config: Any) -> list[Item]:
     """Every episode by itself."""
-    return [(e.trajectory,) for e in episodes]
+    return [(e,) for e in episodes]
 
 
-def in_pairs(episodes: Sequence[Labelled], config: Any) -> list[Item]:
+def in_pairs(episodes: Sequence[Trajectory], config: Any) -> list[Item]:
     """(a right response, a wrong one) to one prompt, at most `config.max_pairs_per_prompt` of each prompt.
 
     Which of all pairs are taken is random, keyed by `config.seed` and the order of the episodes. A response may be
@@ -49,7 +46,7 @@ def in_pairs(episodes: Sequence[Labelled], config: Any) -> list[Item]:
     """
     prompts: dict[str, dict[bool, list[Trajectory]]] = defaultdict(lambda: {True: [], False: []})
     for e in episodes:
-        prompts[e.prompt_id][e.total_reward >= config.reward_threshold].append(e.trajectory)
+        prompts[e.prompt_id][e.outcome >= config.reward_threshold].append(e)
     rng = np.random.default_rng([config.seed, 2])
     items: list[Item] = []
     for by_label in prompts.values():
@@ -61,7 +58,7 @@ def in_pairs(episodes: Sequence[Labelled], config: Any) -> list[Item]:
     return items
 
 
-def with_strangers(episodes: Sequence[Labelled], config: Any) -> list[Item]:
+def with_strangers(episodes: Sequence[Trajectory], config: Any) -> list[Item]:
     """(an episode, its prompt with the response to another prompt): mismatched on purpose, for KTO's KL baseline.
 
     The stranger is the next response to another prompt, in an order keyed by `config.seed`, for which prompt and
@@ -75,17 +72,15 @@ def with_strangers(episodes: Sequence[Labelled], config: Any) -> list[Item]:
     for place, index in enumerate(order):
         episode = episodes[index]
         followers = (episodes[order[(place + k) % len(order)]] for k in range(1, len(order)))
-        strangers = (
-            spliced(episode.trajectory, other.trajectory) for other in followers if other.prompt_id != episode.prompt_id
-        )
+        strangers = (spliced(episode, other) for other in followers if other.prompt_id != episode.prompt_id)
         fitting = (s for s in strangers if config.max_length is None or len(s) <= config.max_length)
         stranger = next(fitting, None)
         if stranger is None:
             raise InputError("no response to another prompt fits this one: the KL baseline needs them", "train_dataset")
-        items[int(index)] = (episode.trajectory, stranger)
+        items[int(index)] = (episode, stranger)
     return [items[k] for k in range(len(episodes))]
 
 
 ALONE = Arrangement(1, alone)
 PAIRS = Arrangement(2, in_pairs)
-MISMATCHED = Arrangement(2, with_strangers)
+MISMATCHED = Arrangement(2, with_strangers, surveyed=1)

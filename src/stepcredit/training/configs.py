@@ -33,6 +33,9 @@ class OfflineConfig(TrainingArguments):
     warmup_steps: float = field(default=0.03, metadata={"help": "Warm-up: steps, or a share of all if below 1."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the episodes."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many optimizer steps."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Kept off: training stops at the first loss that is not finite."}
+    )
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: episodes are no table."})
     max_length: int | None = field(
@@ -48,8 +51,8 @@ class OfflineConfig(TrainingArguments):
     truncated: str = field(
         default="drop",
         metadata={
-            "help": "Episodes cut by the length limit: drop (left out and counted), zero (reward 0), or bootstrap "
-            "(V at the cut stands for the reward; methods with a value model).",
+            "help": "Episodes cut by the length limit: drop (left out and counted), zero (a return of 0, its steps' "
+            "rewards left out), or bootstrap (V at the cut stands for the reward; methods with a value model).",
             "choices": ["drop", "zero", "bootstrap"],
         },
     )
@@ -142,7 +145,11 @@ class LabelConfig(OfflineConfig):
     """What the methods share that know responses as right or wrong alone."""
 
     reward_threshold: float = field(
-        default=1.0, metadata={"help": "A response is right if its total reward is at least this."}
+        default=1.0,
+        metadata={
+            "help": "A response is right if its outcome is at least this: its reward, without those of its steps. Logs "
+            "that label steps alone have no outcome; add one in a column reward or label."
+        },
     )
 
 
@@ -170,7 +177,7 @@ class DPOConfig(LabelConfig):
 @dataclass
 class KTOConfig(LabelConfig):
     """KTO (arXiv 2402.01306): unpaired right and wrong responses against a KL baseline, which is the mean over the
-    micro-batch of mismatched responses."""
+    mismatched responses of the whole optimizer step."""
 
     method: ClassVar[str] = "kto"
     learning_rate: float = field(default=5e-8, metadata={"help": "Peak learning rate of the policy."})

@@ -14,13 +14,13 @@ from torch.utils.data import Dataset, Sampler
 
 from stepcredit.episodes.alignment import PieceReader, Trajectory, align, collate
 from stepcredit.episodes.columns import ImportRules
-from stepcredit.episodes.episode import Episode, StopReason
+from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.formats import Row
 from stepcredit.episodes.importers import EpisodeImporter
 from stepcredit.episodes.turns import TurnEnds, own_turns, turn_ends
 from stepcredit.errors import InputError
-from stepcredit.training.arrangement import Item, Labelled
-from stepcredit.training.configs import OfflineConfig
+from stepcredit.training.arrangement import Item
+from stepcredit.training.configs import LabelConfig, OfflineConfig
 from stepcredit.training.methods import Method
 from stepcredit.training.selection import balanced
 
@@ -29,7 +29,7 @@ from stepcredit.training.selection import balanced
 class TrainingData(Dataset[dict[str, Any]]):
     """Encoded episodes, laid out as the method looks at them, and what became of those that are not among them."""
 
-    episodes: list[Labelled] = field(default_factory=list)
+    trajectories: list[Trajectory] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
@@ -41,11 +41,6 @@ class TrainingData(Dataset[dict[str, Any]]):
         return {"trajectories": self.items[index]}
 
     @property
-    def trajectories(self) -> list[Trajectory]:
-        """The encoded episodes."""
-        return [e.trajectory for e in self.episodes]
-
-    @property
     def lengths(self) -> list[int]:
         """Tokens of the longest trajectory of each item."""
         return [max(len(t) for t in item) for item in self.items]
@@ -53,8 +48,8 @@ class TrainingData(Dataset[dict[str, Any]]):
     def summary(self) -> dict[str, int]:
         """Counts for the log: episodes encoded, what they were laid out as, their tokens, those left out by reason."""
         return {
-            "episodes": len(self.episodes),
-            **({"items": len(self)} if len(self) != len(self.episodes) else {}),
+            "episodes": len(self.trajectories),
+            **({"items": len(self)} if len(self) != len(self.trajectories) else {}),
             "action_tokens": int(sum(t.action_mask.sum() for t in self.trajectories)),
             "retokenised": sum(t.retokenised for t in self.trajectories),
             **{f"left_out/{reason}": count for reason, count in sorted(self.left_out.items())},
@@ -85,24 +80,26 @@ def prepare(
     data = TrainingData()
     for number, episode in enumerate(_wanted(episodes, config)):
         try:
-            reason, labelled = encoder.encode(episode)
+            reason, trajectory = encoder.encode(episode)
         except InputError as error:
             where = f"episode {number} (prompt {episode.prompt_id})"
             if not config.skip_bad:
                 raise InputError(f"{error}; --skip_bad leaves such episodes out", where) from error
             data.quarantine.append({"where": where, "error": str(error), "row": bad_row(episode)})
-            reason, labelled = "bad", None
-        if labelled is None:
+            reason, trajectory = "bad", None
+        if trajectory is None:
             data.left_out[reason] += 1
         else:
-            data.episodes.append(labelled)
+            data.trajectories.append(trajectory)
+    threshold = getattr(config, "reward_threshold", 1.0)
+    if config.max_per_outcome is not None or isinstance(config, LabelConfig):
+        _check_outcomes(data.trajectories, threshold)
     if config.max_per_outcome is not None:
-        threshold = getattr(config, "reward_threshold", 1.0)
-        _keep(data, "balanced", balanced(data.episodes, config.max_per_outcome, threshold, config.seed))
-    _keep(data, "filtered", [e for e in data.episodes if method.keeps(e.total_reward, config)])
-    if not data.episodes:
+        _keep(data, "balanced", balanced(data.trajectories, config.max_per_outcome, threshold, config.seed))
+    _keep(data, "filtered", [e for e in data.trajectories if method.keeps(e.outcome, config)])
+    if not data.trajectories:
         raise InputError(f"no episode is left to train on ({dict(data.left_out)})", "train_dataset")
-    data.items = method.arrange.items(data.episodes, config)
+    data.items = method.arrange.items(data.trajectories, config)
     return data
 
 
@@ -113,13 +110,33 @@ def _wanted(rows: Iterable[Any], config: OfflineConfig) -> Iterator[Episode]:
         if not config.split_turns or not episode.is_chat or episode.tokens is not None or cut_and_left_out:
             yield episode
         else:
-            yield from own_turns(replace(episode, reward=0.0, verdict=None) if episode.truncated else episode)
+            yield from own_turns(_lost(episode) if episode.truncated else episode)
 
 
-def _keep(data: TrainingData, reason: str, kept: list[Labelled]) -> None:
+def _check_outcomes(trajectories: Sequence[Trajectory], threshold: float) -> None:
+    """Labels of steps are no outcome: where nothing but steps is rewarded, nothing is known of right and wrong.
+
+    Raises:
+        InputError: there are rewards before the last action, and no outcome that is right.
+    """
+    has_steps = any(t.reward[: np.flatnonzero(t.action_mask)[-1]].any() for t in trajectories)
+    if has_steps and not any(t.outcome >= threshold for t in trajectories):
+        raise InputError(
+            f"steps are rewarded, but no response has an outcome of {threshold:g} or more, so none is right; rewards "
+            "of steps are no outcome: give one in a column reward or label, or lower --reward_threshold",
+            "train_dataset",
+        )
+
+
+def _lost(episode: Episode) -> Episode:
+    """A truncated episode that counts as lost: its return is 0, whatever its steps had earned."""
+    return replace(episode, reward=0.0, outcome=None, step_rewards=None, verdict=None)
+
+
+def _keep(data: TrainingData, reason: str, kept: list[Trajectory]) -> None:
     """Leaves all but some of the episodes out, and counts the others."""
-    data.left_out += Counter({reason: len(data.episodes) - len(kept)})
-    data.episodes = kept
+    data.left_out += Counter({reason: len(data.trajectories) - len(kept)})
+    data.trajectories = kept
 
 
 def bad_row(episode: Episode) -> str:
@@ -147,7 +164,7 @@ class _Encoder:
     pieces: PieceReader
     ends: TurnEnds
 
-    def encode(self, episode: Episode) -> tuple[str, Labelled | None]:
+    def encode(self, episode: Episode) -> tuple[str, Trajectory | None]:
         """("", the encoded episode), or the reason why there is none."""
         config, method = self.config, self.method
         is_cut = episode.truncated and config.truncated == "bootstrap"
@@ -157,7 +174,7 @@ class _Encoder:
             if config.truncated == "bootstrap" and not method.needs_value:
                 raise InputError(f"{config.method} has no value model to bootstrap from; choose drop or zero",
                                  "truncated")  # fmt: skip
-            episode = replace(episode, reward=0.0, verdict=None, stop_reason=StopReason.LENGTH)
+            episode = replace(_lost(episode), step_rewards=episode.step_rewards if is_cut else None)
         if episode.reward is None:
             return "undecided", None
         trajectory = align(
@@ -172,8 +189,7 @@ class _Encoder:
             if before >= config.max_length:
                 raise InputError(f"the prompt alone has {before} tokens, max_length is {config.max_length}", "prompt")
             return "too_long", None
-        total = episode.reward + sum(episode.step_rewards or ())
-        return "", Labelled(episode.prompt_id, replace(trajectory, cut=is_cut), total)
+        return "", replace(trajectory, cut=is_cut)
 
 
 class Collator:

@@ -18,11 +18,12 @@ from stepcredit.episodes.alignment import segments
 from stepcredit.errors import InputError
 from stepcredit.objectives.diagnostics import value_metrics
 from stepcredit.objectives.dpo import dpo_loss, dpo_metrics
-from stepcredit.objectives.dqo import dqo_losses, effective_sample_share, trajectory_weight
+from stepcredit.objectives.dqo import dqo_losses, trajectory_weight
 from stepcredit.objectives.dro import dro_losses
-from stepcredit.objectives.kto import kl_baseline, kto_loss, kto_metrics
+from stepcredit.objectives.kto import kl_baseline, kto_loss, kto_metrics, mismatched_sums
 from stepcredit.objectives.likelihood import negative_log_likelihood
 from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_loss, sampled_kl
+from stepcredit.objectives.sums import Sums, effective_share_of, mean_of
 from stepcredit.objectives.topr import topr_loss
 from stepcredit.training.arrangement import ALONE, MISMATCHED, PAIRS, Arrangement
 from stepcredit.training.configs import (
@@ -44,20 +45,25 @@ class Signals(NamedTuple):
     log_prob: Float[Tensor, "B A"]
     ref_log_prob: Float[Tensor, "B A"] | None
     kl: Float[Tensor, "B A"] | None
+    entropy: Float[Tensor, "B A"]
     value: Float[Tensor, "B A"] | None
     reward: Float[Tensor, "B A"]
+    outcome: Float[Tensor, " B"]
+    """How each response ended, in single precision: what right and wrong go by."""
     action_mask: Bool[Tensor, "B A"]
     step_id: Int[Tensor, "B A"]
     behavior_log_prob: Float[Tensor, "B A"]
     """log μ(a_t|s_t) where it was recorded, NaN where it was not."""
+    survey: Float[Tensor, " K"] | None = None
+    """What `Method.survey` found, summed over the whole optimizer step."""
 
 
 class Terms(NamedTuple):
-    """What an objective gives back, one number an item; `metrics` are batch means, without gradient."""
+    """What an objective gives back, one number an item; `metrics` are sums, without gradient (`objectives.sums`)."""
 
     policy: Float[Tensor, " B"]
     value: Float[Tensor, " B"] | None
-    metrics: dict[str, Tensor]
+    metrics: dict[str, Sums]
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,9 @@ class Method:
         needs_value: whether a value model trains along.
         needs_reference: whether π_ref is run.
         needs_behavior: whether episodes must carry the log-probabilities of the policy that wrote them.
-        keeps: which episodes it learns from, by their total reward.
+        keeps: which episodes it learns from, by their outcome.
+        survey: sums that its loss must know of the whole optimizer step: taken of the rows that the arrangement sets
+            aside, without gradient and before the first micro-batch, and added up over micro-batches and processes.
     """
 
     config: type[OfflineConfig]
@@ -83,7 +91,8 @@ class Method:
     needs_value: bool = False
     needs_reference: bool = False
     needs_behavior: bool = False
-    keeps: Callable[[float, Any], bool] = lambda total_reward, config: True
+    keeps: Callable[[float, Any], bool] = lambda outcome, config: True
+    survey: Callable[[Signals], Float[Tensor, " K"]] | None = None
 
 
 def likelihood_terms(signals: Signals, config: OfflineConfig) -> Terms:
@@ -109,11 +118,11 @@ def oreo_terms(signals: Signals, config: OREOConfig) -> Terms:
     kl_at = signals.kl if config.kl_estimator == "exact" else sampled_kl(given["log_ratio"])
     kl = kl_penalty(kl_at, signals.action_mask)
     residual = oreo_policy_loss(segment_id=policy_id, **loss_given)
-    metrics = {"kl": kl.mean(), "loss/bellman": residual.mean(), **value_metrics(segment_id=value_id, **given)}
+    metrics = {"kl": mean_of(kl), "loss/bellman": mean_of(residual), **value_metrics(segment_id=value_id, **given)}
     return Terms(
         residual + config.kl_coef * kl,
         config.value_coef * oreo_value_loss(segment_id=value_id, **loss_given),
-        {name: number.detach() for name, number in metrics.items()},
+        metrics,
     )
 
 
@@ -126,7 +135,7 @@ def dqo_terms(signals: Signals, config: DQOConfig) -> Terms:
     weight = trajectory_weight(signals.log_prob, behavior, signals.action_mask)
     weight = weight if config.importance_weight else torch.ones_like(weight)
     policy, value = dqo_losses(**given, weight=weight, lam=config.lam)
-    metrics = {"weights/effective_share": effective_sample_share(weight), **value_metrics(**given)}
+    metrics = {"weights/effective_share": effective_share_of(weight), **value_metrics(**given)}
     return Terms(policy, config.value_coef * value, metrics)
 
 
@@ -144,13 +153,13 @@ def dpo_terms(signals: Signals, config: DPOConfig) -> Terms:
 
 
 def kto_terms(signals: Signals, config: KTOConfig) -> Terms:
-    """KTO: the first half of the rows are the responses, the second half the mismatched ones of the KL baseline."""
-    log_ratio, mismatched = response_log_ratio(signals).chunk(2)
-    desirable = signals.reward.chunk(2)[0].sum(-1) >= config.reward_threshold
+    """KTO: gains and losses against the KL baseline of all mismatched responses of the step."""
+    log_ratio = response_log_ratio(signals)
+    assert signals.survey is not None
     given: dict[str, Any] = {
         "log_ratio_sum": log_ratio,
-        "desirable": desirable,
-        "baseline": kl_baseline(mismatched),
+        "desirable": signals.outcome >= config.reward_threshold,
+        "baseline": kl_baseline(signals.survey).to(log_ratio.dtype),
         "beta": config.beta,
     }
     weights: dict[str, Any] = {
@@ -162,7 +171,7 @@ def kto_terms(signals: Signals, config: KTOConfig) -> Terms:
 
 def topr_terms(signals: Signals, config: TOPRConfig) -> Terms:
     """TOPR: right responses up in full, wrong ones down by their truncated importance ratio."""
-    right = signals.reward.sum(-1) >= config.reward_threshold
+    right = signals.outcome >= config.reward_threshold
     loss = topr_loss(
         log_prob=signals.log_prob,
         behavior_log_prob=signals.behavior_log_prob,
@@ -187,10 +196,17 @@ METHODS: dict[str, Method] = {
         RFTConfig,
         likelihood_terms,
         per="token",
-        keeps=lambda reward, config: reward >= config.reward_threshold,
+        keeps=lambda outcome, config: outcome >= config.reward_threshold,
     ),
     "dpo": Method(DPOConfig, dpo_terms, per="item", arrange=PAIRS, needs_reference=True),
-    "kto": Method(KTOConfig, kto_terms, per="item", arrange=MISMATCHED, needs_reference=True),
+    "kto": Method(
+        KTOConfig,
+        kto_terms,
+        per="item",
+        arrange=MISMATCHED,
+        needs_reference=True,
+        survey=lambda signals: mismatched_sums(response_log_ratio(signals)),
+    ),
     "topr": Method(TOPRConfig, topr_terms, per="item", needs_behavior=True),
     "dro": Method(DROConfig, dro_terms, per="item", needs_value=True, needs_reference=True),
     "dqo": Method(DQOConfig, dqo_terms, per="item", needs_value=True, needs_reference=True),

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stepcredit.training.arrangement import Labelled
+from stepcredit.episodes.alignment import Trajectory
 
 
-def balanced(episodes: Sequence[Labelled], most: int, threshold: float, seed: int) -> list[Labelled]:
+def balanced(episodes: Sequence[Trajectory], most: int, threshold: float, seed: int) -> list[Trajectory]:
     """At most `most` right and `most` wrong responses of every prompt, in the order they came in.
 
     Of the right ones no more are kept than there are wrong ones, but always one if there is any. OREO's 7B runs keep
@@ -22,12 +22,12 @@ def balanced(episodes: Sequence[Labelled], most: int, threshold: float, seed: in
     Args:
         episodes: encoded responses of any number of prompts.
         most: of each outcome.
-        threshold: a response is right if its total reward is at least this.
+        threshold: a response is right if its outcome is at least this.
         seed: of the draw.
     """
     prompts: dict[str, dict[bool, list[int]]] = defaultdict(lambda: {True: [], False: []})
     for index, episode in enumerate(episodes):
-        prompts[episode.prompt_id][episode.total_reward >= threshold].append(index)
+        prompts[episode.prompt_id][episode.outcome >= threshold].append(index)
     rng = np.random.default_rng([seed, 4])
     kept: list[int] = []
     for by_label in prompts.values():

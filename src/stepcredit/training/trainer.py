@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
 
 from stepcredit.episodes.alignment import at_states, bootstrapped
 from stepcredit.episodes.turns import TurnEnds
-from stepcredit.errors import InputError
-from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic, is_peft
+from stepcredit.errors import InputError, NotFiniteError
+from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic
+from stepcredit.models.adapters import is_peft, with_adapter
 from stepcredit.models.chat_templates import with_chat_template
+from stepcredit.models.checks import check_reference, check_vocabulary
 from stepcredit.models.loading import (
+    REGRESSION,
     disable_dropout,
     frozen_copy,
     load_policy,
+    load_reference,
     load_tokenizer,
     load_value_model,
     stopping,
     value_model_from,
 )
 from stepcredit.models.states import ValueStates
-from stepcredit.models.statistics import ActionStatistics, action_statistics
+from stepcredit.models.statistics import action_statistics
+from stepcredit.objectives.sums import Sums, count, mean, mean_of, spread_of, total
 from stepcredit.training.checkpoints import last_checkpoint
 from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.data import Collator, LengthSortedSampler, TrainingData, prepare
+from stepcredit.training.finite import Finding, FiniteCheck, watched
 from stepcredit.training.methods import Method, Signals, Terms, method_of
+from stepcredit.training.totals import Totals
+
+Batch = dict[str, Any]
+"""The fields of `episodes.alignment.Batch` by name."""
 
 
 class OfflineTrainer(Trainer):
@@ -75,10 +88,13 @@ class OfflineTrainer(Trainer):
         tokenizer = with_chat_template(
             processing_class or _tokenizer_of(model, args), args.chat_template, args.merge_system_message
         )
-        actor_critic = build_actor_critic(model, value_model, ref_model, args, peft_config, value_peft_config)
+        actor_critic = build_actor_critic(model, value_model, ref_model, args, tokenizer, peft_config,
+                                          value_peft_config)  # fmt: skip
         self.ends: TurnEnds = stopping(actor_critic.policy, tokenizer)
         _describe_value(actor_critic.value, args)
-        self._step_metrics: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._totals = Totals()
+        self._surveyed: Tensor | None = None  # what the method asked of the whole optimizer step
+        self._latest: Batch | None = None  # the micro-batch that was trained on last
         self._grad_norms: dict[str, float] = {}
         super().__init__(
             model=actor_critic,
@@ -91,6 +107,7 @@ class OfflineTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self._finite = FiniteCheck(self.accelerator)
         self.loss_is_scaled_for_ga = True  # normalised over the whole optimizer step, see compute_loss
 
     def _prepare(self, dataset: Any, tokenizer: Any, args: OfflineConfig) -> Any:
@@ -100,17 +117,27 @@ class OfflineTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains; `resume_from_checkpoint=True` goes on from the newest complete checkpoint, or starts where there
-        is none."""
+        is none.
+
+        Raises:
+            NotFiniteError: at the first step whose loss, gradient, V or weights are not finite, before any of them is
+                kept; checkpoints from before it stay.
+        """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        self._totals, self._surveyed = Totals(), None
+        self._latest, self._finite = None, FiniteCheck(self.accelerator)
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        self._surveyed = None
+        self._check_models()
+        return result
 
     # ---- loss -------------------------------------------------------------------------------------
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: Any | None = None,
     ) -> Any:
@@ -119,39 +146,71 @@ class OfflineTrainer(Trainer):
         `num_items_in_batch` counts items or action tokens, as the method's normaliser says, over all
         micro-batches and processes; so any split of a step into micro-batches gives the same gradient.
         """
-        terms, statistics = self._terms(model, inputs)
-        total = num_items_in_batch if num_items_in_batch is not None else self._items([inputs])
-        scale = self.accelerator.num_processes / total if model.training else 1 / total
+        terms, signals = self._terms(model, inputs)
+        size = num_items_in_batch if num_items_in_batch is not None else self._items([inputs])
+        scale = self.accelerator.num_processes / size if model.training else 1 / size
         policy_loss = terms.policy.sum() * scale
         loss = policy_loss if terms.value is None else policy_loss + terms.value.sum() * scale
-        self._remember(terms, statistics, inputs)
+        if model.training:
+            self._finite.watch(watched(signals, inputs["prompt_id"], len(terms.policy), terms))
+            self._latest = inputs
+        self._totals.add(self._metrics(terms, signals))
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
-    def _terms(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Terms, ActionStatistics]:
+    def _terms(self, model: nn.Module, inputs: Batch) -> tuple[Terms, Signals]:
         """From a batch to the objective's terms: the one seam between models and mathematics."""
+        survey = self._surveyed if self._surveyed is not None else self._survey([inputs])
+        signals = self._signals(model, self._rows(inputs)[0])._replace(survey=survey)
+        return self.method.terms(signals, self.args), signals
+
+    def _signals(self, model: nn.Module, inputs: Batch) -> Signals:
         output = model(inputs["input_ids"], inputs["attention_mask"], needs_reference=self.method.needs_reference)
         ref_logits = None if output.ref_logits is None else at_states(output.ref_logits)
         statistics = action_statistics(at_states(output.logits), ref_logits, inputs["action"], inputs["action_mask"])
         reward = inputs["reward"].to(statistics.log_prob.dtype)
         if output.value is not None and inputs["cut"].any():
             reward = bootstrapped(reward, output.value, inputs["action_mask"], inputs["cut"])
-        signals = Signals(
+        return Signals(
             log_prob=statistics.log_prob,
             ref_log_prob=statistics.ref_log_prob,
             kl=statistics.kl,
+            entropy=statistics.entropy,
             value=None if output.value is None else at_states(output.value),
             reward=reward,
+            outcome=inputs["outcome"],
             action_mask=inputs["action_mask"],
             step_id=inputs["step_id"],
             behavior_log_prob=inputs["behavior_log_prob"].to(statistics.log_prob.dtype),
         )
-        return self.method.terms(signals, self.args), statistics
+
+    def _rows(self, inputs: Batch) -> tuple[Batch, Batch]:
+        """(the rows that losses are taken of, those that are surveyed beforehand)."""
+        arrange = self.method.arrange
+        at = len(inputs["input_ids"]) // arrange.rows * (arrange.rows - arrange.surveyed)
+        return {name: x[:at] for name, x in inputs.items()}, {name: x[at:] for name, x in inputs.items()}
+
+    def _survey(self, batches: Iterable[Batch]) -> Tensor | None:
+        """What the method must know of all these batches, on all processes, before its loss; None if nothing."""
+        survey = self.method.survey
+        if survey is None:
+            return None
+        with self._looking() as model:
+            rows = (self._rows(self._prepare_inputs(batch))[1] for batch in batches)
+            found = [survey(self._signals(model, surveyed)) for surveyed in rows]
+        sums: Tensor = self.accelerator.reduce(torch.stack(found).sum(0), "sum")
+        return sums
 
     def _items(self, batches: list[dict[str, Any]]) -> Tensor:
-        per_token = self.method.per == "token"
         rows = self.method.arrange.rows
-        counts = [b["action_mask"].sum() if per_token else torch.tensor(len(b["input_ids"]) // rows) for b in batches]
-        return torch.stack([c.to(self.args.device) for c in counts]).sum()
+        if self.method.per == "item":
+            return torch.tensor(sum(len(b["input_ids"]) // rows for b in batches), device=self.args.device)
+        return torch.stack([self._rows(b)[0]["action_mask"].sum().to(self.args.device) for b in batches]).sum()
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The micro-batches of an optimizer step and its size; surveyed, where the method asks for it."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._surveyed = self._survey(batches) if batches else None
+        return batches, items
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         if not batch_samples:
@@ -218,60 +277,88 @@ class OfflineTrainer(Trainer):
             for name, parameters in self._parameters(model).items()
         }
         self._grad_norms = {f"grad_norm/{name}": float(norm) for name, norm in norms.items()}
-        total: Tensor = torch.stack([torch.as_tensor(norm) for norm in norms.values()]).norm()
-        return total
+        self._stop(self._finite.step({name: float(norm) for name, norm in norms.items()}), self.state.global_step + 1)
+        of_both: Tensor = torch.stack([torch.as_tensor(norm) for norm in norms.values()]).norm()
+        return of_both
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         return self._clip_grad_norm(model) if grad_norm is None else grad_norm
 
+    # ---- finite numbers ---------------------------------------------------------------------------
+
+    def _stop(self, finding: Finding | None, step: int) -> None:
+        if finding is not None:
+            newest = last_checkpoint(self.args.output_dir)
+            kept = "no checkpoint was written before" if newest is None else f"the newest checkpoint is {newest}"
+            raise NotFiniteError(f"{finding}; training stopped and saved nothing of it, {kept}", f"step {step}")
+
+    def _check_models(self) -> None:
+        """Before they are saved: no weight that is not finite, and no output on the latest micro-batch.
+
+        Raises:
+            NotFiniteError: naming the step, the number and the prompts.
+        """
+        self._stop(self._finite.weights(self.accelerator.unwrap_model(self.model).parts()), self.state.global_step)
+        if self._latest is not None:
+            rows, items = self._rows(self._latest)[0], len(self._latest["input_ids"]) // self.method.arrange.rows
+            with self._looking() as model:
+                seen = watched(self._signals(model, rows), rows["prompt_id"], items)
+            self._stop(self._finite.outputs([seen]), self.state.global_step)
+
+    @contextmanager
+    def _looking(self) -> Iterator[nn.Module]:
+        """The models without gradient and dropout, for as long as the context lasts."""
+        model = self.model_wrapped
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                yield model
+        finally:
+            model.train(was_training)
+
     # ---- metrics ----------------------------------------------------------------------------------
 
-    def _remember(self, terms: Terms, statistics: ActionStatistics, inputs: dict[str, Any]) -> None:
-        episodes, mask = len(inputs["input_ids"]), inputs["action_mask"]
-        tokens = float(mask.sum())
-        total = inputs["reward"].sum(-1)
-        size = float(self._items([inputs]))
-        by_weight: dict[str, tuple[Tensor | float, float]] = {
-            "loss/policy": (terms.policy.detach().sum() / size, size),
-            "logps": (statistics.log_prob.detach().sum() / tokens, tokens),
-            "entropy": (statistics.entropy.sum() / tokens, tokens),
-            "reward": (total.mean(), episodes),
-            "reward_square": (total.square().mean(), episodes),
+    def _metrics(self, terms: Terms, signals: Signals) -> dict[str, Sums]:
+        """The sums of a micro-batch, of the method and of all methods alike."""
+        mask = signals.action_mask
+        tokens = total(mask)
+        size = tokens if self.method.per == "token" else count(terms.policy)
+        reward = signals.reward.sum(-1)
+        return {
+            "loss/policy": Sums(mean, (size, total(terms.policy))),
+            **({} if terms.value is None else {"loss/value": Sums(mean, (size, total(terms.value)))}),
+            "logps": Sums(mean, (tokens, total(signals.log_prob))),
+            "entropy": Sums(mean, (tokens, total(signals.entropy))),
+            "reward": mean_of(reward),
+            "reward_std": spread_of(reward),
+            "num_tokens": Sums(float, (tokens,)),
+            **terms.metrics,
         }
-        if terms.value is not None:
-            by_weight["loss/value"] = (terms.value.detach().sum() / size, size)
-        by_weight |= {name: (number, episodes) for name, number in terms.metrics.items()}
-        for name, (number, weight) in by_weight.items():
-            self._step_metrics[name].append((float(number), weight))
-        self._step_metrics["num_tokens"].append((tokens, 1.0))
 
-    def _averages(self) -> dict[str, float]:
-        """Means since the last log, weighted by episodes or tokens; NaN entries (no spread) are left out."""
-        out: dict[str, float] = {}
-        for name, pairs in self._step_metrics.items():
-            known = [(number, weight) for number, weight in pairs if number == number]
-            if known:
-                out[name] = sum(n * w for n, w in known) / sum(w for _, w in known)
-        out["num_tokens"] = sum(n for n, _ in self._step_metrics["num_tokens"])
-        if "reward_square" in out:
-            out["reward_std"] = max(out.pop("reward_square") - out["reward"] ** 2, 0.0) ** 0.5
-        self._step_metrics.clear()
-        return out
+    def _numbers(self) -> dict[str, float]:
+        """What the sums since the last log come to, over all processes."""
+        totals, self._totals = self._totals, Totals()
+        return totals.numbers(lambda sums: self.accelerator.reduce(sums, "sum"))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the metrics since the last log; `eval_` before those of an evaluation."""
-        if self._step_metrics:
-            is_eval = any(name.startswith("eval_") for name in logs)
-            averages = self._averages()
-            logs = {**logs, **({f"eval_{k}": v for k, v in averages.items()} if is_eval else averages)}
-            if not is_eval:
-                logs.update(self._grad_norms)
+        """Adds the metrics of training since the last log."""
+        if self._totals and ("loss" in logs or "train_loss" in logs):
+            logs = {**logs, **self._numbers(), **self._grad_norms}
         super().log(logs, start_time)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The loss and metrics on `eval_dataset`, with an `eval_` prefix."""
-        self._step_metrics.clear()
-        return super().evaluate(*args, **kwargs)  # type: ignore[no-any-return]
+    def evaluation_loop(
+        self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """The loss and metrics over all of a dataset, whatever the batches, with a prefix."""
+        training, self._totals = self._totals, Totals()
+        self._surveyed = self._survey(dataloader)
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        found = self._numbers()
+        self._totals, self._surveyed = training, None
+        found["loss"] = found.get("loss/policy", math.nan) + found.get("loss/value", 0.0)
+        output.metrics.update({f"{metric_key_prefix}_{name}": number for name, number in found.items()})
+        return output
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -283,6 +370,15 @@ class OfflineTrainer(Trainer):
         return loss.detach(), None, None
 
     # ---- saving -----------------------------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """In a checkpoint or in `output_dir`: see `_save`. Models that are not finite are not saved.
+
+        Raises:
+            NotFiniteError: naming the step, the number and the prompts.
+        """
+        self._check_models()
+        super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """In `checkpoint-N` what resuming needs; elsewhere the plain folders `policy/` and `value/`."""
@@ -311,29 +407,40 @@ def build_actor_critic(
     value_model: Any,
     ref_model: Any,
     args: OfflineConfig,
+    tokenizer: Any,
     peft_config: Any,
     value_peft_config: Any,
 ) -> ActorCritic:
     """Policy, value model and reference as the method needs them (arguments as in `OfflineTrainer`).
 
     Models given by name are loaded in float32, the weights that an optimizer can move by small steps; `bf16`
-    computes under autocast. `model_init_kwargs` may ask for another dtype of policy and reference.
+    computes under autocast. `model_init_kwargs` may ask for another dtype of policy and reference. A value model in
+    memory becomes float32 too: in bf16 its small steps would be lost.
+
+    Raises:
+        InputError: a model that does not load whole or is of another vocabulary, or an adapter that does not fit.
     """
     method = method_of(args)
     init = {"dtype": torch.float32, **_init_kwargs(args)}
     policy = load_policy(model, **init) if isinstance(model, str) else model
+    check_vocabulary(policy, tokenizer, model if isinstance(model, str) else "model")
     value = None
     if method.needs_value:
         if isinstance(value_model, str):
-            value_model = load_value_model(value_model, **{**init, "dtype": torch.float32})
+            value_model = load_value_model(value_model, tokenizer=tokenizer, **{**init, "dtype": torch.float32})
         value = value_model if value_model is not None else value_model_from(_base_of(policy))
+        check_vocabulary(value, tokenizer, "value_model")
+        value = value.to(torch.promote_types(value.dtype, torch.float32))
         if value_peft_config is not None and not is_peft(value):
-            value = _with_adapter(value, value_peft_config, keep=["score"])
+            value = with_adapter(value, value_peft_config, keep=("score",))
     if peft_config is not None and not is_peft(policy):
-        policy = _with_adapter(policy, peft_config, keep=[])
+        policy = with_adapter(policy, peft_config)
     reference = None
     if method.needs_reference and not (ref_model is None and is_peft(policy)):
-        ref_model = load_policy(ref_model, **init) if isinstance(ref_model, str) else ref_model
+        if isinstance(ref_model, str):
+            ref_model = load_reference(ref_model, policy, tokenizer, **init)
+        elif ref_model is not None:
+            check_reference(ref_model, policy, "ref_model")
         reference = frozen_copy(policy) if ref_model is None else ref_model.eval().requires_grad_(False)
     if args.disable_dropout:
         for part in (policy, value, reference):
@@ -347,19 +454,11 @@ def _describe_value(value_model: Any, args: Any) -> None:
     if value_model is not None:
         rule = args.step_rule
         ValueStates(args.value_segments, rule.delimiters, rule.max_tokens).describe(value_model.config)
+        value_model.config.problem_type = REGRESSION
 
 
 def _base_of(policy: Any) -> Any:
     return policy.get_base_model() if is_peft(policy) else policy
-
-
-def _with_adapter(model: Any, peft_config: Any, keep: list[str]) -> Any:
-    """The model under a PEFT adapter; modules named in `keep` are trained and saved in full."""
-    from peft import get_peft_model
-
-    if keep:
-        peft_config.modules_to_save = sorted({*(peft_config.modules_to_save or []), *keep})
-    return get_peft_model(model, peft_config)
 
 
 def _init_kwargs(args: OfflineConfig) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""Totals of the metrics' sums since the last log, over micro-batches and processes: here they become numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from stepcredit.objectives.sums import Sums
+
+
+class Totals:
+    """Adds `Sums` up by name; stays on the device until it is read."""
+
+    def __init__(self) -> None:
+        self._formulas: dict[str, Callable[..., float]] = {}
+        self._parts: dict[str, Tensor] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def add(self, metrics: Mapping[str, Sums]) -> None:
+        """Adds the sums of a micro-batch."""
+        for name, sums in metrics.items():
+            parts = torch.stack(sums.parts)
+            self._formulas[name] = sums.formula
+            self._parts[name] = self._parts[name] + parts if name in self._parts else parts
+
+    def numbers(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """What the totals come to, by name, without those that are not defined (NaN); one transfer from the device.
+
+        Args:
+            over_processes: sums a tensor over processes; all of them hold the same names in the same order.
+        """
+        if not self._parts:
+            return {}
+        totals = iter(over_processes(torch.cat(list(self._parts.values()))).tolist())
+        found = {
+            name: self._formulas[name](*(next(totals) for _ in range(len(parts))))
+            for name, parts in self._parts.items()
+        }
+        return {name: number for name, number in found.items() if number == number}
