@@ -217,7 +217,8 @@ BAD = [
     ({}, {"prompt": 7}, "prompt: must be text or a list of chat messages, not the int 7"),
     ({}, {"prompt": ""}, "the prompt is empty"),
     ({}, {"completion": [policy("a")]}, "prompt is text but completion is chat messages; make both"),
-    ({}, {"prompt": [user("a")]}, "prompt is chat messages but completion is text"),
+    ({}, {"prompt": [user("a")], "system": 3}, "system: must be text, not the int 3"),
+    ({"reward": 1}, {"messages": CHAT, "system": "other"}, "system: says otherwise than the system message"),
     ({}, {"completion": [{"role": "assistant"}]}, r"completion\[0\]: a message needs a content that is text"),
     ({}, {"completion": [policy("a"), 1]}, r"completion\[1\]: every message needs a role, and a content"),
     ({}, {"completion": ["a", "b"]}, "completion: holds 2 texts; give each response a row of its own"),
@@ -455,6 +456,26 @@ def test_tool_calls_that_are_none(change, message):
 def test_a_thought_by_its_newer_name():
     chat = [user("q"), {**policy("a"), "reasoning": "hm"}]
     assert episode_from_row({"messages": chat, "reward": 1}).completion == [{**policy("a"), "reasoning_content": "hm"}]
+
+
+def test_text_after_a_chat_prompt_is_the_message_of_the_assistant():
+    episode = episode_from_row({"prompt": [user("q")], "response": "a", "reward": 1})
+    assert (episode.prompt, episode.completion) == ([user("q")], [policy("a")])
+    rules = ImportRules({"prompt": "messages"})
+    assert episode_from_row({"messages": [user("q")], "response": "a", "reward": 1}, rules).completion == [policy("a")]
+
+
+def test_a_system_text_beside_chat_is_its_first_message():
+    chat = [user("q"), policy("a")]
+    said = [{"role": "system", "content": "be brief"}, user("q")]
+    for row in ({"messages": chat}, {"prompt": chat[:1], "completion": chat[1:]}):
+        episode = episode_from_row({**row, "reward": 1, "system": "be brief"})
+        assert (episode.prompt, episode.completion, episode.metadata) == (said, chat[1:], {})
+        assert episode_from_row({**row, "reward": 1, "system": " "}).prompt == chat[:1]
+    assert episode_from_row({"messages": [*said, policy("a")], "reward": 1, "system": "be brief"}).prompt == said
+    given = {"messages": chat, "prompt_messages": 1, "reward": 1, "system": "be brief"}
+    assert episode_from_row(given).prompt == said
+    assert episode_from_row({**PLAIN, "system": "prod"}).metadata == {"system": "prod"}
 
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}

@@ -17,11 +17,11 @@ _LISTS = ("messages", "completions", "labels", "steps", "step_rewards", "tools")
 """Columns of lists, which CSV cells, and some logs of other formats, hold as JSON text."""
 _NUMBERS = ("reward", "label", "sample", "prompt_messages", "truncated")
 _TURNS = ("prompt", "completion", "response")
-COLUMNS = (*_TURNS, *_LISTS, *_NUMBERS, "prompt_id", "stop_reason", "finish_reason", "verdict")
+COLUMNS = (*_TURNS, *_LISTS, *_NUMBERS, "system", "prompt_id", "stop_reason", "finish_reason", "verdict")
 """The columns that mean something; all others are metadata."""
 _ALIASES = {"messages": "conversations"}
 _OTHER_NAMES = {
-    "prompt": ("question", "problem", "query", "instruction", "input"),
+    "prompt": ("question", "problem", "query"),
     "completion": ("output", "generation", "generated_text", "answer_text", "model_output", "solution"),
     "reward": ("score", "correct", "is_correct", "acc", "accuracy", "success", "passed", "rewards", "return"),
 }

@@ -3,13 +3,14 @@
 Three kinds of rows, tried in this order:
 
 - stepwise: `prompt`, `completions` (the steps) and `labels` (one a step);
-- plain: `prompt` and `completion` (or `response`), both text or both chat messages;
+- plain: `prompt` and `completion` (or `response`), text or chat messages; text after chat is the assistant's message;
 - chat: `messages` (or `conversations`); the prompt is what stands before the first assistant message, or, where given,
   the first `prompt_messages` messages.
 
 The outcome is `reward` (a number) or `label` (true or false), also as text. `prompt_id`, `sample`, `finish_reason` (or
-`stop_reason`), `truncated`, `verdict`, `steps`, `step_rewards` and, beside chat messages, `tools` are carried over;
-every other column goes into the metadata. A response that a filter or an error cut is undecided.
+`stop_reason`), `truncated`, `verdict`, `steps`, `step_rewards` and, beside chat messages, `tools` and `system`, their
+first message, are carried over; every other column goes into the metadata. A response that a filter or an error cut
+is undecided.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def _body(columns: RowView, rules: ImportRules) -> _Body:
     if columns.has("messages") and not (columns.has("prompt") and is_answered):
         if is_answered:
             raise InputError(f"stands beside {answer}; if it is the prompt: --columns prompt=messages", "messages")
-        return _Body(*_split_messages(columns), step_rewards=_step_rewards(columns, rules), tools=_tools(columns))
+        return _chat(columns, rules, *_split_messages(columns))
     if not columns.has("prompt") or not is_answered:
         raise InputError(_what_is_missing(columns, answer))
     return _plain(columns, answer, rules)
@@ -155,16 +156,27 @@ def _what_is_missing(columns: RowView, answer: str) -> str:
 
 def _plain(columns: RowView, answer: str, rules: ImportRules) -> _Body:
     prompt, completion = turns(columns.take("prompt"), "prompt"), turns(columns.take(answer), answer)
-    if isinstance(prompt, str) != isinstance(completion, str):
-        kinds = ["text" if isinstance(t, str) else "chat messages" for t in (prompt, completion)]
-        raise InputError(f"prompt is {kinds[0]} but {answer} is {kinds[1]}; make both text or both chat")
     steps = texts(columns.take("steps"), "steps") if columns.has("steps") else None
-    given = None if isinstance(prompt, str) else _tools(columns)
-    return _Body(prompt, completion, steps, _step_rewards(columns, rules), tools=given)
+    if isinstance(prompt, str):
+        if not isinstance(completion, str):
+            raise InputError(f"prompt is text but {answer} is chat messages; make both text or both chat")
+        return _Body(prompt, completion, steps, _step_rewards(columns, rules))
+    if isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
+    return _chat(columns, rules, prompt, completion)._replace(steps=steps)
 
 
-def _tools(columns: RowView) -> tuple[Mapping[str, Any], ...] | None:
-    return tools(columns.take("tools"))
+def _chat(columns: RowView, rules: ImportRules, prompt: list[Message], completion: list[Message]) -> _Body:
+    """Chat messages with what else the policy saw: the system's text and the tools."""
+    system = columns.take("system")
+    if system and not isinstance(system, str):
+        raise InputError(f"must be text, not {shown(system)}", "system")
+    if system and system.strip():
+        if prompt[0]["role"] != "system":
+            prompt = [{"role": "system", "content": system}, *prompt]
+        elif prompt[0]["content"] != system:
+            raise InputError("says otherwise than the system message", "system")
+    return _Body(prompt, completion, step_rewards=_step_rewards(columns, rules), tools=tools(columns.take("tools")))
 
 
 def _split_messages(columns: RowView) -> tuple[list[Message], list[Message]]:

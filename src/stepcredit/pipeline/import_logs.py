@@ -29,10 +29,11 @@ QUARANTINE = "quarantine.jsonl"
 
 @dataclass
 class ImportConfig:
-    """Make episodes of logs: rows with a prompt, a completion and a reward or label; chat; or steps."""
+    """Make episodes of logs: rows with a prompt, a completion and a reward or label; chat, with its tools; or steps.
+    Rows that cannot be read are told by file and line; so is a sample of a prompt that stands twice."""
 
     files: list[str] = field(
-        metadata={"help": "Logs: .jsonl, .json, .csv (each also .gz) or .parquet.", "positional": True}
+        metadata={"help": "Logs: .jsonl (or .ndjson), .json, .csv (each also .gz) or .parquet.", "positional": True}
     )
     out: str = field(metadata={"help": "The folder of episodes to write."})
     columns: list[str] = field(
