@@ -16,9 +16,10 @@ from stepcredit.grading.characters import folded
 from stepcredit.grading.clauses import clause, has_prose, unemphasised
 from stepcredit.grading.fences import formulas, without_fences
 from stepcredit.grading.numbers import read_number
-from stepcredit.grading.runs import last_value, runs, with_its_words
+from stepcredit.grading.runs import runs
 from stepcredit.grading.style import AnswerStyle, Kind, Marker
 from stepcredit.grading.turns import own_turn
+from stepcredit.grading.values import last_value, plain_number, with_its_words
 
 TAIL = 20_000
 """Characters of a response's end in which an answer is looked for."""
@@ -228,6 +229,9 @@ def last_number(text: str) -> str | None:
     """The last number of a text, with its sign, currency and percent sign, and with what is glued to it: `10^6`."""
     at = max(text.rfind(digit) for digit in "0123456789")
     if at >= 0 and text.isascii():  # only the line around the last digit is read
+        plainly = plain_number(text[max(0, at - 24) : at + 24])
+        if plainly is not None:
+            return plainly
         start = max(text.rfind("\n", 0, at) + 1, at - _AROUND)
         found = _runs_of(text[start : min((text.find("\n", at) + 1 or len(text)), at + _AROUND)])
         if len(found) > 1 or (found and not text[start - 1 : start].strip()):
