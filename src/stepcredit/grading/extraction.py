@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from stepcredit.grading.boxes import boxed_answer
 from stepcredit.grading.characters import folded
-from stepcredit.grading.clauses import clause, has_prose, unemphasised
+from stepcredit.grading.clauses import clause, has_prose, unemphasised, unwrapped
 from stepcredit.grading.fences import formulas, without_fences
 from stepcredit.grading.numbers import read_number
 from stepcredit.grading.runs import runs
@@ -154,10 +154,10 @@ def _stated(said: str, style: AnswerStyle) -> str | None:
 
 
 def _stated_number(said: str, style: AnswerStyle) -> str | None:
-    text = without_fences(said)
+    text = unwrapped(without_fences(said))
     here = clause(text)
-    if here and not has_prose(here) and re.search(r"\d\s*(?:,|;|and\b|or\b)\s*-?\$?\d", here):
-        return here  # a list is no number, and its first part is not the answer
+    if _is_list(here):
+        return here  # and its first part is not the answer
     if _VALUE_ON_THE_LINE.match(text) is None or has_prose(here):
         here = text.rpartition("=")[2]
     for words in (here.rpartition("=")[2], here, text):
@@ -167,6 +167,16 @@ def _stated_number(said: str, style: AnswerStyle) -> str | None:
     in_words = _IN_WORDS.match(here)
     candidates = [in_words[0], in_words[1]] if in_words is not None else []
     return next((words for words in candidates if read_number(words) is not None), None)
+
+
+def _is_list(words: str) -> bool:
+    """Whether there are several values, and nothing else but what parts them."""
+    if has_prose(words):
+        return False
+    found, rest = runs(words, grouped=True), words
+    for run in found:
+        rest = rest.replace(run, " ", 1)
+    return len(found) > 1 and _LISTED.fullmatch(rest) is not None
 
 
 def _stated_expression(said: str, style: AnswerStyle) -> str | None:
@@ -245,7 +255,7 @@ def last_number(text: str) -> str | None:
 
 
 def _runs_of(text: str) -> list[str]:
-    return runs(without_fences(unemphasised(text)))
+    return runs(unwrapped(without_fences(unemphasised(text))))
 
 
 def last_formula(text: str) -> str | None:

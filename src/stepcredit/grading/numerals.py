@@ -23,7 +23,7 @@ def equal_times(gold: str, answer: str) -> bool | None:
 
 def _time(answer: str) -> tuple[tuple[int, int], str] | None:
     """((hour, minute), "a" or "p" or "") of a time of day; a bare number is none."""
-    match = _TIME.fullmatch(plain(answer))
+    match = _TIME.fullmatch(value_of(plain(answer)))
     if match is None or not (match["minute"] or match["half"]):
         return None
     return (int(match["hour"]), int(match["minute"] or 0)), (match["half"] or "").lower()

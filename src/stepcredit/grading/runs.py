@@ -16,11 +16,12 @@ from stepcredit.grading.units import is_unit
 MAX_CHARS = 4_000
 """What lies beyond is not looked at."""
 
-_GROUPED = r"\d{1,3}(?:(?:,|\{,\}|,\\!|\\!|\\,|'|%s)\d{3})+(?!\d)(?:\.\d+)?"
+_GROUPED = r"\d{1,3}(?:(?:,\ ?\\!\ ?|,|\{,\}|\\!|\\,|'|%s)\d{3})+(?!\d)(?:\.\d+)?"
 _TOKENS = r"""
     (?P<blank>(?:\s|\\[,;:!\ ]|~)+)
   | (?P<number>%s|(?<=[$€£¥])\d{1,3}(?:\ \d{3})+(?!\d)|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)
-  | (?P<stop>\\(?:text|mbox|mathrm|textbf|hbox|quad|qquad|approx|neq?|implies|Rightarrow|to)(?![a-zA-Z])|\\\\|\.\.+)
+  | (?P<stop>\\(?:text|mbox|mathrm|textbf|hbox)\s*\{[^{}]*\}(?:\s*\^\s*\{?\d\}?)?
+          |\\(?:text|mbox|mathrm|textbf|hbox|quad|qquad|approx|neq?|implies|Rightarrow|to)(?![a-zA-Z])|\\\\|\.\.+)
   | (?P<command>\\[a-zA-Z]+)
   | (?P<money>\\?[$£€¥₹])
   | (?P<percent>\\?%%)
@@ -38,6 +39,7 @@ _WITH_PLAIN_BLANKS = re.compile(_TOKENS % (_GROUPED % f"[ {BLANK}]"), re.VERBOSE
 _TOKEN = re.compile(_TOKENS % (_GROUPED % BLANK), re.VERBOSE | re.DOTALL)
 _VALUES = frozenset({"number", "symbol"})
 _OPERANDS = frozenset({"number", "symbol", "close", "letter", "percent", "command", "function"})
+_SCRIPTS = frozenset("°⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉")
 _WORD_KINDS = {
     **dict.fromkeys(("pi", "sqrt", "sin", "cos", "tan", "log", "ln", "exp", "inf", "infinity"), "function"),
     **dict.fromkeys(("times", "plus"), "operator"),
@@ -159,7 +161,11 @@ def _starts(tokens: list[Token], at: int) -> bool:
     if kind == "letter":  # a variable, if mathematics follows
         follows = [t for t in tokens[at + 1 : at + 3] if t.kind != "blank"][:1]
         return before in ("blank", "open", "sign") and bool(follows) and follows[0].kind in ("operator", "sign")
-    return kind in ("number", "symbol", "command", "money", "open", "function")
+    if kind == "number" and before == "operator" and tokens[at - 1].text == "^":
+        return False  # the 2 of cm^2
+    if kind == "symbol":
+        return tokens[at].text not in _SCRIPTS
+    return kind in ("number", "command", "money", "open", "function")
 
 
 def _joins(tokens: list[Token], start: int, at: int, depth: int) -> bool:
