@@ -301,7 +301,7 @@ def test_columns_of_our_names_are_replaced_only_when_asked(tmp_path):
 
 BAD = [
     ('{"cut', "invalid JSON at column 2"),
-    ("", "empty line"),
+    ("null", "a row must be an object, not null"),
     ('{"response": null, "answer": "1"}', "no response: expected a column response or completion, with a value"),
     ('{"answer": "1"}', "no response: expected a column response or completion, with a value; the row has 'answer'"),
     ('{"response": "1"}', "no gold answer: expected a column answer or solution"),
@@ -361,12 +361,12 @@ def test_a_bad_row_stops_the_work_or_goes_to_quarantine(line, message, tmp_path,
 
 def test_a_bad_row_costs_nothing_of_what_is_graded(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ROWS_PER_CHUNK", 2)
-    file, out = write(tmp_path / "a.jsonl", [row(0), row(1), row(2), "\n", row(4)]), tmp_path / "o.jsonl"
-    with pytest.raises(InputError, match=r"a\.jsonl:4: empty line"):
+    file, out = write(tmp_path / "a.jsonl", [row(0), row(1), row(2), "null\n", row(4)]), tmp_path / "o.jsonl"
+    with pytest.raises(InputError, match=r"a\.jsonl:4: a row must be an object"):
         grade_rows(numbers(file, out))
     report = grade_rows(numbers(file, out, skip_bad=True, workers=2))
     assert (report.rows, report.resumed, report.bad, report.right, report.wrong) == (5, 2, 1, 3, 1)
-    assert report.first_error == f"{file}:4: empty line"
+    assert report.first_error == f"{file}:4: a row must be an object, not null"
     assert report.summary().splitlines()[1] == "2 rows were done by an earlier run"
     assert graded(out) == [{**row(k), **grade_of(k)} for k in (0, 1, 2, 4)]
 
@@ -454,7 +454,20 @@ def append_or_die(file, items):
 real, writers._append, grade.ROWS_PER_CHUNK = writers._append, append_or_die, 4
 grade.grade_rows(grade.GradeConfig(sys.argv[1], sys.argv[2], answers="number", skip_bad=True))
 """
-INTERRUPTED = [row(0), "[]\n", row(1), "\n", row(2), row(3), row(4), row(5), "{}\n", *map(row, range(6, 11)), "\n"]
+INTERRUPTED = [
+    row(0),
+    "[]\n",
+    row(1),
+    "7\n",
+    row(2),
+    row(3),
+    "\n",
+    row(4),
+    row(5),
+    "{}\n",
+    *map(row, range(6, 11)),
+    "7\n",
+]
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,10 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from stepcredit.episodes.columns import ImportRules, RowView, flag, shown, turns
+from stepcredit.episodes.columns import ImportRules, RowView, flag, shown
 from stepcredit.episodes.formats import Row, read_rows
+from stepcredit.episodes.messages import turns
+from stepcredit.episodes.stop_reasons import cut_by_limit
 from stepcredit.episodes.writers import RowWriter, output_path
 from stepcredit.errors import InputError
 from stepcredit.grading.boxes import boxed_gold
@@ -52,7 +54,6 @@ _RESPONSES = ("response", "completion")
 _ANSWERS = ("answer", "solution")
 _STOPS = ("stop_reason", "finish_reason")
 _NAMES = (*_RESPONSES, *_ANSWERS, "truncated", *_STOPS)
-_CUT = ("length", "max_tokens")
 _MARKERS = {Kind.AUTO: None, Kind.NUMBER: Marker.HASHES, Kind.EXPRESSION: Marker.BOXED}
 _PROMPTS = ("prompt", "question", "problem")
 
@@ -378,7 +379,7 @@ class RowReader:
 def _is_truncated(view: RowView) -> bool:
     if view.has("truncated") and flag(view.take("truncated"), "truncated"):
         return True
-    return any(view.take(name) in _CUT for name in _STOPS)
+    return any(cut_by_limit(view.take(name)) for name in _STOPS)
 
 
 # ---- the work ----------------------------------------------------------------------------------------
