@@ -165,7 +165,7 @@ def test_missing_weights_and_nan_are_refused(tmp_path, monkeypatch):
         lambda self, name, values, **k: add(self, name, values * np.float32("nan") if values.ndim < 2 else values, **k),
     )  # fmt: skip
     write_tiny_gguf(file)
-    with pytest.raises(InputError, match="weights are NaN or infinite: model.layers.0"):
+    with pytest.raises(InputError, match=r"weights are NaN or infinite: model\.layers\.0"):
         load_policy(str(file))
 
 
