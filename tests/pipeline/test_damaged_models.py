@@ -245,7 +245,7 @@ POLICY = {
         lambda folder: (gone("model.safetensors")(folder), file("model.safetensors.index.json", b"{}")(folder)),
         "model.safetensors.index.json holds nothing",
     ),
-    "a value model": (instead(lambda: value_model_from(tiny_llama())), "is a value model (LlamaForTokenClassification)"),
+    "a value model": (instead(lambda: value_model_from(tiny_llama())), "is a value model (LlamaForToken"),
     "a value model that does not say so": (
         lambda folder: (instead(lambda: value_model_from(tiny_llama()))(folder), config(architectures=None)(folder)),
         "no place for: score.weight",
@@ -259,9 +259,9 @@ POLICY = {
     "tokenizer of no kind": (file("tokenizer.json", b'{"model": {"type": "?"}}'), "cannot load a tokenizer"),
     "tokenizer's config a list": (file("tokenizer_config.json", b"[1]"), "tokenizer_config.json holds a list"),
     "tokenizer absent": (gone("tokenizer.json", "tokenizer_config.json"), "no tokenizer here"),
-    "an adapter cut short": (adapter_then(cut("adapter_model.safetensors", 0.5)), "adapter_model.safetensors is damaged"),
+    "an adapter cut short": (adapter_then(cut("adapter_model.safetensors", 0.5)), "safetensors is damaged"),
     "an adapter not whole": (adapter_then(without_adapter_weight), "weights of the adapter are missing"),
-    "an adapter without weights": (adapter_then(gone("adapter_model.safetensors")), "adapter_model.safetensors is missing"),
+    "an adapter without weights": (adapter_then(gone("adapter_model.safetensors")), "safetensors is missing"),
     "an adapter of nothing": (adapter(base_model_name_or_path=None), "names no base_model_name_or_path"),
     "an adapter of what is gone": (adapter(base_model_name_or_path="/none/here"), "/none/here: no such folder"),
     "an adapter of another rank": (adapter(r=3), "the adapter does not fit"),
@@ -279,7 +279,7 @@ VALUE = {
     "a head of NaN": (spoilt("score.weight", float("nan")), "weights are NaN or infinite: score.weight"),
     "a reward model": (instead(classifier(1, AutoModelForSequenceClassification)), "is a reward model (Llama"),
     "another vocabulary": (
-        instead(lambda: value_model_from(tiny_llama()), other_tokenizer), "its vocabulary is not the policy's: id 97 is 'b'"
+        instead(lambda: value_model_from(tiny_llama()), other_tokenizer), "vocabulary is not the policy's: id 97 is 'b'"
     ),
     "an adapter": (adapter(), "is an adapter alone"),
 }  # fmt: skip
@@ -291,7 +291,7 @@ REFERENCE = {
 }
 REWARD = {
     "a weight is missing": ANY["a weight is missing"],
-    "a value model": (instead(lambda: value_model_from(tiny_llama())), "is a value model (LlamaForTokenClassification)"),
+    "a value model": (instead(lambda: value_model_from(tiny_llama())), "is a value model (LlamaForToken"),
     "a policy": (instead(tiny_llama), "is a policy (LlamaForCausalLM)"),
     "two labels": (instead(classifier(2, AutoModelForSequenceClassification)), "one label, this one has 2"),
     "another vocabulary": (

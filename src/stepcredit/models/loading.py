@@ -56,8 +56,8 @@ def load_tokenizer(
         InputError: nothing there, a damaged tokenizer, no end-of-sequence token, or no such chat template.
     """
     if is_adapter(name_or_path) and not _has_tokenizer(name_or_path):
-        given = {"chat_template": chat_template, "merge_system_message": merge_system_message}
-        return _of_base(name_or_path, partial(load_tokenizer, trust_remote_code=trust_remote_code, **given))
+        load = partial(load_tokenizer, trust_remote_code=trust_remote_code, chat_template=chat_template)
+        return _of_base(name_or_path, partial(load, merge_system_message=merge_system_message))
     tokenizer = gguf_tokenizer(name_or_path) if is_gguf(name_or_path) else _tokenizer(name_or_path, trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-sequence token", name_or_path)
