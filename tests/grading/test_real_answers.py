@@ -116,6 +116,29 @@ def test_near_misses_of_math_gold_answers_fail(grader: Grader, style: AnswerStyl
     assert len(pairs) > 7_000
 
 
+WORDINGS = [
+    "Final Answer: The final answer is ${}$. I hope it is correct.",
+    "The answer is **{}**.",
+    "So we are done.\n#### {}",
+    "Adding up in 2 ways, we find that it equals $${}$$",
+    "{}",
+]
+
+
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_math_gold_answers_are_found_in_any_wording_and_near_misses_fail_there(grader: Grader, wording: str) -> None:
+    golds = sorted({boxed_gold(solution) or "" for solution in _math_solutions()})
+    rows = [(wording.replace("{}", gold), gold) for gold in golds]
+    assert [row for row, g in zip(rows, grader.grade_all(rows, AUTO)) if g.verdict is not Verdict.RIGHT] == []
+    spoilt = [
+        (wording.replace("{}", said), gold)
+        for gold in golds[::4]
+        if gold not in ONE_VALUE_IN_FORMS
+        for _, said in near_misses(gold)
+    ]
+    assert [row for row, g in zip(spoilt, grader.grade_all(spoilt, AUTO)) if g.verdict is not Verdict.WRONG] == []
+
+
 @pytest.mark.parametrize("style", [GSM8K, AUTO])
 def test_verdicts_agree_with_the_labels_of_real_responses(grader: Grader, style: AnswerStyle) -> None:
     """docs/LOG.md has the 32 that do not, read one by one."""

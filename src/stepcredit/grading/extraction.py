@@ -222,7 +222,8 @@ def _last(text: str, style: AnswerStyle) -> str | None:
         return _last_words(text)
     if style.kind is Kind.NUMBER:
         return _formula_at_the_end(text) or last_number(text)
-    return _last_formulas(text, several=style.several) or last_number(text)
+    formula = _last_formulas(text, several=style.several)
+    return formula or (_last_list(text) if style.several else None) or last_number(text)
 
 
 def _last_words(text: str) -> str | None:
@@ -252,6 +253,20 @@ def last_number(text: str) -> str | None:
         if found and (len(found) > 1 or not start):
             return last_value(found[-1])
     return None
+
+
+def _last_list(text: str) -> str | None:
+    """The list of values with which the last line ends: `2, -3` of "so the roots are 2 and -3"."""
+    line = unemphasised(text.rstrip()[-MAX_WHOLE:].rpartition("\n")[2])
+    parts: list[str] = []
+    end = len(line)
+    for run in reversed(runs(line)):
+        at = line.rfind(run, 0, end)
+        if parts and _LISTED.fullmatch(line[at + len(run) : end]) is None:
+            break
+        parts.insert(0, run)
+        end = at
+    return ", ".join(parts) or None
 
 
 def _runs_of(text: str) -> list[str]:

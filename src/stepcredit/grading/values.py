@@ -64,7 +64,7 @@ def plain_number(text: str) -> str | None:
 
 def last_value(run: str) -> str:
     """What the last run of a free text is worth: its last side, and of a sum or a range there the last number."""
-    if run[:1] == "(" and run[-1:] == ")":
+    if run[:1] == "(" and run[-1:] == ")" and "," not in run:
         run = run[1:-1]
     side = _SIDES.split(run)[-1].strip()
     if _HOLDS_VALUE.search(side) and _RANGE.search(side.lstrip("+- ")) is None:
