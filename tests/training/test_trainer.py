@@ -18,8 +18,9 @@ from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
 from stepcredit import Episode, InputError, OfflineTrainer, OREOConfig, RFTConfig, SFTConfig, StopReason
 from stepcredit.episodes.alignment import at_states, bootstrapped, collate
+from stepcredit.episodes.columns import ImportRules
 from stepcredit.models.loading import value_model_from
-from stepcredit.training.data import LengthSortedSampler, prepare
+from stepcredit.training.data import LengthSortedSampler, as_episodes, prepare
 from stepcredit.training.methods import METHODS, method_of
 
 
@@ -320,6 +321,38 @@ def test_rows_of_a_dataset_train_as_episodes_do(tmp_path):
     assert all(torch.equal(p, found[1][n]) for n, p in found[0].items())
     with pytest.raises(InputError, match="train_dataset row 1"):
         trainer(tmp_path, data=[rows[0], {"prompt": "q", "completion": "a"}])
+
+
+def test_rewards_of_rows_lie_in_the_range_that_is_given(tmp_path):
+    from datasets import Dataset
+
+    rows = [{"prompt": f"q{k}", "completion": "a", "reward": reward} for k, reward in enumerate([1.0, -2.0, 0.5])]
+    for data in (rows, Dataset.from_list(rows)):
+        with pytest.raises(InputError, match=r"train_dataset row 1: reward: -2 lies outside .*--reward_range -2 1"):
+            trainer(tmp_path, data=data)
+        run = trainer(tmp_path, data=data, reward_range=[-2, 1])
+        assert [t.outcome for t in run.train_dataset.trajectories] == [1.0, -2.0, 0.5]
+    wide = [Episode(prompt="q", completion="a", reward=3.0, prompt_id="p")]
+    assert trainer(tmp_path, data=wide).train_dataset.trajectories[0].outcome == 3.0  # of a folder: it was held once
+    with pytest.raises(InputError, match=r"episode 0 \(prompt p\): reward: 3 lies outside \[0, 2\]; widen it with"):
+        trainer(tmp_path, data=wide, reward_range=[0, 2])
+    steps = [Episode(prompt="q", completion="a", reward=1.0, step_rewards=(9.0,), prompt_id="p")]
+    with pytest.raises(InputError, match=r"episode 0 .*step_rewards\[0\]: 9 lies outside"):
+        trainer(tmp_path, data=steps, reward_range=[0, 2])
+    for bad in ([1.0], [1.0, 0.0], [0.0, 1.0, 2.0]):
+        with pytest.raises(InputError, match="reward_range: give the lowest and then the highest"):
+            trainer(tmp_path, data=rows, reward_range=bad)
+
+
+def test_rows_of_a_table_have_no_empty_keys():
+    from datasets import Dataset
+
+    def call(**arguments):
+        return {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [
+            {"function": {"name": "f", "arguments": arguments}}]}], "reward": 1.0}  # fmt: skip
+
+    for found in as_episodes(Dataset.from_list([call(x="1"), call(y="2")]), ImportRules()):
+        assert len(found.completion[0]["tool_calls"][0]["function"]["arguments"]) == 1
 
 
 def test_the_sampler_is_a_shuffle_keyed_by_epoch_sorted_within_steps():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from stepcredit.episodes.episode import Episode
 from stepcredit.errors import InputError
 
 _LISTS = ("messages", "completions", "labels", "steps", "step_rewards", "tools")
@@ -41,6 +42,17 @@ class ImportRules:
 
     columns: Mapping[str, str] = field(default_factory=dict)
     reward_range: tuple[float, float] = (0.0, 1.0)
+
+    @classmethod
+    def of_range(cls, ends: Sequence[float], columns: Mapping[str, str] | None = None) -> ImportRules:
+        """Rules with a range as a setting gives it.
+
+        Raises:
+            InputError: not two ends.
+        """
+        if len(ends) != 2:
+            raise InputError("give the lowest and then the highest reward", "reward_range")
+        return cls(columns or {}, (ends[0], ends[1]))
 
     def __post_init__(self) -> None:
         for ours in self.columns:
@@ -189,6 +201,20 @@ def numbers(value: Any, name: str, rules: ImportRules) -> tuple[float, ...]:
     if not isinstance(value, list):
         raise InputError(f"must be a list of numbers, not {shown(value)}", name)
     return tuple(number(item, f"{name}[{k}]", rules) for k, item in enumerate(value))
+
+
+def check_rewards(episode: Episode, rules: ImportRules, where: str) -> None:
+    """The rewards of an episode lie within the range.
+
+    Raises:
+        InputError: one does not; with `where`.
+    """
+    try:
+        if episode.reward is not None:
+            number(episode.reward, "reward", rules)
+        numbers(list(episode.step_rewards or ()), "step_rewards", rules)
+    except InputError as error:
+        raise InputError(str(error), where) from error
 
 
 def texts(value: Any, name: str) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def import_logs(config: ImportConfig) -> ImportReport:
         InputError: the folder holds something already, a file cannot be read, there is nothing to import,
             or, without `skip_bad`, a row is bad. Then nothing has been written.
     """
-    rules = _rules(config)
+    rules = ImportRules.of_range(config.reward_range, parse_columns(config.columns))
     if not config.files:
         raise InputError("name at least one file", "files")
     sources = [read_rows(file) for file in config.files]
@@ -129,13 +129,6 @@ def parse_columns(columns: Sequence[str]) -> dict[str, str]:
             raise InputError(f"{entry!r}: give each of our names once, as ours=theirs", "columns")
         mapping[ours] = theirs
     return mapping
-
-
-def _rules(config: ImportConfig) -> ImportRules:
-    if len(config.reward_range) != 2:
-        raise InputError("give the lowest and then the highest reward", "reward_range")
-    low, high = config.reward_range
-    return ImportRules(parse_columns(config.columns), (low, high))
 
 
 def _holds_something(out: Path) -> bool:
