@@ -12,14 +12,15 @@ from stepcredit.engines.engine import Engine, SamplingParams, SteppingEngine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
+from stepcredit.pipeline.progress import Advance, unseen
 from stepcredit.search.acting import ActingParams, Play, act, played_episode
 from stepcredit.search.scorers import Scorer
 from stepcredit.tasks.environment import Environments, InteractiveTask
 from stepcredit.tasks.environment_workers import EnvironmentWorkers
 from stepcredit.tasks.task import Problem
 
-Draw = Callable[[Sequence[Problem], int], list[Episode]]
-"""Problems and how many samples of each to graded episodes."""
+Draw = Callable[[Sequence[Problem], int, Advance], list[Episode]]
+"""Problems, how many samples of each, and who is told of each that is drawn, to graded episodes."""
 
 UNIT_CONVERSATIONS = 128
 """Conversations of one work unit, about: they take longer than single responses."""
@@ -51,12 +52,18 @@ class Stage:
     max_turns: int
     scorer: Scorer | None = None
 
-    def episodes(self, problems: Sequence[Problem], samples: int, choice: Choice) -> list[Episode]:
+    def episodes(
+        self, problems: Sequence[Problem], samples: int, choice: Choice, advance: Advance = unseen
+    ) -> list[Episode]:
         """`samples` conversations about each problem, problem by problem, in waves of one batch each."""
         plays = [Play(problem, sample) for problem in problems for sample in range(samples)]
         size = max(1, self.engine.batch_size // choice.replies)
         waves = [plays[k : k + size] for k in range(0, len(plays), size)]
-        return [episode for wave in waves for episode in self._wave(wave, choice)]
+        made: list[Episode] = []
+        for wave in waves:
+            made += self._wave(wave, choice)
+            advance(len(wave))
+        return made
 
     def _wave(self, plays: Sequence[Play], choice: Choice) -> list[Episode]:
         engine = self.engine

@@ -18,7 +18,7 @@ from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
 from stepcredit.pipeline.acting import UNIT_CONVERSATIONS, Choice, Draw, stage_of, stepping
-from stepcredit.pipeline.progress import track
+from stepcredit.pipeline.progress import Advance, track, track_units, unseen
 from stepcredit.pipeline.results import write_json
 from stepcredit.pipeline.task_choice import TaskChoice
 from stepcredit.tasks.environment import InteractiveTask
@@ -87,8 +87,8 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
         engine = config.load_engine(config.policy, config.batch_size, config.trust_remote_code)
     resume(out, asked)
     with drawing(config, task, engine) as draw:
-        for unit in track(units[done:], f"collecting {config.task}", len(units) - done):
-            append_episodes(out, draw(unit, config.samples))
+        for unit, advance in track_units(units[done:], f"collecting {config.task}", config.samples):
+            append_episodes(out, draw(unit, config.samples, advance))
     return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
 
 
@@ -101,10 +101,10 @@ def drawing(config: Any, task: Task, engine: Engine) -> Iterator[Draw]:
     """
     params = sampling(config, task)
     if not isinstance(task, InteractiveTask):
-        yield lambda problems, samples: sample_and_grade(task, problems, engine, samples, params)
+        yield lambda problems, samples, advance: sample_and_grade(task, problems, engine, samples, params, advance)
         return
     with stage_of(config, task, stepping(engine, task.name), params) as stage:
-        yield lambda problems, samples: stage.episodes(problems, samples, Choice())
+        yield lambda problems, samples, advance: stage.episodes(problems, samples, Choice(), advance)
 
 
 def _collect_solutions(out: Path, config: CollectConfig, task: Task, problems: Sequence[Problem]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _collect_solutions(out: Path, config: CollectConfig, task: Task, problems: S
     if not resume(out, _asked(config, task)):
         if isinstance(task, SelfDemonstrating):
             limit = config.max_turns or task.max_turns
-            bar = track(problems, f"demonstrating {task.name}", len(problems))
+            bar = track(problems, f"demonstrating {task.name}", len(problems), "problems")
             worked = [episode for problem in bar for episode in task.demonstrated([problem], config.seed, limit)]
         append_episodes(out, worked)
     return {"prompts": len(problems), "responses": len(load_episodes(out))}
@@ -145,16 +145,17 @@ def sample_and_grade(
     engine: Engine,
     samples: int,
     params: SamplingParams,
+    advance: Advance = unseen,
 ) -> list[Episode]:
-    """`samples` graded episodes of each problem, problem by problem."""
+    """`samples` graded episodes of each problem, problem by problem; `advance` is told of each that is drawn."""
     encoded = {p.prompt_id: tuple(prompt_ids(p.prompt, engine.tokenizer)) for p in problems}
     pairs = [(p, Request(encoded[p.prompt_id], p.prompt_id, k)) for p in problems for k in range(samples)]
     drawn = engine.generate([request for _, request in pairs], params)
     with ThreadPoolExecutor(1) as grading:  # while the engine draws the next batch
-        waiting = [
-            grading.submit(graded_episode, task, problem, request, generation, engine)
-            for (problem, request), generation in zip(pairs, drawn, strict=True)
-        ]
+        waiting = []
+        for (problem, request), generation in zip(pairs, drawn, strict=True):
+            waiting.append(grading.submit(graded_episode, task, problem, request, generation, engine))
+            advance(1)
         return [episode.result() for episode in waiting]
 
 

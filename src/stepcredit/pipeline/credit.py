@@ -162,7 +162,7 @@ def continuation_success(
     for state in dict.fromkeys(s for states in wanted for s in states):
         by_length.setdefault(len(state.written), []).append(state)
     rates: dict[State, float] = {}
-    for written, states in track(sorted(by_length.items()), "continuations", len(by_length)):
+    for written, states in track(sorted(by_length.items()), "continuations", len(by_length), "lengths"):
         room = task.max_new_tokens - written
         drawn = _successes(task, by_id, states, engine, continuations, seed, room) if room > 0 else ()
         won = dict.fromkeys(states, 0)

@@ -20,7 +20,7 @@ from stepcredit.pipeline.acting import stepping
 from stepcredit.pipeline.breakdown import at_k, group_rows, is_strictly_right, rate, reading_rows
 from stepcredit.pipeline.collect import resume, sample_and_grade, sampling, units_there, work_units
 from stepcredit.pipeline.conversing import conversed
-from stepcredit.pipeline.progress import track
+from stepcredit.pipeline.progress import track_units
 from stepcredit.pipeline.results import (
     SAMPLING,
     Stopwatch,
@@ -319,8 +319,10 @@ def _drawn(
     if units_there(responses, asked) < len(units):
         models.check()
         done = resume(responses, asked)
-        for unit in track(units[done:], f"{config.method} {search.name}".strip(), len(units) - done):
-            append_episodes(responses, sample_and_grade(task, unit, models.engine, search.samples, search.params))
+        label = f"{config.method} {search.name}".strip()
+        for unit, advance in track_units(units[done:], label, search.samples):
+            drawn = sample_and_grade(task, unit, models.engine, search.samples, search.params, advance)
+            append_episodes(responses, drawn)
     return list(load_episodes(responses))
 
 
@@ -367,8 +369,8 @@ def measure(
     label = f"{common.get('method', '')} {search.name}".strip()
     episodes = [
         episode
-        for unit in track(units, label, len(units))
-        for episode in sample_and_grade(task, unit, engine, search.samples, search.params)
+        for unit, advance in track_units(units, label, search.samples)
+        for episode in sample_and_grade(task, unit, engine, search.samples, search.params, advance)
     ]
     return result_row(episodes, problems, search, common), episodes
 

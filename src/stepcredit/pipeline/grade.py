@@ -18,8 +18,6 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from stepcredit.episodes.columns import ImportRules, RowView, flag, shown
 from stepcredit.episodes.formats import Row, read_rows
@@ -33,6 +31,7 @@ from stepcredit.grading.grade import Grade
 from stepcredit.grading.grader import SECONDS, Grader
 from stepcredit.grading.style import AnswerStyle, Kind, Marker
 from stepcredit.pipeline.import_logs import parse_columns
+from stepcredit.pipeline.progress import Meter
 from stepcredit.verdict import Verdict
 from stepcredit.version import __version__
 
@@ -40,8 +39,6 @@ ROWS_PER_CHUNK = 256
 """Rows that are read, graded and written together; a kill costs as many."""
 TRUNCATED = "truncated"
 """The `grade_reason` of a response that a length limit cut: it is not graded."""
-
-_ROWS_PER_TICK = 16
 
 _ADDED = {
     "reward": pa.float64(),
@@ -513,12 +510,8 @@ def _questions(
 
 
 def _progress(rows: Iterator[Row], file: str) -> Generator[Row]:
-    """The rows, with a bar on standard error where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(f"grading {Path(file).name}", total=1.0)
-        for number, row in enumerate(rows):
-            if number % _ROWS_PER_TICK == 0:
-                bar.update(task, completed=row.progress)
+    """The rows, with the progress of grading them."""
+    with Meter(f"grading {Path(file).name}", None, "rows") as meter:
+        for row in rows:
             yield row
+            meter.advance(share=row.progress)

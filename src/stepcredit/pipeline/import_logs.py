@@ -13,9 +13,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
 from stepcredit.episodes.columns import ImportRules
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.formats import Row, read_rows
@@ -23,11 +20,11 @@ from stepcredit.episodes.importers import EpisodeImporter
 from stepcredit.episodes.sample_numbers import SampleNumbers
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
+from stepcredit.pipeline.progress import Meter
 from stepcredit.verdict import Verdict
 
 EPISODES_PER_SHARD = 10_000
 QUARANTINE = "quarantine.jsonl"
-_ROWS_PER_TICK = 100
 
 
 @dataclass
@@ -220,14 +217,10 @@ def _append(out: Path, intake: _Intake) -> int:
 
 
 def _progress(files: Sequence[str], sources: Sequence[Iterator[Row]]) -> Iterator[Row]:
-    """The rows of all files one after the other, with a bar on standard error where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("importing", total=len(sources))
+    """The rows of all files one after the other, with the progress of importing them."""
+    with Meter("importing", None, "rows") as meter:
         for index, (file, rows) in enumerate(zip(files, sources, strict=True)):
-            bar.update(task, description=f"importing {Path(file).name}")
-            for number, row in enumerate(rows):
-                if number % _ROWS_PER_TICK == 0:
-                    bar.update(task, completed=index + row.progress)
+            meter.label = f"importing {Path(file).name}"
+            for row in rows:
                 yield row
+                meter.advance(share=(index + row.progress) / len(sources))

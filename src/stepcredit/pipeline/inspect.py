@@ -54,7 +54,7 @@ def inspect_episodes(config: InspectConfig) -> Summary:
     rule = step_rule(config.step_delimiters, Path(config.episodes))
     store = load_episodes(config.episodes)
     tokenizer = _load_tokenizer(config.tokenizer) if config.tokenizer else None
-    return summarise(track(store, "reading episodes", len(store)), rule, tokenizer)
+    return summarise(track(store, "reading", len(store), "episodes"), rule, tokenizer)
 
 
 def step_rule(delimiters: list[str] | None, episodes: Path) -> StepRule:

@@ -10,7 +10,8 @@ from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.episode import Episode
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.pipeline.collect import sample_and_grade, work_units
-from stepcredit.pipeline.progress import show_progress, track
+from stepcredit.pipeline.progress import track_units
+from stepcredit.pipeline.training_progress import show_progress
 from stepcredit.tasks.task import Task
 from stepcredit.training.configs import OfflineConfig, SFTConfig
 from stepcredit.training.trainer import OfflineTrainer
@@ -80,6 +81,6 @@ def sampled_episodes(
     params = SamplingParams(task.max_new_tokens, seed=seed)
     units = work_units(problems, samples)
     drawn: list[Episode] = []
-    for unit in track(units, f"sampling {split}", len(units)):
-        drawn += sample_and_grade(task, unit, engine, samples, params)
+    for unit, advance in track_units(units, f"sampling {split}", samples):
+        drawn += sample_and_grade(task, unit, engine, samples, params, advance)
     return drawn

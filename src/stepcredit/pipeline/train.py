@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
 from stepcredit.pipeline.inspect import step_rule
-from stepcredit.pipeline.progress import show_progress
+from stepcredit.pipeline.progress import track
 from stepcredit.pipeline.results import versions, write_json
+from stepcredit.pipeline.training_progress import show_progress
 from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.trainer import OfflineTrainer
 
@@ -63,8 +66,8 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
         value_model=config.value_model,
         ref_model=config.ref_model,
         args=args,
-        train_dataset=load_episodes(config.episodes),
-        eval_dataset=None if config.eval_episodes is None else load_episodes(config.eval_episodes),
+        train_dataset=_encoded(config.episodes),
+        eval_dataset=None if config.eval_episodes is None else _encoded(config.eval_episodes),
         peft_config=_lora(config, "CAUSAL_LM") if config.use_peft else None,
         value_peft_config=_lora(config, "TOKEN_CLS") if config.value_use_peft else None,
     )
@@ -78,6 +81,12 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=_checkpoint(args))
     finish(trainer, {"command": "train", "method": args.method, **vars(config), "data": summary})
     return dict(summary)
+
+
+def _encoded(folder: str) -> Iterator[Episode]:
+    """The episodes of a folder, as they are encoded."""
+    store = load_episodes(folder)
+    return track(store, "encoding", len(store), "episodes")
 
 
 def finish(trainer: OfflineTrainer, about: dict[str, Any]) -> None:
