@@ -12,7 +12,7 @@ _END_OF_TURN = re.compile(
 )
 _NEXT_PROBLEM = re.compile(
     r"^[ \t*#]*(?:(?:Next )?(?:Question|Problem|Exercise)(?: \d+)?[ \t*]*:"
-    r"|Q:|(?:Human|User|USER|HUMAN)[ \t*]*:|#+ *Instruction)",
+    r"|Q:|(?:Human|User|USER|HUMAN)[ \t*]*:|Instruction[ \t*]*:)",
     re.MULTILINE,
 )
 _ANSWERED = re.compile(
