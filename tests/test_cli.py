@@ -40,7 +40,7 @@ def test_every_command_explains_itself(command, capsys):
         (["collect", "--task", "arithmetic", "--policy", "nowhere", "--out", "x", "--config", "none.yaml"],
          "none.yaml: no such file"),
         (["collect", "--task", "chess", "--policy", "p", "--out", "x"], "task: unknown task 'chess'"),
-        (["evaluate", "--task", "arithmetic", "--policy", "no/such/folder", "--out", "x"], "cannot load a tokenizer"),
+        (["evaluate", "--task", "arithmetic", "--policy", "no/such/folder", "--out", "x"], "no such folder"),
         (["inspect", "no-such-folder"], "no-such-folder"),
         (["inspect", "--config"], "--config: needs a value"),
         (["report", "no-such-folder"], "no-such-folder"),

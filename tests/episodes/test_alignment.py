@@ -1,5 +1,7 @@
 """Exact ids, masks and value positions, with one id a byte."""
 
+from dataclasses import replace
+
 import jaxtyping
 import numpy as np
 import pytest
@@ -213,14 +215,19 @@ def test_values_are_read_one_position_before_their_action(byte_tokenizer):
 
 
 def test_a_batch_by_name_and_kind(byte_tokenizer):
-    batch = collate([align(episode("q", "a"), byte_tokenizer, LINES)] * 2, 256)
-    assert all(field.is_contiguous() for field in batch.to_dict().values() if isinstance(field, torch.Tensor))
-    kinds = {name: field.dtype for name, field in batch.to_dict().items()}
+    row = align(episode("q", "a"), byte_tokenizer, LINES)
+    assert (row.prompt_id, row.outcome) == ("p", 1.0)
+    batch = collate([row, replace(row, prompt_id="r", outcome=0.7)], 256)
+    tensors = {name: field for name, field in batch.to_dict().items() if isinstance(field, torch.Tensor)}
+    assert all(field.is_contiguous() for field in tensors.values())
+    kinds = {name: field.dtype for name, field in tensors.items()}
     assert all(field is getattr(batch, name) for name, field in batch.to_dict().items())
+    assert batch.to_dict()["prompt_id"] == ("p", "r")
+    assert (batch.outcome >= 0.7).tolist() == [True, True]
     assert kinds == {
         **dict.fromkeys(("input_ids", "attention_mask", "action", "step_id"), torch.int64),
         **dict.fromkeys(("action_mask", "cut"), torch.bool),
-        **dict.fromkeys(("reward", "behavior_log_prob"), torch.float32),
+        **dict.fromkeys(("reward", "behavior_log_prob", "outcome"), torch.float32),
     }
 
 

@@ -1,3 +1,6 @@
+import math
+
+import pytest
 import torch
 
 from stepcredit.models.statistics import action_statistics
@@ -50,3 +53,36 @@ def test_bf16_logits_are_widened():
     without = action_statistics(logits, None, action, mask)
     assert without.kl is None
     assert without.ref_log_prob is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F])
+def test_masked_vocabulary_and_far_apart_logits_are_finite_and_equal_the_reference(dtype):
+    """Token 4 is masked in both, token 3 in the policy alone; at the last state both are 90 nats apart."""
+    off = float("-inf")
+    logits = torch.tensor([[[0.3, -1.0, 0.5, off, off], [1.0, 0.0, 0.0, off, off], [0.0, -90.0, 0.0, off, off]]])
+    ref_logits = torch.tensor([[[0.1, 0.4, -0.2, 0.7, off], [0.0, 0.0, 1.0, 0.0, off], [-90.0, 0.0, 0.0, 0.0, off]]])
+    logits = logits.to(dtype).requires_grad_()
+    action, mask = torch.tensor([[0, 2, 0]]), torch.ones(1, 3, dtype=torch.bool)
+    found = action_statistics(logits, ref_logits.to(dtype), action, mask)
+    (found.log_prob.sum() + found.kl.sum()).backward()
+    for t in range(3):
+        p = logits.detach()[0, t].double().softmax(-1)
+        log_ratio = (p.log() - ref_logits[0, t].double().log_softmax(-1)).tolist()
+        taken = [(x, r) for x, r in zip(p.tolist(), log_ratio) if x > 0]
+        kl = sum(x * r for x, r in taken)
+        assert found.kl[0, t].item() == pytest.approx(kl, rel=1e-5)
+        assert found.entropy[0, t].item() == pytest.approx(-sum(x * math.log(x) for x, _ in taken), rel=1e-5)
+        chosen = torch.nn.functional.one_hot(action[0, t], 5).double()
+        by_hand = [c - x + (x * (r - kl) if x > 0 else 0.0) for c, x, r in zip(chosen, p.tolist(), log_ratio)]
+        torch.testing.assert_close(
+            logits.grad[0, t].double(), torch.tensor(by_hand), atol=1e-5, rtol=1e-4, check_dtype=False
+        )
+    assert found.log_prob[0, 2] - found.ref_log_prob[0, 2] > 89
+
+
+def test_what_the_reference_cannot_say_is_infinitely_far():
+    logits = torch.zeros(1, 1, 2)
+    found = action_statistics(
+        logits, torch.tensor([[[0.0, float("-inf")]]]), torch.tensor([[0]]), torch.tensor([[True]])
+    )
+    assert found.kl.item() == math.inf

@@ -199,3 +199,26 @@ def test_sampled_kl_by_hand():
     assert found[0, 0].item() == 0
     assert log_ratio.grad[0].tolist() == pytest.approx([0, 2 * log_2, 0], abs=1e-15)
     assert log_ratio.grad[0, 0].item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F])
+def test_sampled_kl_is_finite_and_equals_the_reference_where_that_is(dtype):
+    """Single precision ends at e^88.7: ρ e^ρ fits up to 84, is exact up to 80 and stays what it is there above."""
+    where = [-math.inf, -1000.0, -90.0, -1.0, 1e-3, 30.0, 80.0, 80.6, 90.0, 700.0]
+    log_ratio = torch.tensor([where], dtype=dtype, requires_grad=True)
+    found = sampled_kl(log_ratio)
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert log_ratio.grad.isfinite().all()
+    reach = 80.657 if dtype is torch.float32 else 645.257
+    for rho, value, slope in zip(where, found[0].tolist(), log_ratio.grad[0].tolist()):
+        near = min(max(rho, -800.0), reach)
+        assert value == pytest.approx(math.exp(near) * (near - 1) + 1, rel=0.01 if rho > reach else 2e-5, abs=1e-6)
+        assert slope == pytest.approx(math.exp(near) * near, rel=0.01 if rho > reach else 2e-5, abs=1e-30)
+
+
+def test_many_tokens_far_above_the_reference_have_a_finite_sum():
+    log_ratio = torch.full((1, 32), 90.0, requires_grad=True)
+    kl_penalty(sampled_kl(log_ratio), torch.ones(1, 32, dtype=torch.bool)).sum().backward()
+    assert log_ratio.grad.isfinite().all()
+    assert log_ratio.grad.min() > 1e34

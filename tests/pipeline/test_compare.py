@@ -6,12 +6,12 @@ import pytest
 
 from doubles.work import double
 from stepcredit.cli import main
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, NotFiniteError
 from stepcredit.models.scratch import ModelSize
 from stepcredit.pipeline import compare as module
 from stepcredit.pipeline import start
 from stepcredit.pipeline.cells import Cell, run_cells
-from stepcredit.pipeline.compare import CompareConfig, compare, pair_rows
+from stepcredit.pipeline.compare import CompareConfig, Grid, choose_rates, compare, pair_rows, train_and_test
 from stepcredit.tasks import arithmetic
 
 TOY = {
@@ -154,3 +154,37 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     assert main(["compare", "--task", "chain", "--out", str(tmp_path / "out"), "--dry_run", "true"]) == 0
     assert "4 starts, 24 tuning cells, 24 test cells" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_rate_at_which_training_stops_is_not_chosen_and_a_compared_run_says_so(tmp_path, monkeypatch):
+    def stops(*given):
+        raise NotFiniteError("V is not finite on prompt 3; training stopped", "step 7")
+
+    monkeypatch.setattr(module, "train_and_save", stops)
+    monkeypatch.setattr(module, "load_episodes", lambda folder: [])
+    monkeypatch.setattr(module, "load_tokenizer", lambda folder: None)
+    given = {"task_name": "arithmetic", "start": "start", "method": "oreo", "seed": 0}
+    settings = {"learning_rate": 0.1, "max_steps": 1}
+    for split in ("validation", "test"):
+        test = {"split": split, "prompts": 1, "searches": ["greedy"]}
+        if split == "test":
+            with pytest.raises(NotFiniteError):
+                train_and_test(tmp_path / "cell", settings=settings, test=test, **given)
+        else:
+            found = train_and_test(tmp_path / "cell", settings=settings, test=test, **given)
+    (row,) = found["rows"]
+    assert (row["accuracy"], row["stopped"]) == (0.0, "step 7: V is not finite on prompt 3")
+
+    trained = {name: number for name, number in row.items() if name != "stopped"}
+
+    def run(label, cells):
+        return [{"rows": [row if "lr0.1" in cell.folder.name else trained]} for cell in cells]
+
+    (tmp_path / "out").mkdir()
+    config = CompareConfig(out=str(tmp_path / "out"), task="arithmetic", methods=["oreo"], learning_rates=[0.1, 0.5])
+    grid = Grid(config)
+    monkeypatch.setattr(grid, "run", run)
+    assert choose_rates(grid) == {"oreo": 0.5}  # as many right, none, and a larger rate
+    monkeypatch.setattr(grid, "run", lambda label, cells: [{"rows": [row]} for _ in cells])
+    with pytest.raises(InputError, match=r"oreo learns at none of these rates; at 0.1 step 7: V is not finite"):
+        choose_rates(grid)

@@ -28,6 +28,7 @@ def test_totals_are_the_outcome_less_one_and_fall_on_the_first_wrong_step():
     for before, after in zip(demonstrations, with_process_rewards(TASK, demonstrations)):
         rewards = align(after, tokenizer, rule).reward
         assert rewards.sum() == before.reward - 1
+        assert align(after, tokenizer, rule).outcome == before.reward
         if before.reward == 0:
             (place,) = rewards.nonzero()[0]
             lines = str(before.completion).split("\n")
@@ -49,6 +50,7 @@ def test_an_empty_response_bears_it_on_its_end_token():
     )
     (after,) = with_process_rewards(TASK, [empty])
     assert align(after, tokenizer, StepRule(("\n",))).reward.tolist() == [0.0] * len(prompt) + [-1.0]
+    assert after.outcome == 0.0
 
 
 def test_truncated_and_undecided_episodes_stay_as_they_are():

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stepcredit.errors import InputError
-from stepcredit.models.adapters import is_peft, load_adapter, merged
+from stepcredit.models.adapters import is_peft, load_adapter, merged, save_adapter
 from stepcredit.models.checks import Role, check_loaded
 from stepcredit.models.folders import CONFIG, check_model_folder
 
@@ -89,7 +89,10 @@ class ActorCritic(nn.Module):
     def save_checkpoint(self, folder: str | Path) -> None:
         """Weights to resume from: whole models, or adapters alone where the model is a PEFT model."""
         for name, model in self.parts().items():
-            model.save_pretrained(Path(folder) / name, safe_serialization=True)
+            if is_peft(model):
+                save_adapter(model, Path(folder) / name)
+            else:
+                model.save_pretrained(Path(folder) / name, safe_serialization=True)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Plain folders `policy/` and `value/` that load with transformers alone.
@@ -99,10 +102,9 @@ class ActorCritic(nn.Module):
         """
         for name, model in self.parts().items():
             if is_peft(model):
-                model.save_pretrained(Path(folder) / f"{name}_adapter", safe_serialization=True)
-                merged(model).save_pretrained(Path(folder) / name, safe_serialization=True)
-            else:
-                model.save_pretrained(Path(folder) / name, safe_serialization=True)
+                save_adapter(model, Path(folder) / f"{name}_adapter")
+                model = merged(model)
+            model.save_pretrained(Path(folder) / name, safe_serialization=True)
 
     def load_checkpoint(self, folder: str | Path) -> None:
         """Weights written by `save_checkpoint`, bit for bit, tied embeddings included.

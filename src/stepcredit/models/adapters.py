@@ -110,7 +110,8 @@ def load_adapter(model: Any, folder: Path) -> None:
         raise InputError("no adapter here, but the model was given one", str(folder))
     check_safetensors(folder / ADAPTER_WEIGHTS)
     saved = load_file(folder / ADAPTER_WEIGHTS)
-    if missing := set(get_peft_model_state_dict(model, save_embedding_layers=False)) - set(saved):
+    needed = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if missing := set(needed) - set(saved):
         raise InputError(f"weights of the adapter are missing: {listed(missing)}", str(folder))
     try:
         result = set_peft_model_state_dict(model, saved)
@@ -119,6 +120,12 @@ def load_adapter(model: Any, folder: Path) -> None:
         raise InputError(f"the adapter does not fit the model: {told}", str(folder)) from error
     if result.unexpected_keys:
         raise InputError(f"the model has no place for {listed(result.unexpected_keys)}", str(folder))
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """The adapter of a PEFT model by itself, as peft writes it."""
+    with _quiet_about_ties():
+        model.save_pretrained(folder, safe_serialization=True)
 
 
 def merged(model: Any) -> Any:
@@ -179,8 +186,9 @@ def _untie(base: Any) -> None:
 
 @contextmanager
 def _quiet_about_ties() -> Iterator[None]:
-    """peft warns of what `merged` does right."""
+    """peft warns of what `merged` does right, and of the embedding that it saves with its adapter."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*tie_word_embeddings.*", UserWarning)
         warnings.filterwarnings("ignore", ".*no longer tied.*", UserWarning)
+        warnings.filterwarnings("ignore", ".*save_embedding_layers.*", UserWarning)
         yield

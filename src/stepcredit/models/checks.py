@@ -27,11 +27,12 @@ _KINDS = {
 }
 """By what the name of an architecture ends in: what a model of that kind can be here."""
 
-_WANTED: dict[Role, str] = {
+WANTED: dict[Role, str] = {
     "policy": "a causal language model",
     "value model": "a token classifier with one label",
     "reward model": "a sequence classifier with one label",
 }
+"""What a model is, in transformers' words."""
 
 _STAND_INS = ("image_token", "video_token", "audio_token")
 """Tokens that stand for what is no text: Gemma 3's small models have the tokenizer's, and no row for it."""
@@ -60,10 +61,10 @@ def check_loaded(model: Any, info: dict[str, Any], name: str, role: Role) -> Non
             "the two are not of one model", name,
         )  # fmt: skip
     if info["missing_keys"]:
-        raise InputError(f"weights are missing: {listed(info['missing_keys'])}; give the whole of a {role}", name)
+        raise InputError(f"weights are missing: {listed(info['missing_keys'])}; give a whole {role}", name)
     if strangers := _without_place(model, info["unexpected_keys"]):
         raise InputError(
-            f"weights that this model has no place for: {listed(strangers)}; give {_WANTED[role]}, "
+            f"weights that this model has no place for: {listed(strangers)}; give {WANTED[role]}, "
             f"as its config.json describes it", name,
         )  # fmt: skip
     check_finite(model, name)
@@ -137,7 +138,7 @@ def _check_kind(model: Any, name: str, role: Role) -> None:
     for architecture in model.config.architectures or ():
         kind = next((kind for end, kind in _KINDS.items() if architecture.endswith(end)), role)
         if kind != role:
-            raise InputError(f"is a {kind} ({architecture}), not a {role}; give {_WANTED[role]}", name)
+            raise InputError(f"is a {kind} ({architecture}), not a {role}; give {WANTED[role]}", name)
     labels = model.config.num_labels
     if role != "policy" and labels != 1:
         raise InputError(f"a {role} has one label, this one has {labels}", name)

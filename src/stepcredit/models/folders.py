@@ -36,7 +36,8 @@ def check_model_folder(folder: Path, trust_remote_code: bool = False) -> None:
 
 
 def check_tokenizer_folder(folder: Path) -> None:
-    """Look at a folder's tokenizer files; those that are there must be JSON objects.
+    """Look at a folder's tokenizer files, and at its config.json, which says of which class the tokenizer is: those
+    that are there must be JSON objects.
 
     Raises:
         InputError: none is there, or one is damaged.
@@ -44,8 +45,9 @@ def check_tokenizer_folder(folder: Path) -> None:
     found = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
     if not found and not list(folder.glob("*.model")) and not (folder / "vocab.json").exists():
         raise InputError("no tokenizer here (tokenizer.json); save the model's tokenizer into this folder", str(folder))
-    for file in found:
-        read_object(file)
+    for file in [folder / CONFIG, *found]:
+        if file.exists():
+            read_object(file)
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def read_object(file: Path) -> dict[str, Any]:
         what = f"is not JSON ({error})" if text.strip() else "is empty"
         raise InputError(f"{file.name} {what}; {again}", str(file.parent)) from error
     if not isinstance(found, dict) or not found:
-        what = "holds nothing" if found in ({}, [], None) else f"holds no object but {type(found).__name__}"
+        what = "holds nothing" if found in ({}, [], None) else f"holds a {type(found).__name__} in place of settings"
         raise InputError(f"{file.name} {what}; {again}", str(file.parent))
     return found
 
@@ -103,6 +105,10 @@ def _check_config(config: dict[str, Any], folder: Path, trust_remote_code: bool)
         hint = "it brings code of its own, which --trust_remote_code runs" if "auto_map" in config else (
             "a newer version may")  # fmt: skip
         raise InputError(f"transformers {transformers.__version__} does not know the model_type {kind!r}; {hint}",
+                         str(folder))  # fmt: skip
+    rows, pad = config.get("vocab_size"), config.get("pad_token_id")
+    if isinstance(rows, int) and isinstance(pad, int) and pad >= rows:
+        raise InputError(f"config.json has a pad_token_id of {pad} and a vocab_size of {rows}, which has no such id",
                          str(folder))  # fmt: skip
 
 

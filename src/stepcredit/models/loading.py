@@ -8,6 +8,8 @@ first, and it is kept in float32: in bf16, values near 1 move in steps of 0.4%.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from stepcredit.episodes.turns import TurnEnds, turn_ends
 from stepcredit.errors import InputError
 from stepcredit.models.adapters import adapted_from, base_name, is_adapter
 from stepcredit.models.chat_templates import with_chat_template
-from stepcredit.models.checks import Role, check_loaded, check_reference, check_same_tokens, check_vocabulary
+from stepcredit.models.checks import WANTED, Role, check_loaded, check_reference, check_same_tokens, check_vocabulary
 from stepcredit.models.folders import TOKENIZER_FILES, check_model_folder, check_tokenizer_folder
 from stepcredit.models.gguf import gguf_policy, gguf_tokenizer, is_gguf
 
@@ -54,7 +56,8 @@ def load_tokenizer(
         InputError: nothing there, a damaged tokenizer, no end-of-sequence token, or no such chat template.
     """
     if is_adapter(name_or_path) and not _has_tokenizer(name_or_path):
-        name_or_path = base_name(name_or_path)
+        load = partial(load_tokenizer, trust_remote_code=trust_remote_code, chat_template=chat_template)
+        return _of_base(name_or_path, partial(load, merge_system_message=merge_system_message))
     tokenizer = gguf_tokenizer(name_or_path) if is_gguf(name_or_path) else _tokenizer(name_or_path, trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-sequence token", name_or_path)
@@ -226,7 +229,10 @@ def _load(auto_class: Any, name_or_path: str, role: Role, trust_remote_code: boo
             name_or_path, trust_remote_code=trust_remote_code, use_safetensors=True, **asked
         )
     except Exception as error:  # a config that does not hold together raises anything
-        raise InputError(f"cannot load a {role}: {_told(error)}", name_or_path) from error
+        told = _told(error)
+        if told.startswith("Unrecognized configuration class"):
+            told = f"transformers {transformers.__version__} does not make {WANTED[role]} of this model_type"
+        raise InputError(f"cannot load a {role}: {told}", name_or_path) from error
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError("an adapter was loaded with it (adapter_config.json); give a folder with the whole model, or "
                          "with the adapter alone", name_or_path)  # fmt: skip
@@ -236,12 +242,21 @@ def _load(auto_class: Any, name_or_path: str, role: Role, trust_remote_code: boo
 
 def _policy_of_adapter(folder: str, trust_remote_code: bool, given: dict[str, Any]) -> Any:
     """The model that an adapter was trained on, with the adapter merged into it; it finds its tokenizer again."""
+    base = _of_base(folder, partial(load_policy, trust_remote_code=trust_remote_code, **given))
+    policy = adapted_from(base, folder)
+    policy.name_or_path = policy.config._name_or_path = folder
+    return policy
+
+
+def _of_base(folder: str, load: Callable[[str], Any]) -> Any:
+    """What `load` makes of the model that an adapter was trained on."""
     base = base_name(folder)
     if is_adapter(base):
         raise InputError(f"is an adapter of another adapter, {base}; merge that one first", folder)
-    policy = adapted_from(load_policy(base, trust_remote_code=trust_remote_code, **given), folder)
-    policy.name_or_path = policy.config._name_or_path = folder
-    return policy
+    try:
+        return load(base)
+    except InputError as error:
+        raise InputError(f"the model that this adapter belongs to does not load: {error}", folder) from error
 
 
 def _check_reads(model: Any, name_or_path: str, tokenizer: Any | None, trust_remote_code: bool) -> None:
@@ -268,7 +283,7 @@ def _refuse_path(name: str) -> None:
 
 
 def _told(error: Exception) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    if first.startswith("Unrecognized configuration class"):
-        return "transformers has no such model of this kind (see model_type in its config.json)"
+    """An error of transformers in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return first if isinstance(error, OSError | ValueError) and first else f"{type(error).__name__}: {first}"

@@ -16,7 +16,7 @@ from transformers import set_seed
 
 from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.store import append_episodes, load_episodes
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, NotFiniteError
 from stepcredit.metrics.paired import mcnemar, paired_difference
 from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.pipeline.cells import Cell, run_cells
@@ -224,8 +224,14 @@ def choose_rates(grid: Grid) -> dict[str, float]:
     pairs = list(itertools.product(config.methods, sorted(config.learning_rates)))
     results = grid.run("learning rates", [grid.tune(m, r) for m, r in pairs])
     found = {pair: result["rows"] for pair, result in zip(pairs, results, strict=True)}
-    scores = {pair: fmean(row["accuracy"] for row in rows) for pair, rows in found.items()}
+    scores = {
+        pair: fmean(-1.0 if "stopped" in row else row["accuracy"] for row in rows) for pair, rows in found.items()
+    }
     best = {m: max(sorted(config.learning_rates), key=lambda rate: scores[m, rate]) for m in config.methods}
+    for method, rate in best.items():
+        stopped = [row["stopped"] for row in found[method, rate] if "stopped" in row]
+        if stopped:
+            raise InputError(f"{method} learns at none of these rates; at {rate:g} {stopped[0]}", "learning_rates")
     tried = [{**row, "chosen": best[m] == rate} for (m, rate), rows in found.items() for row in rows]
     write_json(grid.out / "grid.json", tried)
     return best
@@ -308,7 +314,8 @@ def make_start(
 def train_and_test(
     folder: Path, task_name: str, start: str, method: str, seed: int, settings: dict[str, Any], test: dict[str, Any]
 ) -> dict[str, Any]:
-    """A method trained from the start of a seed, and how its policy scores. Tuning keeps no models."""
+    """A method trained from the start of a seed, and how its policy scores. Tuning keeps no models, and a rate at which
+    training stops solves nothing."""
     set_seed(seed)
     variant, task, begin = variant_of(method), load_task(task_name), folder.parent / start
     episodes = list(load_episodes(begin / "episodes"))
@@ -317,7 +324,12 @@ def train_and_test(
     given = {"step_delimiters": list(task.step_delimiters), **settings, **variant.given}
     tokenizer = load_tokenizer(str(begin / "policy"))
     args = METHODS[variant.method].config(**small_run(folder, seed, **given))
-    trainer = train_and_save(str(begin / "policy"), args, episodes, tokenizer)
+    try:
+        trainer = train_and_save(str(begin / "policy"), args, episodes, tokenizer)
+    except NotFiniteError as error:
+        if test["split"] == "test":
+            raise
+        return _stopped(task_name, method, seed, args.learning_rate, str(error).split(";")[0], test)
     budget = {
         "learning_rate": args.learning_rate,
         "steps": trainer.state.global_step,
@@ -332,6 +344,15 @@ def train_and_test(
         for part in ("policy", "value"):
             shutil.rmtree(folder / part, ignore_errors=True)
     return {**found, "rows": [{**row, **about} for row in found["rows"]], "curve": curve(trainer)}
+
+
+def _stopped(
+    task_name: str, method: str, seed: int, learning_rate: float, why: str, test: dict[str, Any]
+) -> dict[str, Any]:
+    """A row for each search of a rate at which training stopped."""
+    common = {"task": task_name, "split": test["split"], "seed": seed, "method": method}
+    row = {**common, "learning_rate": learning_rate, "accuracy": 0.0, "stopped": why}
+    return {"rows": [{**row, "search": name} for name in test["searches"]], "right": {}, "curve": []}
 
 
 def _tested(

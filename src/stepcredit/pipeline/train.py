@@ -25,20 +25,29 @@ class TrainConfig:
     rft, dpo, kto, topr, dro, dqo or oreo. All other flags are those of the method's config, a
     `transformers.TrainingArguments`."""
 
-    model: str = field(metadata={"help": "The policy to start from: a folder, a .gguf file or a name on the hub."})
+    model: str = field(
+        metadata={
+            "help": "The policy to start from: a folder (an adapter's is merged into its base), a .gguf file or a name "
+            "on the hub."
+        }
+    )
     episodes: str = field(metadata={"help": "The folder of episodes (stepcredit import or collect)."})
     eval_episodes: str | None = field(default=None, metadata={"help": "Episodes to evaluate the losses on."})
     value_model: str | None = field(
         default=None,
-        metadata={"help": "A value model to start from; default: the policy with a head of zeros."},
+        metadata={
+            "help": "A value model to start from, of the policy's vocabulary; default: the policy with a head of zeros."
+        },
     )
-    ref_model: str | None = field(default=None, metadata={"help": "The reference; default: the policy's start."})
+    ref_model: str | None = field(
+        default=None, metadata={"help": "The reference, of the policy's vocabulary; default: the policy's start."}
+    )
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the policy."})
     value_use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the value model."})
     lora_r: int = field(default=64, metadata={"help": "LoRA rank."})
     lora_alpha: int = field(default=64, metadata={"help": "LoRA alpha."})
     lora_target_modules: list[str] = field(
-        default_factory=lambda: ["all-linear"], metadata={"help": "Modules that LoRA adapts."}
+        default_factory=lambda: ["all-linear"], metadata={"help": "Modules that LoRA adapts, by name."}
     )
     dry_run: bool = field(default=False, metadata={"help": "Read everything, count the episodes, and stop."})
 
