@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= $(THREADS)
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart assets test check reproduce mutate format clean
+.PHONY: quickstart assets test test-long check reproduce mutate format clean
 
 quickstart: $(VENV)/.installed   ## the whole loop on an embedded task, on a CPU, in about five minutes
 	$(BIN)/stepcredit quickstart --out quickstart
@@ -16,8 +16,15 @@ quickstart: $(VENV)/.installed   ## the whole loop on an embedded task, on a CPU
 assets: $(VENV)/.installed-dev   ## real tokenizers and a small model for the tests, into a cache; ASSETS="qwen3 …": some
 	$(BIN)/python tests/assets/fetch.py $(ASSETS)
 
-test: $(VENV)/.installed-dev     ## the test suite
-	$(BIN)/python -m pytest
+# Worker processes of the test suite, one thread each; a worker that runs out of tests takes over the other's.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
+
+test: $(VENV)/.installed-dev     ## the test suite, but for what is long
+	$(PYTEST) -m "not long"
+
+test-long: $(VENV)/.installed-dev   ## the tests that are long by their nature: whole runs, killed and compared
+	$(PYTEST) -m long
 
 check: $(VENV)/.installed-dev    ## format, lint, types, import contract
 	$(BIN)/ruff format --check .

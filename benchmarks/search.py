@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from stepcredit.engines.decoding import Draw, Drawing, NextStep, Piece, PieceEnd, Sampler
 from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.rows import padded_left
-from stepcredit.engines.sampling import choose
-from stepcredit.engines.stepping import CachedStepper, Draw, Drawing, NextStep, Piece, PieceEnd, Stepper
+from stepcredit.engines.kv_cache import padded_left
+from stepcredit.engines.stepping import CachedStepper, Stepper
 from stepcredit.episodes.steps import StepRule
 from stepcredit.models.loading import value_model_from
 from stepcredit.pipeline.results import write_json
@@ -103,13 +103,13 @@ class RereadingStepper:
         ids, mask = padded_left([self.rows[draw.row] for draw in draws], self.model.device)
         cache = DynamicCache(config=self.model.config)
         before, seen = [self.rows[draw.row][-1] for draw in draws], [self.seen[draw.row] for draw in draws]
-        drawing = Drawing(draws, before, self.end, seen)
+        drawing, sampler = Drawing(draws, before, self.end, seen), Sampler(SamplingParams(1))
         position, begins = mask.cumsum(-1) - 1, True
         while True:
             given = {"attention_mask": mask, "position_ids": position.clamp(min=0)}
             logits = self.model(input_ids=ids, past_key_values=cache, logits_to_keep=1, **given).logits[:, -1]
             active = logits[torch.tensor(drawing.active)]
-            chosen = drawing.first(active, chosen_by, False) if begins else chosen_by(active, drawing.noise())
+            chosen = drawing.first(active, sampler) if begins else sampler(active, drawing.noise())
             drawing.record(*chosen, active)
             begins = False
             if not drawing.active:
@@ -122,11 +122,6 @@ class RereadingStepper:
         """See `Stepper.keep`."""
         self.rows = [self.grown[k] for k in chosen]
         self.seen = [self.following[k] for k in chosen]
-
-
-def chosen_by(logits: torch.Tensor, noise: NDArray[np.float64]) -> tuple[list[int], list[float]]:
-    token, log_prob = choose(logits, torch.from_numpy(noise), [])
-    return token.tolist(), log_prob.tolist()
 
 
 class RereadingScorer:

@@ -39,8 +39,8 @@ def test_every_command_explains_itself(command, capsys):
          "invalid choice: 'word'"),
         (["collect", "--task", "arithmetic", "--policy", "nowhere", "--out", "x", "--config", "none.yaml"],
          "none.yaml: no such file"),
-        (["collect", "--task", "chess", "--policy", "p", "--out", "x"], "task: no task 'chess'"),
-        (["evaluate", "--task", "arithmetic", "--policy", "no/such/folder", "--out", "x"], "cannot load a tokenizer"),
+        (["collect", "--task", "chess", "--policy", "p", "--out", "x"], "task: unknown task 'chess'"),
+        (["evaluate", "--task", "arithmetic", "--policy", "no/such/folder", "--out", "x"], "no such folder"),
         (["inspect", "no-such-folder"], "no-such-folder"),
         (["inspect", "--config"], "--config: needs a value"),
         (["report", "no-such-folder"], "no-such-folder"),
@@ -86,9 +86,9 @@ def test_the_public_face_is_pinned():
     import stepcredit
 
     assert stepcredit.__all__ == [
-        "DPOConfig", "DQOConfig", "DROConfig", "Episode", "InputError", "KTOConfig", "OREOConfig", "OfflineConfig",
-        "OfflineTrainer", "RFTConfig", "SFTConfig", "StopReason", "TOPRConfig", "Verdict", "append_episodes",
-        "load_episodes", "__version__",
+        "DPOConfig", "DQOConfig", "DROConfig", "Episode", "Grade", "InputError", "KTOConfig", "OREOConfig",
+        "OfflineConfig", "OfflineTrainer", "Problem", "RFTConfig", "SFTConfig", "StopReason", "TOPRConfig", "Task",
+        "TaskDefaults", "Verdict", "append_episodes", "load_episodes", "__version__",
     ]  # fmt: skip
     assert all(getattr(stepcredit, name) is not None for name in stepcredit.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

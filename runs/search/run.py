@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
-from stepcredit.models.loading import load_policy, load_tokenizer, load_value_model
+from stepcredit.models.loading import load_value_model
 from stepcredit.pipeline.evaluate import Search, result_row
 from stepcredit.pipeline.results import add_rows, versions, write_json
 from stepcredit.pipeline.searching import CHOOSERS, Bench, Strategy
@@ -43,8 +42,7 @@ def bench_of(task_name: str, comparison: Path, method: str, seed: int, out: Path
     task = load_task(task_name)
     folder = cell(comparison, method, seed)
     value = cell(comparison, "oreo", seed) / "value"
-    tokenizer = load_tokenizer(str(folder / "policy"))
-    engine = TransformersEngine(load_policy(str(folder / "policy")), tokenizer, batch_size=512)
+    engine = load_engine(str(folder / "policy"), batch_size=512)
     params = SamplingParams(task.max_new_tokens, seed=seed)
     problems = list(task.problems("test", PROMPTS, seed))
     return Bench(

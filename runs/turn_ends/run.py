@@ -21,11 +21,10 @@ from typing import Any
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stepcredit.cli import main
-from stepcredit.engines.engine import Request, SamplingParams
-from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.engines.engine import Request, SamplingParams, load_engine
 from stepcredit.episodes.encoding import prompt_ids, response_text, tokenise
 from stepcredit.episodes.store import load_episodes
-from stepcredit.models.loading import load_policy, load_tokenizer
+from stepcredit.models.loading import load_tokenizer
 from stepcredit.pipeline.results import versions, write_json
 
 STEPS, BATCH, RESPONSES, LIMIT = 60, 4, 10, 64
@@ -55,7 +54,7 @@ def logs(file: Path, count: int) -> None:
 
 def stops(policy: str, tokenizer: Any) -> list[dict[str, Any]]:
     """Ten responses: why each ended, its last token, its text."""
-    engine = TransformersEngine(load_policy(policy), tokenizer)
+    engine = load_engine(policy, tokenizer=tokenizer)
     asked = [[{"role": "user", "content": f"What is {n} + {2 * n}?"}] for n in range(RESPONSES)]
     requests = [Request(tuple(prompt_ids(m, tokenizer)), f"p{k}") for k, m in enumerate(asked)]
     drawn = engine.generate(requests, SamplingParams(LIMIT, temperature=1.0, seed=0))

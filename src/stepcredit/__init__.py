@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from stepcredit.episodes.store import append_episodes as append_episodes
     from stepcredit.episodes.store import load_episodes as load_episodes
     from stepcredit.errors import InputError as InputError
+    from stepcredit.grading.grade import Grade as Grade
+    from stepcredit.tasks.task import Problem as Problem
+    from stepcredit.tasks.task import Task as Task
+    from stepcredit.tasks.task import TaskDefaults as TaskDefaults
     from stepcredit.training.configs import DPOConfig as DPOConfig
     from stepcredit.training.configs import DQOConfig as DQOConfig
     from stepcredit.training.configs import DROConfig as DROConfig
@@ -34,15 +38,19 @@ _HOME = {
     "DQOConfig": "training.configs",
     "DROConfig": "training.configs",
     "Episode": "episodes.episode",
+    "Grade": "grading.grade",
     "InputError": "errors",
     "KTOConfig": "training.configs",
     "OREOConfig": "training.configs",
     "OfflineConfig": "training.configs",
     "OfflineTrainer": "training.trainer",
+    "Problem": "tasks.task",
     "RFTConfig": "training.configs",
     "SFTConfig": "training.configs",
     "StopReason": "episodes.episode",
     "TOPRConfig": "training.configs",
+    "Task": "tasks.task",
+    "TaskDefaults": "tasks.task",
     "Verdict": "verdict",
     "append_episodes": "episodes.store",
     "load_episodes": "episodes.store",

@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"stepcredit {__version__}")
         return 0
+    if not sys.stderr.isatty():  # bars of downloads do not belong into a log
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     try:
         return _command(arguments[0]).run(arguments[1:])
     except InputError as error:
@@ -199,7 +202,7 @@ def _tokens_of_yaml(file: Path, fields: dict[str, Any]) -> list[str]:
 
 
 def _quiet() -> None:
-    """Bars of our own only; threads that wait in their sleep, so that a shared machine is not stalled."""
+    """Progress of our own only; threads that wait in their sleep, so that a shared machine is not stalled."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging

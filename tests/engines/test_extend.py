@@ -6,10 +6,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from oracles.beam import next_distribution
+from stepcredit.engines.decoding import Draw
 from stepcredit.engines.engine import SamplingParams
+from stepcredit.engines.kv_cache import CachedRows, padded_left
 from stepcredit.engines.noise import stream_key, uniform
-from stepcredit.engines.rows import CachedRows, padded_left
-from stepcredit.engines.stepping import CachedStepper, Draw, Stepper, TurnStepper
+from stepcredit.engines.stepping import CachedStepper, Stepper, TurnStepper
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import StepRule
 

@@ -6,10 +6,13 @@ import torch
 
 from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
+from stepcredit.engines.decoding import Draw
 from stepcredit.engines.engine import Request, SamplingParams
 from stepcredit.engines.noise import stream_key, uniform
+from stepcredit.engines.stepping import CachedStepper
 from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.episode import StopReason
+from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
 
 EOS = 257
@@ -110,3 +113,47 @@ def test_prompts_that_leave_no_room(model):
         list(engine.generate([Request((), "x")], SamplingParams(1)))
     short = next(iter(engine.generate([Request((1,) * 254, "x")], SamplingParams(10))))
     assert len(short.ids) <= 2
+
+
+@pytest.mark.parametrize("given", [{}, {"temperature": 0.0}, {"temperature": 0.7, "top_k": 9}, {"stop": ("e", "00")}])
+def test_plain_generation_draws_what_a_stepper_without_delimiters_draws(model, given):
+    params = SamplingParams(12, seed=4, **given)
+    tokenizer = byte_tokenizer()
+    engine = TransformersEngine(model, tokenizer, 5, end_ids=(EOS, 10, 64, 200, 30, 77))
+    plain = list(engine.generate(REQUESTS, params))
+    stepper = CachedStepper(model, tokenizer, params, StepRule(()), engine.ends.stop)
+    stepper.start([request.prompt_ids for request in REQUESTS])
+    keys = [stream_key(params.seed, request.prompt_id, request.sample) for request in REQUESTS]
+    pieces = stepper.draw([Draw(row, key, 0, 12) for row, key in enumerate(keys)])
+    assert [generation.ids.tolist() for generation in plain] == [list(piece.ids) for piece in pieces]
+    assert [generation.stop_reason for generation in plain] == [piece.stop_reason for piece in pieces]
+    for generation, piece in zip(plain, pieces):
+        np.testing.assert_allclose(generation.log_prob, piece.log_prob, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_whose_cache_is_a_sliding_window(temperature):
+    """Its rows cannot be chosen and copied, as a search would: they go on and drop out, and draw as they should."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(2)
+    config = MistralConfig(
+        vocab_size=259, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, sliding_window=5, bos_token_id=None, eos_token_id=EOS,
+        pad_token_id=256,
+    )  # fmt: skip
+    sliding = MistralForCausalLM(config).double().eval()
+    with torch.no_grad():
+        sliding.model.embed_tokens.weight.mul_(60)
+    params = SamplingParams(max_new_tokens=14, temperature=temperature, seed=3)
+    ends = tuple(range(0, 256, 9))
+    engine = TransformersEngine(sliding, byte_tokenizer(), batch_size=7, end_ids=ends)
+    lengths = set()
+    for request, generation in zip(REQUESTS, engine.generate(REQUESTS, params), strict=True):
+        ids, log_probs = obvious(sliding, request, params, ends)
+        assert generation.ids.tolist() == ids
+        np.testing.assert_allclose(generation.log_prob, log_probs, rtol=1e-5)
+        lengths.add(len(ids))
+    assert len(lengths) > 1
+    with pytest.raises(InputError, match="not searchable"):
+        CachedStepper(sliding, byte_tokenizer(), params, StepRule(()), frozenset(ends)).start([[1, 2]])

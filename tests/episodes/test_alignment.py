@@ -22,6 +22,7 @@ from stepcredit.episodes.alignment import (
 from stepcredit.episodes.encoding import decode, prompt_ids, tokenise
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.episodes.steps import StepRule
+from stepcredit.episodes.turns import turn_ends
 from stepcredit.errors import InputError
 from stepcredit.verdict import Verdict
 
@@ -417,3 +418,44 @@ def test_an_empty_turn_has_its_reward_on_its_end_token(byte_tokenizer):
     assert row.step_id[row.action_mask].tolist() == [0, 1, 2, 3, 4, 5]
     with pytest.raises(InputError, match="3 step rewards for 4 steps"):
         align(conversation(*turns, step_rewards=(0.5, 2.0, 4.0)), byte_tokenizer, TURNS)
+
+
+def test_a_step_ends_after_so_many_tokens_too(byte_tokenizer):
+    row = align(episode("q", "abc\nd"), byte_tokenizer, StepRule(("\n",), 2))
+    assert row.step_id.tolist() == [-1, 0, 0, 1, 1, 2, 3]
+    own = episode("q", "abc\nd", steps=("abc\n", "d"))
+    assert align(own, byte_tokenizer, StepRule(("\n",), 2)).step_id.tolist() == [-1, 0, 0, 0, 0, 1, 2]
+
+
+def test_the_token_that_ended_a_response_is_a_step_of_its_own_whatever_it_is(byte_tokenizer):
+    """A stop string ended it: the state before its last token is trained, as that before an end of turn is."""
+    row = align(sampled("q", [*b"a\nbQ:"], stop_reason=StopReason.STOP), byte_tokenizer, LINES)
+    assert row.step_id.tolist() == [-1, 0, 0, 1, 1, 2]
+    cut = align(sampled("q", [*b"a\nbQ:"], stop_reason=StopReason.LENGTH), byte_tokenizer, LINES)
+    assert cut.step_id.tolist() == [-1, 0, 0, 1, 1, 1]
+    ended = align(sampled("q", [*b"ab", EOS], stop_reason=StopReason.LENGTH), byte_tokenizer, LINES)
+    assert ended.step_id.tolist() == [-1, 0, 0, 1]
+
+
+def sampled(prompt, written, **given):
+    tokens = Tokens(
+        np.array([*ids(prompt), *written], np.int32), np.array([False] * len(prompt) + [True] * len(written), np.bool_)
+    )
+    return episode(prompt, "whatever", tokens=tokens, **given)
+
+
+def test_what_ends_a_turn_may_be_told(byte_tokenizer):
+    ends = turn_ends(byte_tokenizer)._replace(of_text=END)
+    assert align(episode("q", "a"), byte_tokenizer, LINES, ends=ends).ids.tolist() == [*ids("qa"), END]
+
+
+def test_a_turn_as_it_was_written():
+    drops = byte_tokenizer(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] }}<end>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    said = episode(CHAT, [{"role": "assistant", "content": "<think>a</think>b"}])
+    with pytest.raises(InputError, match="drops the thought"):
+        align(said, drops, LINES)
+    row = align(said, drops, LINES, as_written=True)
+    assert row.ids[row.action_mask].tolist() == [*ids("<think>a</think>b"), END]

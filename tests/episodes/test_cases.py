@@ -9,6 +9,7 @@ import pytest
 from stepcredit.cli import main
 from stepcredit.episodes.encoding import decode, tokenise
 from stepcredit.episodes.importers import episode_from_row
+from stepcredit.episodes.store import load_episodes
 from stepcredit.episodes.turns import own_turns
 from stepcredit.errors import InputError
 from stepcredit.models.chat_templates import with_chat_template
@@ -89,6 +90,14 @@ def test_a_thought_that_the_template_drops(toys):
         tokenise(episode, toys["r1"])
     (turn,) = own_turns(episode)
     assert marked(tokenise(turn, toys["r1"], as_written=True), toys["r1"]) == R1_TURN
+
+
+@pytest.mark.parametrize("case", ["label_text", "blank_last_line"])
+def test_a_log_that_is_read(case, tmp_path, capsys):
+    assert main(["import", str(CASES / f"{case}.jsonl"), "--out", str(tmp_path / "episodes")]) == 0
+    assert capsys.readouterr().out.startswith("1 rows read, 1 episodes written")
+    (episode,) = load_episodes(tmp_path / "episodes")
+    assert (episode.prompt, episode.completion, episode.reward) == ("q", "a", 1.0)
 
 
 def test_the_command_line_names_the_way_out_and_takes_it(toys, tmp_path, capsys):

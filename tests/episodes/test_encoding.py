@@ -1,11 +1,15 @@
 """Chat templates that write no end of turn: the end of sequence is one."""
 
+from dataclasses import replace
+
 import pytest
 
 from doubles.tokenizers import byte_tokenizer
 from stepcredit.episodes.conversation import Conversation
 from stepcredit.episodes.encoding import tokenise
 from stepcredit.episodes.episode import Episode, StopReason
+from stepcredit.episodes.turns import own_turns
+from stepcredit.errors import InputError
 
 MINICPM = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<u>' + message['content'] + '<a>' }}"
@@ -41,3 +45,37 @@ def test_a_template_without_an_end_of_turn_ends_turns_with_the_end_of_sequence(t
     assert talk.completion == COMPLETION
     assert talk.tokens().ids.tolist() == ids
     assert talk.tokens().action_mask.tolist() == is_action
+
+
+# ---- tools -------------------------------------------------------------------------------------------
+
+WITH_TOOLS = (
+    "{% if tools %}{{ '<t>' }}{% for t in tools %}{{ t.name + ';' }}{% endfor %}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<a>' + m.content + '<z>' }}"
+    "{% else %}{{ '<u>' + m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<a>' }}{% endif %}"
+)
+TOOLS = ({"name": "f"}, {"name": "g"})
+
+
+def test_the_prompt_is_rendered_with_the_tools_that_the_policy_had():
+    tokenizer = byte_tokenizer(WITH_TOOLS.replace("<z>", "<end>"))
+    episode = Episode(prompt=PROMPT, completion=COMPLETION, reward=1.0, prompt_id="p", tools=TOOLS)
+    bare = tokenise(replace(episode, tools=None), tokenizer)
+    tokens = tokenise(episode, tokenizer)
+    state = [*b"<t>f;g;"]
+    assert tokens.ids.tolist() == [*state, *bare.ids]
+    assert tokens.action_mask.tolist() == [False] * len(state) + bare.action_mask.tolist()
+    for turn in own_turns(episode):
+        assert tokenise(turn, tokenizer).ids.tolist()[: len(state)] == state
+
+
+def test_a_template_that_leaves_tools_out_is_refused():
+    episode = Episode(prompt=PROMPT, completion=COMPLETION, reward=1.0, prompt_id="p", tools=({"name": "f"},))
+    with pytest.raises(InputError, match="leaves out the tool 'f', which the policy was given; --chat_template FILE"):
+        tokenise(episode, byte_tokenizer(MINICPM))
+
+
+def test_tools_stand_beside_chat_alone():
+    for prompt, completion, tools in ((PROMPT, COMPLETION, ()), ("q", "a", TOOLS)):
+        with pytest.raises(InputError, match="tools: must be descriptions of tools, beside chat messages, or None"):
+            Episode(prompt=prompt, completion=completion, reward=1.0, prompt_id="p", tools=tools)

@@ -25,7 +25,7 @@ def as_lines(rows):
     return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode()
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.JSONL"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.JSONL", "a.ndjson"])
 def test_json_lines(tmp_path, name):
     path = pack(tmp_path / name, as_lines(ROWS))
     rows = list(read_rows(path))
@@ -55,6 +55,15 @@ def test_parquet(tmp_path):
     assert read[299].progress == 0.5
 
 
+def test_objects_in_parquet_have_no_empty_keys(tmp_path):
+    path = tmp_path / "a.parquet"
+    rows = [{"chat": [{"role": "user", "call": None}, {"role": "tool", "call": {"x": [1, None], "y": {"z": None}}}]}]
+    pq.write_table(pa.Table.from_pylist([*rows, {"chat": None}]), path)
+    first, second = read_rows(path)
+    assert first.data == {"chat": [{"role": "user"}, {"role": "tool", "call": {"x": [1, None], "y": {}}}]}
+    assert second.data == {"chat": None}
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
 def test_csv(tmp_path, name):
     long = "x" * 300_000
@@ -67,9 +76,27 @@ def test_csv(tmp_path, name):
     assert first.text_cells
 
 
+@pytest.mark.parametrize("blank", [b"", b"\r", b"  \t", "\u3000".encode()], ids=range(4))
+def test_a_blank_line_is_no_row(tmp_path, blank):
+    path = pack(tmp_path / "a.jsonl", blank + b'\n{"a": 0}\n' + blank + b'\n{"a": 1}\n' + blank)
+    assert [(r.where, r.data) for r in read_rows(path)] == [(f"{path}:2", {"a": 0}), (f"{path}:4", {"a": 1})]
+    path = pack(tmp_path / "a.csv", b"a,b\n1,2\n" + blank + b"\n , \n3,4\n" + blank)
+    assert [(r.where, r.data) for r in read_rows(path)] == [
+        (f"{path}:2", {"a": "1", "b": "2"}),
+        (f"{path}:5", {"a": "3", "b": "4"}),
+    ]
+
+
+def test_a_list_of_rows_and_rows_are_told_apart(tmp_path):
+    (row,) = read_rows(pack(tmp_path / "a.jsonl", b'[{"a": 1}, {"a": 2}]'))
+    assert row.error.what.endswith("a row must be an object, not list; a file that is one list of rows is named .json")
+    with pytest.raises(InputError, match=r"Extra data; a file with one object a line is named \.jsonl"):
+        list(read_rows(pack(tmp_path / "a.json", b'{"a": 1}\n{"a": 2}')))
+    with pytest.raises(InputError, match=r"a\.json: the file is empty"):
+        list(read_rows(pack(tmp_path / "a.json", b" \n")))
+
+
 BAD_LINES = {
-    b"": "empty line",
-    b"  \t": "empty line",
     b'{"a": "\xff"}': "not UTF-8 text (byte 8)",
     b'{"a": 1': "invalid JSON at column 8: Expecting ',' delimiter",
     b'{"a": "cut off': "invalid JSON at column 7: Unterminated string starting at",
@@ -108,13 +135,12 @@ def test_bad_csv_rows(tmp_path):
     assert [(r.where.rpartition(":")[2], r.data or r.error.what) for r in rows] == [
         ("2", {"a": "1", "b": "2"}),
         ("3", "1 cells for 2 columns"),
-        ("4", "empty line"),
         ("5", "not UTF-8 text"),
         ("6", "invalid CSV: ',' expected after '\"'"),
         ("7", {"a": "3", "b": "4"}),
         ("8", "invalid CSV: unexpected end of data"),
     ]
-    assert rows[3].raw == '["1", "\\ufffd"]'
+    assert rows[2].raw == '["1", "\\ufffd"]'
 
 
 def test_bytes_that_are_no_text_in_parquet(tmp_path):
@@ -146,8 +172,8 @@ LINES = as_lines(ROWS * 2000)
     [
         ("a.jsonl.gz", b"not gzip", "corrupt or truncated gzip"),
         ("a.jsonl.gz", b"", "the gzip file is empty"),
-        ("a.jsonl.gz", gzip.compress(LINES)[:-300], "corrupt or truncated gzip"),
-        ("a.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 9999)[:-9], "corrupt or truncated gzip"),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:-300], "corrupt or truncated gzip"),
+        ("a.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 9999, mtime=0)[:-9], "corrupt or truncated gzip"),
         ("a.parquet", b"PAR1 no PAR1", "corrupt Parquet file"),
         ("a.json", b'[{"a": 1},', "invalid JSON at column 11"),
         ("a.json", b'{"a": 1}', "expected a list of rows"),

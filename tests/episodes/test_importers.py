@@ -1,13 +1,17 @@
 import datetime
 import hashlib
+import json
+import tracemalloc
 from decimal import Decimal
 
+import numpy as np
 import pytest
 
 from stepcredit.episodes.columns import ImportRules
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.formats import Row
 from stepcredit.episodes.importers import EpisodeImporter, episode_from_row
+from stepcredit.episodes.sample_numbers import SampleNumbers
 from stepcredit.errors import InputError
 from stepcredit.verdict import Verdict
 
@@ -43,6 +47,14 @@ def test_plain_text():
         ({"label": True}, 1.0),
         ({"label": 0}, 0.0),
         ({"label": 1.0, "reward": None}, 1.0),
+        ({"label": "True"}, 1.0),
+        ({"label": " false "}, 0.0),
+        ({"label": "1"}, 1.0),
+        ({"label": "0.0"}, 0.0),
+        ({"reward": "0.25"}, 0.25),
+        ({"reward": "TRUE"}, 1.0),
+        ({"reward": np.float32(0.25)}, 0.25),
+        ({"label": np.bool_(True)}, 1.0),
     ],
 )
 def test_outcomes(outcome, reward):
@@ -112,6 +124,22 @@ def test_what_is_carried_over():
         ({"truncated": 0}, StopReason.STOP),
         ({"truncated": None}, StopReason.UNKNOWN),
         ({"stop_reason": "unknown", "truncated": True}, StopReason.LENGTH),
+        ({"truncated": "true"}, StopReason.LENGTH),
+        ({"finish_reason": "tool_calls"}, StopReason.STOP),
+        ({"finish_reason": "tool-calls"}, StopReason.STOP),
+        ({"finish_reason": "function_call"}, StopReason.STOP),
+        ({"stop_reason": "tool_use"}, StopReason.STOP),
+        ({"stop_reason": "stop_sequence"}, StopReason.STOP),
+        ({"stop_reason": "end_turn"}, StopReason.STOP),
+        ({"finish_reason": "eos_token"}, StopReason.STOP),
+        ({"finish_reason": {"type": "stop", "matched": 151645}}, StopReason.STOP),
+        ({"finish_reason": {"type": "length", "length": 128}}, StopReason.LENGTH),
+        ({"finish_reason": "MAX_TOKENS"}, StopReason.LENGTH),
+        ({"stop_reason": "model_context_window_exceeded"}, StopReason.LENGTH),
+        ({"finish_reason": "tool_calls", "truncated": True}, StopReason.LENGTH),
+        ({"finish_reason": "abort", "truncated": True}, StopReason.LENGTH),
+        ({"finish_reason": "eos_token", "stop_reason": "stop"}, StopReason.STOP),
+        ({"finish_reason": "length", "stop_reason": "unknown"}, StopReason.LENGTH),
     ],
 )
 def test_stop_reasons(given, expected):
@@ -123,6 +151,23 @@ def test_a_truncated_response_needs_no_outcome():
         episode = episode_from_row({"prompt": "q", "completion": "a", "truncated": True, **outcome})
         assert (episode.reward, episode.truncated) == (None, True)
     assert episode_from_row({**PLAIN, "truncated": True}).reward == PLAIN["reward"]
+
+
+@pytest.mark.parametrize("met", [151645, "</answer>", None])
+def test_what_a_stop_reason_of_vllm_met_is_metadata(met):
+    episode = episode_from_row({**PLAIN, "finish_reason": "stop", "stop_reason": met})
+    assert episode.stop_reason is StopReason.STOP
+    assert episode.metadata == ({} if met is None else {"stop_reason": met})
+
+
+@pytest.mark.parametrize("cut", ["content_filter", "refusal", "abort", "error", "SAFETY", {"type": "abort"}])
+def test_what_something_else_cut_is_undecided(cut):
+    for more in ({}, {"reward": None}, {"verdict": "wrong"}):
+        episode = episode_from_row({**PLAIN, "finish_reason": cut, **more})
+        assert (episode.verdict, episode.reward, episode.stop_reason) == (
+            Verdict.UNDECIDED, None, StopReason.UNKNOWN
+        )  # fmt: skip
+        assert episode.metadata["finish_reason"] == cut
 
 
 def test_undecided_has_no_reward_whatever_the_row_says():
@@ -157,7 +202,13 @@ BAD = [
     ({}, {"reward": float("nan")}, "reward: nan is not a finite number"),
     ({}, {"reward": float("inf")}, "reward: inf is not a finite number"),
     ({}, {"reward": 10**400}, "reward: the number is too large"),
-    ({}, {"reward": "1.0"}, "reward: must be a number, not the str '1.0'"),
+    ({}, {"reward": "good"}, "reward: must be a number, not the str 'good'"),
+    ({}, {"reward": "1_0"}, "reward: must be a number, not the str '1_0'"),
+    ({}, {"reward": "１"}, "reward: must be a number, not the str '１'"),
+    ({}, {"reward": ""}, "reward: must be a number, not the str ''"),
+    ({}, {"reward": "7"}, r"reward: 7 lies outside \[0, 1\]; widen it with --reward_range 0 7"),
+    ({}, {"reward": "nan"}, "reward: nan is not a finite number"),
+    ({}, {"reward": [0, 1]}, "reward: a list; if it is one a step or a turn: --columns step_rewards=reward"),
     ({}, {"reward": 3}, r"reward: 3 lies outside \[0, 1\]; widen it with --reward_range 0 3"),
     ({}, {"reward": -0.5}, r"reward: -0.5 lies outside \[0, 1\]; widen it with --reward_range -0.5 1"),
     ({}, {"reward": None, "label": 0.5}, "label: must be true or false .*, not the float 0.5"),
@@ -167,11 +218,17 @@ BAD = [
     ({}, {"prompt": ""}, "the prompt is empty"),
     ({}, {"completion": [policy("a")]}, "prompt is text but completion is chat messages; make both"),
     ({}, {"prompt": [user("a")]}, "prompt is chat messages but completion is text"),
-    ({}, {"completion": [{"role": "assistant"}]}, "completion: every message needs a role, and a content"),
-    ({}, {"completion": [1]}, "completion: every message needs a role, and a content"),
+    ({}, {"completion": [{"role": "assistant"}]}, r"completion\[0\]: a message needs a content that is text"),
+    ({}, {"completion": [policy("a"), 1]}, r"completion\[1\]: every message needs a role, and a content"),
+    ({}, {"completion": ["a", "b"]}, "completion: holds 2 texts; give each response a row of its own"),
+    ({}, {"prompt": "[{'role': 'user', 'content': 'q'}]"}, "prompt: .* as Python prints them; .* json.dumps"),
+    ({}, {"prompt": [{"role": "function", "content": "1"}]}, r"prompt\[0\]: a message needs a role of assistant, .*"),
+    ({}, {"prompt": [{"from": "bard", "value": "1"}]}, r"prompt\[0\]: a message needs a role .* not the str 'bard'"),
     ({}, {"verdict": "maybe"}, "verdict: must be one of right, wrong, undecided, not the str 'maybe'"),
-    ({}, {"stop_reason": "tired"}, "stop_reason: must be one of stop, .*, not the str 'tired'"),
-    ({}, {"finish_reason": ["stop"]}, "finish_reason: must be one of"),
+    ({}, {"stop_reason": "tired"}, r"stop_reason: 'tired' is no known end of a response; write stop \(the policy"),
+    ({}, {"finish_reason": ["stop"]}, "finish_reason: .* is no known end"),
+    ({}, {"stop_reason": 2}, "stop_reason: 2 is no known end"),
+    ({}, {"finish_reason": "stop", "stop_reason": "length"}, "stop_reason: says otherwise than finish_reason"),
     ({}, {"finish_reason": "stop", "truncated": True}, "truncated: says otherwise than finish_reason"),
     ({}, {"truncated": "no"}, "truncated: must be true or false"),
     ({}, {"sample": -1}, "sample: must be a whole number from 0 on, not the int -1"),
@@ -186,7 +243,8 @@ BAD = [
     (STEPS, {"labels": [1, float("nan"), 0]}, r"labels\[1\]: nan is not a finite number"),
     (STEPS, {"labels": [1, 0, 2]}, r"labels\[2\]: 2 lies outside \[0, 1\]; widen it with --reward_range 0 2"),
     (STEPS, {"labels": [1, 0]}, "labels: 2 labels for 3 steps"),
-    (STEPS, {"labels": "1"}, "labels: must be a list of numbers, not the str '1'"),
+    (STEPS, {"labels": "1"}, "labels: must be a list of numbers, not the int 1"),
+    (STEPS, {"labels": ["+", "-", "+"]}, r"labels\[0\]: must be a number, not the str '\+'"),
     (STEPS, {"completions": ["a", 1, "b"]}, "completions: must be a list of texts"),
     (STEPS, {"completions": [], "labels": []}, "labels: 0 labels for 0 steps"),
     (STEPS, {"prompt": [user("q")]}, "prompt: rows with completions and labels need a text prompt"),
@@ -196,7 +254,11 @@ BAD = [
     ({"reward": 1}, {"messages": CHAT, "prompt_messages": 6}, "prompt_messages: 6 of 6 messages"),
     ({"reward": 1}, {"messages": CHAT, "prompt_messages": 5}, "completion: no assistant message"),
     ({"reward": 1}, {"messages": CHAT, "response": "a"}, "messages: stands beside response; .*prompt=messages"),
-    ({"x": 1}, {}, "expected columns prompt and completion .* the row has 'x' "),
+    ({"x": 1}, {}, "expected columns prompt and completion .* the row has 'x' .*--columns prompt=… completion=…"),
+    ({"prompt": "q", "output": "a", "score": 1}, {}, r"other names: --columns completion=output\)"),
+    ({"question": "q", "generation": "a"}, {}, "other names: --columns prompt=question completion=generation"),
+    ({"prompt": "q", "completion": "a", "score": 1}, {}, "reward: missing: .*another name: --columns reward=score"),
+    ({"prompt": "q", "chosen": "a", "rejected": "b"}, {}, "chosen and rejected are a pair; write them as two rows"),
 ]
 
 
@@ -218,11 +280,41 @@ def test_reward_range():
 
 
 def test_samples_are_numbered_within_their_prompt():
-    importer = EpisodeImporter(ImportRules(), {"old": 4})
+    stored = SampleNumbers()
+    for sample in (0, 3, 1):
+        assert stored.add("old", sample, f"out: episode {sample}") is None
+    importer = EpisodeImporter(ImportRules(), stored)
     rows = [{"prompt_id": "a"}, {"prompt_id": "b"}, {"prompt_id": "a"}, {"prompt_id": "old"}]
-    rows += [{"prompt_id": "a", "sample": 7}, {"prompt_id": "a"}, {"prompt_id": "a", "sample": 1}, {"prompt_id": "a"}]
+    rows += [{"prompt_id": "a", "sample": 7}, {"prompt_id": "a"}, {"prompt_id": "a", "sample": 2}, {"prompt_id": "a"}]
     made = [importer.episode(Row(f"f:{k}", data={**PLAIN, **row})) for k, row in enumerate(rows)]
-    assert [e.sample for e in made] == [0, 0, 1, 4, 7, 8, 1, 9]
+    assert [e.sample for e in made] == [0, 0, 1, 4, 7, 8, 2, 9]
+
+
+@pytest.mark.parametrize("first", [0, 1, 5])
+def test_a_sample_that_stands_twice_is_told_with_both_places(first):
+    importer = EpisodeImporter(ImportRules())
+    for line, sample in enumerate([first, 3, 4], 1):
+        importer.episode(Row(f"a.jsonl:{line}", data={**PLAIN, "prompt_id": "p", "sample": sample}))
+    twice = {**PLAIN, "prompt_id": "p", "completion": "other", "sample": first}
+    with pytest.raises(InputError, match=rf"^b.parquet: row 7: sample: {first} of prompt 'p' stands at a.jsonl:1 alr"):
+        importer.episode(Row("b.parquet: row 7", data=twice))
+    with pytest.raises(
+        InputError, match=r"^b.parquet: row 8: sample: 3 of prompt 'p' stands at a.jsonl:2 already; numb"
+    ):
+        importer.episode(Row("b.parquet: row 8", data={**twice, "sample": 3}))
+    assert importer.episode(Row("b.jsonl:1", data={**twice, "prompt_id": "q"})).sample == first
+    assert importer.episode(Row("b.jsonl:2", data={**PLAIN, "prompt_id": "p"})).sample == max(first, 4) + 1
+
+
+def test_sample_numbers_take_few_bytes_a_row():
+    tracemalloc.start()
+    numbers = SampleNumbers()
+    for line in range(160_000):
+        numbers.add(f"prompt {line // 160}", line % 160, f"logs.jsonl:{line}")
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert numbers.add("prompt 999", 159, "x:1") == "logs.jsonl:159999"
+    assert held < 12 * 160_000
 
 
 def test_a_bad_row_is_placed_and_takes_no_number():
@@ -271,3 +363,129 @@ def test_bad_csv_cells(change, message):
     row = {"prompt": "q", "completion": "a", "reward": "1", **change}
     with pytest.raises(InputError, match=message):
         episode_from_row(row, text_cells=True)
+
+
+# ---- chat of other kinds -----------------------------------------------------------------------------
+
+
+def parts(*texts):
+    return [{"type": "text", "text": text} for text in texts]
+
+
+def test_parts_of_text_are_joined():
+    given = [{"role": "user", "content": parts("1+1", "=")}, {"role": "assistant", "content": parts("2")}]
+    same = [user("1+1="), policy("2")]
+    one, other = (episode_from_row({"messages": chat, "reward": 1}) for chat in (given, same))
+    assert (one.prompt, one.completion, one.prompt_id) == (other.prompt, other.completion, other.prompt_id)
+    assert one.prompt == [user("1+1=")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"type": "image_url", "image_url": {"url": "x"}}], "a part of the content is the str 'image_url'; only text"),
+        ([*parts("a"), {"type": "tool_use", "name": "f"}], "a part of the content is the str 'tool_use'"),
+        ([{"text": "a"}], "a part of the content is the dict"),
+        (["a"], "a part of the content is the str 'a'"),
+        ([{"type": "text", "text": None}], "a part of the content is the str 'text'"),
+        ([], "a message needs a content that is text"),
+        ({"text": "a"}, "a message needs a content that is text, not the dict"),
+    ],
+)
+def test_other_parts_are_refused_by_name(content, message):
+    row = {"messages": [user("q"), {"role": "assistant", "content": content}], "reward": 1}
+    with pytest.raises(InputError, match=rf"messages\[1\]: {message}"):
+        episode_from_row(row)
+
+
+def test_conversations_of_sharegpt():
+    chat = [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    episode = episode_from_row({"conversations": chat, "reward": 1})
+    assert episode.prompt == [{"role": "system", "content": "s"}, user("q")]
+    assert episode.completion == [policy("a")]
+    assert episode.metadata == {}
+    assert episode_from_row({**PLAIN, "conversations": chat}).metadata == {"conversations": chat}
+    with pytest.raises(InputError, match="messages: stands beside completion"):
+        episode_from_row({"conversations": chat, "completion": "a", "reward": 1})
+    renamed = episode_from_row({"dialog": chat, "reward": 1}, ImportRules({"messages": "dialog"}))
+    assert renamed.completion == [policy("a")]
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_lists_as_json_text_are_lists(as_text):
+    def cell(value):
+        return json.dumps(value) if as_text else value
+
+    assert episode_from_row({"messages": cell(CHAT), "reward": 1}).prompt == CHAT[:2]
+    episode = episode_from_row({"prompt": "q", "completions": cell(["a", "b"]), "labels": cell(["True", 0])})
+    assert (episode.steps, episode.step_rewards) == (("a\n", "b"), (1.0, 0.0))
+
+
+CALL = {"type": "function", "id": "1", "function": {"name": "f", "arguments": {"x": 1}}}
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [CALL],
+        json.dumps([CALL]),
+        [json.dumps(CALL)],
+        [{**CALL, "function": {"name": "f", "arguments": '{"x": 1}'}}],
+    ],
+)
+def test_tool_calls_and_their_arguments_may_be_json_text(calls):
+    chat = [user("q"), {"role": "assistant", "content": None, "tool_calls": calls}]
+    (message,) = episode_from_row({"messages": chat, "reward": 1}).completion
+    assert message == {"role": "assistant", "content": None, "tool_calls": [CALL]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tool_calls": "f(1)"}, "tool_calls must be a list of calls"),
+        ({"tool_calls": [{"function": {}}]}, "tool_calls must be a list of calls"),
+        ({"function_call": {"name": "f"}}, "function_call is read no more; write it as one of tool_calls"),
+    ],
+)
+def test_tool_calls_that_are_none(change, message):
+    with pytest.raises(InputError, match=rf"messages\[1\]: {message}"):
+        episode_from_row({"messages": [user("q"), {**policy("a"), **change}], "reward": 1})
+
+
+def test_a_thought_by_its_newer_name():
+    chat = [user("q"), {**policy("a"), "reasoning": "hm"}]
+    assert episode_from_row({"messages": chat, "reward": 1}).completion == [{**policy("a"), "reasoning_content": "hm"}]
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("given", [[TOOL], json.dumps([TOOL]), [json.dumps(TOOL)]])
+def test_tools_stay_with_the_chat_and_make_another_prompt(given):
+    chat = {"messages": CHAT, "reward": 1}
+    episode = episode_from_row({**chat, "tools": given})
+    assert (episode.tools, episode.metadata) == ((TOOL,), {})
+    assert episode.prompt_id != episode_from_row(chat).prompt_id
+    beside = {"prompt": [user("q")], "completion": [policy("a")], "reward": 1, "tools": given}
+    assert episode_from_row(beside).tools == (TOOL,)
+    assert episode_from_row({**PLAIN, "tools": given}).metadata == {"tools": given}
+
+
+def test_no_tools_and_none_that_are():
+    for none in ([], None, "", "[]"):
+        assert episode_from_row({"messages": CHAT, "reward": 1, "tools": none}).tools is None
+    for bad in (["calculator"], "calculator", [{"description": "d"}], {"name": "f"}):
+        with pytest.raises(InputError, match="tools: must be a list of descriptions of tools, with a name each, not"):
+            episode_from_row({"messages": CHAT, "reward": 1, "tools": bad})
+
+
+def test_rows_with_arrays():
+    chat = np.array([user("q"), policy("a")], dtype=object)
+    episode = episode_from_row({"messages": chat, "reward": np.float64(1), "sample": np.int64(3), "x": np.arange(2)})
+    assert (episode.prompt, episode.sample, episode.metadata) == ([user("q")], 3, {"x": [0, 1]})
+
+
+def test_python_lists_in_csv_are_told():
+    chat = {"messages": "[{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': 'a'}]", "reward": "1"}
+    with pytest.raises(InputError, match=r"messages: .* as Python prints them; write them with json\.dumps"):
+        episode_from_row(chat, text_cells=True)

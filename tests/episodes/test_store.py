@@ -20,7 +20,7 @@ from stepcredit.verdict import Verdict
 
 COLUMNS = (
     "prompt, completion, format, reward, verdict, stop_reason, prompt_id, sample, steps, step_rewards, ids, "
-    "action_mask, behavior_log_prob, metadata"
+    "action_mask, behavior_log_prob, metadata, tools"
 )
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
@@ -142,6 +142,20 @@ def test_arrays_are_writable_copies(tmp_path):
     store = load_episodes(tmp_path)
     store[0].tokens.ids[0] = 99
     assert store[0].tokens.ids.tolist() == [5, 6]
+
+
+TOOLS = ({"type": "function", "function": {"name": "f", "parameters": {"z": 1, "a": None}}},)
+
+
+def test_tools_come_back_as_they_were_and_older_shards_have_none(tmp_path):
+    user, policy = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    shard = append_episodes(tmp_path / "new", [make(prompt=[user], completion=[policy], tools=TOOLS), make()])
+    first, second = load_episodes(tmp_path / "new")
+    assert json.dumps(first.tools) == json.dumps(TOOLS)  # the order of the keys is the prompt's
+    assert second.tools is None
+    (tmp_path / "old").mkdir()
+    pq.write_table(pq.read_table(shard).drop_columns(["tools"]), tmp_path / "old" / shard.name)
+    assert [(e.prompt, e.tools) for e in load_episodes(tmp_path / "old")] == [([user], None), (second.prompt, None)]
 
 
 def test_others_can_read_the_columns(tmp_path):

@@ -82,7 +82,7 @@ def test_a_gold_number_reaches_the_algebra_in_plain_spelling() -> None:
         asked.append(gold)
         return Comparison(Verdict.WRONG, "")
 
-    compare("\\frac{12}{5,\\!525}", "2x-1", algebra)
+    compare("\\frac{12}{5,\\!525}", "\\sqrt{2}", algebra)
     assert asked == ["\\frac{12}{5525}"]
 
 

@@ -15,7 +15,7 @@ from stepcredit.grading.boxes import boxed_gold
 from stepcredit.grading.extraction import extract
 from stepcredit.grading.grader import Grader
 from stepcredit.grading.numbers import equal_numbers, read_number
-from stepcredit.grading.style import GSM8K, MATH
+from stepcredit.grading.style import AUTO, GSM8K, MATH, AnswerStyle
 from stepcredit.verdict import Verdict
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -78,9 +78,10 @@ def test_math_gold_answers_respelled_pass(grader: Grader) -> None:
     assert len(pairs) > 6_000
 
 
-def test_math_solutions_pass_as_they_stand(grader: Grader) -> None:
+@pytest.mark.parametrize("style", [MATH, AUTO])
+def test_math_solutions_pass_as_they_stand(grader: Grader, style: AnswerStyle) -> None:
     rows = [(solution, boxed_gold(solution) or "") for solution in _math_solutions()]
-    found = grader.grade_all(rows, MATH)
+    found = grader.grade_all(rows, style)
     assert [row[1] for row, g in zip(rows, found) if g.verdict is not Verdict.RIGHT or not g.strict] == []
 
 
@@ -105,19 +106,51 @@ def test_math_gold_answers_fail_against_another(grader: Grader) -> None:
     assert len(pairs) > 4_000
 
 
-def test_near_misses_of_math_gold_answers_fail(grader: Grader) -> None:
+@pytest.mark.parametrize("style", [MATH, AUTO])
+def test_near_misses_of_math_gold_answers_fail(grader: Grader, style: AnswerStyle) -> None:
     golds = sorted({boxed_gold(solution) or "" for solution in _math_solutions()})
     pairs = [(spoilt, gold) for gold in golds if gold not in ONE_VALUE_IN_FORMS for _, spoilt in near_misses(gold)]
-    found = grader.grade_all([(f"\\boxed{{{spoilt}}}", gold) for spoilt, gold in pairs], MATH)
+    found = grader.grade_all([(f"\\boxed{{{spoilt}}}", gold) for spoilt, gold in pairs], style)
     passed = [(pair, g.reason) for pair, g in zip(pairs, found) if g.verdict is not Verdict.WRONG]
     assert passed == []
     assert len(pairs) > 7_000
 
 
-def test_verdicts_agree_with_the_labels_of_real_responses(grader: Grader) -> None:
+WORDINGS = [
+    "Final Answer: The final answer is ${}$. I hope it is correct.",
+    "The answer is **{}**.",
+    "So we are done.\n#### {}",
+    "Adding up in 2 ways, we find that it equals $${}$$",
+    "{}",
+]
+
+
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_math_gold_answers_are_found_in_any_wording_and_near_misses_fail_there(grader: Grader, wording: str) -> None:
+    golds = sorted({boxed_gold(solution) or "" for solution in _math_solutions()})
+    rows = [(wording.replace("{}", gold), gold) for gold in golds]
+    assert [row for row, g in zip(rows, grader.grade_all(rows, AUTO)) if g.verdict is not Verdict.RIGHT] == []
+    spoilt = [
+        (wording.replace("{}", said), gold)
+        for gold in golds[::4]
+        if gold not in ONE_VALUE_IN_FORMS
+        for _, said in near_misses(gold)
+    ]
+    assert [row for row, g in zip(spoilt, grader.grade_all(spoilt, AUTO)) if g.verdict is not Verdict.WRONG] == []
+
+
+@pytest.mark.parametrize("style", [GSM8K, AUTO])
+def test_verdicts_agree_with_the_labels_of_real_responses(grader: Grader, style: AnswerStyle) -> None:
+    """docs/LOG.md has the 32 that do not, read one by one."""
     rows = _rows("gsm8k_test_rollouts_llama2chat_k16")
     golds = [answer.rpartition("####")[2].strip() for answer in _gsm8k("test")]
-    found = list(grader.grade_all([(row["response"], golds[row["qid"]]) for row in rows], GSM8K))
-    disagree = sum(g.reward != row["reward"] for row, g in zip(rows, found))
+    found = list(grader.grade_all([(row["response"], golds[row["qid"]]) for row in rows], style))
     assert not any(g.verdict is Verdict.UNDECIDED for g in found)
-    assert disagree / len(rows) <= 0.005
+    assert sum(g.reward != row["reward"] for row, g in zip(rows, found)) <= 32
+
+
+@pytest.mark.parametrize("style", [GSM8K, AUTO])
+def test_verdicts_agree_with_all_labels_of_solutions_behind_hashes(grader: Grader, style: AnswerStyle) -> None:
+    rows = _rows("gsm8k_test_solutions_6b_175b")
+    found = grader.grade_all([(row["response"], row["answer"].rpartition("####")[2].strip()) for row in rows], style)
+    assert [row["response"][-200:] for row, g in zip(rows, found) if g.reward != row["reward"]] == []

@@ -20,7 +20,7 @@ GOOD = b'{"prompt": "1+1=", "completion": "2", "reward": 1.0}'
         (b'{"prompt": "q", "completion": "a", "reward": NaN}', "nan is not a finite number"),
         (b'{"prompt": "q", "completion": "a", "reward": "good"}', "reward"),
         (b'{"prompt": "q", "completion": "a", "reward": 7}', "reward"),
-        (b"", "empty"),
+        (b"null", "must be an object"),
         (b'{"prompt": "\xff", "completion": "a", "reward": 1}', "UTF-8"),
         (b'{"prompt": "q", "completion": "a', "JSON"),
     ],

@@ -100,7 +100,7 @@ def scripted(texts):
     def script(request: Request):
         return [*tokenizer(texts[request.prompt_id])["input_ids"], tokenizer.eos_token_id]
 
-    return ScriptedEngine(script), tokenizer
+    return ScriptedEngine(script, tokenizer)
 
 
 def worked(problem):
@@ -120,8 +120,8 @@ def test_verdicts_truncation_and_cost_in_a_row():
         cut.prompt_id: "work" * 50,
         rambling.prompt_id: "guess",
     }
-    engine, tokenizer = scripted(texts)
-    row, episodes = measure(TASK, problems, engine, tokenizer, Search("greedy", 1, SamplingParams(40)), {"method": "x"})
+    engine = scripted(texts)
+    row, episodes = measure(TASK, problems, engine, Search("greedy", 1, SamplingParams(40)), {"method": "x"})
     assert [e.verdict for e in episodes] == [Verdict.RIGHT, Verdict.WRONG, None, Verdict.WRONG]
     assert episodes[2].stop_reason is StopReason.LENGTH
     assert (row["accuracy"], row["truncated"], row["undecided"], row["n"]) == (0.25, 1, 0, 4)
@@ -134,7 +134,7 @@ def test_an_engine_that_dies_is_an_error_and_not_a_wrong_answer():
         raise ConnectionError("engine is gone")
 
     with pytest.raises(ConnectionError):
-        sample_and_grade(TASK, TASK.problems("test", 1), ScriptedEngine(dead), TASK.tokenizer(), 1, SamplingParams(8))
+        sample_and_grade(TASK, TASK.problems("test", 1), ScriptedEngine(dead, TASK.tokenizer()), 1, SamplingParams(8))
 
 
 def test_collect_train_evaluate_from_the_command_line(policy, tmp_path, capsys):

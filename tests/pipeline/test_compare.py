@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from doubles.work import double
 from stepcredit.cli import main
 from stepcredit.errors import InputError, NotFiniteError
 from stepcredit.models.scratch import ModelSize
@@ -39,7 +40,7 @@ def easy(monkeypatch):
     monkeypatch.setattr(start, "ModelSize", lambda: ModelSize(32, 64, 2, 2))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
     config = CompareConfig(out=str(tmp_path / "out"), **TOY)
     counts = compare(config)
@@ -119,15 +120,6 @@ def test_paired_rows_by_hand():
     assert row["low"] <= row["difference"] <= row["high"]
 
 
-def double(folder, number):
-    if number < 0:
-        raise InputError("is negative", "number")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "runs").open("a") as file:
-        file.write("x")
-    return {"double": 2 * number}
-
-
 def test_cells_side_by_side_go_on_after_one_fails(tmp_path):
     cells = [Cell(tmp_path / str(k), double, {"number": k}) for k in (1, -1, 2)]
     with pytest.raises(InputError, match=r"1 of 3 cells failed, run the command again to try them: -1: number: is neg"):
@@ -141,7 +133,7 @@ def test_cells_side_by_side_go_on_after_one_fails(tmp_path):
     ("given", "says"),
     [
         ("--methods grpo", "methods: no method 'grpo' to compare"),
-        ("--task sums", "task: no task 'sums'"),
+        ("--task sums", "task: unknown task 'sums'"),
         ("--seeds 0 0", "seeds: needs at least one, each once"),
         ("--seeds 0 100", "tuning_seed: 100 is among the compared seeds"),
         ("--policy p", "policy: --policy and --episodes go together"),

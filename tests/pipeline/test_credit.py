@@ -185,7 +185,7 @@ class Recording(ScriptedEngine):
     """Goes on as a careful writer would, from whatever was written; remembers what it was asked."""
 
     def __init__(self, script):
-        super().__init__(script)
+        super().__init__(script, TOKENIZER)
         self.asked = []
 
     def generate(self, requests, params):
@@ -208,7 +208,7 @@ def careful(request):
 
 def test_success_of_a_careful_writer_is_the_oracle():
     judged = judged_responses(*FOUR)
-    success = continuation_success(TASK, [A, B], judged, Recording(careful), TOKENIZER, continuations=3)
+    success = continuation_success(TASK, [A, B], judged, Recording(careful), continuations=3)
     for found, known in zip(success, oracle(judged), strict=True):
         assert found.tolist() == known.tolist()
 
@@ -216,7 +216,7 @@ def test_success_of_a_careful_writer_is_the_oracle():
 def test_continuations_start_from_the_exact_ids_and_each_state_is_drawn_once():
     judged = judged_responses(*FOUR, FOUR[0])
     engine = Recording(careful)
-    continuation_success(TASK, [A, B], judged, engine, TOKENIZER, continuations=3, seed=5)
+    continuation_success(TASK, [A, B], judged, engine, continuations=3, seed=5)
     states = {tuple(j.trajectory.ids[:p].tolist()) for j in judged for p in step_starts(j.trajectory)}
     assert len(states) == 2 * (1 + 4 + 4), "two prompts, four more states in each of four responses"
     asked = [request for request, _ in engine.asked]
@@ -234,7 +234,7 @@ def test_noise_depends_on_the_state_alone():
     names = []
     for judged in (judged_responses(*FOUR), judged_responses(*FOUR[::-1])[:3]):
         engine = Recording(careful)
-        continuation_success(TASK, [A, B], judged, engine, TOKENIZER, continuations=1)
+        continuation_success(TASK, [A, B], judged, engine, continuations=1)
         names.append({r.prompt_ids: r.prompt_id for r, _ in engine.asked})
     assert names[1].items() <= names[0].items()
 
@@ -247,7 +247,7 @@ def test_rates_are_shares_and_a_cut_continuation_does_not_succeed():
         rambling = TOKENIZER("work" * 80)["input_ids"]
         return (careful(request), [end], rambling, careful(request))[request.sample]
 
-    (rates,) = continuation_success(TASK, [A], judged, ScriptedEngine(script), TOKENIZER, continuations=4)
+    (rates,) = continuation_success(TASK, [A], judged, ScriptedEngine(script, TOKENIZER), continuations=4)
     assert rates.tolist() == [0.5, 0.5, 0.5, 0.5, 0.75], "to end at once is right where the answer is written"
 
 
@@ -256,10 +256,10 @@ def test_a_continuation_cut_before_its_end_token_does_not_succeed():
     judged = judged_responses(FOUR[1])
     short = Arithmetic()
     short.max_new_tokens = len(judged[0].trajectory) - len(TOKENIZER(A.prompt)["input_ids"]) - 1
-    (rates,) = continuation_success(short, [A], judged, Recording(careful), TOKENIZER, continuations=2)
+    (rates,) = continuation_success(short, [A], judged, Recording(careful), continuations=2)
     assert rates.tolist() == [0.0] * 5
     short.max_new_tokens += 1
-    (rates,) = continuation_success(short, [A], judged, Recording(careful), TOKENIZER, continuations=2)
+    (rates,) = continuation_success(short, [A], judged, Recording(careful), continuations=2)
     assert rates.tolist() == [1.0] * 5
 
 
@@ -267,7 +267,7 @@ def test_no_room_is_no_success():
     judged = judged_responses(FOUR[1])
     short = Arithmetic()
     short.max_new_tokens = int(step_starts(judged[0].trajectory)[1]) - len(TOKENIZER(A.prompt)["input_ids"])
-    (rates,) = continuation_success(short, [A], judged, Recording(careful), TOKENIZER, continuations=2)
+    (rates,) = continuation_success(short, [A], judged, Recording(careful), continuations=2)
     assert rates.tolist() == [0.0] * 5
 
 
@@ -314,7 +314,7 @@ def test_end_to_end_with_models():
     assert len(judged) == 12
     values = values_after_steps(judged, value_model)
     success = [
-        continuation_success(TASK, problems, judged[:4], TransformersEngine(policy, TOKENIZER, size), TOKENIZER, 2)
+        continuation_success(TASK, problems, judged[:4], TransformersEngine(policy, TOKENIZER, size), 2)
         for size in (3, 64)
     ]
     for one, two, value in zip(*success, values):

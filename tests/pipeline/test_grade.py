@@ -174,16 +174,28 @@ def test_strict_is_behind_the_marker_that_was_asked_for(tmp_path):
     rows = [{"response": r, "answer": "5"} for r in ("#### 5", "\\boxed{5}", "it is 5", "#### 6", "\\boxed{6}")]
     verdicts = ["right", "right", "right", "wrong", "wrong"]
     hashes, boxed = [True, False, False, True, False], [False, True, False, False, True]
-    assert outcomes(tmp_path, rows) == list(zip(verdicts, boxed))
+    assert outcomes(tmp_path, rows) == list(zip(verdicts, [h or b for h, b in zip(hashes, boxed)]))
+    assert outcomes(tmp_path, rows, answers="expression") == list(zip(verdicts, boxed))
     assert outcomes(tmp_path, rows, answers="number") == list(zip(verdicts, hashes))
     assert outcomes(tmp_path, rows, marker="####") == list(zip(verdicts, hashes))
     assert outcomes(tmp_path, rows, answers="number", marker="boxed") == list(zip(verdicts, boxed))
 
 
 def test_what_is_looked_for_where_no_marker_stands(tmp_path):
-    rows = [{"response": "Hence $x = \\frac{3}{4}$ in 2 steps", "answer": "\\frac34"}]
-    assert outcomes(tmp_path, rows, answers="expression") == [("right", False)]
-    assert outcomes(tmp_path, rows, answers="number") == [("wrong", False)]
+    rows = [{"response": "Hence $x^2$ is the area, 2 steps later.", "answer": gold} for gold in ("x^2", "2")]
+    assert outcomes(tmp_path, rows) == [("right", False), ("right", False)]
+    assert outcomes(tmp_path, rows, answers="expression") == [("right", False), ("wrong", False)]
+    assert outcomes(tmp_path, rows, answers="number") == [("wrong", False), ("right", False)]
+
+
+def test_the_gold_answer_says_whether_a_dollar_is_money_or_a_fence(tmp_path):
+    rows = [
+        {"response": "They pay $5.00 + $2.00 = $7.00 in all.", "answer": "7"},
+        {"response": "They pay $5.00 + $2.00 = $7.00 in all.", "answer": "5"},
+        {"response": "So the slope is $\\frac{3}{4}$ for $x > 2$.", "answer": "x > 2"},
+        {"response": "So the cost is $x = 7$ for 2 people.", "answer": "7"},
+    ]
+    assert [verdict for verdict, _ in outcomes(tmp_path, rows)] == ["right", "wrong", "right", "right"]
 
 
 def test_algebra_decides_and_the_hostile_stay_undecided_without_a_reward(tmp_path):
@@ -229,9 +241,9 @@ def test_a_name_that_is_given_is_the_only_one(tmp_path):
     assert outcomes(tmp_path, rows, columns=columns) == [("right", True)]
     assert outcomes(tmp_path, rows, columns=[*columns, "stop_reason=why"]) == [(None, None)]
     assert outcomes(tmp_path, rows, columns=["completion=response", "solution=answer"]) == [("right", False)]
-    for name in ("output", "gold"):
-        with pytest.raises(InputError, match=f"expected a column {name}, with a value; the row has"):
-            outcomes(tmp_path, [{**rows[0], name: None}], columns=columns)
+    with pytest.raises(InputError, match="expected a column output, with a value; the row has"):
+        outcomes(tmp_path, [{**rows[0], "output": None}], columns=columns)
+    assert outcomes(tmp_path, [{**rows[0], "gold": None}], columns=columns) == [("undecided", False)]
 
 
 def test_cells_of_a_csv_are_read_as_what_they_are(tmp_path):
@@ -289,16 +301,43 @@ def test_columns_of_our_names_are_replaced_only_when_asked(tmp_path):
 
 BAD = [
     ('{"cut', "invalid JSON at column 2"),
-    ("", "empty line"),
+    ("null", "a row must be an object, not null"),
     ('{"response": null, "answer": "1"}', "no response: expected a column response or completion, with a value"),
     ('{"answer": "1"}', "no response: expected a column response or completion, with a value; the row has 'answer'"),
     ('{"response": "1"}', "no gold answer: expected a column answer or solution"),
-    ('{"response": "1", "answer": ""}', "answer: there is no answer in the str ''"),
-    ('{"response": "1", "answer": []}', "answer: must be text or a number, not the list []"),
     ('{"response": 1, "answer": "1"}', "response: must be text or a list of chat messages, not the int 1"),
     ('{"completion": [{"role": "user", "content": "a"}], "answer": 1}', "completion: no assistant message"),
     ('{"response": "1", "answer": "1", "truncated": "yes"}', "truncated: must be true or false"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("gold", "reason"),
+    [
+        ("", "there is no answer in the str ''"),
+        ([], "must be text or a number, not the list []"),
+        (None, "it is empty"),
+        (True, "must be text or a number, not the bool True"),
+        ("so \\boxed{1", "there is no answer in the str 'so \\\\boxed{1'"),
+        ("1" * 3_000, "it is longer than 2000 characters"),
+    ],
+)
+def test_a_gold_answer_that_cannot_be_read_is_one_undecided_row(gold, reason, tmp_path):
+    out = tmp_path / "o.jsonl"
+    rows = [row(0), {**row(1), "answer": gold}, row(2), {**row(3), "response": "\\boxed{x}", "answer": "\\frac{"}]
+    report = grade_rows(GradeConfig(write(tmp_path / "a.jsonl", rows), str(out)))
+    first, unread, third, unparsed = graded(out)
+    assert (first["verdict"], third["verdict"]) == ("right", "right")
+    assert (unread["verdict"], unread["reward"], unread["extracted"], unread["strict"]) == (
+        "undecided",
+        None,
+        None,
+        False,
+    )
+    assert unread["grade_reason"] == f"the gold answer cannot be read: {reason}"
+    assert unparsed["grade_reason"] == "the gold answer cannot be read"
+    assert (report.rows, report.bad, report.undecided, report.unread) == (4, 0, 2, 2)
+    assert "2 undecided (2 for a gold answer that cannot be read), " in report.summary()
 
 
 @pytest.mark.parametrize(("line", "message"), BAD)
@@ -322,12 +361,12 @@ def test_a_bad_row_stops_the_work_or_goes_to_quarantine(line, message, tmp_path,
 
 def test_a_bad_row_costs_nothing_of_what_is_graded(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ROWS_PER_CHUNK", 2)
-    file, out = write(tmp_path / "a.jsonl", [row(0), row(1), row(2), "\n", row(4)]), tmp_path / "o.jsonl"
-    with pytest.raises(InputError, match=r"a\.jsonl:4: empty line"):
+    file, out = write(tmp_path / "a.jsonl", [row(0), row(1), row(2), "null\n", row(4)]), tmp_path / "o.jsonl"
+    with pytest.raises(InputError, match=r"a\.jsonl:4: a row must be an object"):
         grade_rows(numbers(file, out))
     report = grade_rows(numbers(file, out, skip_bad=True, workers=2))
     assert (report.rows, report.resumed, report.bad, report.right, report.wrong) == (5, 2, 1, 3, 1)
-    assert report.first_error == f"{file}:4: empty line"
+    assert report.first_error == f"{file}:4: a row must be an object, not null"
     assert report.summary().splitlines()[1] == "2 rows were done by an earlier run"
     assert graded(out) == [{**row(k), **grade_of(k)} for k in (0, 1, 2, 4)]
 
@@ -350,7 +389,7 @@ def test_nothing_to_grade_leaves_nothing(rows, message, tmp_path):
         (["--columns", "response"], "columns: 'response': give each of our names once, as ours=theirs"),
         (["--columns", "prompt=question"], "columns: 'prompt' is none of response, completion, answer, solution"),
         (["--columns", "response=reply"], "a.jsonl:1: columns: no column 'reply'; the row has 'prompt', 'response'"),
-        (["--columns", "answer=gold"], "a.jsonl:1: no gold answer: expected a column gold, with a value"),
+        (["--columns", "answer=gold"], "a.jsonl:1: no gold answer: expected a column gold; the row has"),
         (["--answers", "word"], "argument --answers: invalid choice: 'word'"),
         (["--marker", "hash"], "argument --marker: invalid choice: 'hash'"),
         (["--workers", "0"], "workers: 0 must be 1 or more"),
@@ -374,7 +413,7 @@ def test_bad_files_are_one_line_and_exit_code_2(file, message, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert main(["grade", file, "--out", "o.jsonl"]) == 2
     assert capsys.readouterr().err.startswith(f"stepcredit: error: {file}: {message}")
-    with pytest.raises(InputError, match="answers: 'word' is none of number, expression"):
+    with pytest.raises(InputError, match="answers: 'word' is none of auto, number, expression"):
         grade_rows(GradeConfig(file, "o.jsonl", answers="word"))
     assert list(tmp_path.iterdir()) == []
 
@@ -415,7 +454,20 @@ def append_or_die(file, items):
 real, writers._append, grade.ROWS_PER_CHUNK = writers._append, append_or_die, 4
 grade.grade_rows(grade.GradeConfig(sys.argv[1], sys.argv[2], answers="number", skip_bad=True))
 """
-INTERRUPTED = [row(0), "[]\n", row(1), "\n", row(2), row(3), row(4), row(5), "{}\n", *map(row, range(6, 11)), "\n"]
+INTERRUPTED = [
+    row(0),
+    "[]\n",
+    row(1),
+    "7\n",
+    row(2),
+    row(3),
+    "\n",
+    row(4),
+    row(5),
+    "{}\n",
+    *map(row, range(6, 11)),
+    "7\n",
+]
 
 
 @pytest.mark.parametrize(
@@ -653,7 +705,7 @@ def test_graded_rows_become_episodes(suffix, tmp_path):
     ]
     assert episodes[2].stop_reason is StopReason.STOP
     assert [e.metadata["extracted"] for e in episodes] == ["0", "-1", TOWER, None]
-    assert [e.metadata["strict"] for e in episodes] == [False, False, True, False]
+    assert [e.metadata["strict"] for e in episodes] == [True, False, True, False]
     assert episodes[0].metadata["answer"] == "0"
 
 

@@ -1,3 +1,4 @@
+import csv
 import gzip
 import json
 import os
@@ -73,7 +74,7 @@ def test_the_same_logs_give_the_same_bytes(tmp_path):
         assert shard.read_bytes() == (tmp_path / "two" / shard.name).read_bytes()
 
 
-BROKEN = [row(0), row(1), row(2, reward=3), "\n", row(3), '{"cut', "\n", row(4)]
+BROKEN = [row(0), row(1), row(2, reward=3), "7\n", row(3), '{"cut', "\n", row(4), "\n", " \n"]
 
 
 def test_a_bad_row_stops_everything(tmp_path):
@@ -92,12 +93,14 @@ def test_bad_rows_go_to_quarantine(tmp_path):
     kept = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
     assert [k["where"] for k in kept] == [f"{logs}:3", f"{logs}:4", f"{logs}:6"]
     assert kept[0]["error"].startswith("reward: 3 lies outside [0, 1]")
-    assert [k["error"] for k in kept[1:]] == ["empty line", "invalid JSON at column 2: Unterminated string starting at"]
-    assert [k["row"] for k in kept] == [json.dumps(row(2, reward=3)), "", '{"cut']
+    assert [k["error"] for k in kept[1:]] == [
+        "a row must be an object, not int", "invalid JSON at column 2: Unterminated string starting at"
+    ]  # fmt: skip
+    assert [k["row"] for k in kept] == [json.dumps(row(2, reward=3)), "7", '{"cut']
     summary = report.summary().splitlines()
     assert summary[1].startswith(f"3 bad rows are in {out / 'quarantine.jsonl'}; the first: {logs}:3: reward: 3 lies")
     again = import_logs(
-        ImportConfig([write(tmp_path / "b.jsonl", ["\n", row(4)])], str(out), skip_bad=True, append=True)
+        ImportConfig([write(tmp_path / "b.jsonl", ["null\n", row(4)])], str(out), skip_bad=True, append=True)
     )
     assert (again.rows, again.bad) == (2, 1)
     assert len((out / "quarantine.jsonl").read_text().splitlines()) == 4
@@ -133,6 +136,71 @@ def test_append_goes_on_counting_in_one_shard(tmp_path):
     with pytest.raises(InputError, match=r"x\.jsonl:2: "):
         import_logs(ImportConfig([write(tmp_path / "x.jsonl", [row(0), "{\n"])], str(out), append=True))
     assert len(list(out.iterdir())) == 2
+
+
+def test_samples_that_stand_twice_are_told_with_both_places(tmp_path):
+    out = tmp_path / "out"
+    first = write(tmp_path / "1.jsonl", [row(0, sample=0), row(1, sample=1), row(2, sample=0)])
+    second = write(tmp_path / "2.jsonl", ["\n", row(0, sample=2), row(1, sample=1)])
+    with pytest.raises(InputError, match=r"2\.jsonl:3: sample: 1 of prompt '\w+' stands at \S+1\.jsonl:2 already"):
+        import_logs(ImportConfig([first, second], str(out)))
+    assert not out.exists()
+    import_logs(ImportConfig([first], str(out)))
+    with pytest.raises(InputError, match=r"2\.jsonl:3: sample: 1 of prompt '\w+' stands at \S+out: episode 1 already"):
+        import_logs(ImportConfig([second], str(out), append=True))
+    assert len(load_episodes(out)) == 3
+    report = import_logs(ImportConfig([second], str(out), append=True, skip_bad=True))
+    assert (report.episodes, report.bad) == (1, 1)
+
+
+def test_what_is_undecided_is_counted(tmp_path):
+    rows = [row(0), row(1, finish_reason="content_filter"), row(2, verdict="undecided", reward=None)]
+    report = import_logs(ImportConfig([write(tmp_path / "a.jsonl", rows)], str(tmp_path / "out")))
+    assert report.summary().startswith(f"3 rows read, 3 episodes written to {tmp_path / 'out'}, 2 of them undecided\n")
+
+
+NESTED = [
+    {
+        "messages": [
+            {"role": "user", "content": "weather?"},
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"city": "Paris"}}}]},
+            {"role": "tool", "content": "22"},
+            {"role": "assistant", "content": "It is 22."},
+        ],
+        "tools": [
+            {"name": "f", "parameters": {"city": {"type": "string"}}},
+            {"name": "g", "parameters": {"n": {"type": "integer"}}},
+        ],
+        "reward": 1.0,
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "time?"},
+            {"role": "assistant", "tool_calls": [{"function": {"name": "g", "arguments": {"zone": "CET"}}}]},
+        ],
+        "reward": 0.0,
+    },
+]
+
+
+def test_nested_chat_is_the_same_from_every_kind_of_file(tmp_path):
+    """Arrow gives every call the arguments of all calls, null where a call has none."""
+    lines, table, cells = tmp_path / "a.jsonl", tmp_path / "b.parquet", tmp_path / "c.csv"
+    write(lines, NESTED)
+    texts = [{k: v if k == "reward" else json.dumps(v) for k, v in one.items()} for one in NESTED]
+    pq.write_table(pa.Table.from_pylist(NESTED), table)
+    with cells.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["messages", "tools", "reward"])
+        writer.writeheader()
+        writer.writerows(texts)
+    found = []
+    for number, file in enumerate((lines, table, cells)):
+        import_logs(ImportConfig([str(file)], str(tmp_path / f"out{number}")))
+        found.append(list(load_episodes(tmp_path / f"out{number}")))
+    for one in found:
+        assert [e.completion for e in one] == [e.completion for e in found[0]]
+        assert [e.tools for e in one] == [tuple(NESTED[0]["tools"]), None]
+    assert found[0][0].completion[0]["tool_calls"] == [{"function": {"name": "f", "arguments": {"city": "Paris"}}}]
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
@@ -221,7 +289,6 @@ def test_stored_episodes_are_no_log(tmp_path):
         import_logs(ImportConfig([str(shard)], str(tmp_path / "three")))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not ROLLOUTS.is_file(), reason=f"needs the real rollouts {ROLLOUTS.name} in ../shared/data")
 def test_real_rollouts_import_in_full(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "EPISODES_PER_SHARD", 10_000)

@@ -67,7 +67,7 @@ def test_tokens(folder, tmp_path, byte_tokenizer):
     # Bytes and an end token, save for the truncated one: 15, 3, 3, 8.
     assert cells(output, "response, tokens") == ["7.2", "5.5", "13.9", "15"]
     assert "give --tokenizer" not in output
-    with pytest.raises(InputError, match="cannot load a tokenizer"):
+    with pytest.raises(InputError, match="no such folder"):
         inspect_episodes(InspectConfig(folder, tokenizer=str(tmp_path / "nowhere")))
 
 

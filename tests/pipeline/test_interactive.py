@@ -221,10 +221,13 @@ def test_settings_out_of_range_are_one_line(models, tmp_path, capsys, flag):
 
 
 def test_no_other_engine_and_no_worked_solutions(models, tmp_path, capsys):
-    engine, tokenizer = ScriptedEngine(lambda request: []), TASK.tokenizer()
+    engine = ScriptedEngine(lambda request: [], TASK.tokenizer())
     config = CollectConfig(task="fetch", policy="x", out=str(tmp_path / "e"), prompts=2)
-    with pytest.raises(InputError, match=r"^policy: fetch is interactive and needs a transformers model$"):
-        collect(config, engine, tokenizer)
+    with pytest.raises(
+        InputError,
+        match=r"^engine: fetch draws a step or a turn at a time, which this engine cannot; use transformers$",
+    ):
+        collect(config, engine)
     flags = ["--policy", "solutions", "--out", str(tmp_path / "s"), "--prompts", "2"]
     assert main(["collect", "--task", "fetch", *flags]) == 2
     assert "has no worked solution" in one_line(capsys)
@@ -506,7 +509,7 @@ def knowing_scorer(problems, tokenizer):
 def test_the_reply_that_is_worth_most_is_said(models, tmp_path, monkeypatch):
     tokenizer = load_tokenizer(str(models / "policy"))
     problems = list(TASK.problems("test", 6))
-    monkeypatch.setattr(evaluating, "_scorer", lambda config: knowing_scorer(problems, tokenizer))
+    monkeypatch.setattr(evaluating._Models, "scorer", knowing_scorer(problems, tokenizer))
     rows = {}
     for search in ("best-of", "random"):
         (rows[search],), _ = evaluated(models, tmp_path, search=search, width=24, prompts=6, value="made by hand")

@@ -51,13 +51,13 @@ def policy(tmp_path):
 
 
 def scripted(texts):
-    """An engine that gives the k-th text of a prompt to its k-th sample, and its tokenizer."""
+    """An engine that gives the k-th text of a prompt to its k-th sample."""
     tokenizer = byte_tokenizer()
 
     def script(request: Request):
         return [*tokenizer(texts[request.prompt_id][request.sample])["input_ids"], tokenizer.eos_token_id]
 
-    return ScriptedEngine(script), tokenizer
+    return ScriptedEngine(script, tokenizer)
 
 
 def test_worked_solutions_become_demonstrations(gsm8k, tmp_path):
@@ -95,9 +95,9 @@ def test_strict_lenient_truncated_and_undecided_in_a_row(gsm8k, monkeypatch):
     texts = dict(zip([p.prompt_id for p in problems], [
         [" 1+1=2\n#### 2"], [" so it is 4."], ["#### 7"], ["x" * 90], [" 1e99999999"], ["no"],
     ]))  # fmt: skip
-    engine, tokenizer = scripted(texts)
+    engine = scripted(texts)
     monkeypatch.setattr(shared_grader(), "_seconds", 0.2)
-    row, episodes = measure(task, problems, engine, tokenizer, Search("greedy", 1, SamplingParams(60)), {})
+    row, episodes = measure(task, problems, engine, Search("greedy", 1, SamplingParams(60)), {})
     assert [str(e.verdict) for e in episodes] == ["right", "right", "wrong", "None", str(episodes[4].verdict), "wrong"]
     assert (row["accuracy"], row["accuracy_strict"]) == (pytest.approx(2 / 6, abs=1e-6), pytest.approx(1 / 6, abs=1e-6))
     assert row["truncated"] == 1
@@ -119,10 +119,8 @@ def test_levels_types_pass_and_majority(tmp_path):
         ["\\boxed{\\frac{2}{\\sqrt{2}}}", "\\boxed{1}", "\\boxed{1}", "\\boxed{1}"],
         ["so $2x$", "no", "no", "so $2 x$"],
     ]))  # fmt: skip
-    engine, tokenizer = scripted(texts)
-    row, episodes = measure(
-        task, problems, engine, tokenizer, Search("sample", 4, SamplingParams(60)), {"task": "math"}
-    )
+    engine = scripted(texts)
+    row, episodes = measure(task, problems, engine, Search("sample", 4, SamplingParams(60)), {"task": "math"})
     assert episodes[0].prompt[1]["content"] == "Half of 1?"
     assert row["accuracy"] == pytest.approx(5 / 12, abs=1e-6)
     assert row["accuracy_strict"] == pytest.approx(3 / 12, abs=1e-6)

@@ -27,7 +27,7 @@ def run(folder, seed):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_seed_one_result_byte_for_byte(easy, tmp_path, capsys):
     runs = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

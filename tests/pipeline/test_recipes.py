@@ -83,7 +83,7 @@ def toy(tmp_path, monkeypatch, request):
             append_episodes(config.out, request.getfixturevalue("household")[2])
             (Path(config.out) / MANIFEST).write_text('{"task": "alfworld"}')
             return {}
-        return collect(config, ScriptedEngine(script), tokenizer)
+        return collect(config, ScriptedEngine(script, tokenizer))
 
     monkeypatch.setattr(reproducing, "collect", scripted)
     monkeypatch.setattr(acting, "EnvironmentWorkers", lambda make, workers: LocalEnvironments(make))
@@ -106,9 +106,7 @@ def test_there_is_a_recipe_for_each_model_and_task():
     assert [p.stem for p in RECIPES] == sorted([*maths, "minicpm-2b-alfworld", "qwen2.5-1.5b-instruct-alfworld"])
 
 
-@pytest.mark.parametrize(
-    "recipe", [pytest.param(p, marks=[pytest.mark.slow] if p == MINICPM else [], id=p.stem) for p in RECIPES]
-)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_runs_end_to_end(recipe, toy, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["reproduce", str(recipe), "--out", str(out), "--set", *toy(recipe)]

@@ -9,9 +9,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from doubles.words import DOOR, END, EOS, GO, LEFT, RIGHT, WALL, word_tokenizer
 from oracles.acting import slow_act
+from stepcredit.engines.decoding import Piece
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.engines.noise import stream_key
-from stepcredit.engines.stepping import CachedStepper, Piece
+from stepcredit.engines.stepping import CachedStepper
 from stepcredit.episodes.alignment import action_runs, align
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import StepRule

@@ -6,9 +6,10 @@ import torch
 
 from doubles.tokenizers import byte_tokenizer
 from oracles.beam import next_distribution, slow_beam
+from stepcredit.engines.decoding import Draw, Drawing, Piece, PieceEnd
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.engines.noise import stream_key
-from stepcredit.engines.stepping import CachedStepper, Draw, Drawing, Piece, PieceEnd
+from stepcredit.engines.stepping import CachedStepper
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError

@@ -12,7 +12,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from stepcredit.engines.rows import CachedRows
+from stepcredit.engines.kv_cache import CachedRows
 from stepcredit.errors import InputError
 from stepcredit.models.loading import value_model_from
 from stepcredit.search.pool import score_responses

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from doubles.real import real_tokenizer
+from stepcredit.engines.decoding import Draw, Drawing, PieceEnd
 from stepcredit.engines.engine import Request, SamplingParams
-from stepcredit.engines.stepping import CachedStepper, Draw, Drawing, PieceEnd
+from stepcredit.engines.stepping import CachedStepper
 from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.alignment import PieceReader, align, segments
 from stepcredit.episodes.encoding import prompt_ids, response_text

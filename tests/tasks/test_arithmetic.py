@@ -82,7 +82,7 @@ def test_splits_share_no_prompt_and_seeds_differ():
         TASK.problems("exam")
     with pytest.raises(InputError, match="more than half of all"):
         TASK.problems("test", 10**9)
-    with pytest.raises(InputError, match="no task 'x'; there is alfworld, arithmetic"):
+    with pytest.raises(InputError, match="unknown task 'x'; choose from alfworld, arithmetic"):
         load_task("x")
 
 

@@ -186,7 +186,9 @@ def test_the_protocol_and_the_registry():
     assert load_task("gsm8k").stop == ()
     with pytest.raises(InputError, match="no prompt style 'x'"):
         load_task("gsm8k", prompt_style="x")
-    with pytest.raises(InputError, match="task: no task 'x'; there is alfworld, arithmetic, chain, fetch, gsm8k, math"):
+    with pytest.raises(
+        InputError, match="task: unknown task 'x'; choose from alfworld, arithmetic, chain, fetch, gsm8k, math"
+    ):
         load_task("x")
 
 

@@ -151,7 +151,7 @@ if __name__ == "__main__":  # one of two processes
         torch.save(ran, sys.argv[2])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_give_equal_losses_gradients_and_metrics(tmp_path):
     """Evaluations apart: where the episodes do not divide evenly, the last ones are counted twice."""
     out, here = tmp_path / "found.pt", Path(__file__)

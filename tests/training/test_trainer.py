@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
 from stepcredit import Episode, InputError, OfflineTrainer, OREOConfig, RFTConfig, SFTConfig, StopReason
 from stepcredit.episodes.alignment import at_states, bootstrapped, collate
+from stepcredit.episodes.columns import ImportRules
 from stepcredit.models.loading import value_model_from
-from stepcredit.training.data import LengthSortedSampler, prepare
+from stepcredit.training.data import LengthSortedSampler, as_episodes, prepare
 from stepcredit.training.methods import METHODS, method_of
 
 
@@ -321,6 +323,38 @@ def test_rows_of_a_dataset_train_as_episodes_do(tmp_path):
         trainer(tmp_path, data=[rows[0], {"prompt": "q", "completion": "a"}])
 
 
+def test_rewards_of_rows_lie_in_the_range_that_is_given(tmp_path):
+    from datasets import Dataset
+
+    rows = [{"prompt": f"q{k}", "completion": "a", "reward": reward} for k, reward in enumerate([1.0, -2.0, 0.5])]
+    for data in (rows, Dataset.from_list(rows)):
+        with pytest.raises(InputError, match=r"train_dataset row 1: reward: -2 lies outside .*--reward_range -2 1"):
+            trainer(tmp_path, data=data)
+        run = trainer(tmp_path, data=data, reward_range=[-2, 1])
+        assert [t.outcome for t in run.train_dataset.trajectories] == [1.0, -2.0, 0.5]
+    wide = [Episode(prompt="q", completion="a", reward=3.0, prompt_id="p")]
+    assert trainer(tmp_path, data=wide).train_dataset.trajectories[0].outcome == 3.0  # of a folder: it was held once
+    with pytest.raises(InputError, match=r"episode 0 \(prompt p\): reward: 3 lies outside \[0, 2\]; widen it with"):
+        trainer(tmp_path, data=wide, reward_range=[0, 2])
+    steps = [Episode(prompt="q", completion="a", reward=1.0, step_rewards=(9.0,), prompt_id="p")]
+    with pytest.raises(InputError, match=r"episode 0 .*step_rewards\[0\]: 9 lies outside"):
+        trainer(tmp_path, data=steps, reward_range=[0, 2])
+    for bad in ([1.0], [1.0, 0.0], [0.0, 1.0, 2.0]):
+        with pytest.raises(InputError, match="reward_range: give the lowest and then the highest"):
+            trainer(tmp_path, data=rows, reward_range=bad)
+
+
+def test_rows_of_a_table_have_no_empty_keys():
+    from datasets import Dataset
+
+    def call(**arguments):
+        return {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [
+            {"function": {"name": "f", "arguments": arguments}}]}], "reward": 1.0}  # fmt: skip
+
+    for found in as_episodes(Dataset.from_list([call(x="1"), call(y="2")]), ImportRules()):
+        assert len(found.completion[0]["tool_calls"][0]["function"]["arguments"]) == 1
+
+
 def test_the_sampler_is_a_shuffle_keyed_by_epoch_sorted_within_steps():
     lengths = [7, 3, 9, 1, 5, 2, 8, 4, 6, 0]
     sampler = LengthSortedSampler(lengths, per_step=4, seed=1)
@@ -370,21 +404,24 @@ def test_tensors_over_actions_are_what_the_models_read(tmp_path):
     assert at_states(batch.input_ids).shape == batch.action.shape
 
 
+def train_three_epochs(out, resume=None):
+    run = trainer(out, data=episodes(26), max_steps=-1, num_train_epochs=3, per_device_train_batch_size=2,
+                  gradient_accumulation_steps=2, save_strategy="steps", save_steps=2, save_total_limit=2)  # fmt: skip
+    run.train(resume_from_checkpoint=resume)
+    run.save_model()
+
+
 RESUME = """
 import sys, torch
 sys.path.insert(0, {tests!r})
 sys.path.insert(0, {here!r})
 torch.set_num_threads(1)
-from test_trainer import trainer, episodes
-resume, out = sys.argv[1] == "resume", sys.argv[2]
-run = trainer(out, data=episodes(26), max_steps=-1, num_train_epochs=3, per_device_train_batch_size=2,
-              gradient_accumulation_steps=2, save_strategy="steps", save_steps=2, save_total_limit=2)
-run.train(resume_from_checkpoint=resume or None)
-run.save_model()
+from test_trainer import train_three_epochs
+train_three_epochs(sys.argv[2], sys.argv[1] == "resume" or None)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_in_mid_epoch_and_resumed_is_bit_equal(tmp_path):
     """Tied embeddings, accumulation, length-sorted batches: 7 steps an epoch, killed after step 9."""
     script = tmp_path / "train.py"
@@ -395,10 +432,11 @@ def test_killed_in_mid_epoch_and_resumed_is_bit_equal(tmp_path):
         return subprocess.Popen([sys.executable, str(script), mode, str(out)], stdout=subprocess.DEVNULL)
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert start("fresh", whole).wait(200) == 0
+    train_three_epochs(whole)  # in this process: it has one thread, too
     process = start("fresh", broken)
     while not (broken / "checkpoint-10" / "trainer_state.json").exists():
         assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (broken / "policy").exists()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepcredit.episodes.episode import StopReason
+from stepcredit.episodes.steps import StepRule
+from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import InputError
 
 
@@ -71,8 +74,80 @@ class Generation:
 @runtime_checkable
 class Engine(Protocol):
     """Anything that draws responses. The noise is keyed by (seed, prompt_id, sample, position), so neither
-    order nor batching changes a draw."""
+    order nor batching changes a draw.
+
+    One that echoes the prompt, whole:
+
+        class Echo:
+            batch_size = 8
+
+            def __init__(self, tokenizer):
+                self.tokenizer, self.ends = tokenizer, turn_ends(tokenizer)
+
+            def generate(self, requests, params):
+                for request in requests:
+                    ids = np.array([*request.prompt_ids, self.ends.of_text], dtype=np.int32)
+                    yield Generation(ids, np.zeros(len(ids), dtype=np.float32), StopReason.STOP)
+
+    `engines/scripted.py` is a double for tests. For `--engine NAME` add a line to `ENGINES`.
+
+    Attributes:
+        tokenizer: of the policy.
+        ends: what ends a response of the policy.
+        batch_size: responses drawn at a time.
+    """
+
+    tokenizer: Any
+    ends: TurnEnds
+    batch_size: int
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Generation]:
         """One generation a request, in the order of the requests, batch by batch."""
         ...
+
+
+@runtime_checkable
+class SteppingEngine(Engine, Protocol):
+    """An engine that can also draw a step or a turn at a time, for beams and conversations.
+
+    Attributes:
+        max_length: positions that the model reads; None where it does not say.
+    """
+
+    max_length: int | None
+
+    def stepper(self, params: SamplingParams, rule: StepRule) -> Any:
+        """A `stepping.TurnStepper` of the policy, whose steps end by `rule`."""
+        ...
+
+
+ENGINES = {"transformers": "stepcredit.engines.transformers"}
+"""Name → module with a function `load`, whose arguments are those of `load_engine` without the name."""
+
+
+def load_engine(
+    model: Any,
+    engine: str = "transformers",
+    *,
+    tokenizer: Any | None = None,
+    batch_size: int = 64,
+    trust_remote_code: bool = False,
+) -> Engine:
+    """The engine of a policy.
+
+    Args:
+        model: a folder, a name on the hub, or a model in memory.
+        engine: a name of `ENGINES`.
+        tokenizer: of the policy; None: its own.
+        batch_size: responses drawn at a time.
+        trust_remote_code: whether to run code that a model repository brings.
+
+    Raises:
+        InputError: no such engine, or nothing there that it can load.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}", "engine")
+    loaded: Engine = importlib.import_module(ENGINES[engine]).load(
+        model, tokenizer=tokenizer, batch_size=batch_size, trust_remote_code=trust_remote_code
+    )
+    return loaded

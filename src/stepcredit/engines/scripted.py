@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from stepcredit.engines.engine import Generation, Request, SamplingParams
 from stepcredit.episodes.episode import StopReason
+from stepcredit.episodes.turns import turn_ends
 
 
 class ScriptedEngine:
@@ -15,11 +17,16 @@ class ScriptedEngine:
 
     Args:
         script: request to response ids, end token included; an exception it raises is the engine's own.
+        tokenizer: whose ids these are.
         log_prob: reported for every token.
     """
 
-    def __init__(self, script: Callable[[Request], Sequence[int]], log_prob: float = -1.0) -> None:
+    batch_size = 64
+
+    def __init__(self, script: Callable[[Request], Sequence[int]], tokenizer: Any, log_prob: float = -1.0) -> None:
         self.script = script
+        self.tokenizer = tokenizer
+        self.ends = turn_ends(tokenizer)
         self.log_prob = log_prob
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Generation]:

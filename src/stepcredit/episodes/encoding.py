@@ -17,6 +17,7 @@ from stepcredit.episodes.turns import (
     Tokenizer,
     TurnEnds,
     assistant_turn,
+    check_tools,
     render,
     rewrites,
     split_end,
@@ -116,15 +117,16 @@ def chat_pieces(episode: Episode, tokenizer: Tokenizer, *, as_written: bool = Fa
 
     Raises:
         InputError: the template rewrites earlier turns when later ones come, so that the state the policy
-            saw cannot be found in the rendered whole.
+            saw cannot be found in the rendered whole; or it leaves a tool out that the policy was given.
     """
     messages: list[Message] = [*episode.prompt, *episode.completion]
     turn_of = turn_as_written if as_written else assistant_turn
+    check_tools(episode.tools, tokenizer)
     done = ""
     for k in range(len(episode.prompt), len(messages)):
         if messages[k]["role"] != "assistant":
             continue
-        turn = turn_of(messages[: k + 1], tokenizer)
+        turn = turn_of(messages[: k + 1], tokenizer, episode.tools)
         if not turn.state.startswith(done):
             raise rewrites()
         yield Piece(turn.state[len(done) :], is_action=False)

@@ -80,6 +80,8 @@ class Episode:
         prompt_id: equal for responses to the same prompt.
         sample: the number of this response among those to the same prompt.
         tokens: the exact ids, where the response was sampled here; None for imported logs.
+        tools: descriptions of the tools that the policy was given with a chat prompt, as `apply_chat_template` takes
+            them; None where it had none.
         metadata: anything else worth keeping, JSON-serialisable.
         outcome: how it ended, where `reward` no longer says so because it was moved to the steps, or holds rewards of
             steps; None: `reward` does. Labels of right and wrong go by it. It is not stored.
@@ -98,6 +100,7 @@ class Episode:
     stop_reason: StopReason = StopReason.UNKNOWN
     verdict: Verdict | None = None
     tokens: Tokens | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     outcome: float | None = None
 
@@ -106,6 +109,8 @@ class Episode:
         _check_turns("completion", self.completion)
         if isinstance(self.prompt, str) != isinstance(self.completion, str):
             raise InputError("prompt and completion must both be text or both be chat messages")
+        if self.tools is not None and not (self.tools and self.is_chat):
+            raise InputError("must be descriptions of tools, beside chat messages, or None", "tools")
         if not self.prompt:
             raise InputError("the prompt is empty", "prompt")
         if not isinstance(self.completion, str) and "assistant" not in {m["role"] for m in self.completion}:

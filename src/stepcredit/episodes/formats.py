@@ -1,7 +1,7 @@
 """Rows out of log files: JSON lines, JSON, CSV and Parquet, plain or gzipped, one row at a time.
 
-A bad row does not stop the others: it comes out as a row with an error. A file that cannot be read at all
-raises. Every row knows where it stands, counted from 1: `logs.jsonl:12`, `logs.parquet: row 3`.
+A bad row does not stop the others: it comes out as a row with an error. A blank line is no row. A file that cannot be
+read at all raises. Every row knows where it stands, counted from 1: `logs.jsonl:12`, `logs.parquet: row 3`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Row:
 
 
 def read_rows(file: str | Path) -> Iterator[Row]:
-    """The rows of a `.jsonl`, `.json` (a list), `.csv` or `.parquet` file; all but the last also `.gz`.
+    """The rows of a `.jsonl` (or `.ndjson`), `.json` (a list), `.csv` or `.parquet` file; all but the last also `.gz`.
 
     Memory stays constant, except for `.json`. The suffix and the file are checked at once, the rest as the
     rows are read.
@@ -87,10 +87,15 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
     with _opened(path) as (stream, progress):
         for number, line in enumerate(stream, 1):
             where, line = f"{path}:{number}", line.rstrip(b"\r\n")
+            hint = "; a file that is one list of rows is named .json" if number == 1 and line[:1] == b"[" else ""
             try:
-                data = _checked(_parse_json(_decode(line, is_start=number == 1)))
+                text = _decode(line, is_start=number == 1)
+                if not text.strip():
+                    continue
+                data = _checked(_parse_json(text))
             except InputError as error:
-                yield _bad(where, progress(), error, line.decode("utf-8", "backslashreplace"))
+                told = InputError(error.what + hint)
+                yield _bad(where, progress(), told, line.decode("utf-8", "backslashreplace"))
             else:
                 yield Row(where, progress(), data)
 
@@ -101,7 +106,9 @@ def _read_json(path: Path) -> Iterator[Row]:
     try:
         rows = _parse_json(_decode(content, is_start=True))
     except InputError as error:
-        raise InputError(error.what, str(path)) from error
+        is_lines = error.what.endswith(": Extra data")
+        hint = "; a file with one object a line is named .jsonl" if is_lines else ""
+        raise InputError(f"{error.what}{hint}", str(path)) from error
     if not isinstance(rows, list):
         raise InputError("expected a list of rows; a file with one object a line is named .jsonl", str(path))
     for number, item in enumerate(rows, 1):
@@ -123,6 +130,8 @@ def _read_csv(path: Path) -> Iterator[Row]:
             cells: list[str] = []
             try:
                 cells = next(reader)
+                if not any(cell.strip() for cell in cells):
+                    continue
                 data = _csv_data(header, cells)
             except StopIteration:
                 return
@@ -146,8 +155,6 @@ def _csv_header(reader: Iterator[list[str]], path: Path) -> list[str]:
 
 
 def _csv_data(header: list[str], cells: list[str]) -> dict[str, Any]:
-    if not cells:
-        raise InputError("empty line")
     if len(cells) != len(header):
         raise InputError(f"{len(cells)} cells for {len(header)} columns")
     if not all(_is_unicode(cell) for cell in cells):
@@ -167,9 +174,16 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                     if isinstance(data, InputError):
                         yield _bad(where, number / total, data, "")
                     else:
-                        yield Row(where, number / total, data)
+                        yield Row(where, number / total, {k: without_nulls(v) for k, v in data.items()})
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"corrupt Parquet file ({str(error).splitlines()[0]})", str(path)) from error
+
+
+def without_nulls(value: Any) -> Any:
+    """A value whose objects have no null keys: in a table every object has all the keys that any has."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _parquet_data(batch: Any) -> Iterator[dict[str, Any] | InputError]:
@@ -198,7 +212,7 @@ def _decode(line: bytes, *, is_start: bool) -> str:
 
 def _parse_json(text: str) -> Any:
     if not text.strip():
-        raise InputError("empty line")
+        raise InputError("the file is empty")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -246,6 +260,7 @@ def _is_unicode(text: str) -> bool:
 
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,

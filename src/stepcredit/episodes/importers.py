@@ -4,17 +4,18 @@ Three kinds of rows, tried in this order:
 
 - stepwise: `prompt`, `completions` (the steps) and `labels` (one a step);
 - plain: `prompt` and `completion` (or `response`), both text or both chat messages;
-- chat: `messages`; the prompt is what stands before the first assistant message, or, where given, the first
-  `prompt_messages` messages.
+- chat: `messages` (or `conversations`); the prompt is what stands before the first assistant message, or, where given,
+  the first `prompt_messages` messages.
 
-The outcome is `reward` (a number) or `label` (true or false). `prompt_id`, `sample`, `stop_reason` (or
-`finish_reason`), `truncated`, `verdict`, `steps` and `step_rewards` are carried over; every other column goes
-into the metadata.
+The outcome is `reward` (a number) or `label` (true or false), also as text. `prompt_id`, `sample`, `finish_reason` (or
+`stop_reason`), `truncated`, `verdict`, `steps`, `step_rewards` and, beside chat messages, `tools` are carried over;
+every other column goes into the metadata. A response that a filter or an error cut is undecided.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,43 +28,35 @@ from stepcredit.episodes.columns import (
     numbers,
     shown,
     texts,
-    turns,
 )
 from stepcredit.episodes.episode import Episode, Message, StopReason
 from stepcredit.episodes.formats import Row
+from stepcredit.episodes.messages import tools, turns
 from stepcredit.episodes.records import turns_as_text
+from stepcredit.episodes.sample_numbers import SampleNumbers
+from stepcredit.episodes.stop_reasons import ending, is_known, only_called
 from stepcredit.errors import InputError
 from stepcredit.verdict import Verdict
 
-_STOP_REASONS = {
-    "stop": StopReason.STOP,
-    "eos": StopReason.STOP,
-    "eos_token": StopReason.STOP,
-    "stop_sequence": StopReason.STOP,
-    "end_turn": StopReason.STOP,
-    "length": StopReason.LENGTH,
-    "max_tokens": StopReason.LENGTH,
-    "unknown": StopReason.UNKNOWN,
-}
-
 
 class EpisodeImporter:
-    """Rows to episodes, numbering the samples of each prompt as they come.
+    """Rows to episodes, numbering the samples of each prompt as they come; no number stands twice.
 
     Args:
         rules: how rows are read.
-        next_sample: prompt id → the number that its next sample gets, where some are stored already.
+        samples: those that are stored already.
     """
 
-    def __init__(self, rules: ImportRules, next_sample: Mapping[str, int] | None = None) -> None:
+    def __init__(self, rules: ImportRules, samples: SampleNumbers | None = None) -> None:
         self._rules = rules
-        self._next = dict(next_sample or {})
+        self._samples = samples or SampleNumbers()
 
     def episode(self, row: Row) -> Episode:
         """The episode of a row.
 
         Raises:
-            InputError: the row's own error, or what its columns lack; with file and line.
+            InputError: the row's own error, what its columns lack, or which row is this sample of the prompt already;
+                with file and line.
         """
         if row.data is None:
             raise row.error or InputError("a row without data", row.where)
@@ -72,11 +65,17 @@ class EpisodeImporter:
                 row.data,
                 self._rules,
                 text_cells=row.text_cells,
-                next_sample=lambda key: self._next.get(key, 0),
+                next_sample=self._samples.following,
             )
         except InputError as error:
             raise InputError(str(error), row.where) from error
-        self._next[episode.prompt_id] = max(self._next.get(episode.prompt_id, 0), episode.sample + 1)
+        earlier = self._samples.add(episode.prompt_id, episode.sample, row.where)
+        if earlier is not None:
+            raise InputError(
+                f"sample: {episode.sample} of prompt {episode.prompt_id[:40]!r} stands at {earlier} already; number "
+                "the responses to a prompt apart, or leave the column out: then they are numbered as they come",
+                row.where,
+            )
         return episode
 
 
@@ -101,9 +100,9 @@ def episode_from_row(
     rules = rules or ImportRules()
     columns = RowView(data, rules, text_cells)
     body = _body(columns, rules)
-    verdict = _verdict(columns)
-    stop_reason = _stop_reason(columns)
-    prompt_id = _prompt_id(columns.take("prompt_id"), body.prompt)
+    stop_reason, is_undecided = _stop_reason(columns)
+    verdict = Verdict.UNDECIDED if is_undecided else _verdict(columns)
+    prompt_id = _prompt_id(columns.take("prompt_id"), body)
     sample = count(columns.take("sample"), "sample")
     return Episode(
         prompt=body.prompt,
@@ -115,6 +114,7 @@ def episode_from_row(
         steps=body.steps,
         stop_reason=stop_reason,
         verdict=verdict,
+        tools=body.tools,
         metadata=columns.rest(),
     )
 
@@ -125,6 +125,7 @@ class _Body(NamedTuple):
     steps: tuple[str, ...] | None = None
     step_rewards: tuple[float, ...] | None = None
     default_reward: float | None = None
+    tools: tuple[Mapping[str, Any], ...] | None = None
 
 
 def _body(columns: RowView, rules: ImportRules) -> _Body:
@@ -136,13 +137,20 @@ def _body(columns: RowView, rules: ImportRules) -> _Body:
     if columns.has("messages") and not (columns.has("prompt") and is_answered):
         if is_answered:
             raise InputError(f"stands beside {answer}; if it is the prompt: --columns prompt=messages", "messages")
-        return _Body(*_split_messages(columns), step_rewards=_step_rewards(columns, rules))
+        return _Body(*_split_messages(columns), step_rewards=_step_rewards(columns, rules), tools=_tools(columns))
     if not columns.has("prompt") or not is_answered:
-        raise InputError(
-            "expected columns prompt and completion (or response), or messages, or prompt, completions and "
-            f"labels, with values; the row has {columns.names()} (other names: --columns prompt=… completion=…)"
-        )
+        raise InputError(_what_is_missing(columns, answer))
     return _plain(columns, answer, rules)
+
+
+def _what_is_missing(columns: RowView, answer: str) -> str:
+    if columns.has("chosen") and columns.has("rejected"):
+        return "chosen and rejected are a pair; write them as two rows, completion with label true and with label false"
+    missing = [name for name in ("prompt", answer) if not columns.has(name)]
+    return (
+        "expected columns prompt and completion (or response), or messages, or prompt, completions and labels, with "
+        f"values; the row has {columns.names()} (other names: {columns.renaming(*missing)})"
+    )
 
 
 def _plain(columns: RowView, answer: str, rules: ImportRules) -> _Body:
@@ -151,7 +159,12 @@ def _plain(columns: RowView, answer: str, rules: ImportRules) -> _Body:
         kinds = ["text" if isinstance(t, str) else "chat messages" for t in (prompt, completion)]
         raise InputError(f"prompt is {kinds[0]} but {answer} is {kinds[1]}; make both text or both chat")
     steps = texts(columns.take("steps"), "steps") if columns.has("steps") else None
-    return _Body(prompt, completion, steps, _step_rewards(columns, rules))
+    given = None if isinstance(prompt, str) else _tools(columns)
+    return _Body(prompt, completion, steps, _step_rewards(columns, rules), tools=given)
+
+
+def _tools(columns: RowView) -> tuple[Mapping[str, Any], ...] | None:
+    return tools(columns.take("tools"))
 
 
 def _split_messages(columns: RowView) -> tuple[list[Message], list[Message]]:
@@ -203,9 +216,11 @@ def _outcome(
         columns.take("reward")
         columns.take("label")
         return None
-    if columns.has("reward"):
-        return number(columns.take("reward"), "reward", rules)
-    columns.take("reward")
+    reward = columns.take("reward")
+    if isinstance(reward, list):
+        raise InputError("a list; if it is one a step or a turn: --columns step_rewards=reward", "reward")
+    if reward is not None:
+        return number(reward, "reward", rules)
     if columns.has("label"):
         return float(flag(columns.take("label"), "label"))
     if default is None and stop_reason is StopReason.LENGTH:
@@ -213,30 +228,37 @@ def _outcome(
     if default is None:
         raise InputError(
             "missing: expected a column reward (a number) or label (true or false), or the verdict "
-            f"'undecided'; the row has {columns.names()}",
+            f"'undecided'; the row has {columns.names()} (another name: {columns.renaming('reward')})",
             "reward",
         )
     return default
 
 
-def _stop_reason(columns: RowView) -> StopReason:
-    name = "stop_reason" if columns.has("stop_reason") else "finish_reason"
-    given = columns.take(name)
-    if given is not None and (not isinstance(given, str) or given not in _STOP_REASONS):
-        raise InputError(f"must be one of {', '.join(_STOP_REASONS)}, not {shown(given)}", name)
-    reason = StopReason.UNKNOWN if given is None else _STOP_REASONS[given]
-    if not columns.has("truncated"):
-        return reason
-    said = StopReason.LENGTH if flag(columns.take("truncated"), "truncated") else StopReason.STOP
-    if reason not in (said, StopReason.UNKNOWN):
-        raise InputError(f"says otherwise than {name}", "truncated")
-    return said
+def _stop_reason(columns: RowView) -> tuple[StopReason, bool]:
+    """(why the response ended, whether something cut it that is neither the policy nor a limit)."""
+    name = "finish_reason" if columns.has("finish_reason") else "stop_reason"
+    given, found = columns.peek(name), ending(columns.peek(name), name)
+    if name == "finish_reason" and is_known(columns.peek("stop_reason")):
+        if ending(columns.peek("stop_reason"), "stop_reason") not in (found, StopReason.UNKNOWN):
+            raise InputError("says otherwise than finish_reason", "stop_reason")
+        columns.take("stop_reason")
+    reason = StopReason.UNKNOWN if isinstance(found, Verdict) else found
+    if columns.has("truncated"):
+        said = StopReason.LENGTH if flag(columns.take("truncated"), "truncated") else StopReason.STOP
+        if reason not in (said, StopReason.UNKNOWN) and not only_called(given):
+            raise InputError(f"says otherwise than {name}", "truncated")
+        reason = said
+    is_undecided = isinstance(found, Verdict) and reason is not StopReason.LENGTH
+    if not is_undecided:  # else the word goes into the metadata
+        columns.take(name)
+    return reason, is_undecided
 
 
-def _prompt_id(given: Any, prompt: str | Sequence[Message]) -> str:
-    """The row's own, as text; else a hash of the prompt."""
+def _prompt_id(given: Any, body: _Body) -> str:
+    """The row's own, as text; else a hash of the prompt, and of the tools that came with it."""
     if given is None or given == "":
-        return hashlib.sha256(turns_as_text(prompt).encode()).hexdigest()[:16]
+        prompt = turns_as_text(body.prompt) + (json.dumps(body.tools, sort_keys=True) if body.tools else "")
+        return hashlib.sha256(prompt.encode()).hexdigest()[:16]
     if isinstance(given, float) and given.is_integer():
         return str(int(given))
     if isinstance(given, str | int):

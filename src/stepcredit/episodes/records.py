@@ -1,7 +1,7 @@
 """One episode as one row of a table, and back: the columns that a shard has.
 
 `format` says whether `prompt` and `completion` are plain text ("text") or chat messages as JSON ("chat");
-`metadata` is JSON; a column is null where the episode has None.
+`tools` and `metadata` are JSON; a column is null where the episode has None. Shards without `tools` have none.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ SCHEMA = pa.schema(
         ("action_mask", pa.list_(pa.bool_())),
         ("behavior_log_prob", pa.list_(pa.float32())),
         ("metadata", pa.string()),
+        ("tools", pa.string()),
     ]
 )
+OPTIONAL = "tools"
+"""The column that older shards lack."""
 _TOKEN_COLUMNS = ("ids", "action_mask", "behavior_log_prob")
 # In memory the prompts, which repeat for every sample, are kept once a row group.
 HELD_SCHEMA = SCHEMA.set(0, pa.field("prompt", pa.dictionary(pa.int32(), pa.string())))
@@ -50,9 +53,9 @@ def turns_as_text(turns: str | Sequence[Message]) -> str:
     return turns if isinstance(turns, str) else _as_json([dict(m) for m in turns], "messages")
 
 
-def _as_json(value: Any, field: str) -> str:
+def _as_json(value: Any, field: str, *, sort_keys: bool = True) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=sort_keys)
     except (TypeError, ValueError) as error:
         raise InputError(f"cannot be stored as JSON: {error}", field) from error
 
@@ -88,6 +91,7 @@ def _as_row(episode: Episode) -> dict[str, Any]:
         "action_mask": tokens and tokens.action_mask,
         "behavior_log_prob": tokens and tokens.behavior_log_prob,
         "metadata": _as_json(episode.metadata, "metadata"),
+        "tools": None if episode.tools is None else _as_json(episode.tools, "tools", sort_keys=False),
     }
 
 
@@ -136,5 +140,6 @@ def _as_episode(row: dict[str, Any], tokens: Tokens | None) -> Episode:
         stop_reason=StopReason(row["stop_reason"]),
         verdict=None if row["verdict"] is None else Verdict(row["verdict"]),
         tokens=tokens,
+        tools=None if row["tools"] is None else tuple(json.loads(row["tools"])),
         metadata=json.loads(row["metadata"]),
     )

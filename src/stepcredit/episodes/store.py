@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stepcredit.episodes.episode import Episode
-from stepcredit.episodes.records import HELD_SCHEMA, SCHEMA, from_batch, to_batch
+from stepcredit.episodes.records import HELD_SCHEMA, OPTIONAL, SCHEMA, from_batch, to_batch
 from stepcredit.errors import InputError
 
 _ROWS_PER_GROUP = 1024
@@ -192,9 +192,12 @@ def _read_shard(shard: Path) -> list[_Part]:
             shard, memory_map=True, read_dictionary=["prompt"], page_checksum_verification=True
         ) as file:
             missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
-            if missing:
+            if set(missing) - {OPTIONAL}:
                 raise InputError(f"not a shard of episodes: no column {', '.join(missing)}", str(shard))
-            table = file.read(columns=SCHEMA.names).select(SCHEMA.names).cast(HELD_SCHEMA)
+            table = file.read(columns=[name for name in SCHEMA.names if name not in missing])
+            for name in missing:
+                table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
+            table = table.select(SCHEMA.names).cast(HELD_SCHEMA)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"corrupt shard, restore it or remove it ({reason})", str(shard)) from error

@@ -22,6 +22,8 @@ from jinja2.exceptions import TemplateError
 from stepcredit.episodes.episode import Episode, Message, StopReason
 from stepcredit.errors import InputError
 
+Tools = Sequence[Mapping[str, Any]] | None
+"""Descriptions of the tools that a policy was given with its prompt."""
 Tokenizer = Any  # a transformers.PreTrainedTokenizerBase; the episodes package does not import transformers
 
 _REPLY = "a-reply-that-nobody-wrote"
@@ -129,15 +131,15 @@ def _tokens(tokenizer: Tokenizer, *, added: bool = False) -> list[str]:
     return [t for t in dict.fromkeys([*tokenizer.all_special_tokens, *more]) if t]
 
 
-def assistant_turn(messages: Sequence[Message], tokenizer: Tokenizer) -> Turn:
+def assistant_turn(messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> Turn:
     """The last of these messages, the assistant's, as the chat template writes it: text, thought and tool calls.
 
     Raises:
         InputError: the template does not append it to the open prompt, or leaves out what the assistant wrote.
     """
     message = without_end(messages[-1], tokenizer)
-    state = render(messages[:-1], tokenizer, open_turn=True)
-    after = render([*messages[:-1], message], tokenizer, open_turn=False)
+    state = render(messages[:-1], tokenizer, open_turn=True, tools=tools)
+    after = render([*messages[:-1], message], tokenizer, open_turn=False, tools=tools)
     _check_whole(message, after, state)
     if not after.startswith(state):
         raise _not_appended(state, after)
@@ -151,7 +153,7 @@ def assistant_turn(messages: Sequence[Message], tokenizer: Tokenizer) -> Turn:
     return Turn(state, turn[:at], end)
 
 
-def turn_as_written(messages: Sequence[Message], tokenizer: Tokenizer) -> Turn:
+def turn_as_written(messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> Turn:
     """The last of these messages, the assistant's, as it answered the open prompt before it.
 
     What the template gives where it gives all of it. A template that drops the thought of a message, or changes how
@@ -161,12 +163,12 @@ def turn_as_written(messages: Sequence[Message], tokenizer: Tokenizer) -> Turn:
         InputError: the template leaves out a tool call, whose text nobody else knows.
     """
     try:
-        return assistant_turn(messages, tokenizer)
+        return assistant_turn(messages, tokenizer, tools)
     except InputError:
         message = without_end(messages[-1], tokenizer)
         if message.get("tool_calls"):
             raise
-    state = render(messages[:-1], tokenizer, open_turn=True)
+    state = render(messages[:-1], tokenizer, open_turn=True, tools=tools)
     written = str(message.get("content") or "")
     if thought := message.get("reasoning_content"):
         written = f"<think>\n{thought}\n</think>\n\n{written}"
@@ -246,8 +248,9 @@ def split_end(text: str, tokenizer: Tokenizer, ends: TurnEnds) -> tuple[str, int
     return text, None
 
 
-def render(messages: Sequence[Message], tokenizer: Tokenizer, *, open_turn: bool) -> str:
-    """The messages as the chat template writes them, with the beginning of an assistant's turn if it is to be open.
+def render(messages: Sequence[Message], tokenizer: Tokenizer, *, open_turn: bool, tools: Tools = None) -> str:
+    """The messages as the chat template writes them, with the tools that the policy was given, and with the beginning
+    of an assistant's turn if it is to be open.
 
     Raises:
         InputError: no template, or it refuses these messages: with what it says, and a way out.
@@ -257,20 +260,38 @@ def render(messages: Sequence[Message], tokenizer: Tokenizer, *, open_turn: bool
                          "chat_template")  # fmt: skip
     conversation = [dict(m) for m in messages]
     try:
-        return _applied(conversation, tokenizer, open_turn)
+        return _applied(conversation, tokenizer, open_turn, tools)
     except _REFUSALS as error:
         refusal = error
     if any(m.get("content") is None for m in conversation):  # a message that is its tool calls alone
         filled = [{**m, "content": ""} if m.get("content") is None else m for m in conversation]
         try:
-            return _applied(filled, tokenizer, open_turn)
+            return _applied(filled, tokenizer, open_turn, tools)
         except _REFUSALS as error:
             refusal = error
     raise _refused(conversation, refusal) from refusal
 
 
-def _applied(conversation: list[dict[str, Any]], tokenizer: Tokenizer, open_turn: bool) -> str:
-    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=open_turn))
+def _applied(conversation: list[dict[str, Any]], tokenizer: Tokenizer, open_turn: bool, tools: Tools) -> str:
+    given = {"tools": [dict(tool) for tool in tools]} if tools else {}
+    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=open_turn, **given))
+
+
+def check_tools(tools: Tools, tokenizer: Tokenizer) -> None:
+    """The chat template writes the tools, all of them.
+
+    Raises:
+        InputError: it leaves one out, and says nothing of that.
+    """
+    text = render(_ASKED, tokenizer, open_turn=True, tools=tools) if tools else ""
+    for tool in tools or ():
+        name = str(tool.get("function", tool).get("name"))
+        if name not in text:
+            raise InputError(
+                f"the chat template leaves out the tool {name!r}, which the policy was given; --chat_template FILE "
+                "gives a template that writes tools",
+                "chat_template",
+            )
 
 
 def _refused(messages: Sequence[Mapping[str, Any]], reason: Exception) -> InputError:

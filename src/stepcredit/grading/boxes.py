@@ -61,9 +61,9 @@ def _box(text: str, match: re.Match[str], ends: dict[int, int]) -> Box:
 
 
 def last_boxed(text: str) -> str | None:
-    """The content of the last box that closes and is not empty; "" where all are, None where none closes."""
+    """The content of the last box that closes and is not empty, else of the last; None where none closes."""
     found = [box.content for box in boxes(text) if box.closed]
-    return next((content for content in reversed(found) if content.strip()), "" if found else None)
+    return next((content for content in reversed(found) if content.strip()), found[-1] if found else None)
 
 
 def boxed_gold(text: str) -> str | None:

@@ -80,7 +80,7 @@ def _fold(character: str) -> str | None:
         return None
     if unicodedata.category(character) == "Zs":
         return " " if character == " " else BLANK
-    if character in _RAISED or character in _LOWERED:
+    if character in _RAISED or character in _LOWERED or character in _IN_LATEX:
         return character
     digit = unicodedata.decimal(character, None)
     if digit is not None:

@@ -14,23 +14,25 @@ from typing import NamedTuple
 from stepcredit.grading.characters import folded, spelled, unknown
 from stepcredit.grading.names import assignments, is_equation, is_unsolved, value_of
 from stepcredit.grading.numbers import equal_numbers, read_number
+from stepcredit.grading.numerals import equal_numerals, equal_times
 from stepcredit.grading.regions import Piece, Region, is_plain_pair, read_region
 from stepcredit.grading.spelling import normal_form, plain
+from stepcredit.grading.words import equal_words
 from stepcredit.verdict import Verdict
 
 MAX_PARTS = 24
 """Longer lists that are not all numbers are left undecided."""
 
 UNREAD_GOLD = "the gold answer cannot be read"
+"""How the reason of such a verdict begins."""
 
-_WORDS = re.compile(r"[^\W\d_]+(?:[ ,'-]+[^\W\d_]+)*")
-_SHORT_WORD = re.compile(r"yes|no|odd|all|any|one|two|six|ten|red|day|sun|mon|tue|wed|thu|fri|sat", re.IGNORECASE)
-_CHOICE = re.compile(r"\(?([A-J])\)?")
-_CHOSEN = re.compile(r"\(([A-Z])\).*|(?:option |choice )?([A-Z])(?:[.:)].*)?", re.IGNORECASE | re.DOTALL)
-_TEXT_COMMAND = re.compile(r"\\(?:text|mbox|mathrm|textbf|hbox)")
-_BASE = re.compile(r"\(?(?P<digits>\d[0-9A-Z]*)\)?\s*(?:_\s*\{?\s*|(?:in )?base )(?P<base>\d{1,2}|[a-z]{3,7})\s*\}?")
-_TIME = re.compile(r"(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?\s*(?:(?P<half>[ap])\.?\s?m\.?)?", re.IGNORECASE)
-_MULTIPLE = re.compile(r"[-+]?\$?(?=[\d./]*[1-9])\d[\d.]*(?:/\d+)?[a-zA-Z](?:\^\{?\d+\}?)?(?:/\d+)?")
+_NO_NUMBER = re.compile(
+    r"(?:not |(?:more|less|fewer|greater) than |[<>≤≥])(?P<bound>.*)|\s*(?P<ratio>\d+)\s*:\s*1\s*",
+    re.IGNORECASE | re.DOTALL,
+)
+MAX_MULTIPLE = 60
+_MULTIPLE = re.compile(r"(?!.*(?<![\d.])0+(?![\d.]))[-+*/.,\d\s$]*[a-zA-Z][-+*/.,\d\s$]*(?: [a-z]{3,})?")
+"""An expression with one unknown, once, and no zero: it is no number, whatever the unknown is."""
 _RELATION = re.compile(r"[<>≤≥]|\\(?:le|ge|lt|gt|ne)(?![a-z])|\\[lg]eq")
 _BRACKETS = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle"}
 _UNORDERED = frozenset({"", "\\{"})
@@ -68,8 +70,12 @@ def compare(gold: str, answer: str, algebra: Algebra, *, identity: bool = True) 
     """
     if identity and normal_form(gold) == normal_form(answer):
         return Comparison(RIGHT, "the same spelling")
-    for layer in (_as_times, _as_numbers, _as_multiple, _in_bases, _as_words):
-        decided = layer(gold, answer)
+    for layer, what in _LAYERS:
+        equal = layer(gold, answer)
+        if equal is not None:
+            return Comparison(RIGHT, f"equal {what}s") if equal else Comparison(WRONG, f"another {what}")
+    if read_number(gold) is not None:
+        decided = _as_no_number(gold, answer)
         if decided is not None:
             return decided
     gold, answer = spelled(folded(gold)), spelled(folded(answer))
@@ -108,108 +114,30 @@ def _as_latex(answer: str) -> str:
     return str(above) if below == 1 else f"\\frac{{{above}}}{{{below}}}"
 
 
-def _as_numbers(gold: str, answer: str) -> Comparison | None:
+def _equal_numbers(gold: str, answer: str) -> bool | None:
+    """Whether two numbers are worth the same; None where one of them is none."""
     wanted = read_number(gold)
     given = read_number(answer) if wanted is not None else None
-    if wanted is None or given is None:
-        return None
-    equal = equal_numbers(wanted, given)
-    return Comparison(RIGHT if equal else WRONG, "equal numbers" if equal else "another number")
+    return None if wanted is None or given is None else equal_numbers(wanted, given)
 
 
-def _as_multiple(gold: str, answer: str) -> Comparison | None:
-    """`3x` is never a number, whatever x is; `0x` and `x` are left to the algebra."""
-    if len(answer) > 40 or _MULTIPLE.fullmatch(answer) is None or read_number(gold) is None:
-        return None
-    return Comparison(WRONG, "not a number")
+_LAYERS: tuple[tuple[Callable[[str, str], bool | None], str], ...] = (
+    (equal_times, "time"),
+    (_equal_numbers, "number"),
+    (equal_numerals, "numeral"),
+    (equal_words, "word"),
+)
 
 
-def _as_times(gold: str, answer: str) -> Comparison | None:
-    """`4:30 p.m.`: hours and minutes must agree, the half of the day where both give it."""
-    wanted, given = _time(gold), _time(answer)
-    if wanted is None or given is None:
-        return None
-    halves = {half for _, half in (wanted, given) if half}
-    equal = wanted[0] == given[0] and len(halves) < 2
-    return Comparison(RIGHT if equal else WRONG, "equal times" if equal else "another time")
-
-
-def _time(answer: str) -> tuple[tuple[int, int], str] | None:
-    """((hour, minute), "a" or "p" or "") of a time of day; a bare number is none."""
-    match = _TIME.fullmatch(plain(answer))
-    if match is None or not (match["minute"] or match["half"]):
-        return None
-    return (int(match["hour"]), int(match["minute"] or 0)), (match["half"] or "").lower()
-
-
-def _in_bases(gold: str, answer: str) -> Comparison | None:
-    """`4343_6`: the digits must agree, and the base where both sides give one."""
-    wanted, given = _numeral(gold), _numeral(answer)
-    if wanted is None and given is None:
-        return None
-    if wanted is not None and given is not None:
-        equal = wanted == given
-    elif wanted is not None:
-        equal = re.sub(r"[\s,]", "", value_of(plain(answer))) == wanted[0]
-    else:
-        number = read_number(gold)
-        if given is None or number is None:
-            return None
-        equal = number.value == _worth(*given)
-    return Comparison(RIGHT if equal else WRONG, "equal numerals" if equal else "another numeral")
-
-
-def _numeral(answer: str) -> tuple[str, str] | None:
-    """(digits, base) of a numeral that gives its base."""
-    match = _BASE.fullmatch(value_of(plain(answer)))
-    if match is None:
-        return None
-    base = read_number(match["base"])  # in words, too
-    return (match["digits"], str(base.value)) if base is not None else None
-
-
-def _worth(digits: str, base: str) -> int | None:
-    """The value of a numeral in its base; None where it has none."""
-    try:
-        return int(digits, int(base))
-    except ValueError:
-        return None
-
-
-def is_words(gold: str) -> bool:
-    """Whether a gold answer is words or a choice, not mathematics."""
-    words = plain(gold)
-    is_text = _TEXT_COMMAND.search(gold) is not None or re.search(r"[A-Za-z]{4}", words) is not None
-    is_text = is_text or _SHORT_WORD.fullmatch(words) is not None
-    return (is_text and _WORDS.fullmatch(words) is not None) or _choice(gold) is not None
-
-
-def _choice(gold: str) -> str | None:
-    """The letter of `\\text{(C)}`; a bare `C` may be a variable."""
-    match = _CHOICE.fullmatch(plain(gold))
-    is_choice = match is not None and (_TEXT_COMMAND.search(gold) is not None or "(" in gold)
-    return match[1] if match is not None and is_choice else None
-
-
-def _as_words(gold: str, answer: str) -> Comparison | None:
-    """Where the gold answer is a word, the answer must be the same one; of a choice the letter counts."""
-    choice, given = _choice(gold), plain(answer)
-    bare = _CHOICE.fullmatch(plain(gold))
-    if choice is not None or (bare is not None and re.fullmatch(r"\([A-J]\)[^,;]*|[A-J][.:)].+", given) is not None):
-        chosen = _CHOSEN.fullmatch(value_of(given))
-        letter = bare[1] if bare is not None else choice
-        equal = chosen is not None and (chosen[1] or chosen[2]).upper() == letter
-    elif is_words(gold):
-        wanted = _bag_of(plain(gold))
-        equal = wanted in (_bag_of(given), _bag_of(value_of(given)))
-    else:
-        return None
-    return Comparison(RIGHT if equal else WRONG, "equal words" if equal else "another word")
-
-
-def _bag_of(words: str) -> list[str]:
-    """Words as they are compared: a list of them in any order, anything else in its own."""
-    return sorted(re.sub(r"[\W_]", "", piece.lower()) for piece in re.split(r",|\band\b", words))
+def _as_no_number(gold: str, answer: str) -> Comparison | None:
+    """What is left to say of a gold number when the answer is a bound, a ratio or holds an unknown."""
+    match = _NO_NUMBER.fullmatch(answer)
+    if match is not None:  # whether "more than 5" answers 5, and 3:1 three, the question knows
+        equal = _equal_numbers(gold, match["bound"] or match["ratio"] or "")
+        return Comparison(WRONG if equal is False else UNDECIDED, "a bound or a ratio, not a number")
+    if len(answer) <= MAX_MULTIPLE and _MULTIPLE.fullmatch(answer) is not None:
+        return Comparison(WRONG, "not a number")
+    return None
 
 
 def _as_regions(gold: str, answer: str, algebra: Algebra) -> Comparison | None:

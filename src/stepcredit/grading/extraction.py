@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 from stepcredit.grading.boxes import boxed_answer
 from stepcredit.grading.characters import folded
-from stepcredit.grading.clauses import clause, has_prose, unemphasised
+from stepcredit.grading.clauses import clause, has_prose, unemphasised, unwrapped
 from stepcredit.grading.fences import formulas, without_fences
 from stepcredit.grading.numbers import read_number
-from stepcredit.grading.runs import last_value, runs
+from stepcredit.grading.runs import runs
 from stepcredit.grading.style import AnswerStyle, Kind, Marker
 from stepcredit.grading.turns import own_turn
+from stepcredit.grading.values import last_value, plain_number, with_its_words
 
 TAIL = 20_000
 """Characters of a response's end in which an answer is looked for."""
@@ -38,7 +39,7 @@ _ANSWER_BELOW = re.compile(r"\W*(?:the )?(?:final )?answer\W*", re.IGNORECASE)
 _ANSWER_IS = re.compile(r"\W*(?:the )?(?:final )?answer(?: is)?\W*(?=\S)", re.IGNORECASE)
 _PHRASE = re.compile(
     r"(?:^[ \t*#]*A(?:nswer)?[ \t*]*:|\banswer[ \t*]*(?: is\b|\s?[:=]|'s)(?:\s?:)?"
-    r"|\banswer to [^\n.:]{1,80} is\b)[ \t*:]*",
+    r"|\banswer to [^\n.:]{1,80} is\b|答案(?:是|为)?:?)[ \t*:]*",
     re.IGNORECASE | re.MULTILINE,
 )
 _FINAL = re.compile(r"\bfinal answer[ \t*]*(?: is\b|\s?[:=]|(?=\n))(?:\s?:)?[ \t*:]*", re.IGNORECASE)
@@ -46,6 +47,7 @@ _LAST_SENTENCE = re.compile(r"(?s:.*)(?:\n|[.!?]\s)(?=.*\w)")
 _SENTENCE = re.compile(r"\b(?:is|it|of|so|we|to|at|if|as|by|he|be|do|my|no)\b", re.IGNORECASE)
 _LISTED = re.compile(r"(?:\s|,|;|\b(?:and|or)\b|\\quad|\\text\{\s*(?:and|or)\s*\})*")
 _VALUE_ON_THE_LINE = re.compile(r"[^\w\n]*(?:[\w\\][^\n]*)")
+_IN_WORDS = re.compile(r"([A-Za-z]+)(?:[- ][A-Za-z]+)?")
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _CHOICE = re.compile(r"\(([A-J])\)|\b(?:option|choice|statement) ([A-J])\b", re.IGNORECASE)
 
@@ -131,7 +133,7 @@ def _phrase(text: str, style: AnswerStyle) -> str | None:
 
     Further up, such words mostly answer a question on the way (docs/LOG.md has the count).
     """
-    if "nswer" not in text and "NSWER" not in text and "A:" not in text:
+    if not any(word in text for word in ("nswer", "NSWER", "A:", "答案")):
         return None
     lines = [line for line in text.rstrip()[-2_000:].splitlines() if line.strip()][-3:]
     for pattern, where in ((_FINAL, "\n".join(lines)), (_PHRASE, "\n".join(lines[-1:]))):
@@ -152,17 +154,29 @@ def _stated(said: str, style: AnswerStyle) -> str | None:
 
 
 def _stated_number(said: str, style: AnswerStyle) -> str | None:
-    text = without_fences(said)
+    text = unwrapped(without_fences(said))
     here = clause(text)
-    if here and not has_prose(here) and re.search(r"\d\s*(?:,|;|and\b|or\b)\s*-?\$?\d", here):
-        return here  # a list is no number, and its first part is not the answer
+    if _is_list(here):
+        return here  # and its first part is not the answer
     if _VALUE_ON_THE_LINE.match(text) is None or has_prose(here):
         here = text.rpartition("=")[2]
     for words in (here.rpartition("=")[2], here, text):
         found = runs(words, grouped=True)
         if found:
-            return found[0]
-    return None
+            return with_its_words(words, found[0])
+    in_words = _IN_WORDS.match(here)
+    candidates = [in_words[0], in_words[1]] if in_words is not None else []
+    return next((words for words in candidates if read_number(words) is not None), None)
+
+
+def _is_list(words: str) -> bool:
+    """Whether there are several values, and nothing else but what parts them."""
+    if has_prose(words):
+        return False
+    found, rest = runs(words, grouped=True), words
+    for run in found:
+        rest = rest.replace(run, " ", 1)
+    return len(found) > 1 and _LISTED.fullmatch(rest) is not None
 
 
 def _stated_expression(said: str, style: AnswerStyle) -> str | None:
@@ -208,7 +222,8 @@ def _last(text: str, style: AnswerStyle) -> str | None:
         return _last_words(text)
     if style.kind is Kind.NUMBER:
         return _formula_at_the_end(text) or last_number(text)
-    return _last_formulas(text, several=style.several) or last_number(text)
+    formula = _last_formulas(text, several=style.several)
+    return formula or (_last_list(text) if style.several else None) or last_number(text)
 
 
 def _last_words(text: str) -> str | None:
@@ -225,6 +240,9 @@ def last_number(text: str) -> str | None:
     """The last number of a text, with its sign, currency and percent sign, and with what is glued to it: `10^6`."""
     at = max(text.rfind(digit) for digit in "0123456789")
     if at >= 0 and text.isascii():  # only the line around the last digit is read
+        plainly = plain_number(text[max(0, at - 24) : at + 24])
+        if plainly is not None:
+            return plainly
         start = max(text.rfind("\n", 0, at) + 1, at - _AROUND)
         found = _runs_of(text[start : min((text.find("\n", at) + 1 or len(text)), at + _AROUND)])
         if len(found) > 1 or (found and not text[start - 1 : start].strip()):
@@ -237,8 +255,22 @@ def last_number(text: str) -> str | None:
     return None
 
 
+def _last_list(text: str) -> str | None:
+    """The list of values with which the last line ends: `2, -3` of "so the roots are 2 and -3"."""
+    line = unemphasised(text.rstrip()[-MAX_WHOLE:].rpartition("\n")[2])
+    parts: list[str] = []
+    end = len(line)
+    for run in reversed(runs(line)):
+        at = line.rfind(run, 0, end)
+        if parts and _LISTED.fullmatch(line[at + len(run) : end]) is None:
+            break
+        parts.insert(0, run)
+        end = at
+    return ", ".join(parts) or None
+
+
 def _runs_of(text: str) -> list[str]:
-    return runs(without_fences(unemphasised(text)))
+    return runs(unwrapped(without_fences(unemphasised(text))))
 
 
 def last_formula(text: str) -> str | None:

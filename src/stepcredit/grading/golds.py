@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import re
 
-from stepcredit.grading.comparison import is_words, split_parts
+from stepcredit.grading.comparison import split_parts
 from stepcredit.grading.numbers import read_number
 from stepcredit.grading.style import AnswerStyle, Kind
+from stepcredit.grading.words import is_words
 
 
 def kind_of(gold: str) -> Kind:

@@ -21,6 +21,7 @@ from stepcredit.verdict import Verdict
 SECONDS = 0.8
 """Processor time of one answer's algebra, all its parts together."""
 _AHEAD = 256
+_TOO_LONG = f"{UNREAD_GOLD}: it is longer than {spelling.MAX_CHARS} characters"
 
 
 class Grader:
@@ -61,7 +62,7 @@ class Grader:
             style: how the answer is to be found.
         """
         if len(answer) > spelling.MAX_CHARS:
-            return Grade(UNDECIDED, None, "the gold answer is too long", strict=False)
+            return Grade(UNDECIDED, None, _TOO_LONG, strict=False)
         style = style_for(answer, style)
         found = extract(response, style)
         if found is None:
@@ -72,7 +73,7 @@ class Grader:
     def compare(self, gold: str, answer: str) -> Comparison:
         """The verdict on an answer that was found already."""
         if len(gold) > spelling.MAX_CHARS:
-            return Comparison(UNDECIDED, "the gold answer is too long")
+            return Comparison(UNDECIDED, _TOO_LONG)
         if len(answer) > spelling.MAX_CHARS:
             return Comparison(UNDECIDED, f"longer than {spelling.MAX_CHARS} characters")
         return compare(gold, answer, _Algebra(self._workers, self._seconds), identity=self._identity)

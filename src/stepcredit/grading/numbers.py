@@ -41,6 +41,8 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _NUMBER_WORDS = {word: value for value, word in enumerate(_TO_NINETEEN.split())} | {
     word: 10 * k for k, word in enumerate(_TENS.split(), 2)
 }
+_PARTS = {"half": 2, "third": 3, "quarter": 4}
+_AND_A_HALF = re.compile(r"(\d+) and (?:a|one) (half|third|quarter)\b", re.IGNORECASE)
 _IN_WORDS = re.compile(r"([a-z]+)(?:[- ]([a-z]+))?", re.IGNORECASE)
 
 
@@ -73,7 +75,7 @@ def read_number(answer: str) -> Quantity | None:
     """
     if len(answer) > MAX_CHARS:
         return None
-    text = value_of(plain(answer))
+    text = _AND_A_HALF.sub(lambda m: f"{m[1]} 1/{_PARTS[m[2].lower()]}", value_of(plain(answer)))
     match = _NUMBER.fullmatch(text)
     if match is None:
         return _in_words(text)
@@ -94,6 +96,8 @@ def _in_words(text: str) -> Quantity | None:
     match = _IN_WORDS.fullmatch(text)
     if match is None:
         return None
+    if text.lower() in ("half", "one half", "a half"):
+        return Quantity(Fraction(1, 2))
     first, second = _NUMBER_WORDS.get(match[1].lower()), _NUMBER_WORDS.get((match[2] or "zero").lower())
     if first is None or second is None or (match[2] and not (first >= 20 and 0 < second < 10)):
         return None

@@ -20,6 +20,7 @@ _BOTH = re.compile(r",|\sand\s|\\land(?![a-zA-Z])")
 _RELATION = re.compile(r"\\(?:le|ge|lt|gt|ne)(?![a-zA-Z])|[<>]=?")
 _RELATIONS = {"\\le": "<=", "\\ge": ">=", "\\lt": "<", "\\gt": ">", "\\ne": "!="}
 _UNKNOWN = re.compile(r"[a-zA-Z]|\\(?:theta|alpha|beta|lambda|mu)")
+_SIZE = re.compile(r"(?:\||\\[lr]?vert)\s*[a-zA-Z]\s*(?:\||\\[lr]?vert)")
 _MEMBER = re.compile(r"\s*(?:[a-zA-Z]|\\theta)\s*\\in(?![a-zA-Z])\s*")
 _BUILDER = re.compile(r"\s*\\\{\s*([a-zA-Z])(?:\s*\\in\s*\\mathbb\{R\})?\s*(?:\\mid|\\vert|[|:])\s*(.*?)\s*\\\}\s*")
 _REALS = re.compile(r"\s*(?:\\mathbb\s*\{R\}|\\mathbb\s+R|\\Reals|all real numbers)\s*")
@@ -88,6 +89,9 @@ def _inequality(text: str) -> Region | None:
     sides = [side.strip() for side in _RELATION.split(text)]
     if len(relations) == 1 and all(sides):
         (left, right), relation = sides, relations[0]
+        size = _SIZE.fullmatch(left)
+        if size is not None and read_number(right) is not None:
+            return _around_zero(right, relation)
         if not _UNKNOWN.fullmatch(left):
             left, right, relation = right, left, relation.translate(str.maketrans("<>", "><"))
         if not _UNKNOWN.fullmatch(left) or _has_unknown(right):
@@ -109,6 +113,16 @@ def _inequality(text: str) -> Region | None:
         ends = [(_end(sides[0]), relations[0].endswith("=")), (_end(sides[2]), relations[1].endswith("="))]
         (low, has_low), (high, has_high) = ends if relations[0][0] == "<" else ends[::-1]
         return [Piece(low, has_low, high, has_high)]
+    return None
+
+
+def _around_zero(size: str, relation: str) -> Region | None:
+    """`|x| < 3` and `|x| > 3`."""
+    closed = relation.endswith("=")
+    if relation[0] == "<":
+        return [Piece(f"-{size}", closed, size, closed)]
+    if relation[0] == ">":
+        return [Piece("-oo", False, f"-{size}", closed), Piece(size, closed, "oo", False)]
     return None
 
 

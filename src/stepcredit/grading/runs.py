@@ -11,24 +11,26 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from stepcredit.grading.characters import BLANK
+from stepcredit.grading.units import is_unit
 
 MAX_CHARS = 4_000
 """What lies beyond is not looked at."""
 
-_GROUPED = r"\d{1,3}(?:(?:,|\{,\}|,\\!|\\!|\\,|'|%s)\d{3})+(?!\d)(?:\.\d+)?"
+_GROUPED = r"\d{1,3}(?:(?:,\ ?\\!\ ?|,|\{,\}|\\!|\\,|'|%s)\d{3})+(?!\d)(?:\.\d+)?"
 _TOKENS = r"""
     (?P<blank>(?:\s|\\[,;:!\ ]|~)+)
-  | (?P<number>%s|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)
-  | (?P<stop>\\(?:text|mbox|mathrm|textbf|hbox|quad|qquad|approx|neq?|implies|Rightarrow|to)(?![a-zA-Z])|\\\\|\.\.+)
-  | (?P<command>\\[a-zA-Z]+|\\[{}])
+  | (?P<number>%s|(?<=[$€£¥])\d{1,3}(?:\ \d{3})+(?!\d)|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)
+  | (?P<stop>\\(?:text|mbox|mathrm|textbf|hbox)\s*\{[^{}]*\}(?:\s*\^\s*\{?\d\}?)?
+          |\\(?:text|mbox|mathrm|textbf|hbox|quad|qquad|approx|neq?|implies|Rightarrow|to)(?![a-zA-Z])|\\\\|\.\.+)
+  | (?P<command>\\[a-zA-Z]+)
   | (?P<money>\\?[$£€¥₹])
   | (?P<percent>\\?%%)
-  | (?P<word>[^\W\d_]{2,})
-  | (?P<letter>[^\W\d_])
+  | (?P<word>[A-Za-zÀ-ɏͰ-῿぀-퟿]{2,})
+  | (?P<letter>[A-Za-zÀ-ɏͰ-῿぀-퟿])
   | (?P<sign>[-+±])
   | (?P<operator>[*/^=<>!×÷·≤≥])
-  | (?P<open>[(\[{])
-  | (?P<close>[)\]}])
+  | (?P<open>\\?[{]|[(\[])
+  | (?P<close>\\?[}]|[)\]])
   | (?P<symbol>[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞√∛∞°⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉])
   | (?P<joint>[:,.;_])
   | (?P<other>.)
@@ -37,6 +39,7 @@ _WITH_PLAIN_BLANKS = re.compile(_TOKENS % (_GROUPED % f"[ {BLANK}]"), re.VERBOSE
 _TOKEN = re.compile(_TOKENS % (_GROUPED % BLANK), re.VERBOSE | re.DOTALL)
 _VALUES = frozenset({"number", "symbol"})
 _OPERANDS = frozenset({"number", "symbol", "close", "letter", "percent", "command", "function"})
+_SCRIPTS = frozenset("°⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉")
 _WORD_KINDS = {
     **dict.fromkeys(("pi", "sqrt", "sin", "cos", "tan", "log", "ln", "exp", "inf", "infinity"), "function"),
     **dict.fromkeys(("times", "plus"), "operator"),
@@ -48,6 +51,8 @@ _LEADING = frozenset({"blank", "operator", "joint", "close"})
 _BEHIND = re.compile(
     r"\s?(?:hundred|thousand|million|billion|trillion|dozen|percent|per cent)\b|\s?[ap]\.?m\b\.?", re.IGNORECASE
 )
+
+_WORD_BEHIND = re.compile(r"\s?([A-Za-z]{3,12})\b")
 
 
 class Token(NamedTuple):
@@ -81,10 +86,17 @@ def runs(text: str, *, grouped: bool = False) -> list[str]:
         for start, end in pieces:
             run = _trimmed(tokens[start:end])
             if any(t.kind in _VALUES or t.text in ("\\pi", "\\infty") for t in run):
-                behind = _BEHIND.match(text, run[-1].end)
-                found.append(text[run[0].start : run[-1].end] + (behind[0] if behind is not None else ""))
+                found.append(text[run[0].start : run[-1].end] + word_behind(text, run[-1].end))
         at = max(pieces[-1][1], at + 1) if pieces else at + 1
     return found
+
+
+def word_behind(text: str, end: int) -> str:
+    """The word behind a number that belongs to it: what scales it, its unit where that is known, the half of a day."""
+    match = _BEHIND.match(text, end) or _WORD_BEHIND.match(text, end)
+    if match is None or (match.re is _WORD_BEHIND and not is_unit(match[1])):
+        return ""
+    return match[0]
 
 
 def _tokens(text: str, pattern: re.Pattern[str]) -> list[Token]:
@@ -149,7 +161,11 @@ def _starts(tokens: list[Token], at: int) -> bool:
     if kind == "letter":  # a variable, if mathematics follows
         follows = [t for t in tokens[at + 1 : at + 3] if t.kind != "blank"][:1]
         return before in ("blank", "open", "sign") and bool(follows) and follows[0].kind in ("operator", "sign")
-    return kind in ("number", "symbol", "command", "money", "open", "function")
+    if kind == "number" and before == "operator" and tokens[at - 1].text == "^":
+        return False  # the 2 of cm^2
+    if kind == "symbol":
+        return tokens[at].text not in _SCRIPTS
+    return kind in ("number", "command", "money", "open", "function")
 
 
 def _joins(tokens: list[Token], start: int, at: int, depth: int) -> bool:
@@ -203,29 +219,3 @@ def _trimmed(run: list[Token]) -> list[Token]:
     while run and run[0].kind in _LEADING:
         run = run[1:]
     return run
-
-
-_SIDES = re.compile(r"[=<>≤≥]")
-_HOLDS_VALUE = re.compile(r"[^\W_a-zA-Z]|[√∞]|\\(?:pi|infty)|\bpi\b")
-_RANGE = re.compile(r"\d\s?-\s?\$?\d[\d,.]*$|\s[-+*/^×÷]\s|\s(?:x|times|plus|minus|\\times|\\cdot)\s")
-_LAST_NUMBER = re.compile(
-    r"""
-    (?:(?<![\w)\]}%])-)? (?:\\?[$£€]\s?)? (?:(?<=[$£€])-)?
-    (?: (?: \d{1,3}(?:(?:,|\{,\}|,\\!|\\,|\u00a0)\d{3})+(?!\d) | \d+ ) (?:\.\d+)? | (?<![\d.])\.\d+ )
-    (?: (?:[eE]|\s?(?:x|×|\*|\\times)\s?10\^)[-+]?\d+ )?
-    (?: \s?/\s?\d+(?![\d/]) | \s\d+/\d+ )?
-    (?: \s?\\?% | \s?(?:hundred|thousand|million|billion|trillion|dozen|percent)\b )?
-    """,
-    re.VERBOSE,
-)
-
-
-def last_value(run: str) -> str:
-    """What the last run of a free text is worth: its last side, and of a sum or a range there the last number."""
-    if run[:1] in "([" and run[-1:] in ")]" and _SIDES.search(run):
-        run = run[1:-1]
-    side = _SIDES.split(run)[-1].strip()
-    if _HOLDS_VALUE.search(side) and _RANGE.search(side.lstrip("+- ")) is None:
-        return side
-    *_, last = [None, *_LAST_NUMBER.finditer(run)]
-    return last[0].strip() if last is not None else side

@@ -30,6 +30,7 @@ _TEXT = re.compile(
 _BARE_NAME = re.compile(r"(?<![\\a-zA-Z])(pi|theta|infinity|infty|inf|sqrt|sin|cos|tan|cot|sec|csc|log|ln)(?![a-zA-Z])")
 _BARE_ROOT_OF = re.compile(r"\\sqrt\s*(\[[^\[\]{}]*\])?\s*\(([^()]*)\)")
 _BARE_EXP = re.compile(r"(?<![a-zA-Z])\\?exp\s*\(([^()]*)\)")
+_CASES = re.compile(r"\\begin\{cases\}([^&]*)\\end\{cases\}", re.DOTALL)
 _POWER = re.compile(r"(?<=[\w)\]}])\s*\*\*\s*(?=[\w({\\-])")
 _LOOKS = re.compile(
     r"\\(?:color|hspace\*?|vspace\*?|tag|label|phantom)\s*\{[^{}]*\}|\\(?:textcolor)\s*\{[^{}]*\}(?=\s*\{)"
@@ -71,6 +72,7 @@ def plain(answer: str) -> str:
     text = unfenced(spelled(folded(answer[:MAX_CHARS])))
     text = text.replace("{,}", ",").replace("\\$", "$").replace("\\%", "%").replace("\\&", "&").replace("~", " ")
     text = _TIGHT.sub("", text)
+    text = _CASES.sub(lambda m: re.sub(r"\s*,?\s*\\\\\s*", ", ", m[1].strip().removesuffix("\\\\")), text)
     text = _LOOKS.sub(" ", text) if "\\" in text else text
     text = _GROUPS.sub(lambda m: m[1] + m[2].replace(" ", "") + m[3], text) if _GROUPS.fullmatch(text) else text
     text = _WORD_OPERATOR.sub(lambda m: "\\times " if m[1] == "times" else "+", _WORD_SIGN.sub("-", text))

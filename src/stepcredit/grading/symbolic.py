@@ -10,7 +10,9 @@ import logging
 from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Expr, I, simplify
 
+from stepcredit.grading.real_functions import equal_as_real_functions
 from stepcredit.grading.spelling import plain, unfenced
 
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
@@ -34,7 +36,23 @@ def equivalent(gold: str, answer: str) -> bool | None:
         read_gold = read_gold or bool(wanted)
         if wanted and given and verify(wanted, given, timeout_seconds=None, allow_set_relation_comp=True):
             return _close(wanted[0], given[0])
+        if (
+            wanted
+            and given
+            and (_equal_as_complex(wanted[0], given[0]) or equal_as_real_functions(wanted[0], given[0]))
+        ):
+            return True
     return False if read_gold else None
+
+
+def _equal_as_complex(wanted: Any, given: Any) -> bool:
+    """Whether two numbers are equal with i for the imaginary unit, where they name no other unknown."""
+    if not (isinstance(wanted, Expr) and isinstance(given, Expr)):
+        return False
+    names = wanted.free_symbols | given.free_symbols
+    if {str(name) for name in names} != {"i"}:
+        return False
+    return bool(simplify((wanted - given).subs(dict.fromkeys(names, I))) == 0)
 
 
 def _close(wanted: Any, given: Any) -> bool:

@@ -12,7 +12,7 @@ _END_OF_TURN = re.compile(
 )
 _NEXT_PROBLEM = re.compile(
     r"^[ \t*#]*(?:(?:Next )?(?:Question|Problem|Exercise)(?: \d+)?[ \t*]*:"
-    r"|Q:|(?:Human|User|USER|HUMAN)[ \t*]*:|#+ *Instruction)",
+    r"|Q:|(?:Human|User|USER|HUMAN)[ \t*]*:|Instruction[ \t*]*:)",
     re.MULTILINE,
 )
 _ANSWERED = re.compile(
@@ -37,6 +37,7 @@ def own_turn(response: str) -> str:
 
 
 def _before_next_problem(text: str) -> str:
-    answered = _ANSWERED.search(text)
+    match = _NEXT_PROBLEM.search(text)
+    answered = _ANSWERED.search(text) if match is not None else None
     match = _NEXT_PROBLEM.search(text, answered.end()) if answered is not None else None
     return text[: match.start()] if match is not None else text

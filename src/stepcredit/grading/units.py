@@ -40,3 +40,9 @@ KNOWN_UNITS = {
     }.items()
     for alias in aliases.split()
 }
+
+
+def is_unit(word: str) -> bool:
+    """Whether a word is a known unit, in the plural, too."""
+    word = word.lower()
+    return word in KNOWN_UNITS or word.removesuffix("s") in KNOWN_UNITS

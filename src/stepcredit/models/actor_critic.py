@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stepcredit.errors import InputError
-from stepcredit.models.loading import ADAPTER_CONFIG
+from stepcredit.models.adapters import is_peft, load_adapter, merged, save_adapter
+from stepcredit.models.checks import Role, check_loaded
+from stepcredit.models.folders import CONFIG, check_model_folder
 
 POLICY, VALUE = "policy", "value"
+_ROLES: dict[str, Role] = {POLICY: "policy", VALUE: "value model"}
 
 
 class ActorCriticOutput(NamedTuple):
@@ -87,7 +89,10 @@ class ActorCritic(nn.Module):
     def save_checkpoint(self, folder: str | Path) -> None:
         """Weights to resume from: whole models, or adapters alone where the model is a PEFT model."""
         for name, model in self.parts().items():
-            model.save_pretrained(Path(folder) / name, safe_serialization=True)
+            if is_peft(model):
+                save_adapter(model, Path(folder) / name)
+            else:
+                model.save_pretrained(Path(folder) / name, safe_serialization=True)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Plain folders `policy/` and `value/` that load with transformers alone.
@@ -97,25 +102,24 @@ class ActorCritic(nn.Module):
         """
         for name, model in self.parts().items():
             if is_peft(model):
-                model.save_pretrained(Path(folder) / f"{name}_adapter", safe_serialization=True)
-                _merged(model).save_pretrained(Path(folder) / name, safe_serialization=True)
-            else:
-                model.save_pretrained(Path(folder) / name, safe_serialization=True)
+                save_adapter(model, Path(folder) / f"{name}_adapter")
+                model = merged(model)
+            model.save_pretrained(Path(folder) / name, safe_serialization=True)
 
     def load_checkpoint(self, folder: str | Path) -> None:
         """Weights written by `save_checkpoint`, bit for bit, tied embeddings included.
 
         Raises:
-            InputError: a part is missing, or does not fit the model.
+            InputError: a part is missing, damaged, or does not fit the model.
         """
         for name, model in self.parts().items():
             part = Path(folder) / name
             if not part.is_dir():
                 raise InputError(f"the checkpoint has no {name}/ folder", str(folder))
             if is_peft(model):
-                _load_adapter(model, part)
+                load_adapter(model, part)
             else:
-                _load_weights(model, part)
+                _load_weights(model, part, _ROLES[name])
 
 
 def values_at_positions(value_model: Any, **inputs: Any) -> Float[Tensor, "B T"]:
@@ -128,37 +132,24 @@ def values_at_positions(value_model: Any, **inputs: Any) -> Float[Tensor, "B T"]
     model = value_model.get_base_model() if is_peft(value_model) else value_model
     hidden = model.base_model(**inputs).last_hidden_state
     head = model.score if hasattr(model, "score") else model.classifier
+    wide = torch.promote_types(hidden.dtype, torch.float32)
     with torch.autocast(hidden.device.type, enabled=False):
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        return head(hidden.to(wide)).squeeze(-1)  # type: ignore[no-any-return]
+        if all(parameter.dtype == wide for parameter in head.parameters()):
+            return head(hidden.to(wide)).squeeze(-1)  # type: ignore[no-any-return]
+        weights = {name: parameter.to(wide) for name, parameter in head.named_parameters()}
+        return torch.func.functional_call(head, weights, hidden.to(wide)).squeeze(-1)  # type: ignore[no-any-return]
 
 
-def is_peft(model: Any) -> bool:
-    """Whether a model is a PEFT wrapper; needs no peft to be installed."""
-    return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
-
-
-def _merged(model: Any) -> Any:
-    plain = copy.deepcopy(model).merge_and_unload()
-    plain._hf_peft_config_loaded = False
-    return plain
-
-
-def _load_adapter(model: Any, folder: Path) -> None:
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    if not (folder / ADAPTER_CONFIG).exists():
-        raise InputError("no adapter here, but the model was given one", str(folder))
-    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
-
-
-def _load_weights(model: Any, folder: Path) -> None:
+def _load_weights(model: Any, folder: Path, role: Role) -> None:
     """Through `from_pretrained`, which knows shards and tied weights, in a dtype that holds all."""
-    if not (folder / "config.json").exists():
+    if not (folder / CONFIG).exists():
         raise InputError("no whole model here, but the model is one", str(folder))
+    check_model_folder(folder, trust_remote_code=True)
     dtype = functools.reduce(torch.promote_types, {p.dtype for p in model.parameters()})
-    saved = type(model).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    saved, info = type(model).from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    check_loaded(saved, info, str(folder), role)
     try:
         model.load_state_dict(saved.state_dict())
     except RuntimeError as error:

@@ -7,6 +7,7 @@ lost: it is part of the model.
 
 from __future__ import annotations
 
+import json
 import logging
 import struct
 from collections import Counter
@@ -15,8 +16,10 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer
 
 from stepcredit.errors import InputError
+from stepcredit.models.checks import check_loaded
 
 SUFFIX = ".gguf"
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -39,7 +42,7 @@ def gguf_tokenizer(path: str) -> Any:
         InputError: no such file, a damaged one, or the package gguf is absent.
     """
     _refuse_unless_readable(path)
-    return _read(transformers.AutoTokenizer, path, {})
+    return _without_invented(_read(transformers.AutoTokenizer, path, {}), path)
 
 
 def gguf_policy(path: str, given: dict[str, Any]) -> Any:
@@ -49,19 +52,17 @@ def gguf_policy(path: str, given: dict[str, Any]) -> Any:
         given: keyword arguments of `from_pretrained`; without a `dtype` the weights become float32.
 
     Raises:
-        InputError: no such file, one that is damaged or lacks weights, or the package gguf is absent.
+        InputError: no such file, one that is damaged or not whole (`checks.check_loaded`), or the package gguf is
+            absent.
     """
     _refuse_unless_readable(path)
     kinds = quantisation(path)
     config = getattr(transformers, "GgufConfig", None)  # a version without it always unpacks
     unpack = {} if config is None else {"quantization_config": config(dequantize=True)}
     dtype = {} if given.keys() & {"dtype", "torch_dtype"} else {"dtype": torch.float32}
-    read = {**dtype, **unpack, **given, "output_loading_info": True}
+    read = {**dtype, **unpack, **given, "output_loading_info": True, "ignore_mismatched_sizes": True}
     model, info = _read(transformers.AutoModelForCausalLM, path, read)
-    if info["missing_keys"]:
-        raise InputError(f"this .gguf file lacks weights: {', '.join(sorted(info['missing_keys']))}", path)
-    if spoilt := [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]:
-        raise InputError(f"this .gguf file is damaged: {', '.join(spoilt)} are not all finite", path)
+    check_loaded(model, info, path, "policy")
     if kinds and (file := Path(path).resolve()) not in _said:
         _said.add(file)
         dtype_name = str(model.dtype).removeprefix("torch.")
@@ -87,6 +88,18 @@ def quantisation(path: str) -> str:
         raise _damaged(path, error) from error
     sizes = {kind.name: GGML_QUANT_SIZES[kind] for kind, _ in weights.most_common() if kind.name not in FLOATS}
     return ", ".join(f"{name} ({8 * size / block:.3g} bits)" for name, (block, size) in sizes.items())
+
+
+def _without_invented(tokenizer: Any, path: str) -> Any:
+    """A tokenizer with the tokens of its file alone: transformers adds some, for which the model has no row."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(path).get_field("tokenizer.ggml.tokens")
+    written = json.loads(tokenizer.backend_tokenizer.to_str())
+    own = [token for token in written["added_tokens"] if field is None or token["id"] < len(field.data)]
+    if len(own) < len(written["added_tokens"]):
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps({**written, "added_tokens": own}))
+    return tokenizer
 
 
 def _refuse_unless_readable(path: str) -> None:

@@ -8,20 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.stepping import CachedStepper
-from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.engines.engine import Engine, SamplingParams, SteppingEngine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
+from stepcredit.pipeline.progress import Advance, unseen
 from stepcredit.search.acting import ActingParams, Play, act, played_episode
 from stepcredit.search.scorers import Scorer
 from stepcredit.tasks.environment import Environments, InteractiveTask
 from stepcredit.tasks.environment_workers import EnvironmentWorkers
 from stepcredit.tasks.task import Problem
 
-Draw = Callable[[Sequence[Problem], int], list[Episode]]
-"""Problems and how many samples of each to graded episodes."""
+Draw = Callable[[Sequence[Problem], int, Advance], list[Episode]]
+"""Problems, how many samples of each, and who is told of each that is drawn, to graded episodes."""
 
 UNIT_CONVERSATIONS = 128
 """Conversations of one work unit, about: they take longer than single responses."""
@@ -47,38 +46,55 @@ class Stage:
         scorer: chooses among replies.
     """
 
-    engine: TransformersEngine
+    engine: SteppingEngine
     environments: Environments
     params: SamplingParams
     max_turns: int
     scorer: Scorer | None = None
 
-    def episodes(self, problems: Sequence[Problem], samples: int, choice: Choice) -> list[Episode]:
+    def episodes(
+        self, problems: Sequence[Problem], samples: int, choice: Choice, advance: Advance = unseen
+    ) -> list[Episode]:
         """`samples` conversations about each problem, problem by problem, in waves of one batch each."""
         plays = [Play(problem, sample) for problem in problems for sample in range(samples)]
         size = max(1, self.engine.batch_size // choice.replies)
         waves = [plays[k : k + size] for k in range(0, len(plays), size)]
-        return [episode for wave in waves for episode in self._wave(wave, choice)]
+        made: list[Episode] = []
+        for wave in waves:
+            made += self._wave(wave, choice)
+            advance(len(wave))
+        return made
 
     def _wave(self, plays: Sequence[Play], choice: Choice) -> list[Episode]:
         engine = self.engine
-        engine.model.eval()
-        stepper = CachedStepper(engine.model, engine.tokenizer, self.params, StepRule(()), engine.ends.stop)
+        stepper = engine.stepper(self.params, StepRule(()))
         params = ActingParams(
             max_turns=self.max_turns,
             max_new_tokens=self.params.max_new_tokens,
             replies=choice.replies,
             choose=choice.choose,
             seed=self.params.seed,
-            max_length=getattr(engine.model.config, "max_position_embeddings", None),
+            max_length=engine.max_length,
         )
         played = act(plays, stepper, engine.tokenizer, self.scorer, self.environments, params, engine.ends)
         return [played_episode(one) for one in played]
 
 
+def stepping(engine: Engine, what: str) -> SteppingEngine:
+    """An engine that draws a step or a turn at a time.
+
+    Raises:
+        InputError: it draws whole responses alone.
+    """
+    if not isinstance(engine, SteppingEngine):
+        raise InputError(f"{what} draws a step or a turn at a time, which this engine cannot; use transformers",
+                         "engine")  # fmt: skip
+    return engine
+
+
 @contextmanager
 def stage_of(
-    config: Any, task: InteractiveTask, engine: TransformersEngine, params: SamplingParams, scorer: Scorer | None = None
+    config: Any, task: InteractiveTask, engine: SteppingEngine, params: SamplingParams, scorer: Scorer | None = None
 ) -> Iterator[Stage]:
     """A stage with the worker processes that a config asks for, ended with it.
 

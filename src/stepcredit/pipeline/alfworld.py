@@ -11,11 +11,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
 from stepcredit.pipeline.acting import processes
 from stepcredit.pipeline.collect import resume
-from stepcredit.pipeline.progress import track
+from stepcredit.pipeline.progress import track, track_units
 from stepcredit.pipeline.results import write_json
 from stepcredit.tasks.alfworld.build import build_games, wanted_games
 from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS, demonstrations
@@ -84,7 +85,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
     if config.dry_run:
         return {"games": len(wanted), **{split: count for split, count in counts.items() if count}}
     _same_seed(out, config)
-    games = list(track(build_games(wanted, processes(config.workers)), "building games", len(wanted)))
+    games = list(track(build_games(wanted, processes(config.workers)), "building games", len(wanted), "games"))
     families = Counter(w.family for w in wanted)
     summary = {
         "games": len(games),
@@ -135,8 +136,12 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
         distracted=config.distracted,
     )
     with ProcessPoolExecutor(processes(config.workers), mp_context=get_context("spawn")) as pool:
-        for unit in track(units[done:], "demonstrating", len(units) - done):
-            append_episodes(out, [episode for played in pool.map(play, unit) for episode in played])
-    episodes = load_episodes(out)
-    won = sum(episode.reward == 1.0 for episode in episodes)
-    return {"games": len(problems), "episodes": len(episodes), "won": won}
+        for unit, advance in track_units(units[done:], "demonstrating", unit="games"):
+            episodes: list[Episode] = []
+            for played in pool.map(play, unit):
+                episodes += played
+                advance(1)
+            append_episodes(out, episodes)
+    stored = load_episodes(out)
+    won = sum(episode.reward == 1.0 for episode in stored)
+    return {"games": len(problems), "episodes": len(stored), "won": won}

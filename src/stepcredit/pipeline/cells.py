@@ -82,7 +82,7 @@ Failures = list[tuple[Cell, BaseException]]
 
 
 def _one_by_one(cells: Sequence[Cell], label: str, jobs: int, threads: int) -> Failures:
-    for cell in track(cells, label, len(cells)):
+    for cell in track(cells, label, len(cells), "cells"):
         _run(cell, threads)
     return []
 
@@ -92,7 +92,7 @@ def _side_by_side(cells: Sequence[Cell], label: str, jobs: int, threads: int) ->
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=hide) as pool:
         running = {pool.submit(_run, cell, threads): cell for cell in cells}
-        for future in track(as_completed(running), label, len(cells)):
+        for future in track(as_completed(running), label, len(cells), "cells"):
             error = future.exception()
             if error is not None:
                 failed.append((running[future], error))

@@ -13,15 +13,12 @@ from typing import Any
 import numpy as np
 
 from stepcredit.engines.engine import Engine, Generation, Request, SamplingParams
-from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.encoding import prompt_ids, response_text
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.episodes.store import append_episodes, load_episodes
-from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import InputError
-from stepcredit.models.loading import load_policy, placed
-from stepcredit.pipeline.acting import UNIT_CONVERSATIONS, Choice, Draw, stage_of
-from stepcredit.pipeline.progress import track
+from stepcredit.pipeline.acting import UNIT_CONVERSATIONS, Choice, Draw, stage_of, stepping
+from stepcredit.pipeline.progress import Advance, track, track_units, unseen
 from stepcredit.pipeline.results import write_json
 from stepcredit.pipeline.task_choice import TaskChoice
 from stepcredit.tasks.environment import InteractiveTask
@@ -61,15 +58,15 @@ class CollectConfig(TaskChoice):
     dry_run: bool = field(default=False, metadata={"help": "Say what would be done, and stop."})
 
 
-def collect(config: CollectConfig, engine: Engine | None = None, tokenizer: Any | None = None) -> dict[str, Any]:
+def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, Any]:
     """Writes the episodes and returns counts (see `CollectConfig`).
 
     Args:
         config: what to draw.
-        engine, tokenizer: in place of the policy's own, for other engines.
+        engine: in place of the policy's own.
 
     Raises:
-        InputError: unknown task or split, or a folder that holds something else.
+        InputError: unknown task or split, a policy that does not load, or a folder that holds something else.
     """
     task = config.load_task()
     if config.samples < 1:
@@ -82,34 +79,32 @@ def collect(config: CollectConfig, engine: Engine | None = None, tokenizer: Any 
     out = Path(config.out)
     if config.dry_run:
         return {"prompts": len(problems), "responses": len(problems) * config.samples, "units": len(units)}
-    done = resume(out, _asked(config, task))
+    asked = _asked(config, task)
+    done = units_there(out, asked)
     if done == len(units):
         return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
     if engine is None:
-        tokenizer = config.load_tokenizer(config.policy, config.trust_remote_code)
-        policy = placed(load_policy(config.policy, trust_remote_code=config.trust_remote_code))
-        engine = TransformersEngine(policy, tokenizer, config.batch_size)
-    with drawing(config, task, engine, tokenizer) as draw:
-        for unit in track(units[done:], f"collecting {config.task}", len(units) - done):
-            append_episodes(out, draw(unit, config.samples))
+        engine = config.load_engine(config.policy, config.batch_size, config.trust_remote_code)
+    resume(out, asked)
+    with drawing(config, task, engine) as draw:
+        for unit, advance in track_units(units[done:], f"collecting {config.task}", config.samples):
+            append_episodes(out, draw(unit, config.samples, advance))
     return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
 
 
 @contextmanager
-def drawing(config: Any, task: Task, engine: Engine, tokenizer: Any) -> Iterator[Draw]:
+def drawing(config: Any, task: Task, engine: Engine) -> Iterator[Draw]:
     """How episodes of a task are drawn with a config's sampling: responses graded, or conversations had.
 
     Raises:
-        InputError: an interactive task, and an engine that is no transformers model.
+        InputError: an interactive task, and an engine that cannot draw a turn at a time.
     """
     params = sampling(config, task)
     if not isinstance(task, InteractiveTask):
-        yield lambda problems, samples: sample_and_grade(task, problems, engine, tokenizer, samples, params)
+        yield lambda problems, samples, advance: sample_and_grade(task, problems, engine, samples, params, advance)
         return
-    if not isinstance(engine, TransformersEngine):
-        raise InputError(f"{task.name} is interactive and needs a transformers model", "policy")
-    with stage_of(config, task, engine, params) as stage:
-        yield lambda problems, samples: stage.episodes(problems, samples, Choice())
+    with stage_of(config, task, stepping(engine, task.name), params) as stage:
+        yield lambda problems, samples, advance: stage.episodes(problems, samples, Choice(), advance)
 
 
 def _collect_solutions(out: Path, config: CollectConfig, task: Task, problems: Sequence[Problem]) -> dict[str, Any]:
@@ -120,7 +115,7 @@ def _collect_solutions(out: Path, config: CollectConfig, task: Task, problems: S
     if not resume(out, _asked(config, task)):
         if isinstance(task, SelfDemonstrating):
             limit = config.max_turns or task.max_turns
-            bar = track(problems, f"demonstrating {task.name}", len(problems))
+            bar = track(problems, f"demonstrating {task.name}", len(problems), "problems")
             worked = [episode for problem in bar for episode in task.demonstrated([problem], config.seed, limit)]
         append_episodes(out, worked)
     return {"prompts": len(problems), "responses": len(load_episodes(out))}
@@ -148,20 +143,19 @@ def sample_and_grade(
     task: Task,
     problems: Sequence[Problem],
     engine: Engine,
-    tokenizer: Any,
     samples: int,
     params: SamplingParams,
+    advance: Advance = unseen,
 ) -> list[Episode]:
-    """`samples` graded episodes of each problem, problem by problem."""
-    encoded = {p.prompt_id: tuple(prompt_ids(p.prompt, tokenizer)) for p in problems}
+    """`samples` graded episodes of each problem, problem by problem; `advance` is told of each that is drawn."""
+    encoded = {p.prompt_id: tuple(prompt_ids(p.prompt, engine.tokenizer)) for p in problems}
     pairs = [(p, Request(encoded[p.prompt_id], p.prompt_id, k)) for p in problems for k in range(samples)]
     drawn = engine.generate([request for _, request in pairs], params)
-    ends = getattr(engine, "ends", None)
     with ThreadPoolExecutor(1) as grading:  # while the engine draws the next batch
-        waiting = [
-            grading.submit(graded_episode, task, problem, request, generation, tokenizer, ends)
-            for (problem, request), generation in zip(pairs, drawn, strict=True)
-        ]
+        waiting = []
+        for (problem, request), generation in zip(pairs, drawn, strict=True):
+            waiting.append(grading.submit(graded_episode, task, problem, request, generation, engine))
+            advance(1)
         return [episode.result() for episode in waiting]
 
 
@@ -170,11 +164,10 @@ def graded_episode(
     problem: Problem,
     request: Request,
     generation: Generation,
-    tokenizer: Any,
-    ends: TurnEnds | None = None,
+    engine: Engine,
 ) -> Episode:
     """One generation as an episode. A truncated one is not graded: it has neither verdict nor reward."""
-    text = response_text(generation.ids.tolist(), tokenizer, ends)
+    text = response_text(generation.ids.tolist(), engine.tokenizer, engine.ends)
     truncated = generation.stop_reason is StopReason.LENGTH
     grade = None if truncated else task.grade(problem, text)
     prompt = np.array(request.prompt_ids, dtype=np.int32)
@@ -204,12 +197,25 @@ def graded_episode(
 def _asked(config: CollectConfig, task: Task) -> dict[str, Any]:
     """What decides which episodes are drawn."""
     asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
+    asked["step_delimiters"] = list(task.step_delimiters)
     left_out = ("out", "batch_size", "dry_run", "data", "workers")
     return {name: value for name, value in asked.items() if name not in left_out}
 
 
 def resume(out: Path, asked: dict[str, Any]) -> int:
-    """How many units are in a folder already; a folder made with other settings is refused."""
+    """How many units are in a folder already, as `units_there`; from now on the folder says what it is made with."""
+    done = units_there(out, asked)
+    if not (out / MANIFEST).exists():
+        write_json(out / MANIFEST, asked)
+    return done
+
+
+def units_there(out: Path, asked: dict[str, Any]) -> int:
+    """How many units are in a folder already; writes nothing.
+
+    Raises:
+        InputError: the folder was made with other settings, or holds something else.
+    """
     manifest = out / MANIFEST
     if manifest.exists():
         found = json.loads(manifest.read_text(encoding="utf-8"))
@@ -219,5 +225,4 @@ def resume(out: Path, asked: dict[str, Any]) -> int:
         return len(list(out.glob("episodes-*.parquet")))
     if out.exists() and any(out.iterdir()):
         raise InputError("is not empty and was not collected here; choose another --out", str(out))
-    write_json(manifest, asked)
     return 0

@@ -14,8 +14,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError, NotFiniteError
 from stepcredit.metrics.paired import mcnemar, paired_difference
@@ -297,7 +296,8 @@ def make_start(
     set_seed(seed)
     task = load_task(task_name)
     if policy is not None and episodes is not None:
-        tokenizer, model = load_tokenizer(policy), load_policy(policy)
+        tokenizer = load_tokenizer(policy)
+        model = load_policy(policy, tokenizer=tokenizer)
         model.save_pretrained(folder / "policy", safe_serialization=True)
         tokenizer.save_pretrained(folder / "policy")
         append_episodes(folder / "episodes", load_episodes(episodes))
@@ -361,7 +361,7 @@ def _tested(
     """A row for each search, and for each which problems were solved."""
     task = load_task(task_name)
     problems = list(task.problems(test["split"], test["prompts"], seed))
-    engine = TransformersEngine(policy, tokenizer, batch_size=256)
+    engine = load_engine(policy, tokenizer=tokenizer, batch_size=256)
     common = {
         "task": task.name,
         "task_version": task.version,
@@ -374,7 +374,7 @@ def _tested(
     rows, right = [], {}
     for name in test["searches"]:
         params = SamplingParams(task.max_new_tokens, temperature=0.0 if name == "greedy" else 1.0, seed=seed)
-        row, episodes = measure(task, problems, engine, tokenizer, Search(name, 1, params), common)
+        row, episodes = measure(task, problems, engine, Search(name, 1, params), common)
         rows.append(row)
         right[name] = [int(e.verdict is Verdict.RIGHT) for e in episodes]
     return {"rows": rows, "right": right}

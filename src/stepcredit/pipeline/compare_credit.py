@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.engines.engine import load_engine
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
@@ -88,8 +88,8 @@ def judge_credit(
             signals[f"{method} {IMPLICIT}"] = implicit_changes(judged, policy, reference, betas[method])
     rows = []
     for method, policy_folder in {"sft": base, **_ceilings(cells, trained)}.items():
-        engine = TransformersEngine(load_policy(str(policy_folder)), tokenizer, batch_size=512)
-        rates_after = continuation_success(task, problems, judged, engine, tokenizer, continuations, seed)
+        engine = load_engine(str(policy_folder), tokenizer=tokenizer, batch_size=512)
+        rates_after = continuation_success(task, problems, judged, engine, continuations, seed)
         signals[f"{method} {CEILING}"] = changes(rates_after)
         rows += _against(judged, values, rates_after, continuations, common, method)
     rows += credit_rows(judged, signals, common, seed)

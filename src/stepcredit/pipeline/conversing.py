@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.engines.engine import SamplingParams, SteppingEngine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
 from stepcredit.pipeline.acting import UNIT_CONVERSATIONS, Choice, Stage, stage_of
 from stepcredit.pipeline.collect import resume, work_units
-from stepcredit.pipeline.progress import track
+from stepcredit.pipeline.progress import track_units
 from stepcredit.search.scorers import Scorer
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem
@@ -74,7 +73,7 @@ def conversed(
     config: Any,
     task: InteractiveTask,
     problems: Sequence[Problem],
-    engine: TransformersEngine,
+    engine: SteppingEngine,
     scorer: Scorer | None,
     params: SamplingParams,
     responses: Path,
@@ -91,6 +90,6 @@ def conversed(
 def _worked(folder: Path, problems: Sequence[Problem], way: Way, stage: Stage, asked: dict[str, Any]) -> list[Episode]:
     units = work_units(problems, way.samples, UNIT_CONVERSATIONS)
     done = resume(folder, {**asked, "strategy": f"{way.name}{way.width}"})
-    for unit in track(units[done:], f"{way.name} {way.width}", len(units) - done):
-        append_episodes(folder, stage.episodes(unit, way.samples, way.choice))
+    for unit, advance in track_units(units[done:], f"{way.name} {way.width}", way.samples, "conversations"):
+        append_episodes(folder, stage.episodes(unit, way.samples, way.choice, advance))
     return list(load_episodes(folder))

@@ -138,7 +138,6 @@ def continuation_success(
     problems: Sequence[Problem],
     judged: Sequence[Judged],
     engine: Engine,
-    tokenizer: Any,
     continuations: int = 64,
     seed: int = 0,
 ) -> Signal:
@@ -153,7 +152,7 @@ def continuation_success(
     Args:
         task, problems: the grader and what it needs to know.
         judged: the responses.
-        engine, tokenizer: of the policy.
+        engine: of the policy.
         continuations: drawn from each state.
         seed: of the noise.
     """
@@ -163,9 +162,9 @@ def continuation_success(
     for state in dict.fromkeys(s for states in wanted for s in states):
         by_length.setdefault(len(state.written), []).append(state)
     rates: dict[State, float] = {}
-    for written, states in track(sorted(by_length.items()), "continuations", len(by_length)):
+    for written, states in track(sorted(by_length.items()), "continuations", len(by_length), "lengths"):
         room = task.max_new_tokens - written
-        drawn = _successes(task, by_id, states, engine, tokenizer, continuations, seed, room) if room > 0 else ()
+        drawn = _successes(task, by_id, states, engine, continuations, seed, room) if room > 0 else ()
         won = dict.fromkeys(states, 0)
         for state, success in drawn:
             won[state] += success
@@ -198,7 +197,6 @@ def _successes(
     by_id: Mapping[str, Problem],
     states: Sequence[State],
     engine: Engine,
-    tokenizer: Any,
     continuations: int,
     seed: int,
     room: int,
@@ -210,7 +208,8 @@ def _successes(
     for (state, _), generation in zip(pairs, drawn, strict=True):
         whole = np.concatenate([np.array(state.written, dtype=np.int32), generation.ids])
         finished = generation.stop_reason is not StopReason.LENGTH
-        grade = task.grade(by_id[state.prompt_id], response_text(whole.tolist(), tokenizer)) if finished else None
+        text = response_text(whole.tolist(), engine.tokenizer, engine.ends)
+        grade = task.grade(by_id[state.prompt_id], text) if finished else None
         yield state, grade is not None and grade.verdict is Verdict.RIGHT
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from stepcredit.engines.engine import Engine, SamplingParams
-from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
 from stepcredit.metrics.samples import powers_of_two
-from stepcredit.models.loading import load_policy, load_reward_model, load_value_model, placed
+from stepcredit.models.loading import load_reward_model, load_value_model, placed
 from stepcredit.models.states import ValueStates, value_states
+from stepcredit.pipeline.acting import stepping
 from stepcredit.pipeline.breakdown import at_k, group_rows, is_strictly_right, rate, reading_rows
-from stepcredit.pipeline.collect import resume, sample_and_grade, sampling, work_units
+from stepcredit.pipeline.collect import resume, sample_and_grade, sampling, units_there, work_units
 from stepcredit.pipeline.conversing import conversed
-from stepcredit.pipeline.progress import track
+from stepcredit.pipeline.progress import track_units
 from stepcredit.pipeline.results import (
     SAMPLING,
     Stopwatch,
@@ -125,11 +126,12 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
         "value": config.value,
     }
     responses = out / "responses" / f"{config.method or 'policy'}-{config.split}-{config.search}-seed{config.seed}"
-    tokenizer = config.load_tokenizer(config.policy, config.trust_remote_code)
+    models = _Models(config)
+    _ = models.tokenizer  # a policy that is not there is found before anything is written
     groups: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     with watch.phase("generate"):
-        for search, episodes in _searched(config, task, problems, tokenizer, responses):
+        for search, episodes in _searched(config, task, problems, models, responses):
             rows.append(result_row(episodes, problems, search, common))
             groups += group_rows(episodes, problems, {**common, **_named(search)})
     add_rows(out / "results.json", rows)
@@ -140,8 +142,8 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
 
         write_cost(out / "cost.svg", read_rows(out / "results.json"))
     if config.value is not None and config.search in ("greedy", "sample"):
-        value_model = placed(load_value_model(config.value, trust_remote_code=config.trust_remote_code))
-        scored = score(value_model, tokenizer, episodes, step_rule(task, value_states(value_model)))
+        value_model = models.value_model
+        scored = score(value_model, models.tokenizer, episodes, step_rule(task, value_states(value_model)))
         write_value_files(out, scored, task, problems, common)
     write_json(out / "timings.json", watch.phases)
     write_json(out / "run.json", {"command": "evaluate", **vars(config), **versions()})
@@ -163,33 +165,30 @@ def _check(config: EvaluateConfig, task: Task) -> None:
 
 
 def _searched(
-    config: EvaluateConfig, task: Task, problems: Sequence[Problem], tokenizer: Any, responses: Path
+    config: EvaluateConfig, task: Task, problems: Sequence[Problem], models: _Models, responses: Path
 ) -> Iterator[tuple[Search, list[Episode]]]:
     """(a strategy, its episodes) for each that the config asks for; the episodes are kept as lines for reading too."""
     asked = _asked(config, task)
     params = sampling(config, task)
     if isinstance(task, InteractiveTask):
-        policy = placed(load_policy(config.policy, trust_remote_code=config.trust_remote_code))
-        engine = TransformersEngine(policy, tokenizer, config.batch_size)
-        for way, episodes in conversed(config, task, problems, engine, _scorer(config), params, responses, asked):
+        engine = stepping(models.engine, task.name)
+        for way, episodes in conversed(config, task, problems, engine, models.scorer, params, responses, asked):
             write_lines(responses.with_name(f"{responses.name}-{way.name}{way.width}.jsonl"), reading_rows(episodes))
             yield Search(way.name, way.width, way.params), episodes
         return
     if config.search in ("greedy", "sample"):
         search = search_params(config, task)
-        episodes = _drawn(responses, config, task, problems, search, tokenizer, asked)
+        episodes = _drawn(responses, config, task, problems, search, models, asked)
         write_lines(responses.with_suffix(".jsonl"), reading_rows(episodes))
         yield search, episodes
         return
-    policy = placed(load_policy(config.policy, trust_remote_code=config.trust_remote_code))
-    engine = TransformersEngine(policy, tokenizer, config.batch_size)
-    scorer = _scorer(config)
+    scorer = models.scorer
     rule = _beam_rule(config, task, scorer)
-    bench = Bench(task, problems, engine, scorer, params, _beam_params(config, params), rule, responses, asked)
+    bench = Bench(task, problems, models.engine, scorer, params, _beam_params(config, params), rule, responses, asked)
     if config.search == "all":
         greedy = search_params(replace(config, search="greedy"), task)
         episodes = _drawn(
-            responses.with_name(f"{responses.name}-greedy"), config, task, problems, greedy, tokenizer, asked
+            responses.with_name(f"{responses.name}-greedy"), config, task, problems, greedy, models, asked
         )
         yield greedy, episodes
         sampled = [e for group in bench.pool(config.width) for e in group]
@@ -215,13 +214,50 @@ def strategies(config: EvaluateConfig) -> list[Strategy]:
     return [Strategy(name, width) for name in names for width in powers_of_two(config.width)]
 
 
-def _scorer(config: EvaluateConfig) -> Scorer | None:
-    if config.reward_model is not None:
-        model = placed(load_reward_model(config.reward_model, trust_remote_code=config.trust_remote_code))
-        return reward_model_scorer(model, config.batch_size)
-    if config.value is None:
-        return None
-    return ValueScorer(placed(load_value_model(config.value, trust_remote_code=config.trust_remote_code)))
+class _Models:
+    """What an evaluation works with, each loaded once, when it is first asked for."""
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self._config = config
+        self._trust = config.trust_remote_code
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Of the policy."""
+        return self._config.load_tokenizer(self._config.policy, self._trust)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Of the policy."""
+        config = self._config
+        return config.load_engine(config.policy, config.batch_size, self._trust, self.tokenizer)
+
+    @cached_property
+    def value_model(self) -> Any:
+        """V, where there is one."""
+        value = str(self._config.value)
+        return placed(load_value_model(value, trust_remote_code=self._trust, tokenizer=self.tokenizer))
+
+    def check(self) -> None:
+        """Load all that was named, before anything is drawn or written.
+
+        Raises:
+            InputError: one does not load, or they do not fit.
+        """
+        _ = self.engine
+        if self._config.value is not None:
+            _ = self.value_model
+
+    @cached_property
+    def scorer(self) -> Scorer | None:
+        """Who says how good a response or a step is; None where nobody was named."""
+        config = self._config
+        if config.reward_model is not None:
+            reward_model = load_reward_model(
+                config.reward_model, trust_remote_code=self._trust, tokenizer=self.tokenizer
+            )
+            return reward_model_scorer(placed(reward_model), config.batch_size)
+        return None if config.value is None else ValueScorer(self.value_model)
 
 
 MAX_STEP_TOKENS = 256
@@ -275,17 +311,18 @@ def _drawn(
     task: Task,
     problems: Sequence[Problem],
     search: Search,
-    tokenizer: Any,
+    models: _Models,
     asked: dict[str, Any],
 ) -> list[Episode]:
     """The graded responses, drawn or, as far as an earlier run got, read back."""
     units = work_units(problems, search.samples)
-    done = resume(responses, asked)
-    if done < len(units):
-        policy = placed(load_policy(config.policy, trust_remote_code=config.trust_remote_code))
-        engine = TransformersEngine(policy, tokenizer, config.batch_size)
-        for unit in track(units[done:], f"{config.method} {search.name}".strip(), len(units) - done):
-            append_episodes(responses, sample_and_grade(task, unit, engine, tokenizer, search.samples, search.params))
+    if units_there(responses, asked) < len(units):
+        models.check()
+        done = resume(responses, asked)
+        label = f"{config.method} {search.name}".strip()
+        for unit, advance in track_units(units[done:], label, search.samples):
+            drawn = sample_and_grade(task, unit, models.engine, search.samples, search.params, advance)
+            append_episodes(responses, drawn)
     return list(load_episodes(responses))
 
 
@@ -320,7 +357,6 @@ def measure(
     task: Task,
     problems: Sequence[Problem],
     engine: Engine,
-    tokenizer: Any,
     search: Search,
     common: dict[str, Any],
 ) -> tuple[dict[str, Any], list[Episode]]:
@@ -333,8 +369,8 @@ def measure(
     label = f"{common.get('method', '')} {search.name}".strip()
     episodes = [
         episode
-        for unit in track(units, label, len(units))
-        for episode in sample_and_grade(task, unit, engine, tokenizer, search.samples, search.params)
+        for unit, advance in track_units(units, label, search.samples)
+        for episode in sample_and_grade(task, unit, engine, search.samples, search.params, advance)
     ]
     return result_row(episodes, problems, search, common), episodes
 

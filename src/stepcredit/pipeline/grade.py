@@ -18,18 +18,20 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from stepcredit.episodes.columns import ImportRules, RowView, flag, shown, turns
+from stepcredit.episodes.columns import ImportRules, RowView, flag, shown
 from stepcredit.episodes.formats import Row, read_rows
+from stepcredit.episodes.messages import turns
+from stepcredit.episodes.stop_reasons import cut_by_limit
 from stepcredit.episodes.writers import RowWriter, output_path
 from stepcredit.errors import InputError
 from stepcredit.grading.boxes import boxed_gold
+from stepcredit.grading.comparison import UNREAD_GOLD
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.grader import SECONDS, Grader
 from stepcredit.grading.style import AnswerStyle, Kind, Marker
 from stepcredit.pipeline.import_logs import parse_columns
+from stepcredit.pipeline.progress import Meter
 from stepcredit.verdict import Verdict
 from stepcredit.version import __version__
 
@@ -37,8 +39,6 @@ ROWS_PER_CHUNK = 256
 """Rows that are read, graded and written together; a kill costs as many."""
 TRUNCATED = "truncated"
 """The `grade_reason` of a response that a length limit cut: it is not graded."""
-
-_ROWS_PER_TICK = 16
 
 _ADDED = {
     "reward": pa.float64(),
@@ -51,8 +51,7 @@ _RESPONSES = ("response", "completion")
 _ANSWERS = ("answer", "solution")
 _STOPS = ("stop_reason", "finish_reason")
 _NAMES = (*_RESPONSES, *_ANSWERS, "truncated", *_STOPS)
-_CUT = ("length", "max_tokens")
-_MARKERS = {Kind.NUMBER: Marker.HASHES, Kind.EXPRESSION: Marker.BOXED}
+_MARKERS = {Kind.AUTO: None, Kind.NUMBER: Marker.HASHES, Kind.EXPRESSION: Marker.BOXED}
 _PROMPTS = ("prompt", "question", "problem")
 
 
@@ -62,7 +61,8 @@ class GradeConfig:
 
     A row has a response (or completion: text, or chat messages, whose last assistant message counts) and an answer (or
     solution). Of a worked solution the gold answer is what follows its last ####, or its last \\boxed{}. A truncated
-    response is not graded; an undecided one has no reward. Run it again to go on where it stopped.
+    response is not graded; an undecided one, as with a gold answer that cannot be read, has no reward. Run it again to
+    go on where it stopped.
     """
 
     file: str = field(metadata={"help": "Rows: .jsonl, .json, .csv (each also .gz) or .parquet.", "positional": True})
@@ -72,17 +72,18 @@ class GradeConfig:
         metadata={"help": "Where names differ, ours=theirs: response=output answer=gold."},
     )
     answers: str = field(
-        default="expression",
+        default="auto",
         metadata={
-            "help": "What is looked for where no marker stands: a number (as in GSM8K), or anything (as in MATH).",
-            "choices": ["number", "expression"],
+            "help": "What answers are, so how responses are read: a number (as in GSM8K), or anything (as in MATH). "
+            "auto: what the gold answer is; where that is a plain number, dollars are money.",
+            "choices": ["auto", "number", "expression"],
         },
     )
     marker: str = field(
         default="auto",
         metadata={
             "help": "The marker that the prompt asked for; an answer behind it is strict. "
-            "auto: '####' for numbers, boxed for expressions.",
+            "auto: '####' for numbers, boxed for expressions, with --answers auto either.",
             "choices": ["auto", "####", "boxed"],
         },
     )
@@ -108,6 +109,7 @@ class GradeReport:
         strict: those of them whose answer stood behind the marker that the prompt asked for.
         wrong: responses with a wrong answer, or none.
         undecided: responses that the grader could not decide.
+        unread: those of them whose gold answer cannot be read.
         truncated: responses that a length limit had cut; not graded.
         bad: rows that went to quarantine.
         resumed: rows that an earlier, interrupted run had done.
@@ -122,6 +124,7 @@ class GradeReport:
     strict: int
     wrong: int
     undecided: int
+    unread: int
     truncated: int
     bad: int
     resumed: int
@@ -141,9 +144,10 @@ class GradeReport:
 
     def summary(self) -> str:
         """A few lines: what was found, where it is, and what to do next."""
+        unread = f" ({self.unread:,} for a gold answer that cannot be read)" if self.unread else ""
         lines = [
             f"{self.rows - self.bad:,} responses, accuracy {self.accuracy:.1%} (strict {self.strict_accuracy:.1%}): "
-            f"{self.right:,} right, {self.wrong:,} wrong, {self.undecided:,} undecided, "
+            f"{self.right:,} right, {self.wrong:,} wrong, {self.undecided:,} undecided{unread}, "
             f"{self.truncated:,} truncated; written to {self.out}"
         ]
         if self.resumed:
@@ -223,8 +227,8 @@ def _style(config: GradeConfig) -> AnswerStyle:
         raise InputError(f"{config.workers} must be 1 or more", "workers")
     if not 0 < config.seconds < math.inf:
         raise InputError(f"{config.seconds} must be above 0", "seconds")
-    _check_choice("answers", config.answers, [*Kind])
-    _check_choice("marker", config.marker, ["auto", *_MARKERS.values()])
+    _check_choice("answers", config.answers, [*_MARKERS])
+    _check_choice("marker", config.marker, ["auto", Marker.HASHES, Marker.BOXED])
     kind = Kind(config.answers)
     return AnswerStyle(_MARKERS[kind] if config.marker == "auto" else Marker(config.marker), kind)
 
@@ -243,7 +247,7 @@ def _asked(config: GradeConfig, style: AnswerStyle, reader: RowReader) -> dict[s
         "file mtime_ns": file.st_mtime_ns,
         "columns": dict(sorted(reader.columns.items())),
         "answers": style.kind,
-        "marker": style.marker,
+        "marker": style.marker or "auto",
         "seconds": config.seconds,
         "stepcredit": __version__,
         "math-verify": version("math-verify"),
@@ -259,13 +263,15 @@ class Question(NamedTuple):
     Attributes:
         cells: the row's columns, as JSON has them.
         response: what the policy wrote.
-        gold: the gold answer alone.
+        gold: the gold answer alone; empty where it cannot be read.
+        unread: why it cannot be read.
         truncated: whether a length limit cut the response.
     """
 
     cells: dict[str, Any]
     response: str
     gold: str
+    unread: str | None
     truncated: bool
 
     def graded(self, grade: Grade | None) -> dict[str, Any]:
@@ -313,8 +319,8 @@ class RowReader:
             raise row.error or InputError("a row without data", row.where)
         try:
             view = RowView(row.data, self._rules, row.text_cells)
-            response, gold = self._response(view), self._gold(view)
-            return Question(self._cells(row.data, view, row.text_cells), response, gold, _is_truncated(view))
+            response, (gold, unread) = self._response(view), self._gold(view, row.data)
+            return Question(self._cells(row.data, view, row.text_cells), response, gold, unread, _is_truncated(view))
         except InputError as error:
             raise InputError(str(error), row.where) from error
 
@@ -342,14 +348,20 @@ class RowReader:
             raise InputError("no assistant message: nothing the policy wrote", name)
         return said[-1]
 
-    def _gold(self, view: RowView) -> str:
+    def _gold(self, view: RowView, data: Mapping[str, Any]) -> tuple[str, str | None]:
+        """(the gold answer, why it cannot be read): one of them is empty."""
         name = next((name for name in self._answers if view.has(name)), None)
+        if name is None and any(name in data for name in self._answers):
+            return "", "it is empty"
         if name is None:
             raise InputError(
-                f"no gold answer: expected a column {' or '.join(self._answers)}, with a value; the row has "
+                f"no gold answer: expected a column {' or '.join(self._answers)}; the row has "
                 f"{view.names()} (another name: --columns answer=…)"
             )
-        return gold_answer(view.take(name))
+        try:
+            return gold_answer(view.take(name)), None
+        except InputError as error:
+            return "", error.what
 
     def _cells(self, data: Mapping[str, Any], view: RowView, text_cells: bool) -> dict[str, Any]:
         """The columns as JSON has them; a CSV's numbers, flags and lists are text no more."""
@@ -364,7 +376,7 @@ class RowReader:
 def _is_truncated(view: RowView) -> bool:
     if view.has("truncated") and flag(view.take("truncated"), "truncated"):
         return True
-    return any(view.take(name) in _CUT for name in _STOPS)
+    return any(cut_by_limit(view.take(name)) for name in _STOPS)
 
 
 # ---- the work ----------------------------------------------------------------------------------------
@@ -387,11 +399,13 @@ class _Crew:
 
     def grades(self, questions: Sequence[Question]) -> Iterator[Grade | None]:
         """The grade of each question, in order; None of the truncated."""
-        begun = [
-            None if q.truncated else self._pool.submit(self._grader.grade, q.response, q.gold, self._style)
-            for q in questions
-        ]
+        begun = [None if q.truncated else self._pool.submit(self._grade, q) for q in questions]
         yield from (None if future is None else future.result() for future in begun)
+
+    def _grade(self, question: Question) -> Grade:
+        if question.unread is not None:
+            return Grade(Verdict.UNDECIDED, None, f"{UNREAD_GOLD}: {question.unread}", strict=False)
+        return self._grader.grade(question.response, question.gold, self._style)
 
 
 class _Tally:
@@ -410,6 +424,7 @@ class _Tally:
         self._first = self._first or row
         self._counts[row["verdict"] or TRUNCATED] += 1
         self._counts["strict"] += row["verdict"] == Verdict.RIGHT and row["strict"]
+        self._counts["unread"] += row["verdict"] == Verdict.UNDECIDED and row["grade_reason"].startswith(UNREAD_GOLD)
 
     def check_not_empty(self) -> None:
         """Raises where there is no row to write; then nothing stays."""
@@ -432,6 +447,7 @@ class _Tally:
             strict=counts["strict"],
             wrong=counts[Verdict.WRONG],
             undecided=counts[Verdict.UNDECIDED],
+            unread=counts["unread"],
             truncated=counts[TRUNCATED],
             bad=writer.bad,
             resumed=self._resumed,
@@ -494,12 +510,8 @@ def _questions(
 
 
 def _progress(rows: Iterator[Row], file: str) -> Generator[Row]:
-    """The rows, with a bar on standard error where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(f"grading {Path(file).name}", total=1.0)
-        for number, row in enumerate(rows):
-            if number % _ROWS_PER_TICK == 0:
-                bar.update(task, completed=row.progress)
+    """The rows, with the progress of grading them."""
+    with Meter(f"grading {Path(file).name}", None, "rows") as meter:
+        for row in rows:
             yield row
+            meter.advance(share=row.progress)

@@ -13,19 +13,18 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
 from stepcredit.episodes.columns import ImportRules
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.formats import Row, read_rows
 from stepcredit.episodes.importers import EpisodeImporter
+from stepcredit.episodes.sample_numbers import SampleNumbers
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
+from stepcredit.pipeline.progress import Meter
+from stepcredit.verdict import Verdict
 
 EPISODES_PER_SHARD = 10_000
 QUARANTINE = "quarantine.jsonl"
-_ROWS_PER_TICK = 100
 
 
 @dataclass
@@ -59,6 +58,7 @@ class ImportReport:
         out: the folder of episodes.
         rows: read; good and bad together.
         episodes: written.
+        undecided: of them without a reward, because the grader or the end of the response says so.
         bad: rows that went to quarantine.
         shards: written.
         quarantine: the file of bad rows, where there were any.
@@ -68,6 +68,7 @@ class ImportReport:
     out: Path
     rows: int
     episodes: int
+    undecided: int
     bad: int
     shards: int
     quarantine: Path | None
@@ -75,9 +76,8 @@ class ImportReport:
 
     def summary(self) -> str:
         """A few lines: what happened, and what to do next."""
-        lines = [
-            f"{self.rows:,} rows read, {self.episodes:,} episodes written to {self.out}",
-        ]
+        undecided = f", {self.undecided:,} of them undecided" if self.undecided else ""
+        lines = [f"{self.rows:,} rows read, {self.episodes:,} episodes written to {self.out}{undecided}"]
         if self.quarantine:
             lines += [f"{self.bad:,} bad rows are in {self.quarantine}; the first: {self.first_error}"]
         return "\n".join([*lines, f"Look at them with: stepcredit inspect {self.out}"])
@@ -92,7 +92,7 @@ def import_logs(config: ImportConfig) -> ImportReport:
         InputError: the folder holds something already, a file cannot be read, there is nothing to import,
             or, without `skip_bad`, a row is bad. Then nothing has been written.
     """
-    rules = _rules(config)
+    rules = ImportRules.of_range(config.reward_range, parse_columns(config.columns))
     if not config.files:
         raise InputError("name at least one file", "files")
     sources = [read_rows(file) for file in config.files]
@@ -100,7 +100,7 @@ def import_logs(config: ImportConfig) -> ImportReport:
     is_new = not _holds_something(out)
     if not is_new and not config.append:
         raise InputError(f"{out} is not empty; give another folder, or --append to add to it", "out")
-    importer = EpisodeImporter(rules, None if is_new else _next_samples(out))
+    importer = EpisodeImporter(rules, None if is_new else _stored_samples(out))
     with tempfile.TemporaryFile("w+", encoding="utf-8") as quarantine:
         intake = _Intake(_progress(config.files, sources), importer, quarantine if config.skip_bad else None)
         try:
@@ -108,7 +108,9 @@ def import_logs(config: ImportConfig) -> ImportReport:
         except OSError as error:
             raise InputError(f"{out} cannot be written ({error.strerror})", "out") from error
     kept = out / QUARANTINE if intake.bad else None
-    return ImportReport(out, intake.rows, intake.episodes, intake.bad, shards, kept, intake.first_error)
+    return ImportReport(
+        out, intake.rows, intake.episodes, intake.undecided, intake.bad, shards, kept, intake.first_error
+    )
 
 
 def parse_columns(columns: Sequence[str]) -> dict[str, str]:
@@ -126,26 +128,18 @@ def parse_columns(columns: Sequence[str]) -> dict[str, str]:
     return mapping
 
 
-def _rules(config: ImportConfig) -> ImportRules:
-    if len(config.reward_range) != 2:
-        raise InputError("give the lowest and then the highest reward", "reward_range")
-    low, high = config.reward_range
-    return ImportRules(parse_columns(config.columns), (low, high))
-
-
 def _holds_something(out: Path) -> bool:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder", "out")
     return out.is_dir() and any(out.iterdir())
 
 
-def _next_samples(out: Path) -> dict[str, int]:
-    """Prompt id → the number after its last stored sample."""
-    store = load_episodes(out)
-    following: dict[str, int] = {}
-    for prompt_id, sample in zip(store.column("prompt_id"), store.column("sample"), strict=True):
-        following[prompt_id] = max(following.get(prompt_id, 0), sample + 1)
-    return following
+def _stored_samples(out: Path) -> SampleNumbers:
+    """The samples that a folder holds, by the numbers of its episodes."""
+    store, stored = load_episodes(out), SampleNumbers()
+    for number, named in enumerate(zip(store.column("prompt_id"), store.column("sample"), strict=True)):
+        stored.add(*named, f"{out}: episode {number}")
+    return stored
 
 
 class _Intake(Iterator[Episode]):
@@ -153,7 +147,7 @@ class _Intake(Iterator[Episode]):
 
     def __init__(self, rows: Iterator[Row], importer: EpisodeImporter, quarantine: IO[str] | None) -> None:
         self._source, self._importer, self._quarantine = rows, importer, quarantine
-        self.rows = self.episodes = self.bad = 0
+        self.rows = self.episodes = self.undecided = self.bad = 0
         self.first_error: str | None = None
 
     def __next__(self) -> Episode:
@@ -166,6 +160,7 @@ class _Intake(Iterator[Episode]):
                 self._reject(row, error)
             else:
                 self.episodes += 1
+                self.undecided += episode.verdict is Verdict.UNDECIDED
                 return episode
 
     def _reject(self, row: Row, error: InputError) -> None:
@@ -222,14 +217,10 @@ def _append(out: Path, intake: _Intake) -> int:
 
 
 def _progress(files: Sequence[str], sources: Sequence[Iterator[Row]]) -> Iterator[Row]:
-    """The rows of all files one after the other, with a bar on standard error where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("importing", total=len(sources))
+    """The rows of all files one after the other, with the progress of importing them."""
+    with Meter("importing", None, "rows") as meter:
         for index, (file, rows) in enumerate(zip(files, sources, strict=True)):
-            bar.update(task, description=f"importing {Path(file).name}")
-            for number, row in enumerate(rows):
-                if number % _ROWS_PER_TICK == 0:
-                    bar.update(task, completed=index + row.progress)
+            meter.label = f"importing {Path(file).name}"
+            for row in rows:
                 yield row
+                meter.advance(share=(index + row.progress) / len(sources))

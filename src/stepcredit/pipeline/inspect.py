@@ -54,7 +54,7 @@ def inspect_episodes(config: InspectConfig) -> Summary:
     rule = step_rule(config.step_delimiters, Path(config.episodes))
     store = load_episodes(config.episodes)
     tokenizer = _load_tokenizer(config.tokenizer) if config.tokenizer else None
-    return summarise(track(store, "reading episodes", len(store)), rule, tokenizer)
+    return summarise(track(store, "reading", len(store), "episodes"), rule, tokenizer)
 
 
 def step_rule(delimiters: list[str] | None, episodes: Path) -> StepRule:
@@ -84,7 +84,8 @@ def collected_delimiters(episodes: Path) -> tuple[str, ...] | None:
     if not manifest.exists():
         return None
     try:
-        return step_delimiters_of(str(json.loads(manifest.read_text(encoding="utf-8"))["task"]))
+        told = json.loads(manifest.read_text(encoding="utf-8"))
+        return tuple(told["step_delimiters"]) if "step_delimiters" in told else step_delimiters_of(str(told["task"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot be read: {error}", str(manifest)) from error
 

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.store import append_episodes
@@ -80,9 +79,9 @@ class Loop:
         """Greedy accuracy on the test problems."""
         with self.watch.phase(f"evaluate {method}"):
             problems = self.task.problems("test", self.config.test_prompts, self.config.seed)
-            engine = TransformersEngine(policy, self.tokenizer, batch_size=256)
+            engine = load_engine(policy, tokenizer=self.tokenizer, batch_size=256)
             search = Search("greedy", 1, SamplingParams(self.task.max_new_tokens, temperature=0.0))
-            row, episodes = measure(self.task, problems, engine, self.tokenizer, search, self.common(method))
+            row, episodes = measure(self.task, problems, engine, search, self.common(method))
         append_episodes(self.out / "responses" / method, episodes)
         add_rows(self.out / "results.json", [row])
         return row

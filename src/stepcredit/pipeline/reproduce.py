@@ -70,7 +70,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     if config.dry_run:
         return {"steps": len(steps), "done": len(steps) - len(left), "next": left[0].name if left else "nothing"}
     _same_recipe(out, recipe)
-    for step in track(left, Path(config.recipe).stem, len(left)):
+    for step in track(left, Path(config.recipe).stem, len(left), "steps"):
         step.run()
     gather(out)
     return {"steps": len(steps), "done before": len(steps) - len(left)}

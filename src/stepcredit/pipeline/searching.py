@@ -14,17 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from stepcredit.engines.engine import Generation, Request, SamplingParams
-from stepcredit.engines.stepping import CachedStepper
-from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.engines.engine import Engine, Generation, Request, SamplingParams
 from stepcredit.episodes.encoding import prompt_ids, response_text
 from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.grading.keys import answer_key
+from stepcredit.pipeline.acting import stepping
 from stepcredit.pipeline.breakdown import by_problem
 from stepcredit.pipeline.collect import graded_episode, resume, sample_and_grade, work_units
-from stepcredit.pipeline.progress import track
+from stepcredit.pipeline.progress import Advance, track_units
 from stepcredit.search.beam import BeamParams, beam_search
 from stepcredit.search.choosing import by_value, by_vote, by_weighted_vote
 from stepcredit.search.pool import score_responses
@@ -58,7 +57,7 @@ class Bench:
 
     Attributes:
         task, problems: what is asked.
-        engine: holds policy, tokenizer and batch size.
+        engine: draws the responses.
         scorer: says which responses and steps are good; None where no strategy needs one.
         params: sampling.
         beam: the settings of a step beam; its width is the strategy's.
@@ -69,7 +68,7 @@ class Bench:
 
     task: Task
     problems: Sequence[Problem]
-    engine: TransformersEngine
+    engine: Engine
     scorer: Scorer | None
     params: SamplingParams
     beam: BeamParams
@@ -91,22 +90,25 @@ class Bench:
     def pool(self, samples: int) -> list[list[Episode]]:
         """`samples` graded responses to each problem, scored where there is a scorer; drawn as far as they are not."""
 
-        def unit(problems: Sequence[Problem]) -> list[Episode]:
-            tokenizer = self.engine.tokenizer
-            drawn = sample_and_grade(self.task, problems, self.engine, tokenizer, samples, self.params)
+        def unit(problems: Sequence[Problem], advance: Advance) -> list[Episode]:
+            drawn = sample_and_grade(self.task, problems, self.engine, samples, self.params, advance)
             return drawn if self.scorer is None else with_values(drawn, self.scorer)
 
-        return by_problem(self._worked(f"pool{samples}", work_units(self.problems, samples), unit))
+        return by_problem(self._worked(f"pool{samples}", work_units(self.problems, samples), samples, unit))
 
     def _beam(self, width: int) -> list[Episode]:
         params = replace(self.beam, width=width)
         at_once = max(1, self.engine.batch_size // (width * params.each))
 
-        def unit(problems: Sequence[Problem]) -> list[Episode]:
-            chunks = [problems[k : k + at_once] for k in range(0, len(problems), at_once)]
-            return [episode for chunk in chunks for episode in self.beamed(chunk, params)[0]]
+        def unit(problems: Sequence[Problem], advance: Advance) -> list[Episode]:
+            found: list[Episode] = []
+            for start in range(0, len(problems), at_once):
+                chunk = problems[start : start + at_once]
+                found += self.beamed(chunk, params)[0]
+                advance(len(chunk))
+            return found
 
-        return self._worked(f"beam{width}x{params.each}", work_units(self.problems, width * params.each), unit)
+        return self._worked(f"beam{width}x{params.each}", work_units(self.problems, width * params.each), 1, unit)
 
     def beamed(self, problems: Sequence[Problem], params: BeamParams) -> tuple[list[Episode], list[Found]]:
         """(the episodes, what was found) of a step beam over some problems.
@@ -118,8 +120,8 @@ class Bench:
 
     def _search(self, problems: Sequence[Problem], params: BeamParams) -> list[Found]:
         assert self.scorer is not None
-        engine, by_id = self.engine, {p.prompt_id: p for p in problems}
-        stepper = CachedStepper(engine.model, engine.tokenizer, self.params, self.rule, engine.ends.stop)
+        engine, by_id = stepping(self.engine, "a beam"), {p.prompt_id: p for p in problems}
+        stepper = engine.stepper(self.params, self.rule)
         prompts = [Asked(p.prompt_id, tuple(prompt_ids(p.prompt, engine.tokenizer))) for p in problems]
 
         def answer_of(prompt_id: str, response: Response) -> str | None:
@@ -143,17 +145,21 @@ class Bench:
         )
         ids = tuple(prompt_ids(problem.prompt, self.engine.tokenizer))
         request = Request(ids, problem.prompt_id)
-        episode = graded_episode(self.task, problem, request, generation, self.engine.tokenizer, self.engine.ends)
+        episode = graded_episode(self.task, problem, request, generation, self.engine)
         return replace(episode, metadata={**episode.metadata, **more})
 
     def _worked(
-        self, name: str, units: Sequence[Sequence[Problem]], unit: Callable[[Sequence[Problem]], list[Episode]]
+        self,
+        name: str,
+        units: Sequence[Sequence[Problem]],
+        samples: int,
+        unit: Callable[[Sequence[Problem], Advance], list[Episode]],
     ) -> list[Episode]:
-        """The episodes of all units, those of an earlier run read back."""
+        """The episodes of all units, those of an earlier run read back; so many responses to a problem."""
         folder = self.responses.with_name(f"{self.responses.name}-{name}")
         done = resume(folder, {**self.asked, "strategy": name})
-        for problems in track(units[done:], name, len(units) - done):
-            append_episodes(folder, unit(problems))
+        for problems, advance in track_units(units[done:], name, samples):
+            append_episodes(folder, unit(problems, advance))
         return list(load_episodes(folder))
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.episode import Episode
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.pipeline.collect import sample_and_grade, work_units
-from stepcredit.pipeline.progress import show_progress, track
+from stepcredit.pipeline.progress import track_units
+from stepcredit.pipeline.training_progress import show_progress
 from stepcredit.tasks.task import Task
 from stepcredit.training.configs import OfflineConfig, SFTConfig
 from stepcredit.training.trainer import OfflineTrainer
@@ -77,10 +77,10 @@ def sampled_episodes(
 ) -> list[Episode]:
     """`samples` graded responses to each of `prompts` problems of a split; the seed draws problems and noise."""
     problems = list(task.problems(split, prompts, seed))
-    engine = TransformersEngine(policy, tokenizer, batch_size=256)
+    engine = load_engine(policy, tokenizer=tokenizer, batch_size=256)
     params = SamplingParams(task.max_new_tokens, seed=seed)
     units = work_units(problems, samples)
     drawn: list[Episode] = []
-    for unit in track(units, f"sampling {split}", len(units)):
-        drawn += sample_and_grade(task, unit, engine, tokenizer, samples, params)
+    for unit, advance in track_units(units, f"sampling {split}", samples):
+        drawn += sample_and_grade(task, unit, engine, samples, params, advance)
     return drawn

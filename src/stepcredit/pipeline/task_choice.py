@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepcredit.engines.engine import ENGINES, Engine, load_engine
 from stepcredit.models.loading import load_tokenizer
 from stepcredit.tasks.registry import load_task
 from stepcredit.tasks.task import Task
@@ -14,7 +15,11 @@ from stepcredit.tasks.task import Task
 class TaskChoice:
     """The settings of a task."""
 
-    task: str = field(metadata={"help": "The task: arithmetic, chain, fetch, gsm8k, math or alfworld."})
+    task: str = field(
+        metadata={
+            "help": "The task: arithmetic, chain, fetch, gsm8k, math, alfworld; or one of your own, file.py:Class."
+        }
+    )
     data: str | None = field(
         default=None,
         metadata={
@@ -50,6 +55,10 @@ class TaskChoice:
         metadata={"help": "Put the system text before the first user message, for templates that refuse a system."},
     )
 
+    engine: str = field(
+        default="transformers", metadata={"help": "What draws the responses.", "choices": list(ENGINES)}
+    )
+
     def load_tokenizer(self, policy: str, trust_remote_code: bool) -> Any:
         """The policy's tokenizer, with the chat template that was asked for.
 
@@ -61,6 +70,17 @@ class TaskChoice:
             trust_remote_code=trust_remote_code,
             chat_template=self.chat_template,
             merge_system_message=self.merge_system_message,
+        )
+
+    def load_engine(self, policy: str, batch_size: int, trust_remote_code: bool, tokenizer: Any = None) -> Engine:
+        """The policy's engine, with the tokenizer of `load_tokenizer`.
+
+        Raises:
+            InputError: no policy there, or no such engine.
+        """
+        tokenizer = tokenizer or self.load_tokenizer(policy, trust_remote_code)
+        return load_engine(
+            policy, self.engine, tokenizer=tokenizer, batch_size=batch_size, trust_remote_code=trust_remote_code
         )
 
     def load_task(self) -> Task:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
 from stepcredit.pipeline.inspect import step_rule
-from stepcredit.pipeline.progress import show_progress
+from stepcredit.pipeline.progress import track
 from stepcredit.pipeline.results import versions, write_json
+from stepcredit.pipeline.training_progress import show_progress
 from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.trainer import OfflineTrainer
 
@@ -22,20 +25,29 @@ class TrainConfig:
     rft, dpo, kto, topr, dro, dqo or oreo. All other flags are those of the method's config, a
     `transformers.TrainingArguments`."""
 
-    model: str = field(metadata={"help": "The policy to start from: a folder, a .gguf file or a name on the hub."})
+    model: str = field(
+        metadata={
+            "help": "The policy to start from: a folder (an adapter's is merged into its base), a .gguf file or a name "
+            "on the hub."
+        }
+    )
     episodes: str = field(metadata={"help": "The folder of episodes (stepcredit import or collect)."})
     eval_episodes: str | None = field(default=None, metadata={"help": "Episodes to evaluate the losses on."})
     value_model: str | None = field(
         default=None,
-        metadata={"help": "A value model to start from; default: the policy with a head of zeros."},
+        metadata={
+            "help": "A value model to start from, of the policy's vocabulary; default: the policy with a head of zeros."
+        },
     )
-    ref_model: str | None = field(default=None, metadata={"help": "The reference; default: the policy's start."})
+    ref_model: str | None = field(
+        default=None, metadata={"help": "The reference, of the policy's vocabulary; default: the policy's start."}
+    )
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the policy."})
     value_use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the value model."})
     lora_r: int = field(default=64, metadata={"help": "LoRA rank."})
     lora_alpha: int = field(default=64, metadata={"help": "LoRA alpha."})
     lora_target_modules: list[str] = field(
-        default_factory=lambda: ["all-linear"], metadata={"help": "Modules that LoRA adapts."}
+        default_factory=lambda: ["all-linear"], metadata={"help": "Modules that LoRA adapts, by name."}
     )
     dry_run: bool = field(default=False, metadata={"help": "Read everything, count the episodes, and stop."})
 
@@ -54,8 +66,8 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
         value_model=config.value_model,
         ref_model=config.ref_model,
         args=args,
-        train_dataset=load_episodes(config.episodes),
-        eval_dataset=None if config.eval_episodes is None else load_episodes(config.eval_episodes),
+        train_dataset=_encoded(config.episodes),
+        eval_dataset=None if config.eval_episodes is None else _encoded(config.eval_episodes),
         peft_config=_lora(config, "CAUSAL_LM") if config.use_peft else None,
         value_peft_config=_lora(config, "TOKEN_CLS") if config.value_use_peft else None,
     )
@@ -69,6 +81,12 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=_checkpoint(args))
     finish(trainer, {"command": "train", "method": args.method, **vars(config), "data": summary})
     return dict(summary)
+
+
+def _encoded(folder: str) -> Iterator[Episode]:
+    """The episodes of a folder, as they are encoded."""
+    store = load_episodes(folder)
+    return track(store, "encoding", len(store), "episodes")
 
 
 def finish(trainer: OfflineTrainer, about: dict[str, Any]) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from stepcredit.engines.decoding import Draw, Piece
 from stepcredit.engines.noise import stream_key, uniform
-from stepcredit.engines.stepping import Draw, Piece, TurnStepper
+from stepcredit.engines.stepping import TurnStepper
 from stepcredit.episodes.conversation import Conversation
 from stepcredit.episodes.episode import Episode, Message, StopReason
 from stepcredit.episodes.turns import Tokenizer, TurnEnds

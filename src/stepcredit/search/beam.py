@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stepcredit.engines.decoding import Draw, Piece
 from stepcredit.engines.noise import stream_key
-from stepcredit.engines.stepping import Draw, Piece, Stepper
+from stepcredit.engines.stepping import Stepper
 from stepcredit.episodes.episode import StopReason
 from stepcredit.errors import InputError
 from stepcredit.search.choosing import by_value, by_weighted_vote

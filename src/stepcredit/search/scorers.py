@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepcredit.engines.rows import CachedRows, padded_left
+from stepcredit.engines.kv_cache import CachedRows, padded_left
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,19 @@ class Problem:
 class Task(Protocol):
     """Prompts and a grader.
 
+    A task of one's own is a class in a file, `--task file.py:Doubling`; what it leaves out `TaskDefaults` has:
+
+        class Doubling(TaskDefaults):
+            name, version = "doubling", "1"
+
+            def problems(self, split, count=None, seed=0):
+                numbers = range(1, 501) if split == "train" else range(501, 1001)
+                return [Problem(f"{split}-{n}", f"Twice {n} is", str(2 * n)) for n in numbers[:count]]
+
+            def grade(self, problem, response):
+                said = response.strip()
+                return Grade(Verdict.RIGHT if said == problem.answer else Verdict.WRONG, said)
+
     `version` changes whenever problems or verdicts would; results carry it, and beside it `source_versions`: which
     data were read for each split (empty where a task makes its own). `step_delimiters` are where a reasoning step of
     this task ends, `stop` the strings that end a response.
@@ -68,6 +81,26 @@ class Task(Protocol):
     def wrong_steps(self, problem: Problem, response: str) -> list[bool] | None:
         """Which steps of a response are wrong, where the task knows; None where it does not."""
         ...
+
+
+class TaskDefaults:
+    """What a task may leave out: lines are steps, nothing but the policy ends a response, no step is known to be wrong.
+
+    `step_kinds` and `wrong_steps` are for tasks that know more of their steps.
+    """
+
+    step_delimiters: tuple[str, ...] = ("\n",)
+    max_new_tokens: int = 512
+    stop: tuple[str, ...] = ()
+
+    @property
+    def source_versions(self) -> dict[str, str]:
+        """See `Task.source_versions`."""
+        return {}
+
+    def wrong_steps(self, problem: Problem, response: str) -> list[bool] | None:
+        """See `Task.wrong_steps`."""
+        return None
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from stepcredit.episodes.alignment import Level
+from stepcredit.episodes.columns import ImportRules
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
 
@@ -40,6 +41,13 @@ class OfflineConfig(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: episodes are no table."})
     max_length: int | None = field(
         default=2048, metadata={"help": "Longest episode in tokens; longer ones are left out and counted."}
+    )
+    reward_range: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Lowest and highest reward; an episode outside is an error. Default: 0 1 for rows given in Python, "
+            "and what they were imported with for a folder of episodes."
+        },
     )
     skip_bad: bool = field(
         default=False,
@@ -113,6 +121,12 @@ class OfflineConfig(TrainingArguments):
             raise InputError("a conversation that was cut has no V for its earlier turns; choose drop or zero",
                              "truncated")  # fmt: skip
         self.step_rule  # noqa: B018 - raises where it is none
+        self.import_rules  # noqa: B018 - likewise
+
+    @property
+    def import_rules(self) -> ImportRules:
+        """How rows given in place of episodes are read."""
+        return ImportRules() if self.reward_range is None else ImportRules.of_range([*map(float, self.reward_range)])
 
     @property
     def step_rule(self) -> StepRule:

@@ -13,9 +13,9 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from stepcredit.episodes.alignment import PieceReader, Trajectory, align, collate
-from stepcredit.episodes.columns import ImportRules
+from stepcredit.episodes.columns import ImportRules, check_rewards
 from stepcredit.episodes.episode import Episode
-from stepcredit.episodes.formats import Row
+from stepcredit.episodes.formats import Row, without_nulls
 from stepcredit.episodes.importers import EpisodeImporter
 from stepcredit.episodes.turns import TurnEnds, own_turns, turn_ends
 from stepcredit.errors import InputError
@@ -105,7 +105,7 @@ def prepare(
 
 def _wanted(rows: Iterable[Any], config: OfflineConfig) -> Iterator[Episode]:
     """The episodes to train on; with `split_turns` those without ids turn by turn, a cut one as lost if it counts."""
-    for episode in as_episodes(rows):
+    for episode in as_episodes(rows, config.import_rules, check=config.reward_range is not None):
         cut_and_left_out = episode.truncated and config.truncated == "drop"
         if not config.split_turns or not episode.is_chat or episode.tokens is not None or cut_and_left_out:
             yield episode
@@ -144,14 +144,26 @@ def bad_row(episode: Episode) -> str:
     return json.dumps({"prompt": episode.prompt, "completion": episode.completion, "reward": episode.reward})
 
 
-def as_episodes(rows: Iterable[Any]) -> Iterator[Episode]:
-    """Episodes as they are; rows of a `datasets.Dataset` or list of dicts as the importers read them."""
-    importer = EpisodeImporter(ImportRules())
-    for number, row in enumerate(rows):
-        if isinstance(row, Episode):
-            yield row
-        else:
-            yield importer.episode(Row(where=f"train_dataset row {number}", data=dict(row)))
+def as_episodes(rows: Iterable[Any], rules: ImportRules, *, check: bool = False) -> Iterator[Episode]:
+    """Episodes as they are; rows of a `datasets.Dataset` or list of dicts as the importers read them.
+
+    Args:
+        rows: of either kind.
+        rules: how rows are read.
+        check: whether the rewards of episodes, which some range held already, must lie in that of the rules too.
+
+    Raises:
+        InputError: naming the row.
+    """
+    importer, is_table = EpisodeImporter(rules), hasattr(rows, "column_names")
+    for k, row in enumerate(rows):
+        if not isinstance(row, Episode):
+            data = {name: without_nulls(value) if is_table else value for name, value in dict(row).items()}
+            yield importer.episode(Row(where=f"train_dataset row {k}", data=data))
+            continue
+        if check:
+            check_rewards(row, rules, f"episode {k} (prompt {row.prompt_id})")
+        yield row
 
 
 @dataclass(frozen=True)

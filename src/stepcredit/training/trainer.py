@@ -17,12 +17,16 @@ from transformers.trainer_utils import EvalLoopOutput
 from stepcredit.episodes.alignment import at_states, bootstrapped
 from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import InputError, NotFiniteError
-from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic, is_peft
+from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic
+from stepcredit.models.adapters import is_peft, with_adapter
 from stepcredit.models.chat_templates import with_chat_template
+from stepcredit.models.checks import check_reference, check_vocabulary
 from stepcredit.models.loading import (
+    REGRESSION,
     disable_dropout,
     frozen_copy,
     load_policy,
+    load_reference,
     load_tokenizer,
     load_value_model,
     stopping,
@@ -84,7 +88,8 @@ class OfflineTrainer(Trainer):
         tokenizer = with_chat_template(
             processing_class or _tokenizer_of(model, args), args.chat_template, args.merge_system_message
         )
-        actor_critic = build_actor_critic(model, value_model, ref_model, args, peft_config, value_peft_config)
+        actor_critic = build_actor_critic(model, value_model, ref_model, args, tokenizer, peft_config,
+                                          value_peft_config)  # fmt: skip
         self.ends: TurnEnds = stopping(actor_critic.policy, tokenizer)
         _describe_value(actor_critic.value, args)
         self._totals = Totals()
@@ -402,29 +407,40 @@ def build_actor_critic(
     value_model: Any,
     ref_model: Any,
     args: OfflineConfig,
+    tokenizer: Any,
     peft_config: Any,
     value_peft_config: Any,
 ) -> ActorCritic:
     """Policy, value model and reference as the method needs them (arguments as in `OfflineTrainer`).
 
     Models given by name are loaded in float32, the weights that an optimizer can move by small steps; `bf16`
-    computes under autocast. `model_init_kwargs` may ask for another dtype of policy and reference.
+    computes under autocast. `model_init_kwargs` may ask for another dtype of policy and reference. A value model in
+    memory becomes float32 too: in bf16 its small steps would be lost.
+
+    Raises:
+        InputError: a model that does not load whole or is of another vocabulary, or an adapter that does not fit.
     """
     method = method_of(args)
     init = {"dtype": torch.float32, **_init_kwargs(args)}
     policy = load_policy(model, **init) if isinstance(model, str) else model
+    check_vocabulary(policy, tokenizer, model if isinstance(model, str) else "model")
     value = None
     if method.needs_value:
         if isinstance(value_model, str):
-            value_model = load_value_model(value_model, **{**init, "dtype": torch.float32})
+            value_model = load_value_model(value_model, tokenizer=tokenizer, **{**init, "dtype": torch.float32})
         value = value_model if value_model is not None else value_model_from(_base_of(policy))
+        check_vocabulary(value, tokenizer, "value_model")
+        value = value.to(torch.promote_types(value.dtype, torch.float32))
         if value_peft_config is not None and not is_peft(value):
-            value = _with_adapter(value, value_peft_config, keep=["score"])
+            value = with_adapter(value, value_peft_config, keep=("score",))
     if peft_config is not None and not is_peft(policy):
-        policy = _with_adapter(policy, peft_config, keep=[])
+        policy = with_adapter(policy, peft_config)
     reference = None
     if method.needs_reference and not (ref_model is None and is_peft(policy)):
-        ref_model = load_policy(ref_model, **init) if isinstance(ref_model, str) else ref_model
+        if isinstance(ref_model, str):
+            ref_model = load_reference(ref_model, policy, tokenizer, **init)
+        elif ref_model is not None:
+            check_reference(ref_model, policy, "ref_model")
         reference = frozen_copy(policy) if ref_model is None else ref_model.eval().requires_grad_(False)
     if args.disable_dropout:
         for part in (policy, value, reference):
@@ -438,19 +454,11 @@ def _describe_value(value_model: Any, args: Any) -> None:
     if value_model is not None:
         rule = args.step_rule
         ValueStates(args.value_segments, rule.delimiters, rule.max_tokens).describe(value_model.config)
+        value_model.config.problem_type = REGRESSION
 
 
 def _base_of(policy: Any) -> Any:
     return policy.get_base_model() if is_peft(policy) else policy
-
-
-def _with_adapter(model: Any, peft_config: Any, keep: list[str]) -> Any:
-    """The model under a PEFT adapter; modules named in `keep` are trained and saved in full."""
-    from peft import get_peft_model
-
-    if keep:
-        peft_config.modules_to_save = sorted({*(peft_config.modules_to_save or []), *keep})
-    return get_peft_model(model, peft_config)
 
 
 def _init_kwargs(args: OfflineConfig) -> dict[str, Any]:

@@ -1,17 +1,78 @@
-"""Token sequences of unequal length that a model has read, with their key-value cache: chosen, copied, joined."""
+"""Token sequences of unequal length that a model has read, with their KV cache.
+
+`GeneratedRows` only go on and drop out, with any cache that transformers has (sliding windows among them).
+`CachedRows` can also be chosen, copied and joined, as a search needs; for that the cache must be plain attention.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from stepcredit.errors import InputError
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """N sequences that a model has read."""
+
+    def read_on(self, tokens: Sequence[int], going: Sequence[bool]) -> Float[Tensor, "M V"]:
+        """Read one more token of each sequence that goes on; the logits after those M of the N."""
+        ...
+
+    def selected(self, index: Int[Tensor, " M"]) -> Any:
+        """The rows of an index. Those that it does not name may be gone."""
+        ...
+
+
+class GeneratedRows:
+    """Sequences that are read on to their ends, one token at a time, or dropped: with any cache of transformers.
+
+    Args:
+        model: a model that takes `past_key_values`.
+        prompts: ids; each is read once.
+
+    Attributes:
+        logits: after each prompt, [N, V].
+    """
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+        self.model = model
+        self.cache = DynamicCache(config=model.config)
+        ids, self.mask = padded_left(prompts, model.device)
+        self.position = (self.mask.cumsum(-1) - 1).clamp(min=0)
+        self.logits = self._forward(ids)
+
+    def read_on(self, tokens: Sequence[int], going: Sequence[bool]) -> Float[Tensor, "M V"]:
+        """See `Rows.read_on`; a sequence that goes on no more must have been dropped."""
+        assert all(going), "these rows have no place for a sequence that waits"
+        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
+        self.position = self.position[:, -1:] + 1
+        return self._forward(torch.tensor(tokens, device=self.model.device)[:, None])
+
+    def selected(self, index: Int[Tensor, " M"]) -> GeneratedRows:
+        """See `Rows.selected`; the others are gone."""
+        index = index.to(self.model.device)
+        self.cache.batch_select_indices(index)
+        self.mask, self.position = self.mask[index], self.position[index]
+        return self
+
+    def _forward(self, ids: Tensor) -> Tensor:
+        output = self.model(
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=self.position,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]  # type: ignore[no-any-return]
 
 
 class CachedRows:
@@ -61,6 +122,13 @@ class CachedRows:
             use_cache=True,
             **given,
         )
+
+    def read_on(self, tokens: Sequence[int], going: Sequence[bool]) -> Float[Tensor, "M V"]:
+        """See `Rows.read_on`; the others read nothing."""
+        mask = torch.tensor(going, device=self.model.device)
+        ids = torch.tensor(tokens, device=self.model.device)
+        logits: Tensor = self.read(ids[:, None], mask[:, None].long(), logits_to_keep=1).logits[:, -1]
+        return logits[mask]
 
     def selected(self, index: Int[Tensor, " M"]) -> CachedRows:
         """The rows of an index, as often and in the order that it names them.
