@@ -217,6 +217,7 @@ def test_values_are_read_one_position_before_their_action(byte_tokenizer):
 def test_a_batch_by_name_and_kind(byte_tokenizer):
     row = align(episode("q", "a"), byte_tokenizer, LINES)
     assert (row.prompt_id, row.outcome) == ("p", 1.0)
+    assert align(episode("q", "a", reward=0.0, outcome=0.5), byte_tokenizer, LINES).outcome == 0.5
     batch = collate([row, replace(row, prompt_id="r", outcome=0.7)], 256)
     tensors = {name: field for name, field in batch.to_dict().items() if isinstance(field, torch.Tensor)}
     assert all(field.is_contiguous() for field in tensors.values())
@@ -240,6 +241,8 @@ def test_the_prompt_of_one_with_the_response_of_another():
         np.array([0, 0, -1, -1], np.float32),
         retokenised=False,
         cut=True,
+        prompt_id="one",
+        outcome=1.0,
     )
     other = Trajectory(
         np.array([5, 6, 7, 8], np.int32),
@@ -248,6 +251,8 @@ def test_the_prompt_of_one_with_the_response_of_another():
         np.array([0, 2, 0, 3], np.float32),
         np.array([0, -2, 0, -2], np.float32),
         retokenised=True,
+        prompt_id="other",
+        outcome=1.0,
     )
     found, back = spliced(one, other), spliced(other, one)
     assert found.ids.tolist() == [1, 2, 6, 7, 8]
@@ -257,6 +262,7 @@ def test_the_prompt_of_one_with_the_response_of_another():
     assert found.reward.dtype == np.float32
     assert found.behavior_log_prob is None
     assert found.retokenised
+    assert (found.prompt_id, found.outcome, back.prompt_id) == ("one", 0.0, "other")
     assert back.ids.tolist() == [5, 3, 4]
     assert back.step_id.tolist() == [-1, 0, 1]
     assert not back.retokenised

@@ -294,7 +294,7 @@ def collate(trajectories: Sequence[Trajectory], pad_token_id: int) -> Batch:
         step_id=torch.from_numpy(step_id[:, 1:].copy()),
         reward=torch.from_numpy(reward[:, 1:].copy()),
         cut=torch.tensor([t.cut for t in trajectories]),
-        outcome=torch.tensor([t.outcome for t in trajectories], dtype=torch.float32),
+        outcome=torch.tensor([t.outcome for t in trajectories]),
         prompt_id=tuple(t.prompt_id for t in trajectories),
         behavior_log_prob=torch.from_numpy(behavior[:, 1:].copy()),
     )

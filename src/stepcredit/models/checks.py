@@ -76,7 +76,7 @@ def check_finite(model: nn.Module, name: str) -> None:
     Raises:
         InputError: some are NaN or infinite.
     """
-    if spoilt := [key for key, weight in model.named_parameters() if not _is_finite(weight)]:
+    if spoilt := [key for key, weight in model.named_parameters() if not is_finite(weight)]:
         raise InputError(f"weights are NaN or infinite: {listed(spoilt)}; the model is damaged", name)
 
 
@@ -150,8 +150,9 @@ def _without_place(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
     return [key for key in unexpected if not any(name == key or name.endswith(f".{key}") for name in buffers)]
 
 
-def _is_finite(weight: Tensor) -> bool:
-    """By the extremes, which are NaN where a number is: twenty times as fast as `isfinite` on a CPU."""
+def is_finite(weight: Tensor) -> bool:
+    """Whether every number of a weight is finite: by the extremes, which are NaN where a number is; twenty times as fast
+    as `isfinite` on a CPU."""
     if weight.is_meta or not weight.is_floating_point() or not weight.numel():
         return True
     if weight.dtype.itemsize < 2:  # float8 knows no extremes

@@ -42,6 +42,6 @@ def dpo_metrics(*, chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"], b
     return {
         "rewards/chosen": mean_of(better),
         "rewards/rejected": mean_of(worse),
-        "rewards/accuracies": mean_of((better > worse).to(better.dtype)),
+        "rewards/accuracies": mean_of(better > worse),
         "rewards/margins": mean_of(better - worse),
     }

@@ -9,7 +9,7 @@ from torch import Tensor
 from stepcredit.objectives.sums import Sums, count, difference_of, mean_of, mean_where, total
 
 
-def mismatched_sums(log_ratio_sum: Float[Tensor, " B"]) -> Float[Tensor, 2]:
+def mismatched_sums(log_ratio_sum: Float[Tensor, " B"]) -> Float[Tensor, " 2"]:
     """B and Σ_b Σ_t ρ_t(x_b, y'_b) of a micro-batch of mismatched responses; sums add up to those of a batch.
 
     Args:
@@ -18,7 +18,7 @@ def mismatched_sums(log_ratio_sum: Float[Tensor, " B"]) -> Float[Tensor, 2]:
     return torch.stack([count(log_ratio_sum), total(log_ratio_sum)])
 
 
-def kl_baseline(sums: Float[Tensor, 2]) -> Float[Tensor, ""]:
+def kl_baseline(sums: Float[Tensor, " 2"]) -> Float[Tensor, ""]:
     """z = sg[ max( 1/B Σ_b Σ_t ρ_t(x_b, y'_b), 0 ) ], one number for a whole optimizer step.
 
     An estimate of KL[π ‖ π_ref] from responses that the data already hold: y'_b answers *another* prompt than x_b, so

@@ -35,12 +35,16 @@ class Sums(NamedTuple):
         return self.formula(*(float(part) for part in self.parts))
 
 
-def total(x: Shaped[Tensor, ...]) -> Float[Tensor, ""]:
+def _wide(x: Shaped[Tensor, " *numbers"]) -> Float[Tensor, " *numbers"]:
+    return x.to(WIDE.get(x.device.type, torch.float64))
+
+
+def total(x: Shaped[Tensor, " *numbers"]) -> Float[Tensor, ""]:
     """Σ x, in double precision (see `WIDE`), without gradient."""
-    return x.detach().sum(dtype=WIDE.get(x.device.type, torch.float64))
+    return _wide(x.detach()).sum()
 
 
-def count(x: Shaped[Tensor, ...]) -> Float[Tensor, ""]:
+def count(x: Shaped[Tensor, " *numbers"]) -> Float[Tensor, ""]:
     """How many numbers x holds, where its sum is."""
     return total(torch.ones_like(x))
 
@@ -85,18 +89,17 @@ def difference_of_means(number: float, x: float, other_number: float, other: flo
 # ---- numbers in, sums out ---------------------------------------------------------------------------------
 
 
-def _moments(x: Float[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(x: Float[Tensor, " *numbers"]) -> tuple[Tensor, Tensor, Tensor]:
     """n, Σ x and Σ x²."""
-    wide = x.detach().to(WIDE.get(x.device.type, torch.float64))
-    return count(x), total(wide), total(wide.square())
+    return count(x), total(x), total(_wide(x).square())
 
 
-def mean_of(x: Float[Tensor, ...]) -> Sums:
+def mean_of(x: Shaped[Tensor, " *numbers"]) -> Sums:
     """The mean of all numbers."""
     return Sums(mean, (count(x), total(x)))
 
 
-def spread_of(x: Float[Tensor, ...]) -> Sums:
+def spread_of(x: Float[Tensor, " *numbers"]) -> Sums:
     """Their standard deviation."""
     return Sums(standard_deviation, _moments(x))
 

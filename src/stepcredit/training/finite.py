@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from stepcredit.models.checks import is_finite
 from stepcredit.training.methods import Signals, Terms
 
 NAMED = 5
@@ -107,10 +108,8 @@ class FiniteCheck:
 
     def weights(self, parts: Mapping[str, nn.Module]) -> Finding | None:
         """The models that have a weight which is not finite, and the prompts of the latest step."""
-        finite = [
-            torch.stack([_held_here(p).isfinite().all() for p in part.parameters()]).all() for part in parts.values()
-        ]
-        bad = self._anywhere_each(~torch.stack(finite))
+        whole = [all(is_finite(_held_here(p)) for p in part.parameters()) for part in parts.values()]
+        bad = self._anywhere_each(~torch.tensor(whole, device=self._accelerator.device))
         names = [name for name, is_bad in zip(parts, bad, strict=True) if is_bad]
         if not names:
             return None
