@@ -26,10 +26,9 @@ MAX_PARTS = 24
 UNREAD_GOLD = "the gold answer cannot be read"
 """How the reason of such a verdict begins."""
 
-_NO_NUMBER = re.compile(
-    r"(?:not |(?:more|less|fewer|greater) than |[<>≤≥])(?P<bound>.*)|\s*(?P<ratio>\d+)\s*:\s*1\s*",
-    re.IGNORECASE | re.DOTALL,
-)
+_BOUND = re.compile(r"(?:not |(?:more|less|fewer|greater) than |[<>≤≥])(.*)", re.IGNORECASE | re.DOTALL)
+_RATIO = re.compile(r"\s*(\d{1,9})\s*:\s*(\d{1,9})\s*(?:[ap]\.?m\.?)?\s*", re.IGNORECASE)
+_SPAN = re.compile(r"\s*\$?(\d{1,9})\s?-\s?\$?(\d{1,9}) [a-z]+\s*", re.IGNORECASE)
 MAX_MULTIPLE = 60
 _MULTIPLE = re.compile(r"(?!.*(?<![\d.])0+(?![\d.]))[-+*/.,\d\s$]*[a-zA-Z][-+*/.,\d\s$]*(?: [a-z]{3,})?")
 """An expression with one unknown, once, and no zero: it is no number, whatever the unknown is."""
@@ -131,10 +130,17 @@ _LAYERS: tuple[tuple[Callable[[str, str], bool | None], str], ...] = (
 
 def _as_no_number(gold: str, answer: str) -> Comparison | None:
     """What is left to say of a gold number when the answer is a bound, a ratio or holds an unknown."""
-    match = _NO_NUMBER.fullmatch(answer)
-    if match is not None:  # whether "more than 5" answers 5, and 3:1 three, the question knows
-        equal = _equal_numbers(gold, match["bound"] or match["ratio"] or "")
-        return Comparison(WRONG if equal is False else UNDECIDED, "a bound or a ratio, not a number")
+    bound, ratio, span = (pattern.fullmatch(answer) for pattern in (_BOUND, _RATIO, _SPAN))
+    if bound is not None:  # whether "more than 5" answers 5, the question knows
+        equal = _equal_numbers(gold, bound[1])
+        return Comparison(WRONG if equal is False else UNDECIDED, "a bound, not a number")
+    if ratio is not None:  # 3:4 is 0.75; whether 3:1 is three, and 3:00 too, the question knows
+        equal = _equal_numbers(gold, f"{ratio[1]}/{ratio[2]}")
+        whole = int(ratio[2]) in (0, 1) and _equal_numbers(gold, ratio[1])
+        verdict = UNDECIDED if whole else RIGHT if equal else WRONG
+        return Comparison(verdict, "a ratio")
+    if span is not None and not _equal_numbers(gold, str(int(span[1]) - int(span[2]))):
+        return Comparison(WRONG, "a range, not a number")
     if len(answer) <= MAX_MULTIPLE and _MULTIPLE.fullmatch(answer) is not None:
         return Comparison(WRONG, "not a number")
     return None

@@ -70,7 +70,14 @@ def plain(answer: str) -> str:
         answer: at most `MAX_CHARS` characters; of a longer one the rest is ignored.
     """
     text = unfenced(spelled(folded(answer[:MAX_CHARS])))
-    text = text.replace("{,}", ",").replace("\\$", "$").replace("\\%", "%").replace("\\&", "&").replace("~", " ")
+    text = (
+        text.replace("{,}", ",")
+        .replace("\\$", "$")
+        .replace("\\%", "%")
+        .replace("\\&", "&")
+        .replace("~", " ")
+        .replace("+/-", "\\pm ")
+    )
     text = _TIGHT.sub("", text)
     text = _CASES.sub(lambda m: re.sub(r"\s*,?\s*\\\\\s*", ", ", m[1].strip().removesuffix("\\\\")), text)
     text = _LOOKS.sub(" ", text) if "\\" in text else text

@@ -49,7 +49,7 @@ class GSM8K:
     """
 
     name = "gsm8k"
-    version = "1"
+    version = "2"
     step_delimiters: tuple[str, ...] = ("\n",)
     max_new_tokens = 2048
 

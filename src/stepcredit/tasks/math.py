@@ -55,7 +55,7 @@ class MATH:
     """
 
     name = "math"
-    version = "1"
+    version = "2"
     step_delimiters: tuple[str, ...] = ("\n", ". ", ".$ ")
     max_new_tokens = 2048
 
