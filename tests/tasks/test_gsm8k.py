@@ -132,7 +132,7 @@ def test_the_text_after_the_last_mark_is_the_answer(tmp_path):
 
 def test_versions_are_of_what_was_read(folder):
     task = GSM8K(folder)
-    assert task.version == "1"
+    assert task.version == "2"
     assert task.source_versions == {}
     task.problems("validation")
     assert list(task.source_versions) == ["train"]

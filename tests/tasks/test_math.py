@@ -193,7 +193,7 @@ def test_the_protocol_and_the_registry():
     task = load_task("math", "unread", "lm-eval")
     assert isinstance(task, MATH)
     assert isinstance(task, Task)
-    assert (task.stop, task.max_new_tokens, task.version) == (("Problem:",), 2048, "1")
+    assert (task.stop, task.max_new_tokens, task.version) == (("Problem:",), 2048, "2")
     assert task.step_delimiters == ("\n", ". ", ".$ ")
     assert task.source_versions == {}
     with pytest.raises(InputError, match="no prompt style 'x'"):
