@@ -151,8 +151,8 @@ def _without_place(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
 
 
 def is_finite(weight: Tensor) -> bool:
-    """Whether every number of a weight is finite: by the extremes, which are NaN where a number is; twenty times as fast
-    as `isfinite` on a CPU."""
+    """Whether every number of a weight is finite: by the extremes, which are NaN where a number is; twenty times as
+    fast as `isfinite` on a CPU."""
     if weight.is_meta or not weight.is_floating_point() or not weight.numel():
         return True
     if weight.dtype.itemsize < 2:  # float8 knows no extremes
