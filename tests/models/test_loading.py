@@ -30,7 +30,16 @@ SIZES = {
     "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64, "bos_token_id": None, "eos_token_id": 257,
     "pad_token_id": 256,
 }  # fmt: skip
-GPT = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "rotary_dim": 4}
+GPT = {
+    "num_layers": 2,
+    "num_heads": 2,
+    "attention_types": [[["global", "local"], 1]],
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_positions": 64,
+    "rotary_dim": 4,
+}
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 WITH_VALUE = [
     "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "phi3", "gpt2", "gpt_neox", "starcoder2", "smollm3",
@@ -80,16 +89,30 @@ def test_its_value_model_loads_as_it_was_and_neither_is_taken_for_the_other(kind
         load_policy(str(tmp_path / "value"))
 
 
-def test_buffers_that_older_versions_saved_are_no_strangers(tmp_path):
-    tiny("gpt2", True).save_pretrained(tmp_path / "gpt2")
-    add(tmp_path / "gpt2", {"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64).tril().bool()})
-    load_policy(str(tmp_path / "gpt2"))
-    tiny_llama().save_pretrained(tmp_path / "llama")
-    add(tmp_path / "llama", {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4) for i in (0, 1)})
-    load_policy(str(tmp_path / "llama"))
-    tiny_llama().save_pretrained(tmp_path / "renamed")
-    add(tmp_path / "renamed", {"model.rotary_emb.inv_freq": torch.ones(4)})
-    load_policy(str(tmp_path / "renamed"))
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("gpt2", ["transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"]),
+        ("gpt_neo", ["transformer.h.0.attn.attention.bias", "transformer.h.0.attn.attention.masked_bias"]),
+        ("gptj", ["transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"]),
+        ("gptj", ["transformer.h.0.attn.embed_positions"]),
+        ("gpt_neox", ["gpt_neox.layers.0.attention.bias", "gpt_neox.layers.0.attention.rotary_emb.inv_freq"]),
+        ("llama", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.1.self_attn.rotary_emb.inv_freq"]),
+        ("llama", ["model.rotary_emb.inv_freq"]),
+    ],
+)
+def test_buffers_that_older_versions_saved_are_no_strangers(kind, names, tmp_path):
+    tiny(kind, True).save_pretrained(tmp_path)
+    add(tmp_path, {name: torch.ones(4) for name in names})
+    load_policy(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["transformer.h.0.attn.c_attn.bias_more", "transformer.h.0.mlp.bias", "attn.bias"])
+def test_a_bias_that_is_no_mask_is_a_stranger(name, tmp_path):
+    tiny("gptj", True).save_pretrained(tmp_path)
+    add(tmp_path, {name: torch.ones(4)})
+    with pytest.raises(InputError, match=f"no place for: {name}"):
+        load_policy(str(tmp_path))
 
 
 def add(folder, more):
@@ -239,6 +262,14 @@ def test_a_value_model_in_half_precision_is_read_in_float32_and_trained_in_it(tm
     trainer = OfflineTrainer(model=tiny_llama(), value_model=half, args=args, processing_class=byte_tokenizer())
     assert trainer.model.value.dtype == torch.float32
     assert trainer.model.value.config.problem_type == "regression"
+
+
+def test_a_value_model_from_elsewhere_is_saved_as_a_regression_too(tmp_path):
+    value = value_model_from(tiny_llama())
+    value.config.problem_type = None
+    value.save_pretrained(tmp_path / "before")
+    load_value_model(str(tmp_path / "before")).save_pretrained(tmp_path / "after")
+    assert json.loads((tmp_path / "after" / "config.json").read_text())["problem_type"] == "regression"
 
 
 # ---- paths and names ----------------------------------------------------------------------------------

@@ -200,6 +200,12 @@ def without_adapter_weight(folder):
     save_file(tensors, folder / "adapter_model.safetensors")
 
 
+def spoilt_adapter(folder):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors[sorted(tensors)[0]].fill_(float("nan"))
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
 ANY = {  # damage that any model can take → what the line says
     "a weight is missing": (without(UP), f"weights are missing: {UP}"),
     "the embedding is missing": (without(EMBEDDING), f"weights are missing: {EMBEDDING}"),
@@ -262,6 +268,7 @@ POLICY = {
     "an adapter cut short": (adapter_then(cut("adapter_model.safetensors", 0.5)), "safetensors is damaged"),
     "an adapter not whole": (adapter_then(without_adapter_weight), "weights of the adapter are missing"),
     "an adapter without weights": (adapter_then(gone("adapter_model.safetensors")), "safetensors is missing"),
+    "an adapter of NaN": (adapter_then(spoilt_adapter), "weights are NaN or infinite: base_model.model.model.layers.0"),
     "an adapter of nothing": (adapter(base_model_name_or_path=None), "names no base_model_name_or_path"),
     "an adapter of what is gone": (adapter(base_model_name_or_path="/none/here"), "/none/here: no such folder"),
     "an adapter of another rank": (adapter(r=3), "the adapter does not fit"),

@@ -6,6 +6,7 @@ transformers fills what a folder lacks with random numbers and drops what it has
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -33,6 +34,9 @@ WANTED: dict[Role, str] = {
     "reward model": "a sequence classifier with one label",
 }
 """What a model is, in transformers' words."""
+
+_SAVED_MASK = re.compile(r"\.(attn|attention)\.(masked_)?bias$")
+"""The causal mask in GPT-2's, GPT-Neo's and GPT-J's published weights; the biases of projections have their names."""
 
 _STAND_INS = ("image_token", "video_token", "audio_token")
 """Tokens that stand for what is no text: Gemma 3's small models have the tokenizer's, and no row for it."""
@@ -145,9 +149,9 @@ def _check_kind(model: Any, name: str, role: Role) -> None:
 
 
 def _without_place(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
-    """Weights that belong nowhere; older versions also saved buffers, which a model makes by itself."""
+    """Weights that belong nowhere; older versions also saved buffers and masks, which a model makes by itself."""
     buffers = {name for name, _ in model.named_buffers()}
-    return [key for key in unexpected if not any(name == key or name.endswith(f".{key}") for name in buffers)]
+    return [key for key in unexpected if key not in buffers and not _SAVED_MASK.search(key)]
 
 
 def is_finite(weight: Tensor) -> bool:
