@@ -14,7 +14,7 @@ from doubles.models import tiny_llama
 from doubles.real import real_tokenizer, smollm2_folder
 from doubles.tokenizers import byte_tokenizer
 from stepcredit import InputError, OfflineTrainer, OREOConfig
-from stepcredit.models.actor_critic import values_at_positions
+from stepcredit.models.actor_critic import ActorCritic, values_at_positions
 from stepcredit.models.checks import check_finite, check_reference, check_same_tokens, check_vocabulary
 from stepcredit.models.loading import (
     load_policy,
@@ -302,6 +302,30 @@ def test_code_of_its_own_is_asked_for_by_name(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="code of its own, which --trust_remote_code runs"):
         load_policy(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "message"),
+    [
+        ("policy", "model.layers.1.mlp.up_proj.weight", "policy: weights are missing: model.layers.1.mlp.up_proj"),
+        ("value", "score.weight", "value: weights are missing: score.weight"),
+        ("value", None, "value: is a policy"),
+        ("policy", "", "policy: model.safetensors is empty"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(part, name, message, tmp_path):
+    both = ActorCritic(tiny_llama(), value_model_from(tiny_llama()))
+    both.save_checkpoint(tmp_path)
+    both.load_checkpoint(tmp_path)
+    weights = tmp_path / part / "model.safetensors"
+    if name is None:
+        tiny_llama().save_pretrained(tmp_path / part)
+    elif name:
+        save_file({n: w for n, w in load_file(weights).items() if n != name}, weights, {"format": "pt"})
+    else:
+        weights.write_bytes(b"")
+    with pytest.raises(InputError, match=message):
+        both.load_checkpoint(tmp_path)
 
 
 @pytest.mark.long
