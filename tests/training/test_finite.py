@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from stepcredit.cli import main
 from stepcredit.episodes.store import append_episodes
 from stepcredit.errors import NotFiniteError
 from stepcredit.models.loading import load_policy, load_value_model
+from stepcredit.training.finite import watched
+from stepcredit.training.methods import Signals, Terms
 
 
 class Planting(TrainerCallback):
@@ -210,3 +213,44 @@ def test_a_huge_learning_rate_stops_the_command_and_the_checkpoint_before_it_is_
 
 def test_it_is_an_input_error():
     assert issubclass(NotFiniteError, InputError)
+
+
+def signals(rows, **given):
+    """Of rows of two action columns, all finite unless given."""
+    zero = torch.zeros(rows, 2)
+    mask = torch.ones(rows, 2, dtype=torch.bool)
+    mask[0, 1] = False
+    fields = {"log_prob": zero, "ref_log_prob": zero, "kl": zero, "entropy": zero, "value": zero, "reward": zero,
+              "outcome": zero[:, 0], "action_mask": mask, "step_id": mask.long(),
+              "behavior_log_prob": zero}  # fmt: skip
+    return Signals(**{**fields, **given})
+
+
+@pytest.mark.parametrize("row", range(6))
+def test_a_row_is_of_the_item_that_the_collator_put_it_in(row):
+    """Three pairs: the first rows of all of them, then the second rows."""
+    log_prob = torch.zeros(6, 2)
+    log_prob[row, 0] = -math.inf
+    found = watched(signals(6, log_prob=log_prob), [f"p{k % 3}" for k in range(6)], 3)
+    assert found.prompts == ["p0", "p1", "p2"]
+    assert found.bad[0].tolist() == [k == row % 3 for k in range(3)]
+    assert not found.bad[1:].any()
+
+
+def test_either_loss_alone_is_enough_and_what_is_no_action_is_not_looked_at():
+    value = torch.zeros(2, 2)
+    value[0, 1] = math.nan  # no action
+    fine, bad = torch.zeros(2), torch.tensor([0.0, math.inf])
+    for policy, other in ((fine, bad), (bad, fine), (bad, None)):
+        found = watched(signals(2, value=value), ["p", "q"], 2, Terms(policy, other, {}))
+        assert found.kinds[-1] == "the loss"
+        assert found.bad.tolist() == [[False, False]] * (len(found.kinds) - 1) + [[False, True]]
+    assert not watched(signals(2, value=value), ["p", "q"], 2, Terms(fine, fine, {})).bad.any()
+
+
+def test_a_loss_that_overflows_is_named(tmp_path):
+    """The square of a reward of 1e30 leaves single precision, while log-probabilities and V are finite."""
+    data = episodes(6)
+    data[4] = replace(data[4], reward=1e30)
+    message = stopped(run_in(tmp_path, data=data, gradient_accumulation_steps=3))
+    assert message.startswith("step 1: the loss is not finite on prompt 4; ")
