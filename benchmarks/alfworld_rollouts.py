@@ -25,14 +25,15 @@ from alfworld.agents.environment.alfred_tw_env import AlfredTWEnv
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.episode import Episode
+from stepcredit.files import write_json
 from stepcredit.models.loading import load_policy, load_tokenizer
-from stepcredit.pipeline.acting import Choice, Stage
-from stepcredit.pipeline.results import versions, write_json
+from stepcredit.results.provenance import versions
+from stepcredit.rollouts.environment_workers import EnvironmentWorkers, LocalEnvironments
+from stepcredit.rollouts.multi_turn import Choice, Stage
 from stepcredit.tasks.alfworld.memory import CACHE
 from stepcredit.tasks.alfworld.task import ALFWorld
 from stepcredit.tasks.alfworld.wording import wording
 from stepcredit.tasks.environment import Observation
-from stepcredit.tasks.environment_workers import EnvironmentWorkers, LocalEnvironments
 from stepcredit.tasks.task import Problem
 
 CONFIG: dict[str, Any] = {

@@ -21,10 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stepcredit.grading.boxes import boxed_gold
+from stepcredit.files import write_json
+from stepcredit.grading.extraction.boxes import boxed_gold
 from stepcredit.grading.grader import Grader
 from stepcredit.grading.style import GSM8K, MATH, AnswerStyle
-from stepcredit.pipeline.results import write_json
 from stepcredit.verdict import Verdict
 
 Pair = tuple[str, str]

@@ -27,8 +27,8 @@ from stepcredit.engines.engine import SamplingParams
 from stepcredit.engines.kv_cache import padded_left
 from stepcredit.engines.stepping import CachedStepper, Stepper
 from stepcredit.episodes.steps import StepRule
+from stepcredit.files import write_json
 from stepcredit.models.loading import value_model_from
-from stepcredit.pipeline.results import write_json
 from stepcredit.search.beam import BeamParams, beam_search
 from stepcredit.search.responses import Asked, Found
 from stepcredit.search.scorers import Reading, Scorer, Scoring, ValueScorer

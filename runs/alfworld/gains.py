@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from stepcredit.episodes.store import load_episodes
+from stepcredit.files import write_json
 from stepcredit.metrics.paired import paired_difference
-from stepcredit.pipeline.results import write_json
 
 Won = dict[tuple[int, str], float]
 """(seed, game) → whether it was won."""

@@ -17,11 +17,13 @@ from typing import Any
 
 from start import LESSONS, SIZE, TEXTS, learnt, start
 
-from stepcredit.pipeline.alfworld import DemonstrateConfig, demonstrate
-from stepcredit.pipeline.collect import CollectConfig, collect
-from stepcredit.pipeline.evaluate import EvaluateConfig, evaluate
-from stepcredit.pipeline.results import read_rows, versions, write_json
-from stepcredit.pipeline.variants import variant_of
+from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
+from stepcredit.experiments.variants import variant_of
+from stepcredit.files import write_json
+from stepcredit.results.provenance import versions
+from stepcredit.results.store import read_rows
+from stepcredit.rollouts.collect import CollectConfig, collect
+from stepcredit.rollouts.demonstrate import DemonstrateConfig, demonstrate
 
 STYLE, TURNS = "think", 16
 CAREFUL, CARELESS = {"careless": 0.1}, {"careless": 0.9}

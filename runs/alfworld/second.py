@@ -14,7 +14,7 @@ from typing import Any
 from run import BEST_OF, LEARNING, SETTINGS, VALUED, gather, playing, scored
 from start import learnt
 
-from stepcredit.pipeline.collect import CollectConfig, collect
+from stepcredit.rollouts.collect import CollectConfig, collect
 
 SPLIT = "valid_unseen"
 AT_REST: dict[str, Any] = {

@@ -22,13 +22,13 @@ import torch
 
 from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.episodes.store import append_episodes, load_episodes
+from stepcredit.experiments.variants import Variant, variant_of
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.models.vocabulary import END, USER, trained_tokenizer
-from stepcredit.pipeline.train import TrainConfig, train
-from stepcredit.pipeline.variants import Variant, variant_of
 from stepcredit.tasks.alfworld.demonstrators import as_listed, may_hold
 from stepcredit.tasks.alfworld.plan import kind_of
 from stepcredit.training.methods import METHODS
+from stepcredit.training.train import TrainConfig, train
 
 SIZE = ModelSize(hidden_size=128, intermediate_size=384, layers=3, heads=4, max_length=1024)
 PATTERN = (

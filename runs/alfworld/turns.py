@@ -16,7 +16,8 @@ from typing import Any
 
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
-from stepcredit.pipeline.results import read_rows, write_json
+from stepcredit.files import write_json
+from stepcredit.results.store import read_rows
 
 IDLE = ("look", "inventory", "examine")
 IN_VAIN = "Nothing happens."

@@ -14,9 +14,9 @@ from stepcredit.report.cost import cost_svg, cost_table, standing
 from stepcredit.report.figures import accuracy_svg
 from stepcredit.report.pairs import read_pairs
 from stepcredit.report.replies import replies, replies_svg, replies_table, temperatures_table
-from stepcredit.report.rows import Row, read_object, read_rows, row_of
 from stepcredit.report.scores import Score, aggregate, method_label
 from stepcredit.report.tables import percent
+from stepcredit.results.fields import Row, read_object, read_rows, row_of
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent.parent / "docs" / "results.md"

@@ -6,7 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from stepcredit.pipeline.results import add_rows, read_rows, write_json
+from stepcredit.files import write_json
+from stepcredit.results.store import add_rows, read_rows
 
 
 def main(runs: Path, out: Path) -> None:

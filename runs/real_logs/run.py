@@ -32,12 +32,13 @@ from transformers import PreTrainedTokenizerFast, set_seed
 from stepcredit import Episode, OfflineTrainer, OREOConfig, SFTConfig, load_episodes
 from stepcredit.episodes.alignment import PieceReader, Trajectory, align
 from stepcredit.episodes.steps import StepRule
+from stepcredit.files import write_json
+from stepcredit.logs.import_logs import ImportConfig, import_logs
 from stepcredit.metrics.ranking import Estimate, auc_within
 from stepcredit.models.scoring import values_of
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
-from stepcredit.pipeline.import_logs import ImportConfig, import_logs
-from stepcredit.pipeline.progress import show_progress
-from stepcredit.pipeline.results import Stopwatch, versions, write_json
+from stepcredit.progress import show_progress
+from stepcredit.results.provenance import Stopwatch, versions
 
 FILE = "gsm8k_test_rollouts_llama2chat_k16.jsonl.gz"
 SHARES = (0.25, 0.5, 0.75, 1.0)

@@ -15,10 +15,12 @@ from typing import Any
 from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
+from stepcredit.evaluation.evaluate import Search, result_row
+from stepcredit.evaluation.searching import CHOOSERS, Bench, Strategy
+from stepcredit.files import write_json
 from stepcredit.models.loading import load_value_model
-from stepcredit.pipeline.evaluate import Search, result_row
-from stepcredit.pipeline.results import add_rows, versions, write_json
-from stepcredit.pipeline.searching import CHOOSERS, Bench, Strategy
+from stepcredit.results.provenance import versions
+from stepcredit.results.store import add_rows
 from stepcredit.search.beam import BeamParams
 from stepcredit.search.scorers import ValueScorer
 from stepcredit.tasks.registry import load_task

@@ -24,8 +24,9 @@ from stepcredit.cli import main
 from stepcredit.engines.engine import Request, SamplingParams, load_engine
 from stepcredit.episodes.encoding import prompt_ids, response_text, tokenise
 from stepcredit.episodes.store import load_episodes
+from stepcredit.files import write_json
 from stepcredit.models.loading import load_tokenizer
-from stepcredit.pipeline.results import versions, write_json
+from stepcredit.results.provenance import versions
 
 STEPS, BATCH, RESPONSES, LIMIT = 60, 4, 10, 64
 END_OF_TURN, OTHER_END = "<|im_end|>", "<|endoftext|>"

@@ -8,10 +8,10 @@ import pytest
 
 from stepcredit.cli import main
 from stepcredit.episodes.encoding import decode, tokenise
-from stepcredit.episodes.importers import episode_from_row
 from stepcredit.episodes.store import load_episodes
 from stepcredit.episodes.turns import own_turns
 from stepcredit.errors import InputError
+from stepcredit.logs.importers import episode_from_row
 from stepcredit.models.chat_templates import with_chat_template
 from stepcredit.models.loading import load_tokenizer
 from stepcredit.models.scratch import ModelSize, policy_from_scratch

@@ -1,7 +1,7 @@
 import pytest
 
-from stepcredit.grading.boxes import boxed_answer, boxed_gold, last_boxed
-from stepcredit.grading.turns import own_turn
+from stepcredit.grading.extraction.boxes import boxed_answer, boxed_gold, last_boxed
+from stepcredit.grading.extraction.own_turn import own_turn
 
 TOGETHER = {
     "\\boxed{3} or \\boxed{5}": "3, 5",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stepcredit.episodes.formats import read_rows
-from stepcredit.pipeline.grade import GradeConfig, grade_rows
+from stepcredit.logs.formats import read_rows
+from stepcredit.logs.grade_logs import GradeConfig, grade_rows
 
 CASES = Path(__file__).parents[2].parent / "shared" / "cases"
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcredit.grading.characters import BLANK, folded, spelled, unknown
+from stepcredit.grading.notation.characters import BLANK, folded, spelled, unknown
 
 MINUS = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d"
 

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcredit.grading.boxes import last_boxed
-from stepcredit.grading.characters import folded
-from stepcredit.grading.extraction import extract, last_formula, last_number
+from stepcredit.grading.extraction.boxes import last_boxed
+from stepcredit.grading.extraction.response import extract, last_formula, last_number
+from stepcredit.grading.notation.characters import folded
 from stepcredit.grading.style import GSM8K, MATH, Marker
 
 NUMBERS = {

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcredit.grading.fences import formulas, without_fences
+from stepcredit.grading.extraction.fences import formulas, without_fences
 
 INSIDES = {
     "They pay $5.00 + $2.00 = $7.00.": [],

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from stepcredit.grading import extraction
-from stepcredit.grading.extraction import extract
+from stepcredit.grading.extraction import response as extraction
+from stepcredit.grading.extraction.response import extract
 from stepcredit.grading.style import AUTO, GSM8K, MATH, Kind
 
 UNITS = [

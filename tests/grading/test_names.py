@@ -1,7 +1,7 @@
 import pytest
 
-from stepcredit.grading.names import assignments, is_unsolved, value_of
-from stepcredit.grading.regions import Piece, read_region
+from stepcredit.grading.notation.names import assignments, is_unsolved, value_of
+from stepcredit.grading.notation.regions import Piece, read_region
 
 VALUES = {
     "x = 5": "5",

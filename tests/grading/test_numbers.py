@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcredit.grading.numbers import equal_numbers, read_number
+from stepcredit.grading.notation.numbers import equal_numbers, read_number
 
 WORTH = {
     "18": "18",

@@ -11,10 +11,10 @@ import pytest
 
 from oracles.near_misses import near_misses
 from oracles.respelling import respellings
-from stepcredit.grading.boxes import boxed_gold
-from stepcredit.grading.extraction import extract
+from stepcredit.grading.extraction.boxes import boxed_gold
+from stepcredit.grading.extraction.response import extract
 from stepcredit.grading.grader import Grader
-from stepcredit.grading.numbers import equal_numbers, read_number
+from stepcredit.grading.notation.numbers import equal_numbers, read_number
 from stepcredit.grading.style import AUTO, GSM8K, MATH, AnswerStyle
 from stepcredit.verdict import Verdict
 

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcredit.grading.runs import runs
-from stepcredit.grading.values import last_value, plain_number, with_its_words
+from stepcredit.grading.extraction.runs import runs
+from stepcredit.grading.extraction.values import last_value, plain_number, with_its_words
 
 RUNS = {
     "42 because 6 * 7 = 42.": ["42", "6 * 7 = 42"],

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcredit.grading.braces import group_end
-from stepcredit.grading.spelling import normal_form, plain
+from stepcredit.grading.notation.braces import group_end
+from stepcredit.grading.notation.spelling import normal_form, plain
 
 SAME = [
     ("\\dfrac12", "\\frac{1}{2}"),

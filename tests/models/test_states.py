@@ -5,9 +5,9 @@ import pytest
 from doubles.models import tiny_llama
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
+from stepcredit.evaluation.evaluate import step_rule
 from stepcredit.models.loading import load_value_model, value_model_from
 from stepcredit.models.states import ValueStates, value_states
-from stepcredit.pipeline.evaluate import step_rule
 from stepcredit.tasks.math import MATH
 
 

@@ -4,9 +4,9 @@ import pytest
 
 from stepcredit.errors import InputError
 from stepcredit.report import markdown
-from stepcredit.report.localisation import foresight, localisation, spread
 from stepcredit.report.page import render
 from stepcredit.report.pairs import matrices, p_value, pair_note, points, read_pairs
+from stepcredit.report.step_credit import foresight, localisation, spread
 
 PAIR = {
     "task": "arithmetic", "search": "greedy", "method_a": "rft", "method_b": "oreo", "difference": -0.25,

@@ -21,7 +21,7 @@ from stepcredit.episodes.steps import StepRule, steps_of_tokens
 from stepcredit.models.chat_templates import with_chat_template
 from stepcredit.models.loading import value_model_from
 from stepcredit.models.scoring import values_of
-from stepcredit.search.acting import ActingParams, Play, act, played_episode
+from stepcredit.rollouts.acting import ActingParams, Play, act, played_episode
 from stepcredit.search.beam import BeamParams, beam_search
 from stepcredit.search.pool import score_responses
 from stepcredit.search.responses import Asked

@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from stepcredit.errors import InputError
-from stepcredit.grading.extraction import extract
+from stepcredit.grading.extraction.response import extract
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.style import GSM8K as HASHES_NUMBER
 from stepcredit.grading.style import AnswerStyle, Kind, Marker

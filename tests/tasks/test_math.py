@@ -6,8 +6,8 @@ import datasets
 import pytest
 
 from stepcredit.errors import InputError
-from stepcredit.grading.boxes import boxed_gold
-from stepcredit.grading.extraction import extract
+from stepcredit.grading.extraction.boxes import boxed_gold
+from stepcredit.grading.extraction.response import extract
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.style import MATH as BOXED_EXPRESSION
 from stepcredit.tasks import math

@@ -22,9 +22,9 @@ from stepcredit import (
     TOPRConfig,
     append_episodes,
 )
-from stepcredit.episodes.columns import ImportRules
-from stepcredit.episodes.importers import episode_from_row
 from stepcredit.episodes.turns import own_turns
+from stepcredit.logs.columns import ImportRules
+from stepcredit.logs.importers import episode_from_row
 from stepcredit.training.data import prepare
 from stepcredit.training.methods import method_of
 

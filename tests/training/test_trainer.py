@@ -18,7 +18,7 @@ from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
 from stepcredit import Episode, InputError, OfflineTrainer, OREOConfig, RFTConfig, SFTConfig, StopReason
 from stepcredit.episodes.alignment import at_states, bootstrapped, collate
-from stepcredit.episodes.columns import ImportRules
+from stepcredit.logs.columns import ImportRules
 from stepcredit.models.loading import value_model_from
 from stepcredit.training.data import LengthSortedSampler, as_episodes, prepare
 from stepcredit.training.methods import METHODS, method_of

@@ -1,1 +1,1 @@
-"""Episodes: what happened, which tokens were actions, where steps end, how it is stored and imported."""
+"""Episodes: what happened, which tokens were actions, where steps end, how it is stored."""

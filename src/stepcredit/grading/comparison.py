@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from stepcredit.grading.characters import folded, spelled, unknown
-from stepcredit.grading.names import assignments, is_equation, is_unsolved, value_of
-from stepcredit.grading.numbers import equal_numbers, read_number
-from stepcredit.grading.numerals import equal_numerals, equal_times
-from stepcredit.grading.regions import Piece, Region, is_plain_pair, read_region
-from stepcredit.grading.spelling import normal_form, plain
-from stepcredit.grading.words import equal_words
+from stepcredit.grading.notation.characters import folded, spelled, unknown
+from stepcredit.grading.notation.names import assignments, is_equation, is_unsolved, value_of
+from stepcredit.grading.notation.numbers import equal_numbers, read_number
+from stepcredit.grading.notation.numerals import equal_numerals, equal_times
+from stepcredit.grading.notation.regions import Piece, Region, is_plain_pair, read_region
+from stepcredit.grading.notation.spelling import normal_form, plain
+from stepcredit.grading.notation.words import equal_words
 from stepcredit.verdict import Verdict
 
 MAX_PARTS = 24

@@ -6,9 +6,9 @@ import functools
 import re
 
 from stepcredit.grading.comparison import split_parts
-from stepcredit.grading.numbers import read_number
+from stepcredit.grading.notation.numbers import read_number
+from stepcredit.grading.notation.words import is_words
 from stepcredit.grading.style import AnswerStyle, Kind
-from stepcredit.grading.words import is_words
 
 
 def kind_of(gold: str) -> Kind:

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Self
 
-from stepcredit.grading import spelling
 from stepcredit.grading.comparison import RIGHT, UNDECIDED, UNREAD_GOLD, WRONG, Comparison, compare
-from stepcredit.grading.extraction import extract
+from stepcredit.grading.extraction.response import extract
 from stepcredit.grading.golds import style_for
 from stepcredit.grading.grade import Grade
+from stepcredit.grading.notation import spelling
 from stepcredit.grading.style import MATH, AnswerStyle
 from stepcredit.grading.workers import Workers
 from stepcredit.verdict import Verdict

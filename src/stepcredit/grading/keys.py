@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepcredit.grading.numbers import read_number
-from stepcredit.grading.spelling import normal_form
+from stepcredit.grading.notation.numbers import read_number
+from stepcredit.grading.notation.spelling import normal_form
 
 
 def answer_key(answer: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Expr, I, simplify
 
+from stepcredit.grading.notation.spelling import plain, unfenced
 from stepcredit.grading.real_functions import equal_as_real_functions
-from stepcredit.grading.spelling import plain, unfenced
 
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepcredit.episodes.alignment import Batch, Trajectory, at_states, collate
+from stepcredit.models.action_statistics import action_statistics
 from stepcredit.models.actor_critic import values_at_positions
-from stepcredit.models.statistics import action_statistics
 
 
 @torch.inference_mode()

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stepcredit.errors import InputError
-from stepcredit.report.rows import Row, list_of, number_of, row_of
 from stepcredit.report.scores import Score, method_label
 from stepcredit.report.tables import percent
+from stepcredit.results.fields import Row, list_of, number_of, row_of
 
 INK = "#010203"  # stands for the colour of the text around the figure; replaced by currentColor
 COLOURS = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from stepcredit.report.localisation import LOCALISATION, Signals, foresight, localisation
 from stepcredit.report.pairs import Pair, p_value, points, signed_points
-from stepcredit.report.rows import Row, number_of, optional_number, text_of
 from stepcredit.report.scores import Score, aggregate, method_label
+from stepcredit.report.step_credit import LOCALISATION, Signals, foresight, localisation
 from stepcredit.report.tables import MISSING, percent
+from stepcredit.results.fields import Row, number_of, optional_number, text_of
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

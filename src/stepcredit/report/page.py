@@ -20,19 +20,9 @@ from stepcredit.report.figures import (
     curve_panels,
 )
 from stepcredit.report.html import template, write_page
-from stepcredit.report.localisation import LOCALISATION, Signals, foresight, localisation
 from stepcredit.report.pairs import Matrix, matrices, pair_note, points, read_pairs
-from stepcredit.report.rows import (
-    Row,
-    number_of,
-    optional_number,
-    printable,
-    read_object,
-    read_rows,
-    row_of,
-    text_of,
-)
 from stepcredit.report.scores import Score, ValueScore, aggregate, aggregate_values, method_label
+from stepcredit.report.step_credit import LOCALISATION, Signals, foresight, localisation
 from stepcredit.report.tables import (
     block_label,
     count_range,
@@ -44,6 +34,16 @@ from stepcredit.report.tables import (
     tokens,
 )
 from stepcredit.report.values import check_responses, pair_up, value_colour
+from stepcredit.results.fields import (
+    Row,
+    number_of,
+    optional_number,
+    printable,
+    read_object,
+    read_rows,
+    row_of,
+    text_of,
+)
 from stepcredit.version import __version__
 
 MOST_PAIRS = 12

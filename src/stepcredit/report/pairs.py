@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from stepcredit.report.rows import number_of, printable, row_of, text_of
 from stepcredit.report.scores import SEARCH_LABELS, method_label
+from stepcredit.results.fields import number_of, printable, row_of, text_of
 
 
 @dataclass(frozen=True)

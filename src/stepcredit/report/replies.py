@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from stepcredit.report.figures import COLOURS, INK, drawn_svg, figure_style
 from stepcredit.report.markdown import table
-from stepcredit.report.rows import Row, optional_number
 from stepcredit.report.scores import Score, aggregate, method_label
 from stepcredit.report.tables import MISSING, percent
+from stepcredit.results.fields import Row, optional_number
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from stepcredit.errors import InputError
-from stepcredit.report.rows import (
+from stepcredit.results.fields import (
     Row,
     count_of,
     number_of,

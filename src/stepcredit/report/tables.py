@@ -8,8 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from stepcredit.report.rows import printable
 from stepcredit.report.scores import Score, ValueScore, aggregate, aggregate_values, method_label
+from stepcredit.results.fields import printable
 
 MISSING = "–"
 

@@ -16,10 +16,10 @@ from scipy.optimize import isotonic_regression
 from stepcredit.errors import InputError
 from stepcredit.report.html import template, write_page
 from stepcredit.report.page import signed
-from stepcredit.report.rows import Row, list_of, optional_count, optional_number, printable, row_of, text_of
 from stepcredit.report.scores import SEARCH_LABELS
 from stepcredit.report.tables import decimal
 from stepcredit.report.values import HIGH_RGB, LOW_RGB, SMALLEST_DROP, VERDICTS, value_colour
+from stepcredit.results.fields import Row, list_of, optional_count, optional_number, printable, row_of, text_of
 from stepcredit.version import __version__
 
 STATES = ("root", "kept", "pruned", "finished", "truncated")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from stepcredit.errors import InputError
-from stepcredit.report.rows import Row, list_of, optional_number, row_of, text_of
+from stepcredit.results.fields import Row, list_of, optional_number, row_of, text_of
 
 VERDICTS = ("right", "wrong", "undecided")
 LOW_RGB = (224, 116, 24)  # orange: V = 0

@@ -22,9 +22,9 @@ from stepcredit.engines.noise import stream_key
 from stepcredit.engines.stepping import Stepper
 from stepcredit.episodes.episode import StopReason
 from stepcredit.errors import InputError
-from stepcredit.search.choosing import by_value, by_weighted_vote
 from stepcredit.search.responses import AnswerOf, Asked, Found, Node, Response
 from stepcredit.search.scorers import Reading, Scorer, Scoring
+from stepcredit.search.selection import by_value, by_weighted_vote
 
 _TAIL = 64
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stepcredit.errors import InputError
-from stepcredit.grading.boxes import boxed_gold
+from stepcredit.grading.extraction.boxes import boxed_gold
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.grader import grade_answer
 from stepcredit.tasks.prompts import Worked, posed, style_named

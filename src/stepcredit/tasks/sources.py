@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stepcredit.episodes.formats import read_rows
 from stepcredit.errors import InputError
+from stepcredit.logs.formats import read_rows
 
 _NAME = re.compile(
     r"(?P<stem>.+?)(?:-(?P<shard>\d{5})-of-(?P<shards>\d{5}))?(?:\.(?:jsonl|json|csv)(?:\.gz)?|\.parquet)",

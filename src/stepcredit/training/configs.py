@@ -9,9 +9,9 @@ import torch
 from transformers import TrainingArguments
 
 from stepcredit.episodes.alignment import Level
-from stepcredit.episodes.columns import ImportRules
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
+from stepcredit.logs.columns import ImportRules
 
 
 @dataclass

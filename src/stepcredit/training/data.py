@@ -13,12 +13,12 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from stepcredit.episodes.alignment import PieceReader, Trajectory, align, collate
-from stepcredit.episodes.columns import ImportRules, check_rewards
 from stepcredit.episodes.episode import Episode
-from stepcredit.episodes.formats import Row, without_nulls
-from stepcredit.episodes.importers import EpisodeImporter
 from stepcredit.episodes.turns import TurnEnds, own_turns, turn_ends
 from stepcredit.errors import InputError
+from stepcredit.logs.columns import ImportRules, check_rewards
+from stepcredit.logs.formats import Row, without_nulls
+from stepcredit.logs.importers import EpisodeImporter
 from stepcredit.training.arrangement import Item
 from stepcredit.training.configs import LabelConfig, OfflineConfig
 from stepcredit.training.methods import Method

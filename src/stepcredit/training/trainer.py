@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from stepcredit.episodes.alignment import at_states, bootstrapped
 from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import InputError, NotFiniteError
+from stepcredit.models.action_statistics import action_statistics
 from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic
 from stepcredit.models.adapters import is_peft, with_adapter
 from stepcredit.models.chat_templates import with_chat_template
@@ -33,7 +34,6 @@ from stepcredit.models.loading import (
     value_model_from,
 )
 from stepcredit.models.states import ValueStates
-from stepcredit.models.statistics import action_statistics
 from stepcredit.objectives.sums import Sums, count, mean, mean_of, spread_of, total
 from stepcredit.training.checkpoints import last_checkpoint
 from stepcredit.training.configs import OfflineConfig

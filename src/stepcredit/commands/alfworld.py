@@ -1,0 +1,31 @@
+"""`stepcredit alfworld build|demonstrate`: games, and episodes of demonstrators who play them."""
+
+from __future__ import annotations
+
+import inspect
+
+from stepcredit.commands.console import counted
+from stepcredit.commands.parsing import parse
+from stepcredit.errors import InputError
+from stepcredit.rollouts.demonstrate import DemonstrateConfig, demonstrate
+from stepcredit.tasks.alfworld.build_command import BuildConfig, build
+
+CONFIGS: dict[str, type] = {"build": BuildConfig, "demonstrate": DemonstrateConfig}
+
+
+def run(arguments: list[str]) -> int:
+    """Build games, or have them demonstrated."""
+    verb = arguments[0] if arguments else ""
+    if verb in ("-h", "--help"):
+        lines = [f"  stepcredit alfworld {name} --help\n\n{inspect.getdoc(kind)}" for name, kind in CONFIGS.items()]
+        usage = "usage: stepcredit alfworld build|demonstrate [--config FILE.yaml] [--flag value …]"
+        print("\n\n".join([usage, *lines]))
+        return 0
+    if verb not in CONFIGS:
+        raise InputError("needs build or demonstrate; see stepcredit alfworld --help", "alfworld")
+    (config,) = parse(f"alfworld {verb}", [CONFIGS[verb]], arguments[1:])
+    counts = build(config) if verb == "build" else demonstrate(config)
+    print(f"{config.out}: {counted(counts)}")
+    if verb == "build" and not config.dry_run:
+        print(f"Next: stepcredit alfworld demonstrate --data {config.out} --out demonstrations")
+    return 0

@@ -1,0 +1,18 @@
+"""`stepcredit collect`: sample and grade responses."""
+
+from __future__ import annotations
+
+from stepcredit.commands.console import counted, quiet
+from stepcredit.commands.parsing import parse
+
+
+def run(arguments: list[str]) -> int:
+    """Collect, and say how much there is."""
+    quiet()
+    from stepcredit.rollouts.collect import CollectConfig, collect
+
+    (config,) = parse("collect", [CollectConfig], arguments)
+    print(f"{config.out}: {counted(collect(config))}")
+    if not config.dry_run:
+        print(f"Next: stepcredit inspect {config.out}")
+    return 0

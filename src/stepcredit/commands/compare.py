@@ -1,0 +1,21 @@
+"""`stepcredit compare`: every method on the same episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stepcredit.commands.console import counted, quiet, show_results
+from stepcredit.commands.parsing import parse
+
+
+def run(arguments: list[str]) -> int:
+    """Run what is not finished, and show the table."""
+    quiet()
+    from stepcredit.experiments.compare import CompareConfig, compare
+
+    (config,) = parse("compare", [CompareConfig], arguments)
+    counts = compare(config)
+    print(counted(counts))
+    if not config.dry_run:
+        show_results(Path(config.out)).print(f"Look at it: {Path(config.out) / 'report.html'}", soft_wrap=True)
+    return 0

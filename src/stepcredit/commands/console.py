@@ -1,0 +1,35 @@
+"""What commands show: result tables on a terminal, and where to look next."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from stepcredit.report.tables import results_table
+from stepcredit.results.store import read_rows
+
+
+def quiet() -> None:
+    """Progress of our own only; threads that wait asleep, so that a shared machine is not stalled."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def counted(counts: Mapping[str, Any]) -> str:
+    """Counts on one line."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def show_results(folder: Path) -> Console:
+    """Print the table of a folder's `results.json`; returns the console for what else there is to say."""
+    console = Console()
+    console.print(results_table(read_rows(folder / "results.json")))
+    return console

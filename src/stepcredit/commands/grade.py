@@ -1,0 +1,13 @@
+"""`stepcredit grade`: responses and gold answers → verdicts and rewards."""
+
+from __future__ import annotations
+
+from stepcredit.commands.parsing import parse
+from stepcredit.logs.grade_logs import GradeConfig, grade_rows
+
+
+def run(arguments: list[str]) -> int:
+    """Grade, and say how many were right."""
+    (config,) = parse("grade", [GradeConfig], arguments)
+    print(grade_rows(config).summary())
+    return 0

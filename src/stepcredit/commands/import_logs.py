@@ -1,0 +1,13 @@
+"""`stepcredit import`: logs of scored responses → episodes."""
+
+from __future__ import annotations
+
+from stepcredit.commands.parsing import parse
+from stepcredit.logs.import_logs import ImportConfig, import_logs
+
+
+def run(arguments: list[str]) -> int:
+    """Import, and say what was read and written."""
+    (config,) = parse("import", [ImportConfig], arguments)
+    print(import_logs(config).summary())
+    return 0

@@ -1,0 +1,66 @@
+"""`stepcredit inspect`: what is in a folder of episodes, and what of it can teach."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from stepcredit.commands.parsing import parse
+from stepcredit.episodes.delimiters import step_rule
+from stepcredit.episodes.store import load_episodes
+from stepcredit.episodes.summary import step_previews, summarise
+from stepcredit.metrics.dataset import Summary
+from stepcredit.progress import track
+from stepcredit.report.dataset import dataset_tables, preview_panels
+
+
+@dataclass
+class InspectConfig:
+    """Say what is in a folder of episodes: success, what teaches nothing, duplicates, lengths, steps."""
+
+    episodes: str = field(metadata={"help": "The folder of episodes.", "positional": True})
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Counts tokens where no ids are stored: a folder or a name on the hub."},
+    )
+    step_delimiters: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Where a step ends; \\n, \\t, \\r and \\\\ are understood. Default: those of the task that the "
+            "episodes were collected for, and line breaks where they were imported."
+        },
+    )
+    preview: int = field(default=0, metadata={"help": "Show this many responses cut into their steps."})
+    json: bool = field(default=False, metadata={"help": "Print JSON in place of tables."})
+
+
+def inspect_episodes(config: InspectConfig) -> Summary:
+    """The summary of a folder of episodes (see `InspectConfig`).
+
+    Raises:
+        InputError: no episodes there, a tokenizer that cannot be loaded, or an impossible delimiter.
+    """
+    rule = step_rule(config.step_delimiters, Path(config.episodes))
+    store = load_episodes(config.episodes)
+    tokenizer = None
+    if config.tokenizer:
+        from stepcredit.models.loading import load_tokenizer  # imports transformers and torch
+
+        tokenizer = load_tokenizer(config.tokenizer)
+    return summarise(track(store, "reading", len(store), "episodes"), rule, tokenizer)
+
+
+def run(arguments: list[str]) -> int:
+    """Print the summary as tables, or as JSON."""
+    (config,) = parse("inspect", [InspectConfig], arguments)
+    summary, console = inspect_episodes(config), Console()
+    if config.json:
+        print(json.dumps(asdict(summary), indent=1))
+        return 0
+    console.print(dataset_tables(summary))
+    rule = step_rule(config.step_delimiters, Path(config.episodes))
+    console.print(preview_panels(step_previews(load_episodes(config.episodes)[: config.preview], rule)))
+    return 0

@@ -1,0 +1,23 @@
+"""`stepcredit quickstart`: the whole loop on an embedded task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stepcredit.commands.console import quiet, show_results
+from stepcredit.commands.parsing import parse
+from stepcredit.report.tables import value_table
+from stepcredit.results.store import read_rows
+
+
+def run(arguments: list[str]) -> int:
+    """Run the loop and show its tables."""
+    quiet()
+    from stepcredit.experiments.quickstart import QuickstartConfig, quickstart
+
+    (config,) = parse("quickstart", [QuickstartConfig], arguments)
+    report = quickstart(config)
+    console = show_results(Path(config.out))
+    console.print(value_table(read_rows(Path(config.out) / "value.json")))
+    console.print(f"Look at it: {report}", soft_wrap=True)
+    return 0

@@ -1,0 +1,21 @@
+"""`stepcredit reproduce`: a recipe from weights to its table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stepcredit.commands.console import quiet, show_results
+from stepcredit.commands.parsing import parse
+
+
+def run(arguments: list[str]) -> int:
+    """Run what is not finished, and show the table."""
+    quiet()
+    from stepcredit.experiments.reproduce import ReproduceConfig, reproduce
+
+    (config,) = parse("reproduce", [ReproduceConfig], arguments)
+    counts = reproduce(config)
+    print(", ".join(f"{name}: {count}" for name, count in counts.items()))
+    if not config.dry_run:
+        show_results(Path(config.out)).print(f"Look at it: {Path(config.out) / 'report.html'}", soft_wrap=True)
+    return 0

@@ -1,0 +1,32 @@
+"""`stepcredit train`: a policy, and a value function, from episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stepcredit.commands.console import counted, quiet
+from stepcredit.commands.parsing import SELECTS, parse, take_flag
+from stepcredit.errors import InputError
+from stepcredit.files import read_yaml
+
+
+def run(arguments: list[str]) -> int:
+    """Train by the method that `--method`, or the YAML file, names."""
+    quiet()
+    from stepcredit.training.methods import METHODS
+    from stepcredit.training.train import TrainConfig, train
+
+    rest, method = take_flag(arguments, "--method")
+    _, file = take_flag(list(rest), "--config")
+    if method is None and file is not None:
+        method = read_yaml(Path(file)).get(SELECTS)
+    if method is None and {"-h", "--help"} & set(rest):
+        method = "oreo"
+    if method not in METHODS:
+        raise InputError(f"choose one of {', '.join(METHODS)}", "--method")
+    kinds: list[type] = [TrainConfig, METHODS[method].config]
+    config, args = parse(f"train --method {method}", kinds, rest)
+    print(counted(train(config, args)))
+    if not config.dry_run:
+        print(f"Next: stepcredit evaluate --task TASK --policy {args.output_dir}/policy --out results")
+    return 0

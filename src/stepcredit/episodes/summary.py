@@ -1,0 +1,220 @@
+"""What is in a set of episodes, in one pass: outcomes, what each prompt can teach, lengths, steps."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from stepcredit.episodes.encoding import tokenise
+from stepcredit.episodes.episode import Episode, Message
+from stepcredit.episodes.records import turns_as_text
+from stepcredit.episodes.steps import StepRule, preview
+from stepcredit.episodes.turns import Tokenizer
+from stepcredit.errors import InputError
+from stepcredit.metrics.dataset import HISTOGRAM_BINS, Summary, distribution
+from stepcredit.verdict import Verdict
+
+RIGHT_ABOVE = 0.5
+"""Without a verdict, a response counts as right where its reward is above this."""
+
+
+@dataclass
+class _Prompt:
+    """What is known of one prompt so far."""
+
+    digest: bytes
+    responses: int = 0
+    right: int = 0
+    wrong: int = 0
+    rewards: int = 0
+    total: float = 0.0
+    lowest: float = math.inf
+    highest: float = -math.inf
+    has_step_rewards: bool = False
+    clashes: bool = False
+
+
+@dataclass
+class _Lengths:
+    """Numbers per response, kept compactly."""
+
+    prompt_characters: array[int] = field(default_factory=lambda: array("q"))
+    completion_characters: array[int] = field(default_factory=lambda: array("q"))
+    completion_tokens: array[int] = field(default_factory=lambda: array("q"))
+    total_tokens: array[int] = field(default_factory=lambda: array("q"))
+    steps: array[int] = field(default_factory=lambda: array("q"))
+
+
+def summarise(episodes: Iterable[Episode], rule: StepRule, tokenizer: Tokenizer | None = None) -> Summary:
+    """Read through the episodes once and sum them up; memory grows by some bytes an episode.
+
+    Args:
+        episodes: at least one.
+        rule: where steps end, in episodes that do not bring their own.
+        tokenizer: to count tokens where no ids are stored.
+
+    Raises:
+        InputError: there are no episodes.
+    """
+    tally = _Tally(rule, tokenizer)
+    for episode in episodes:
+        tally.add(episode)
+    return tally.summary()
+
+
+class _Tally:
+    def __init__(self, rule: StepRule, tokenizer: Tokenizer | None) -> None:
+        self._rule, self._tokenizer = rule, tokenizer
+        self._prompts: dict[str, _Prompt] = {}
+        self._seen: set[bytes] = set()
+        self._lengths = _Lengths()
+        self._outcomes = {"right": 0, "wrong": 0, "undecided": 0, "truncated": 0}
+        self._own_ids = self._multi_turn = self._untokenised = 0
+
+    def add(self, episode: Episode) -> None:
+        """Counts one more episode."""
+        outcome = outcome_of(episode)
+        self._outcomes[outcome] += 1
+        digest = _digest(turns_as_text(episode.prompt).encode())
+        self._seen.add(_digest(digest + turns_as_text(episode.completion).encode()))
+        _add_to_prompt(self._prompts.setdefault(episode.prompt_id, _Prompt(digest)), episode, digest, outcome)
+        self._add_lengths(episode)
+        self._add_tokens(episode)
+
+    def _add_lengths(self, episode: Episode) -> None:
+        turns = policy_turns(episode.completion)
+        self._multi_turn += len(turns) > 1
+        prompt = [episode.prompt] if isinstance(episode.prompt, str) else [m["content"] or "" for m in episode.prompt]
+        self._lengths.prompt_characters.append(sum(map(len, prompt)))
+        self._lengths.completion_characters.append(sum(map(len, turns)))
+        steps = len(episode.steps) if episode.steps else sum(len(self._rule.split(turn)) for turn in turns)
+        self._lengths.steps.append(steps)
+
+    def _add_tokens(self, episode: Episode) -> None:
+        self._own_ids += episode.tokens is not None
+        if episode.tokens is None and self._tokenizer is None:
+            return
+        try:
+            tokens = tokenise(episode, self._tokenizer)
+        except InputError:
+            self._untokenised += 1
+            return
+        self._lengths.completion_tokens.append(int(tokens.action_mask.sum()))
+        self._lengths.total_tokens.append(len(tokens))
+
+    def summary(self) -> Summary:
+        """Everything so far."""
+        episodes, prompts, lengths = sum(self._outcomes.values()), list(self._prompts.values()), self._lengths
+        if not episodes:
+            raise InputError("there are no episodes to sum up")
+        mean, stderr = _reward_mean(prompts)
+        lessons = [_lesson(prompt) for prompt in prompts]
+        bins = [_success_bin(prompt) for prompt in prompts]
+        return Summary(
+            episodes=episodes,
+            prompts=len(prompts),
+            responses_per_prompt=distribution([p.responses for p in prompts]),
+            reward_mean=mean,
+            reward_stderr=stderr,
+            **{name: number / episodes for name, number in self._outcomes.items()},
+            success={name: bins.count(name) for name in HISTOGRAM_BINS},
+            prompts_without_outcome=bins.count(None),
+            prompts_all_right=lessons.count("all right"),
+            prompts_all_wrong=lessons.count("all wrong"),
+            prompts_single=lessons.count("single"),
+            prompts_undecided=lessons.count("undecided"),
+            duplicates=episodes - len(self._seen),
+            prompt_id_clashes=sum(p.clashes for p in prompts),
+            prompt_characters=distribution(lengths.prompt_characters),
+            completion_characters=distribution(lengths.completion_characters),
+            completion_tokens=distribution(lengths.completion_tokens) if lengths.completion_tokens else None,
+            total_tokens=distribution(lengths.total_tokens) if lengths.total_tokens else None,
+            untokenised=self._untokenised,
+            steps=distribution(lengths.steps),
+            own_ids=self._own_ids / episodes,
+            multi_turn=self._multi_turn / episodes,
+        )
+
+
+def outcome_of(episode: Episode) -> str:
+    """`truncated`, else `undecided`, else `right` or `wrong`: by the verdict, without one by the reward."""
+    if episode.truncated:
+        return "truncated"
+    if episode.reward is None:
+        return "undecided"
+    if episode.verdict is not None:
+        return str(episode.verdict)
+    return str(Verdict.RIGHT if episode.reward > RIGHT_ABOVE else Verdict.WRONG)
+
+
+def policy_turns(completion: str | Iterable[Message]) -> list[str]:
+    """What the policy wrote, a text a turn."""
+    if isinstance(completion, str):
+        return [completion]
+    return [message["content"] or "" for message in completion if message["role"] == "assistant"]
+
+
+def step_previews(episodes: Iterable[Episode], rule: StepRule) -> list[tuple[str, str]]:
+    """(title, text) of each response, cut into its own steps or by the rule."""
+    shown = []
+    for episode in episodes:
+        if episode.steps:
+            text = "\n".join(f"[{k}] {step!r}" for k, step in enumerate(episode.steps))
+        else:
+            text = "\n".join(preview(turn, rule) for turn in policy_turns(episode.completion))
+        shown.append((f"prompt {episode.prompt_id}, sample {episode.sample}, reward {episode.reward}", text))
+    return shown
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _add_to_prompt(prompt: _Prompt, episode: Episode, digest: bytes, outcome: str) -> None:
+    prompt.responses += 1
+    prompt.right += outcome == "right"
+    prompt.wrong += outcome == "wrong"
+    prompt.clashes |= digest != prompt.digest
+    prompt.has_step_rewards |= any(episode.step_rewards or ())
+    if episode.reward is not None:
+        prompt.rewards += 1
+        prompt.total += episode.reward
+        prompt.lowest = min(prompt.lowest, episode.reward)
+        prompt.highest = max(prompt.highest, episode.reward)
+
+
+def _lesson(prompt: _Prompt) -> str | None:
+    """Why a prompt teaches nothing, or None where it does."""
+    if prompt.rewards == 0:
+        return "undecided"
+    if prompt.has_step_rewards or prompt.lowest < prompt.highest:
+        return None
+    if prompt.rewards == 1:
+        return "single"
+    return "all right" if prompt.lowest > RIGHT_ABOVE else "all wrong"
+
+
+def _success_bin(prompt: _Prompt) -> str | None:
+    outcomes = prompt.right + prompt.wrong
+    if not outcomes:
+        return None
+    if prompt.right in (0, outcomes):
+        return HISTOGRAM_BINS[-1 if prompt.right else 0]
+    return HISTOGRAM_BINS[1 + 5 * prompt.right // outcomes]
+
+
+def _reward_mean(prompts: list[_Prompt]) -> tuple[float | None, float | None]:
+    """Mean m over all rewards, and its error from the sums S_g of n_g rewards to each of G prompts:
+    stderr² = G/(G-1) Σ_g (S_g - n_g m)² / N². With equal n_g it is that of the mean of G prompt means."""
+    rated = [p for p in prompts if p.rewards]
+    number = sum(p.rewards for p in rated)
+    if not number:
+        return None, None
+    mean = math.fsum(p.total for p in rated) / number
+    if len(rated) == 1:
+        return mean, None
+    squares = math.fsum((p.total - p.rewards * mean) ** 2 for p in rated)
+    return mean, math.sqrt(len(rated) / (len(rated) - 1) * squares) / number

@@ -1,0 +1,336 @@
+"""Credit in numbers: does a signal's largest drop point at the first wrong step, and what else would do so?
+
+A *signal* is one change a step for every judged response, `list` of arrays [steps]: ΔV of a value model,
+β Σρ of a policy, minus the rate at which a step's kind goes wrong (the control), or the change of the success
+rate of fresh continuations (the ceiling).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepcredit.engines.engine import Engine, Request, SamplingParams
+from stepcredit.episodes.alignment import PieceReader, Trajectory, align
+from stepcredit.episodes.encoding import response_text
+from stepcredit.episodes.episode import Episode, StopReason
+from stepcredit.episodes.steps import StepRule
+from stepcredit.errors import InputError
+from stepcredit.evaluation.value_quality import Scored, value_at
+from stepcredit.metrics.calibration import TENTHS, Bin, calibration, expected_calibration_error, squared_error
+from stepcredit.metrics.localisation import (
+    StepCredit,
+    every_step,
+    first_wrong_step_found,
+    kind_prior_change,
+    kind_rates,
+    matched_pairs,
+    up_to_first_wrong,
+)
+from stepcredit.metrics.ranking import Estimate, auc_across, auc_within
+from stepcredit.models.scoring import log_ratios_of, step_starts, sum_over_steps, value_after_steps, values_of
+from stepcredit.progress import track
+from stepcredit.tasks.task import Problem, Task
+from stepcredit.verdict import Verdict
+
+Signal = list[NDArray[Any]]
+"""The change over each step of each judged response, arrays [steps]."""
+
+ONLY_KIND = "step"
+"""The kind of every step where the task knows no kinds."""
+
+SHARES = (0.25, 0.5, 0.75, 1.0)
+
+
+@runtime_checkable
+class KnowsKinds(Protocol):
+    """A task that can tell what kind of step each step of a response is."""
+
+    def step_kinds(self, response: str) -> list[str]:
+        """One word a step."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A finished, decided response of which every step is known: its kind, and whether it is wrong.
+
+    `kinds` and `wrong` have one entry a step, the end token being none.
+    """
+
+    episode: Episode
+    trajectory: Trajectory
+    kinds: tuple[str, ...]
+    wrong: tuple[bool, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether the response as a whole is right."""
+        return self.episode.reward == 1
+
+    @property
+    def prompt_id(self) -> str:
+        """The prompt it answers."""
+        return self.episode.prompt_id
+
+
+def judge(
+    task: Task, problems: Sequence[Problem], tokenizer: Any, episodes: Sequence[Episode], rule: StepRule
+) -> list[Judged]:
+    """The responses of which every step is known, right and wrong ones, in their order.
+
+    Left out are truncated and undecided responses, and those whose steps the task does not know or counts
+    otherwise than the rule does.
+    """
+    by_id = {p.prompt_id: p for p in problems}
+    pieces = PieceReader(tokenizer)
+    judged = []
+    for episode in episodes:
+        if episode.reward is None or episode.truncated or not isinstance(episode.completion, str):
+            continue
+        wrong = task.wrong_steps(by_id[episode.prompt_id], episode.completion)
+        if wrong is None:
+            continue
+        kinds = task.step_kinds(episode.completion) if isinstance(task, KnowsKinds) else [ONLY_KIND] * len(wrong)
+        trajectory = align(episode, tokenizer, rule, pieces)
+        if len(wrong) == len(kinds) == len(step_starts(trajectory)) - 1:
+            judged.append(Judged(episode, trajectory, tuple(kinds), tuple(wrong)))
+    return judged
+
+
+def values_after_steps(judged: Sequence[Judged], value_model: Any, batch_size: int = 64) -> Signal:
+    """V before the first step and after each, of each response: arrays [steps + 1]."""
+    trajectories = [j.trajectory for j in judged]
+    values = values_of(value_model, trajectories, batch_size)
+    return [value_after_steps(t, v) for t, v in zip(trajectories, values, strict=True)]
+
+
+def changes(after_steps: Sequence[NDArray[Any]]) -> Signal:
+    """The explicit signal: from values or success rates [steps + 1] to their change over each step."""
+    return [np.diff(v) for v in after_steps]
+
+
+def implicit_changes(
+    judged: Sequence[Judged], policy: Any, reference: Any, beta: float, batch_size: int = 64
+) -> Signal:
+    """The implicit signal: β Σρ over each step, which at the optimum is the change of V* (rewards come last)."""
+    trajectories = [j.trajectory for j in judged]
+    ratios = log_ratios_of(policy, reference, trajectories, batch_size)
+    return [beta * sum_over_steps(t, r) for t, r in zip(trajectories, ratios, strict=True)]
+
+
+def rates_of_kinds(training: Sequence[Judged]) -> dict[str, float]:
+    """P(wrong | kind) in training responses (see `kind_rates`)."""
+    return kind_rates((j.kinds, j.wrong) for j in training)
+
+
+def prior_changes(judged: Sequence[Judged], rates: dict[str, float]) -> Signal:
+    """The control: minus the rate at which each step's kind goes wrong, whatever the step says."""
+    return [np.array(kind_prior_change(j.kinds, rates)) for j in judged]
+
+
+def continuation_success(
+    task: Task,
+    problems: Sequence[Problem],
+    judged: Sequence[Judged],
+    engine: Engine,
+    continuations: int = 64,
+    seed: int = 0,
+) -> Signal:
+    """How often fresh continuations succeed from before the first step and after each: arrays [steps + 1].
+
+    An estimate of V^π of the engine's policy that knows nothing of any value model. From each state (the
+    prompt, every prefix of steps, and the finished response before its end token; the exact ids) responses
+    are drawn to their end at temperature 1 and the whole of each is graded. One that meets the task's length
+    limit, or that cannot be decided, does not succeed. A state that several responses share is drawn once;
+    its noise depends on the seed and the state alone.
+
+    Args:
+        task, problems: the grader and what it needs to know.
+        judged: the responses.
+        engine: of the policy.
+        continuations: drawn from each state.
+        seed: of the noise.
+    """
+    by_id = {p.prompt_id: p for p in problems}
+    wanted = [[_state(j, start) for start in step_starts(j.trajectory)] for j in judged]
+    by_length: dict[int, list[State]] = {}
+    for state in dict.fromkeys(s for states in wanted for s in states):
+        by_length.setdefault(len(state.written), []).append(state)
+    rates: dict[State, float] = {}
+    for written, states in track(sorted(by_length.items()), "continuations", len(by_length), "lengths"):
+        room = task.max_new_tokens - written
+        drawn = _successes(task, by_id, states, engine, continuations, seed, room) if room > 0 else ()
+        won = dict.fromkeys(states, 0)
+        for state, success in drawn:
+            won[state] += success
+        rates |= {state: count / continuations for state, count in won.items()}
+    return [np.array([rates[s] for s in states]) for states in wanted]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a continuation starts: the prompt's ids, and what was written since."""
+
+    prompt_id: str
+    prompt: tuple[int, ...]
+    written: tuple[int, ...]
+
+    def request(self, sample: int) -> Request:
+        """A draw from here; the noise has a name of its own, unlike that of whole responses."""
+        name = f"{self.prompt_id}\x1fafter {' '.join(map(str, self.written))}"
+        return Request(self.prompt + self.written, name, sample)
+
+
+def _state(judged: Judged, position: int) -> State:
+    ids = judged.trajectory.ids
+    first = int(judged.trajectory.action_mask.argmax())
+    return State(judged.prompt_id, tuple(ids[:first].tolist()), tuple(ids[first:position].tolist()))
+
+
+def _successes(
+    task: Task,
+    by_id: Mapping[str, Problem],
+    states: Sequence[State],
+    engine: Engine,
+    continuations: int,
+    seed: int,
+    room: int,
+) -> Iterator[tuple[State, bool]]:
+    """(state, whether it ended right) of every continuation."""
+    pairs = [(state, state.request(k)) for state in states for k in range(continuations)]
+    params = SamplingParams(max_new_tokens=room, temperature=1.0, seed=seed)
+    drawn = engine.generate([request for _, request in pairs], params)
+    for (state, _), generation in zip(pairs, drawn, strict=True):
+        whole = np.concatenate([np.array(state.written, dtype=np.int32), generation.ids])
+        finished = generation.stop_reason is not StopReason.LENGTH
+        text = response_text(whole.tolist(), engine.tokenizer, engine.ends)
+        grade = task.grade(by_id[state.prompt_id], text) if finished else None
+        yield state, grade is not None and grade.verdict is Verdict.RIGHT
+
+
+def credit_rows(
+    judged: Sequence[Judged], signals: Mapping[str, Signal], common: dict[str, Any], seed: int = 0
+) -> list[dict[str, Any]]:
+    """How well each signal finds wrong steps, as rows; those with nothing to compare are left out.
+
+    first_wrong_step: the share of wrong responses whose largest drop is the first wrong step.
+    kind_matched_pairs: how often the first wrong step drops below a right step of its kind, to the same prompt,
+    that comes before any wrong one; one half for a signal that knows kinds alone.
+    kind_matched_pairs_all: the same over all wrong and all right steps.
+    first_wrong_step_chance, of signal "chance": any step of the response.
+
+    Raises:
+        InputError: a signal that is not one finite number a step.
+    """
+    groups = [j.prompt_id for j in judged]
+    rows = []
+    for name, signal in signals.items():
+        credits, same = _credits(judged, name, signal), {**common, "signal": name}
+        found, _ = _found(judged, credits, seed)
+        pairs = matched_pairs(credits, groups, up_to_first_wrong, seed=seed)
+        every_pair = matched_pairs(credits, groups, every_step, seed=seed)
+        rows += [
+            _row(same, "first_wrong_step", None, found, "largest drop is the first wrong step"),
+            _row(same, "kind_matched_pairs", None, pairs, "first wrong step drops below a right one of its kind"),
+            _row(same, "kind_matched_pairs_all", None, every_pair, "wrong step drops below a right one of its kind"),
+        ]
+    flat = [StepCredit([0.0] * len(j.wrong), j.wrong) for j in judged]
+    found, chance = _found(judged, flat, seed)
+    by_chance = found._replace(estimate=chance, low=float("nan"), high=float("nan"))
+    same = {**common, "signal": "chance"}
+    rows.append(_row(same, "first_wrong_step_chance", None, by_chance, "any step of the response"))
+    return [row for row in rows if row["n"]]
+
+
+def _found(judged: Sequence[Judged], credits: Sequence[StepCredit], seed: int) -> tuple[Estimate, float]:
+    """`first_wrong_step_found` over the wrong responses."""
+    wrong = [(credit, j.prompt_id) for credit, j in zip(credits, judged, strict=True) if not j.right]
+    return first_wrong_step_found([c for c, _ in wrong], [prompt for _, prompt in wrong], seed=seed)
+
+
+def _credits(judged: Sequence[Judged], name: str, signal: Signal) -> list[StepCredit]:
+    """A signal with the truth beside it."""
+    if len(signal) != len(judged):
+        raise InputError(f"{len(signal)} responses where {len(judged)} were judged", f"signal {name}")
+    for change, j in zip(signal, judged, strict=True):
+        if change.shape != (len(j.wrong),) or not np.isfinite(change).all():
+            raise InputError("a signal is one finite number a step", f"signal {name}, prompt {j.prompt_id}")
+    return [StepCredit(change.tolist(), j.wrong, j.kinds) for change, j in zip(signal, judged, strict=True)]
+
+
+def auc_rows(scored: Sequence[Scored], common: dict[str, Any], seed: int = 0) -> list[dict[str, Any]]:
+    """How well V foretells final success at 25, 50, 75 and 100% of the steps, within a prompt and across.
+
+    Across prompts a value gets credit for telling easy prompts from hard ones, within a prompt none.
+    """
+    right = [s.episode.reward == 1 for s in scored]
+    groups = [s.episode.prompt_id for s in scored]
+    rows = []
+    for share in SHARES:
+        values = [value_at(s, share) for s in scored]
+        note = "before the end token" if share == 1 else f"{share:.0%} of the steps written"
+        for metric, auc in (("auc_within_prompt", auc_within), ("auc_across_prompts", auc_across)):
+            rows.append(_row(common, metric, share, auc(values, right, groups, seed=seed), note))
+    return [row for row in rows if row["n"]]
+
+
+def with_values(judged: Sequence[Judged], after_steps: Sequence[NDArray[Any]]) -> list[Scored]:
+    """Judged responses with values or success rates [steps + 1], as `auc_rows` takes them."""
+    return [Scored(j.episode, j.trajectory, v) for j, v in zip(judged, after_steps, strict=True)]
+
+
+def calibration_rows(
+    scored: Sequence[Scored],
+    success: Sequence[NDArray[Any]],
+    trials: int,
+    common: dict[str, Any],
+    edges: Sequence[float] = TENTHS,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """V of every state against the success rate of its continuations: bins, and two summaries.
+
+    States are counted as often as responses pass through them; errors are clustered by prompt.
+
+    Args:
+        scored: with V before the first step and after each.
+        success: rates at the same states, from `continuation_success`.
+        trials: the continuations behind each rate, 2 or more.
+        common: what the rows have in common.
+        edges: of the bins of V.
+        seed: of the bootstrap.
+    """
+    if not scored:
+        return []
+    predicted = np.concatenate([s.value for s in scored]).astype(np.float64)
+    right = np.concatenate(list(success)) * trials
+    groups = np.concatenate([[s.episode.prompt_id] * len(s.value) for s in scored])
+    bins = calibration(predicted, right, trials, edges, groups)
+    error = squared_error(predicted, right, trials, groups, seed=seed)
+    nan = float("nan")
+    ece = Estimate(expected_calibration_error(bins), nan, nan, error.groups, error.pairs)
+    return [
+        *(_bin_row(common, b) for b in bins),
+        _row(common, "expected_calibration_error", None, ece, "over the bins; noise adds to it"),
+        _row(common, "value_squared_error", None, error, "against success rates, their noise taken off"),
+    ]
+
+
+def _bin_row(common: dict[str, Any], b: Bin) -> dict[str, Any]:
+    numbers = {"predicted": _number(b.predicted), "estimate": _number(b.observed), "stderr": _number(b.stderr)}
+    edges = {"at": _number(b.low), "to": _number(b.high)}
+    return {**common, "metric": "calibration", **edges, **numbers, "n": b.n, "note": "success rate by predicted V"}
+
+
+def _row(common: dict[str, Any], metric: str, at: float | None, e: Estimate, note: str) -> dict[str, Any]:
+    numbers = {"estimate": _number(e.estimate), "low": _number(e.low), "high": _number(e.high)}
+    return {**common, "metric": metric, "at": at, **numbers, "n": e.pairs, "prompts": e.groups, "note": note}
+
+
+def _number(x: float) -> float | None:
+    """Six digits after the point; nothing in place of NaN."""
+    return None if np.isnan(x) else round(float(x), 6)

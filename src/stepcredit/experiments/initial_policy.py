@@ -1,0 +1,87 @@
+"""Where a comparison starts: a policy, and the episodes that every method learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from stepcredit.engines.engine import SamplingParams, load_engine
+from stepcredit.episodes.episode import Episode
+from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.progress import track_units
+from stepcredit.rollouts.single_turn import sample_and_grade
+from stepcredit.rollouts.work_units import work_units
+from stepcredit.tasks.task import Task
+from stepcredit.training.configs import OfflineConfig, SFTConfig
+from stepcredit.training.progress_callback import show_progress
+from stepcredit.training.trainer import OfflineTrainer
+
+BATCH = 64
+"""Episodes of an optimizer step in small runs."""
+
+
+@runtime_checkable
+class Embedded(Protocol):
+    """A task that brings all that a policy from nothing needs."""
+
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        ...
+
+    def demonstrations(self, count: int, seed: int) -> list[Episode]:
+        """Graded demonstrations to problems of the train split."""
+        ...
+
+
+class Scratch(NamedTuple):
+    """How the first policy of an embedded task is made."""
+
+    demonstrations: int = 20_000
+    steps: int = 150
+    learning_rate: float = 4e-3
+
+
+def small_run(out: Path, seed: int, **given: Any) -> dict[str, Any]:
+    """Settings that all small runs share: CPU, no checkpoints, no trackers."""
+    return {
+        "output_dir": str(out),
+        "per_device_train_batch_size": BATCH,
+        "seed": seed,
+        "data_seed": seed,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "report_to": "none",
+        **given,
+    }
+
+
+def train_and_save(model: Any, config: OfflineConfig, episodes: Sequence[Episode], tokenizer: Any) -> OfflineTrainer:
+    """Trains by the method of the config, from its newest checkpoint where it has one; writes the plain folders."""
+    trainer = OfflineTrainer(model=model, args=config, train_dataset=episodes, processing_class=tokenizer)
+    show_progress(trainer, config.method)
+    trainer.train(resume_from_checkpoint=True)
+    trainer.save_model()
+    return trainer
+
+
+def demonstrated_policy(task: Embedded, out: Path, seed: int, scratch: Scratch) -> OfflineTrainer:
+    """A small policy from nothing, fine-tuned on all demonstrations of a task, right and wrong."""
+    tokenizer = task.tokenizer()
+    model = policy_from_scratch(tokenizer, ModelSize(), seed)
+    settings = small_run(out, seed, max_steps=scratch.steps, learning_rate=scratch.learning_rate, warmup_steps=0.05)
+    return train_and_save(model, SFTConfig(**settings), task.demonstrations(scratch.demonstrations, seed), tokenizer)
+
+
+def sampled_episodes(
+    task: Task, policy: Any, tokenizer: Any, split: str, prompts: int, samples: int, seed: int
+) -> list[Episode]:
+    """`samples` graded responses to each of `prompts` problems of a split; the seed draws problems and noise."""
+    problems = list(task.problems(split, prompts, seed))
+    engine = load_engine(policy, tokenizer=tokenizer, batch_size=256)
+    params = SamplingParams(task.max_new_tokens, seed=seed)
+    units = work_units(problems, samples)
+    drawn: list[Episode] = []
+    for unit, advance in track_units(units, f"sampling {split}", samples):
+        drawn += sample_and_grade(task, unit, engine, samples, params, advance)
+    return drawn

@@ -1,0 +1,193 @@
+"""Quickstart: the whole loop on the embedded arithmetic task, on a CPU, without a network.
+
+Demonstrations → a small policy from nothing (SFT) → samples, graded → rejection sampling and OREO on the same
+samples → greedy accuracy of all three, and what the value function knows → report.html.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from stepcredit.engines.engine import SamplingParams, load_engine
+from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.steps import StepRule
+from stepcredit.episodes.store import append_episodes
+from stepcredit.errors import InputError
+from stepcredit.evaluation.evaluate import Search, measure, write_value_files
+from stepcredit.evaluation.value_quality import score
+from stepcredit.experiments.initial_policy import (
+    Scratch,
+    demonstrated_policy,
+    sampled_episodes,
+    small_run,
+    train_and_save,
+)
+from stepcredit.files import write_json
+from stepcredit.report.page import write_report
+from stepcredit.results.provenance import Stopwatch, versions
+from stepcredit.results.store import add_rows
+from stepcredit.tasks.arithmetic import Arithmetic
+from stepcredit.training.configs import OfflineConfig, OREOConfig, RFTConfig
+from stepcredit.training.train import curve
+from stepcredit.training.trainer import OfflineTrainer
+
+
+@dataclass
+class QuickstartConfig:
+    """The whole loop in one command: demonstrations, SFT, samples, rejection sampling, OREO, evaluation, report.
+
+    Runs on two CPU cores in two to five minutes. The same seed gives the same results, byte for byte, with the
+    same number of threads; timings are kept in a file of their own.
+    """
+
+    out: str = field(default="quickstart", metadata={"help": "The folder to write; it must not hold anything yet."})
+    seed: int = field(default=0, metadata={"help": "Seed of everything: problems, weights, noise, order."})
+    threads: int = field(default=2, metadata={"help": "CPU threads; part of what makes a run repeatable."})
+    demonstrations: int = field(default=20_000, metadata={"help": "Demonstrations that SFT learns from."})
+    sft_steps: int = field(default=150, metadata={"help": "Optimizer steps of SFT."})
+    train_prompts: int = field(default=800, metadata={"help": "Prompts that are sampled for training."})
+    samples: int = field(default=8, metadata={"help": "Responses a prompt, for training and for judging V."})
+    epochs: float = field(default=2.0, metadata={"help": "Passes of rejection sampling and OREO over the samples."})
+    value_warmup_steps: int = field(
+        default=60, metadata={"help": "OREO steps at the start in which only the value model learns."}
+    )
+    test_prompts: int = field(default=1000, metadata={"help": "Test problems of every policy."})
+    value_prompts: int = field(default=200, metadata={"help": "Test problems whose fresh samples V is judged on."})
+
+
+class Loop:
+    """What the phases of one run share."""
+
+    def __init__(self, config: QuickstartConfig) -> None:
+        self.config = config
+        self.out = Path(config.out)
+        self.task = Arithmetic()
+        self.tokenizer = self.task.tokenizer()
+        self.rule = StepRule(self.task.step_delimiters)
+        self.watch = Stopwatch()
+        self.curves: dict[str, Any] = {}
+
+    def train(self, config: OfflineConfig, episodes: list[Episode]) -> OfflineTrainer:
+        """Trains the SFT policy further by the method of the config; keeps its curve and its plain folders."""
+        with self.watch.phase(f"train {config.method}"):
+            trainer = train_and_save(str(self.out / "sft" / "policy"), config, episodes, self.tokenizer)
+        self.curves[config.method] = curve(trainer)
+        return trainer
+
+    def sample(self, policy: Any, split: str, prompts: int, seed: int) -> list[Episode]:
+        """`config.samples` graded responses to each of the first prompts of a split."""
+        return sampled_episodes(self.task, policy, self.tokenizer, split, prompts, self.config.samples, seed)
+
+    def test(self, method: str, policy: Any) -> dict[str, Any]:
+        """Greedy accuracy on the test problems."""
+        with self.watch.phase(f"evaluate {method}"):
+            problems = self.task.problems("test", self.config.test_prompts, self.config.seed)
+            engine = load_engine(policy, tokenizer=self.tokenizer, batch_size=256)
+            search = Search("greedy", 1, SamplingParams(self.task.max_new_tokens, temperature=0.0))
+            row, episodes = measure(self.task, problems, engine, search, self.common(method))
+        append_episodes(self.out / "responses" / method, episodes)
+        add_rows(self.out / "results.json", [row])
+        return row
+
+    def common(self, method: str) -> dict[str, Any]:
+        """What every row of a method says about itself."""
+        return {
+            "task": self.task.name,
+            "task_version": self.task.version,
+            "split": "test",
+            "seed": self.config.seed,
+            "method": method,
+            "policy": f"{method}/policy",
+            "value": None,
+        }
+
+
+def quickstart(config: QuickstartConfig) -> Path:
+    """Runs the loop and returns the report (see `QuickstartConfig`).
+
+    Raises:
+        InputError: the folder holds something already.
+    """
+    out = Path(config.out)
+    if out.exists() and any(out.iterdir()):
+        raise InputError("is not empty; choose another --out, or remove it", str(out))
+    torch.set_num_threads(config.threads)
+    set_seed(config.seed)
+    loop = Loop(config)
+    policy = _sft(loop)
+    episodes = _collect(loop, policy)
+    loop.test("sft", policy)
+    loop.test("rft", _rft(loop, episodes).model.policy)
+    oreo = _oreo(loop, episodes)
+    loop.test("oreo", oreo.model.policy)
+    _judge_value(loop, policy, oreo.model.value)
+    _write_rest(loop)
+    report = write_report(out)  # before the timings: the page is the same at every run of a seed
+    write_json(out / "timings.json", loop.watch.phases)
+    return report
+
+
+def _sft(loop: Loop) -> Any:
+    """A small policy from nothing, on all demonstrations, right and wrong."""
+    scratch = Scratch(loop.config.demonstrations, loop.config.sft_steps)
+    with loop.watch.phase("train sft"):
+        trainer = demonstrated_policy(loop.task, loop.out / "sft", loop.config.seed, scratch)
+    loop.curves["sft"] = curve(trainer)
+    return trainer.model.policy
+
+
+def _collect(loop: Loop, policy: Any) -> list[Episode]:
+    """Graded samples of the SFT policy: the logs that both methods learn from."""
+    with loop.watch.phase("collect"):
+        episodes = loop.sample(policy, "train", loop.config.train_prompts, loop.config.seed + 1)
+        append_episodes(loop.out / "episodes", episodes)
+    return episodes
+
+
+def _rft(loop: Loop, episodes: list[Episode]) -> OfflineTrainer:
+    """Rejection sampling: SFT on the right ones."""
+    settings = small_run(loop.out / "rft", loop.config.seed, num_train_epochs=loop.config.epochs, learning_rate=1e-3)
+    return loop.train(RFTConfig(**settings), episodes)
+
+
+def _oreo(loop: Loop, episodes: list[Episode]) -> OfflineTrainer:
+    """OREO on all of them. The policy waits until V has learnt something: against a V of zero everywhere, every
+    right response looks like a surprise as a whole, and the policy is pulled far from its reference."""
+    settings = small_run(
+        loop.out / "oreo",
+        loop.config.seed,
+        num_train_epochs=loop.config.epochs,
+        learning_rate=5e-4,
+        value_learning_rate=2e-3,
+        value_warmup_steps=loop.config.value_warmup_steps,
+        beta=0.03,
+        kl_coef=0.003,
+    )
+    return loop.train(OREOConfig(**settings), episodes)
+
+
+def _judge_value(loop: Loop, policy: Any, value: Any) -> None:
+    """V on fresh samples of the SFT policy to test problems: ranking within a problem, and the drop."""
+    config = loop.config
+    with loop.watch.phase("judge the value function"):
+        episodes = loop.sample(policy, "test", config.value_prompts, config.seed)
+        problems = loop.task.problems("test", config.value_prompts, config.seed)
+        scored = score(value, loop.tokenizer, episodes, loop.rule)
+        common = {
+            **loop.common("oreo"),
+            "policy": "sft/policy",
+            "value": "oreo/value",
+            "width": config.samples,
+        }
+        write_value_files(loop.out, scored, loop.task, problems, common)
+
+
+def _write_rest(loop: Loop) -> None:
+    write_json(loop.out / "curves.json", loop.curves)
+    settings = {k: v for k, v in vars(loop.config).items() if k != "out"}
+    write_json(loop.out / "run.json", {"command": "quickstart", **settings, **versions()})

@@ -1,0 +1,165 @@
+"""Reproduce: a recipe from its start to its table; every finished step is left as it is.
+
+OUT/solutions                    worked solutions, where the recipe fine-tunes first
+OUT/seed0/sft                    the fine-tuned policy
+OUT/seed0/episodes               responses of that policy, graded
+OUT/seed0/METHOD                 policy and value function of each method
+OUT/seed0/evaluate-METHOD        its result and every response; with several splits evaluate-METHOD-SPLIT
+OUT/results.json, report.html    all together
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stepcredit.errors import InputError
+from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
+from stepcredit.experiments.recipe import Recipe, read_recipe, split_settings
+from stepcredit.experiments.variants import variant_of
+from stepcredit.files import write_json
+from stepcredit.progress import track
+from stepcredit.report.page import write_report
+from stepcredit.results.provenance import versions
+from stepcredit.results.store import read_rows
+from stepcredit.rollouts.collect import SOLUTIONS, CollectConfig, collect
+from stepcredit.training.methods import METHODS
+from stepcredit.training.train import TrainConfig, train
+
+
+@dataclass
+class ReproduceConfig:
+    """Run a recipe: solutions, SFT, collection, every method, evaluation, table. Run it again to go on where it
+    stopped. Needs the recipe's pretrained weights, and a GPU for any of the size that the recipes name."""
+
+    recipe: str = field(metadata={"help": "A recipe, for example recipes/qwen2.5-math-1.5b-gsm8k.yaml.",
+                                  "positional": True})  # fmt: skip
+    out: str = field(metadata={"help": "The folder for all that is made."})
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "The seeds; each is a run of its own."})
+    methods: list[str] = field(default_factory=list, metadata={"help": "Only these methods of the recipe."})
+    set: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Other settings, section.setting=value: model=FOLDER train.per_device_train_batch_size=2 …"},
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Say what would be done, and stop."})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One piece of work: its name, the file that stands when it is done, and what does it."""
+
+    name: str
+    done: Path
+    run: Callable[[], object]
+
+
+def reproduce(config: ReproduceConfig) -> dict[str, Any]:
+    """Runs what is not done yet of a recipe; returns counts (see `ReproduceConfig`).
+
+    Raises:
+        InputError: a recipe that does not fit the commands, a folder of another recipe, or what the steps raise.
+    """
+    recipe = read_recipe(Path(config.recipe), config.set)
+    missing = [name for name in config.methods if name not in recipe.methods]
+    if missing:
+        raise InputError(f"not in the recipe: {', '.join(missing)}; there is {', '.join(recipe.methods)}", "methods")
+    out = Path(config.out)
+    steps = steps_of(recipe, config)
+    left = [step for step in steps if not step.done.exists()]
+    if config.dry_run:
+        return {"steps": len(steps), "done": len(steps) - len(left), "next": left[0].name if left else "nothing"}
+    _same_recipe(out, recipe)
+    for step in track(left, Path(config.recipe).stem, len(left), "steps"):
+        step.run()
+    gather(out)
+    return {"steps": len(steps), "done before": len(steps) - len(left)}
+
+
+def steps_of(recipe: Recipe, config: ReproduceConfig) -> list[Step]:
+    """All steps in order."""
+    out, steps = Path(config.out), []
+    solutions = None if recipe.solutions is None else Path(recipe.solutions.get("episodes", out / "solutions"))
+    if recipe.solutions is not None and "episodes" not in recipe.solutions:
+        steps.append(_collect_step(recipe, "solutions", out / "solutions", SOLUTIONS, 0, recipe.solutions))
+    for seed in config.seeds:
+        here, start = out / f"seed{seed}", recipe.model
+        if solutions is not None:
+            trust = {"trust_remote_code": True} if recipe.trust_remote_code else {}
+            settings = split_settings({**recipe.sft, **trust})
+            steps.append(_train_step("sft", here / "sft", recipe.model, solutions, seed, settings))
+            start = str(here / "sft" / "policy")
+        steps.append(_collect_step(recipe, f"episodes of seed {seed}", here / "episodes", start, seed, recipe.collect))
+        steps += [_evaluate_step(recipe, "sft", here, start, seed, split) for split in recipe.splits]
+        for method in config.methods or recipe.methods:
+            settings = recipe.settings_of(method)
+            steps.append(_train_step(method, here / method, start, here / "episodes", seed, settings))
+            policy = str(here / method / "policy")
+            steps += [_evaluate_step(recipe, method, here, policy, seed, split) for split in recipe.splits]
+    return steps
+
+
+def gather(out: Path) -> None:
+    """The rows of all evaluations in one `results.json`, and the page of them."""
+    files = sorted(out.glob("seed*/evaluate-*/results.json"))
+    write_json(out / "results.json", [row for file in files for row in read_rows(file)])
+    write_report(out)
+
+
+def _task_of(recipe: Recipe) -> dict[str, Any]:
+    trust = {"trust_remote_code": True} if recipe.trust_remote_code else {}
+    return {"task": recipe.task, "data": recipe.data, "prompt_style": recipe.prompt_style, **trust}
+
+
+def _collect_step(recipe: Recipe, name: str, out: Path, policy: str, seed: int, given: Mapping[str, Any]) -> Step:
+    """Done when its summary stands: a broken collection has a manifest and some units."""
+    done = out / "collected.json"
+
+    def run() -> None:
+        config = CollectConfig(**_task_of(recipe), policy=policy, out=str(out), seed=seed, **given)
+        write_json(done, collect(config))
+
+    return Step(name, done, run)
+
+
+def _train_step(
+    method: str, out: Path, model: str, episodes: Path, seed: int, settings: tuple[dict[str, Any], dict[str, Any]]
+) -> Step:
+    ours, given = settings
+
+    def run() -> None:
+        config = METHODS[method if method in METHODS else variant_of(method).method].config
+        resume = any(out.glob("checkpoint-*")) or None
+        try:
+            args = config(output_dir=str(out), seed=seed, data_seed=seed, resume_from_checkpoint=resume, **given)
+        except (ValueError, TypeError) as error:
+            raise InputError(str(error), f"settings of {method}") from error
+        train(TrainConfig(model=model, episodes=str(episodes), **ours), args)
+
+    return Step(f"{method} into {out}", out / "run.json", run)
+
+
+def _evaluate_step(recipe: Recipe, method: str, here: Path, policy: str, seed: int, split: str) -> Step:
+    out = here / (f"evaluate-{method}" if len(recipe.splits) == 1 else f"evaluate-{method}-{split}")
+    given = {**recipe.evaluate, "split": split}
+
+    def run() -> None:
+        evaluate(EvaluateConfig(**_task_of(recipe), policy=policy, method=method, out=str(out), seed=seed, **given))
+
+    return Step(f"evaluation of {method} on {split}", out / "run.json", run)
+
+
+def _same_recipe(out: Path, recipe: Recipe) -> None:
+    """Keeps a folder to one recipe; methods may be added."""
+    asked = json.loads(json.dumps(vars(recipe), default=dict))
+    kept = out / "recipe.json"
+    if kept.exists():
+        found = json.loads(kept.read_text(encoding="utf-8"))["recipe"]
+        both = found["methods"].keys() & asked["methods"].keys()
+        changed = sorted(k for k in asked if k not in ("methods", "data") and found.get(k) != asked[k])
+        changed += sorted(m for m in both if found["methods"][m] != asked["methods"][m])
+        if changed:
+            raise InputError(f"was begun with another {', '.join(changed)}; choose another --out", str(out))
+    write_json(kept, {"recipe": asked, **versions()})

@@ -1,0 +1,1 @@
+"""Finding the answer in a response: boxes, clauses, fences, runs of text."""

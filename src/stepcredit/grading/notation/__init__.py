@@ -1,0 +1,1 @@
+"""How answers are written: numbers, units, words, intervals, LaTeX spelling."""

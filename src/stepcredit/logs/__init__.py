@@ -1,0 +1,1 @@
+"""Other people's files → episodes: formats, columns, importers; and rows written back."""

@@ -1,0 +1,227 @@
+"""Import: logs of scored responses → a folder of episodes, all of it or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO
+
+from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.store import append_episodes, load_episodes
+from stepcredit.errors import InputError
+from stepcredit.logs.columns import ImportRules
+from stepcredit.logs.formats import Row, read_rows
+from stepcredit.logs.importers import EpisodeImporter
+from stepcredit.logs.sample_numbers import SampleNumbers
+from stepcredit.progress import Meter
+from stepcredit.verdict import Verdict
+
+EPISODES_PER_SHARD = 10_000
+QUARANTINE = "quarantine.jsonl"
+
+
+@dataclass
+class ImportConfig:
+    """Make episodes of logs: rows with a prompt, a completion and a reward or label; chat, with its tools; or steps.
+    Rows that cannot be read are told by file and line; so is a sample of a prompt that stands twice."""
+
+    files: list[str] = field(
+        metadata={"help": "Logs: .jsonl (or .ndjson), .json, .csv (each also .gz) or .parquet.", "positional": True}
+    )
+    out: str = field(metadata={"help": "The folder of episodes to write."})
+    columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Where names differ, ours=theirs: prompt=question completion=answer_text."},
+    )
+    reward_range: list[float] = field(
+        default_factory=lambda: [0.0, 1.0],
+        metadata={"help": "Lowest and highest reward; a row outside is bad."},
+    )
+    skip_bad: bool = field(
+        default=False,
+        metadata={"help": f"Go on after a bad row and keep it in {QUARANTINE}; otherwise nothing is written."},
+    )
+    append: bool = field(default=False, metadata={"help": "Add to the episodes that the folder holds."})
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did.
+
+    Attributes:
+        out: the folder of episodes.
+        rows: read; good and bad together.
+        episodes: written.
+        undecided: of them without a reward, because the grader or the end of the response says so.
+        bad: rows that went to quarantine.
+        shards: written.
+        quarantine: the file of bad rows, where there were any.
+        first_error: what was wrong with the first bad row.
+    """
+
+    out: Path
+    rows: int
+    episodes: int
+    undecided: int
+    bad: int
+    shards: int
+    quarantine: Path | None
+    first_error: str | None
+
+    def summary(self) -> str:
+        """A few lines: what happened, and what to do next."""
+        undecided = f", {self.undecided:,} of them undecided" if self.undecided else ""
+        lines = [f"{self.rows:,} rows read, {self.episodes:,} episodes written to {self.out}{undecided}"]
+        if self.quarantine:
+            lines += [f"{self.bad:,} bad rows are in {self.quarantine}; the first: {self.first_error}"]
+        return "\n".join([*lines, f"Look at them with: stepcredit inspect {self.out}"])
+
+
+def import_logs(config: ImportConfig) -> ImportReport:
+    """Read the logs and write the episodes (see `ImportConfig`).
+
+    A new folder appears when it is complete; appended episodes come as one shard, whole or not at all.
+
+    Raises:
+        InputError: the folder holds something already, a file cannot be read, there is nothing to import,
+            or, without `skip_bad`, a row is bad. Then nothing has been written.
+    """
+    rules = ImportRules.of_range(config.reward_range, parse_columns(config.columns))
+    if not config.files:
+        raise InputError("name at least one file", "files")
+    sources = [read_rows(file) for file in config.files]
+    out = Path(config.out)
+    is_new = not _holds_something(out)
+    if not is_new and not config.append:
+        raise InputError(f"{out} is not empty; give another folder, or --append to add to it", "out")
+    importer = EpisodeImporter(rules, None if is_new else _stored_samples(out))
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as quarantine:
+        intake = _Intake(_progress(config.files, sources), importer, quarantine if config.skip_bad else None)
+        try:
+            shards = _create(out, intake) if is_new else _append(out, intake)
+        except OSError as error:
+            raise InputError(f"{out} cannot be written ({error.strerror})", "out") from error
+    kept = out / QUARANTINE if intake.bad else None
+    return ImportReport(
+        out, intake.rows, intake.episodes, intake.undecided, intake.bad, shards, kept, intake.first_error
+    )
+
+
+def parse_columns(columns: Sequence[str]) -> dict[str, str]:
+    """`["prompt=question"]` as `{"prompt": "question"}`.
+
+    Raises:
+        InputError: an entry without "=", or a name given twice.
+    """
+    mapping: dict[str, str] = {}
+    for entry in columns:
+        ours, equals, theirs = entry.partition("=")
+        if not (ours and equals and theirs) or ours in mapping:
+            raise InputError(f"{entry!r}: give each of our names once, as ours=theirs", "columns")
+        mapping[ours] = theirs
+    return mapping
+
+
+def _holds_something(out: Path) -> bool:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder", "out")
+    return out.is_dir() and any(out.iterdir())
+
+
+def _stored_samples(out: Path) -> SampleNumbers:
+    """The samples that a folder holds, by the numbers of its episodes."""
+    store, stored = load_episodes(out), SampleNumbers()
+    for number, named in enumerate(zip(store.column("prompt_id"), store.column("sample"), strict=True)):
+        stored.add(*named, f"{out}: episode {number}")
+    return stored
+
+
+class _Intake(Iterator[Episode]):
+    """Rows to episodes, with counts; bad rows raise, or go to quarantine where there is one."""
+
+    def __init__(self, rows: Iterator[Row], importer: EpisodeImporter, quarantine: IO[str] | None) -> None:
+        self._source, self._importer, self._quarantine = rows, importer, quarantine
+        self.rows = self.episodes = self.undecided = self.bad = 0
+        self.first_error: str | None = None
+
+    def __next__(self) -> Episode:
+        while True:
+            row = next(self._source)
+            self.rows += 1
+            try:
+                episode = self._importer.episode(row)
+            except InputError as error:
+                self._reject(row, error)
+            else:
+                self.episodes += 1
+                self.undecided += episode.verdict is Verdict.UNDECIDED
+                return episode
+
+    def _reject(self, row: Row, error: InputError) -> None:
+        if self._quarantine is None:
+            raise error
+        self.bad += 1
+        self.first_error = self.first_error or str(error)
+        raw = row.raw if row.data is None else json.dumps(row.data, ensure_ascii=False, default=str)
+        entry = {"where": row.where, "error": error.what, "row": raw}
+        self._quarantine.write(json.dumps(entry) + "\n")
+
+    def check_not_empty(self) -> None:
+        """Raises where no row became an episode."""
+        if not self.episodes:
+            raise InputError(
+                f"nothing to import: {self.rows} rows, all of them bad; the first: {self.first_error}"
+                if self.rows
+                else "nothing to import: the files have no rows"
+            )
+
+    def write_quarantine(self, folder: Path) -> None:
+        """Add the bad rows to the folder's file of them."""
+        if self._quarantine is not None and self.bad:
+            self._quarantine.seek(0)
+            with (folder / QUARANTINE).open("a", encoding="utf-8") as file:
+                shutil.copyfileobj(self._quarantine, file)
+
+
+def _create(out: Path, intake: _Intake) -> int:
+    """Write a folder beside `out` and rename it at the end; returns the number of shards."""
+    target = out.resolve()
+    staging = target.parent / f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}.importing"
+    try:
+        staging.mkdir(parents=True)
+        shards = 0
+        while chunk := list(islice(intake, EPISODES_PER_SHARD)):
+            append_episodes(staging, chunk)
+            shards += 1
+        intake.check_not_empty()
+        intake.write_quarantine(staging)
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return shards
+
+
+def _append(out: Path, intake: _Intake) -> int:
+    """Write all the episodes as one shard, because only one file can appear at once."""
+    first = list(islice(intake, 1))
+    intake.check_not_empty()
+    append_episodes(out, chain(first, intake))
+    intake.write_quarantine(out)
+    return 1
+
+
+def _progress(files: Sequence[str], sources: Sequence[Iterator[Row]]) -> Iterator[Row]:
+    """The rows of all files one after the other, with the progress of importing them."""
+    with Meter("importing", None, "rows") as meter:
+        for index, (file, rows) in enumerate(zip(files, sources, strict=True)):
+            meter.label = f"importing {Path(file).name}"
+            for row in rows:
+                yield row
+                meter.advance(share=(index + row.progress) / len(sources))

@@ -1,0 +1,98 @@
+"""The summary of a set of episodes as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from stepcredit.metrics.dataset import Distribution, Summary
+
+_BAR = 20
+
+
+def dataset_tables(summary: Summary) -> Group:
+    """The summary as tables for a terminal."""
+    return Group(_outcome_table(summary), _success_table(summary), _length_table(summary), *_remarks(summary))
+
+
+def preview_panels(previews: Sequence[tuple[str, str]]) -> Group:
+    """A panel of each (title, text)."""
+    return Group(*(Panel(Text(text), title=Text(title), title_align="left") for title, text in previews))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for k, name in enumerate(columns):
+        table.add_column(name, justify="right" if k else "left")
+    return table
+
+
+def _outcome_table(summary: Summary) -> Table:
+    table = _table("Episodes", "", "number", "share")
+    table.add_row("episodes", f"{summary.episodes:,}", "")
+    table.add_row("prompts", f"{summary.prompts:,}", "")
+    for name in ("right", "wrong", "undecided", "truncated"):
+        share = getattr(summary, name)
+        table.add_row(name, f"{round(share * summary.episodes):,}", f"{share:.1%}")
+    table.add_row("repeated (same prompt and response)", *_part(summary.duplicates, summary.episodes))
+    table.add_row("with the sampled ids", *_part(round(summary.own_ids * summary.episodes), summary.episodes))
+    turns = round(summary.multi_turn * summary.episodes)
+    table.add_row("of several turns", *_part(turns, summary.episodes))
+    if summary.reward_mean is not None:
+        error = "" if summary.reward_stderr is None else f" ± {summary.reward_stderr:.4f}"
+        table.add_row("mean reward ± standard error", f"{summary.reward_mean:.4f}{error}", "")
+    return table
+
+
+def _part(number: int, whole: int) -> tuple[str, str]:
+    return f"{number:,}", f"{number / whole:.1%}"
+
+
+def _success_table(summary: Summary) -> Table:
+    table = _table("Prompts by their share of right responses", "", "prompts", "share")
+    table.add_column("", justify="left")
+    highest = max(summary.success.values()) or 1
+    for name, number in summary.success.items():
+        table.add_row(name, *_part(number, summary.prompts), "█" * round(_BAR * number / highest))
+    table.add_row("no right or wrong one", *_part(summary.prompts_without_outcome, summary.prompts), "")
+    table.add_section()
+    for name, number in (
+        ("teach nothing: all right", summary.prompts_all_right),
+        ("teach nothing: all wrong", summary.prompts_all_wrong),
+        ("teach nothing: a single response", summary.prompts_single),
+        ("teach nothing: no reward", summary.prompts_undecided),
+    ):
+        table.add_row(name, *_part(number, summary.prompts), "")
+    return table
+
+
+def _length_table(summary: Summary) -> Table:
+    table = _table("Lengths", "", "mean", "median", "95%", "longest")
+    rows: list[tuple[str, Distribution | None]] = [
+        ("responses of a prompt", summary.responses_per_prompt),
+        ("prompt, characters", summary.prompt_characters),
+        ("response, characters", summary.completion_characters),
+        ("response, tokens", summary.completion_tokens),
+        ("prompt and response, tokens", summary.total_tokens),
+        ("steps of a response", summary.steps),
+    ]
+    for name, numbers in rows:
+        if numbers is not None:
+            cells = (f"{n:,.1f}" for n in (numbers.mean, numbers.median, numbers.p95))
+            table.add_row(name, *cells, f"{numbers.max:,.0f}")
+    return table
+
+
+def _remarks(summary: Summary) -> list[Text]:
+    remarks = []
+    if summary.prompt_id_clashes:
+        remarks.append(f"{summary.prompt_id_clashes:,} prompt ids stand for more than one prompt: mend prompt_id.")
+    if summary.untokenised:
+        remarks.append(f"{summary.untokenised:,} responses are not given back by this tokenizer.")
+    if summary.total_tokens is None:
+        remarks.append("No ids are stored; give --tokenizer to count tokens.")
+    return [Text(remark) for remark in remarks]

@@ -1,0 +1,41 @@
+"""What a result was made with, and how long it took."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepcredit.version import __version__
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by phase, kept apart from results so that these are the same at every run."""
+
+    phases: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times what happens inside."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases.append({"phase": name, "seconds": round(time.perf_counter() - start, 2)})
+
+
+def versions() -> dict[str, str]:
+    """The versions that a number depends on."""
+    import torch
+    import transformers
+
+    return {
+        "stepcredit": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

@@ -1,0 +1,1 @@
+"""Prompts → graded episodes: responses and conversations, in work units that resume."""

@@ -1,0 +1,118 @@
+"""Collect: sample responses to a task's prompts, grade them, keep the exact ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stepcredit.engines.engine import Engine
+from stepcredit.episodes.store import append_episodes, load_episodes
+from stepcredit.errors import InputError
+from stepcredit.progress import track, track_units
+from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, Choice, Draw, stage_of, stepping
+from stepcredit.rollouts.single_turn import sample_and_grade, sampling
+from stepcredit.rollouts.task_settings import TaskChoice
+from stepcredit.rollouts.work_units import resume, units_there, work_units
+from stepcredit.tasks.environment import InteractiveTask
+from stepcredit.tasks.task import Problem, SelfDemonstrating, Task, demonstrated
+
+SOLUTIONS = "solutions"
+"""In place of a policy: the task's own worked solutions."""
+
+
+@dataclass(kw_only=True)
+class CollectConfig(TaskChoice):
+    """Sample and grade responses. Run it again to go on where it stopped."""
+
+    policy: str = field(
+        metadata={
+            "help": "The policy: a folder, a .gguf file or a name on the hub; or the word solutions, for the worked "
+            "solutions that gsm8k and math bring, and for careful demonstrators of alfworld."
+        }
+    )
+    out: str = field(metadata={"help": "The folder of episodes to write; a broken run goes on in it."})
+    split: str = field(default="train", metadata={"help": "Which of the task's splits."})
+    prompts: int | None = field(default=None, metadata={"help": "How many prompts; default: all."})
+    samples: int = field(default=8, metadata={"help": "Responses a prompt (K)."})
+    seed: int = field(default=0, metadata={"help": "Seed of generated problems and of the sampling noise."})
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 is greedy."})
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus filter; 1 is off."})
+    top_k: int = field(default=0, metadata={"help": "Top-k filter; 0 is off."})
+    max_new_tokens: int | None = field(default=None, metadata={"help": "Length limit; default: the task's."})
+    batch_size: int = field(default=64, metadata={"help": "Responses drawn at a time."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code a model repository brings."})
+    dry_run: bool = field(default=False, metadata={"help": "Say what would be done, and stop."})
+
+
+def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, Any]:
+    """Writes the episodes and returns counts (see `CollectConfig`).
+
+    Args:
+        config: what to draw.
+        engine: in place of the policy's own.
+
+    Raises:
+        InputError: unknown task or split, a policy that does not load, or a folder that holds something else.
+    """
+    task = config.load_task()
+    if config.samples < 1:
+        raise InputError(f"{config.samples} must be 1 or more", "samples")
+    problems = list(task.problems(config.split, config.prompts, config.seed))
+    if config.policy == SOLUTIONS and engine is None:
+        return _collect_solutions(Path(config.out), config, task, problems)
+    interactive = isinstance(task, InteractiveTask)
+    units = work_units(problems, config.samples, UNIT_CONVERSATIONS if interactive else None)
+    out = Path(config.out)
+    if config.dry_run:
+        return {"prompts": len(problems), "responses": len(problems) * config.samples, "units": len(units)}
+    asked = _asked(config, task)
+    done = units_there(out, asked)
+    if done == len(units):
+        return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
+    if engine is None:
+        engine = config.load_engine(config.policy, config.batch_size, config.trust_remote_code)
+    resume(out, asked)
+    with drawing(config, task, engine) as draw:
+        for unit, advance in track_units(units[done:], f"collecting {config.task}", config.samples):
+            append_episodes(out, draw(unit, config.samples, advance))
+    return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
+
+
+@contextmanager
+def drawing(config: Any, task: Task, engine: Engine) -> Iterator[Draw]:
+    """How episodes of a task are drawn with a config's sampling: responses graded, or conversations had.
+
+    Raises:
+        InputError: an interactive task, and an engine that cannot draw a turn at a time.
+    """
+    params = sampling(config, task)
+    if not isinstance(task, InteractiveTask):
+        yield lambda problems, samples, advance: sample_and_grade(task, problems, engine, samples, params, advance)
+        return
+    with stage_of(config, task, stepping(engine, task.name), params) as stage:
+        yield lambda problems, samples, advance: stage.episodes(problems, samples, Choice(), advance)
+
+
+def _collect_solutions(out: Path, config: CollectConfig, task: Task, problems: Sequence[Problem]) -> dict[str, Any]:
+    """The worked solutions of a task as a folder of episodes."""
+    worked = [] if isinstance(task, SelfDemonstrating) else [demonstrated(problem) for problem in problems]
+    if config.dry_run:
+        return {"prompts": len(problems), "responses": len(problems)}
+    if not resume(out, _asked(config, task)):
+        if isinstance(task, SelfDemonstrating):
+            limit = config.max_turns or task.max_turns
+            bar = track(problems, f"demonstrating {task.name}", len(problems), "problems")
+            worked = [episode for problem in bar for episode in task.demonstrated([problem], config.seed, limit)]
+        append_episodes(out, worked)
+    return {"prompts": len(problems), "responses": len(load_episodes(out))}
+
+
+def _asked(config: CollectConfig, task: Task) -> dict[str, Any]:
+    """What decides which episodes are drawn."""
+    asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
+    asked["step_delimiters"] = list(task.step_delimiters)
+    left_out = ("out", "batch_size", "dry_run", "data", "workers")
+    return {name: value for name, value in asked.items() if name not in left_out}

@@ -1,0 +1,89 @@
+"""ALFWorld games played by demonstrators of mixed quality."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.store import append_episodes, load_episodes
+from stepcredit.errors import InputError
+from stepcredit.processes import worker_count
+from stepcredit.progress import track_units
+from stepcredit.rollouts.work_units import resume
+from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS, demonstrations
+from stepcredit.tasks.alfworld.task import SPLITS, ALFWorld
+
+UNIT_GAMES = 32
+"""Games of one work unit of demonstrations: written whole or played again."""
+
+
+@dataclass
+class DemonstrateConfig:
+    """Have ALFWorld games played by demonstrators of mixed quality, who know where everything is and are careless
+    to a different degree: episodes to fine-tune a policy on. Run it again to go on where it stopped."""
+
+    out: str = field(metadata={"help": "The folder of episodes to write."})
+    data: str | None = field(default=None, metadata={"help": "The folder of games; default: $ALFWORLD_DATA."})
+    prompt_style: str | None = field(
+        default=None,
+        metadata={"help": "react (default: thought and action), think (without instructions) or act (commands)."},
+    )
+    split: str = field(default="train", metadata={"help": "Which split.", "choices": list(SPLITS)})
+    prompts: int | None = field(default=None, metadata={"help": "How many games; default: all."})
+    samples: int = field(default=4, metadata={"help": "Demonstrations a game."})
+    careless: float | None = field(
+        default=None,
+        metadata={"help": f"How careless all of them are, 0 to 1; default: each draws one of {CARELESSNESS}."},
+    )
+    distracted: float = field(
+        default=0.0,
+        metadata={"help": "Their chance to lose the thread for several turns, at each place they look into."},
+    )
+    max_turns: int = field(default=ALFWorld.max_turns, metadata={"help": "Turn limit; it cuts the careless."})
+    seed: int = field(default=0, metadata={"help": "Seed of the demonstrators."})
+    workers: int | None = field(default=None, metadata={"help": "Processes; default: one a processor."})
+
+
+def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
+    """Writes the episodes; returns counts (see `DemonstrateConfig`).
+
+    Raises:
+        InputError: no extra, no games, a setting out of range, or a folder that holds something else.
+    """
+    for name in ("samples", "max_turns"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{getattr(config, name)} must be 1 or more", name)
+    for name in ("careless", "distracted"):
+        share = getattr(config, name)
+        if share is not None and not 0 <= share <= 1:
+            raise InputError(f"{share} must lie in [0, 1]", name)
+    task = ALFWorld(config.data, config.prompt_style)
+    problems = list(task.problems(config.split, config.prompts))
+    asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
+    out = Path(config.out)
+    done = resume(out, {name: value for name, value in asked.items() if name not in ("out", "workers", "data")})
+    units = [problems[k : k + UNIT_GAMES] for k in range(0, len(problems), UNIT_GAMES)]
+    play = partial(
+        demonstrations,
+        task,
+        samples=config.samples,
+        seed=config.seed,
+        max_turns=config.max_turns,
+        careless=config.careless,
+        distracted=config.distracted,
+    )
+    with ProcessPoolExecutor(worker_count(config.workers), mp_context=get_context("spawn")) as pool:
+        for unit, advance in track_units(units[done:], "demonstrating", unit="games"):
+            episodes: list[Episode] = []
+            for played in pool.map(play, unit):
+                episodes += played
+                advance(1)
+            append_episodes(out, episodes)
+    stored = load_episodes(out)
+    won = sum(episode.reward == 1.0 for episode in stored)
+    return {"games": len(problems), "episodes": len(stored), "won": won}

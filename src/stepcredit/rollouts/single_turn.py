@@ -1,0 +1,82 @@
+"""Single-turn rollouts: responses to prompts, sampled and graded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from stepcredit.engines.engine import Engine, Generation, Request, SamplingParams
+from stepcredit.episodes.encoding import prompt_ids, response_text
+from stepcredit.episodes.episode import Episode, StopReason, Tokens
+from stepcredit.progress import Advance, unseen
+from stepcredit.tasks.task import Problem, Task, completion_of
+
+
+def sampling(config: Any, task: Task) -> SamplingParams:
+    """The sampling settings of a config, with the task's length limit where it sets none."""
+    return SamplingParams(
+        max_new_tokens=config.max_new_tokens or task.max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        stop=task.stop,
+        seed=config.seed,
+    )
+
+
+def sample_and_grade(
+    task: Task,
+    problems: Sequence[Problem],
+    engine: Engine,
+    samples: int,
+    params: SamplingParams,
+    advance: Advance = unseen,
+) -> list[Episode]:
+    """`samples` graded episodes of each problem, problem by problem; `advance` is told of each that is drawn."""
+    encoded = {p.prompt_id: tuple(prompt_ids(p.prompt, engine.tokenizer)) for p in problems}
+    pairs = [(p, Request(encoded[p.prompt_id], p.prompt_id, k)) for p in problems for k in range(samples)]
+    drawn = engine.generate([request for _, request in pairs], params)
+    with ThreadPoolExecutor(1) as grading:  # while the engine draws the next batch
+        waiting = []
+        for (problem, request), generation in zip(pairs, drawn, strict=True):
+            waiting.append(grading.submit(graded_episode, task, problem, request, generation, engine))
+            advance(1)
+        return [episode.result() for episode in waiting]
+
+
+def graded_episode(
+    task: Task,
+    problem: Problem,
+    request: Request,
+    generation: Generation,
+    engine: Engine,
+) -> Episode:
+    """One generation as an episode. A truncated one is not graded: it has neither verdict nor reward."""
+    text = response_text(generation.ids.tolist(), engine.tokenizer, engine.ends)
+    truncated = generation.stop_reason is StopReason.LENGTH
+    grade = None if truncated else task.grade(problem, text)
+    prompt = np.array(request.prompt_ids, dtype=np.int32)
+    zeros = np.zeros(len(prompt))
+    return Episode(
+        prompt=problem.prompt,
+        completion=completion_of(problem.prompt, text),
+        reward=None if grade is None else grade.reward,
+        verdict=None if grade is None else grade.verdict,
+        prompt_id=problem.prompt_id,
+        sample=request.sample,
+        stop_reason=generation.stop_reason,
+        tokens=Tokens(
+            ids=np.concatenate([prompt, generation.ids]),
+            action_mask=np.concatenate([zeros, np.ones(len(generation.ids))]).astype(np.bool_),
+            behavior_log_prob=np.concatenate([zeros, generation.log_prob]).astype(np.float32),
+        ),
+        metadata={
+            "answer": problem.answer,
+            "extracted": None if grade is None else grade.extracted,
+            "strict": grade is not None and grade.strict,
+            **problem.metadata,
+        },
+    )

@@ -1,0 +1,70 @@
+"""The settings and the work of `stepcredit alfworld build`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stepcredit.errors import InputError
+from stepcredit.files import write_json
+from stepcredit.processes import worker_count
+from stepcredit.progress import track
+from stepcredit.tasks.alfworld.build import build_games, wanted_games
+from stepcredit.tasks.alfworld.scenario import FAMILIES
+from stepcredit.tasks.alfworld.task import SPLITS
+
+
+@dataclass
+class BuildConfig:
+    """Build ALFWorld games from the floor plans that the alfworld package ships: train, valid_seen (the same rooms,
+    other placements) and valid_unseen (other floor plans), all six families in turn, each game won on the engine
+    before it counts. Needs the extra: pip install 'stepcredit[alfworld]'. Run it again to go on where it stopped.
+    Scores on built games are not comparable with published scores."""
+
+    out: str = field(metadata={"help": "The folder to build in; afterwards --data or $ALFWORLD_DATA."})
+    train: int = field(default=600, metadata={"help": "Games of the train split; a multiple of six is balanced."})
+    valid_seen: int = field(default=120, metadata={"help": "Games of valid_seen."})
+    valid_unseen: int = field(default=120, metadata={"help": "Games of valid_unseen."})
+    seed: int = field(default=0, metadata={"help": "Seed of rooms, placements and tasks."})
+    workers: int | None = field(default=None, metadata={"help": "Processes; default: one a processor."})
+    dry_run: bool = field(default=False, metadata={"help": "Say what would be done, and stop."})
+
+
+def build(config: BuildConfig) -> dict[str, Any]:
+    """Builds what is not there yet; returns counts, those by family included (see `BuildConfig`).
+
+    Raises:
+        InputError: no extra, a negative count, or a folder built with another seed.
+    """
+    counts = {split: getattr(config, split) for split in SPLITS}
+    for split, count in counts.items():
+        if count < 0:
+            raise InputError(f"{count} is no number of games", split)
+    out = Path(config.out)
+    wanted = wanted_games(out, counts, config.seed)
+    if config.dry_run:
+        return {"games": len(wanted), **{split: count for split, count in counts.items() if count}}
+    _same_seed(out, config)
+    games = list(track(build_games(wanted, worker_count(config.workers)), "building games", len(wanted), "games"))
+    families = Counter(w.family for w in wanted)
+    summary = {
+        "games": len(games),
+        "there before": sum(g.was_there for g in games),
+        "rejected draws": sum(g.rejected for g in games),
+        **{family: families[family] for family in FAMILIES if families[family]},
+    }
+    write_json(out / "built.json", {**asdict(config), **summary})
+    return summary
+
+
+def _same_seed(out: Path, config: BuildConfig) -> None:
+    """Keeps a folder of games to one seed; more games may be added."""
+    kept = out / "built.json"
+    if kept.exists() and json.loads(kept.read_text(encoding="utf-8"))["seed"] != config.seed:
+        raise InputError("was built with another seed; choose another --out", str(out))
+    if not kept.exists() and out.exists() and any(out.iterdir()):
+        raise InputError("is not empty and was not built here; choose another --out", str(out))
+    write_json(kept, asdict(config))

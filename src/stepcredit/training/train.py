@@ -1,0 +1,130 @@
+"""Train: episodes and a policy in; a better policy, and a value function where the method has one, out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stepcredit.episodes.delimiters import step_rule
+from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.store import load_episodes
+from stepcredit.errors import InputError
+from stepcredit.files import write_json
+from stepcredit.progress import track
+from stepcredit.results.provenance import versions
+from stepcredit.training.configs import OfflineConfig
+from stepcredit.training.progress_callback import show_progress
+from stepcredit.training.trainer import OfflineTrainer
+
+
+@dataclass
+class TrainConfig:
+    """Train a policy, and a value function where the method has one, on episodes. `--method` picks the method: sft,
+    rft, dpo, kto, topr, dro, dqo or oreo. All other flags are those of the method's config, a
+    `transformers.TrainingArguments`."""
+
+    model: str = field(
+        metadata={
+            "help": "The policy to start from: a folder (an adapter's is merged into its base), a .gguf file or a name "
+            "on the hub."
+        }
+    )
+    episodes: str = field(metadata={"help": "The folder of episodes (stepcredit import or collect)."})
+    eval_episodes: str | None = field(default=None, metadata={"help": "Episodes to evaluate the losses on."})
+    value_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "A value model to start from, of the policy's vocabulary; default: the policy with a head of zeros."
+        },
+    )
+    ref_model: str | None = field(
+        default=None, metadata={"help": "The reference, of the policy's vocabulary; default: the policy's start."}
+    )
+    use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the policy."})
+    value_use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the value model."})
+    lora_r: int = field(default=64, metadata={"help": "LoRA rank."})
+    lora_alpha: int = field(default=64, metadata={"help": "LoRA alpha."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["all-linear"], metadata={"help": "Modules that LoRA adapts, by name."}
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Read everything, count the episodes, and stop."})
+
+
+def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
+    """Trains by the method of `args`, writes `policy/` (and `value/`) and `curves.json`; returns counts.
+
+    A folder with checkpoints is gone on with where it stopped (`--resume_from_checkpoint`).
+
+    Raises:
+        InputError: a model or episodes that do not load, or nothing to train on.
+    """
+    args.step_delimiters = list(step_rule(args.step_delimiters, Path(config.episodes)).delimiters)
+    trainer = OfflineTrainer(
+        model=config.model,
+        value_model=config.value_model,
+        ref_model=config.ref_model,
+        args=args,
+        train_dataset=_encoded(config.episodes),
+        eval_dataset=None if config.eval_episodes is None else _encoded(config.eval_episodes),
+        peft_config=_lora(config, "CAUSAL_LM") if config.use_peft else None,
+        value_peft_config=_lora(config, "TOKEN_CLS") if config.value_use_peft else None,
+    )
+    summary = trainer.train_dataset.summary()
+    if config.dry_run:
+        return dict(summary)
+    if trainer.train_dataset.quarantine:
+        lines = [json.dumps(row, ensure_ascii=False) for row in trainer.train_dataset.quarantine]
+        (Path(args.output_dir) / "quarantine.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    show_progress(trainer, args.method)
+    trainer.train(resume_from_checkpoint=_checkpoint(args))
+    finish(trainer, {"command": "train", "method": args.method, **vars(config), "data": summary})
+    return dict(summary)
+
+
+def _encoded(folder: str) -> Iterator[Episode]:
+    """The episodes of a folder, as they are encoded."""
+    store = load_episodes(folder)
+    return track(store, "encoding", len(store), "episodes")
+
+
+def finish(trainer: OfflineTrainer, about: dict[str, Any]) -> None:
+    """Writes the plain folders, the training curve and what was run."""
+    trainer.save_model()
+    out = Path(trainer.args.output_dir)
+    write_json(out / "curves.json", {trainer.args.method: curve(trainer)})
+    write_json(out / "run.json", {**about, **versions()})
+
+
+def curve(trainer: OfflineTrainer) -> list[dict[str, Any]]:
+    """The logged metrics of a run, without timings, which differ from run to run."""
+    timed = ("runtime", "per_second", "flos")
+    rows = [{k: v for k, v in row.items() if not any(t in k for t in timed)} for row in trainer.state.log_history]
+    return [row for row in rows if "loss" in row or "eval_loss" in row]
+
+
+def _checkpoint(args: OfflineConfig) -> str | bool | None:
+    given = args.resume_from_checkpoint
+    if given is None or str(given).lower() in ("false", "0", "no"):
+        return None
+    if str(given).lower() in ("true", "1", "yes"):
+        return True
+    if not Path(given).is_dir():
+        raise InputError("no such checkpoint", str(given))
+    return str(given)
+
+
+def _lora(config: TrainConfig, task_type: str) -> Any:
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise InputError("LoRA needs peft: pip install 'stepcredit[peft]'", "use_peft") from error
+    targets: Any = config.lora_target_modules
+    return LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        target_modules=targets[0] if targets == ["all-linear"] else targets,
+        task_type=task_type,
+    )

@@ -1,0 +1,190 @@
+"""The comparison at toy size: cells, resuming, rates chosen on validation, paired rows."""
+
+import json
+
+import pytest
+
+from doubles.work import double
+from stepcredit.cli import main
+from stepcredit.errors import InputError, NotFiniteError
+from stepcredit.experiments import compare as module
+from stepcredit.experiments import initial_policy as start
+from stepcredit.experiments.compare import CompareConfig, Grid, choose_rates, compare, pair_rows, train_and_test
+from stepcredit.experiments.grid import Cell, run_cells
+from stepcredit.models.scratch import ModelSize
+from stepcredit.tasks import arithmetic
+
+TOY = {
+    "task": "arithmetic",
+    "methods": ["rft", "dpo", "kto", "oreo-process", "oreo"],
+    "seeds": [0],
+    "tuning_seed": 1,
+    "learning_rates": [1e-3, 1e-6],
+    "steps": 2,
+    "demonstrations": 1500,
+    "sft_steps": 170,
+    "train_prompts": 24,
+    "samples": 4,
+    "validation_prompts": 12,
+    "test_prompts": 16,
+    "credit_prompts": 6,
+    "continuations": 4,
+    "settings": '{"all": {"per_device_train_batch_size": 8}, "oreo": {"value_warmup_steps": 1, "beta": 0.1}}',
+}
+
+
+@pytest.fixture
+def easy(monkeypatch):
+    """Two groups a problem and a very small model."""
+    monkeypatch.setattr(arithmetic, "GROUPS", 2)
+    monkeypatch.setattr(start, "ModelSize", lambda: ModelSize(32, 64, 2, 2))
+
+
+@pytest.mark.long
+def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
+    config = CompareConfig(out=str(tmp_path / "out"), **TOY)
+    counts = compare(config)
+    assert counts == {"methods": 6, "seeds": 1, "cells": 6}
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(r["method"], r["search"]) for r in rows] == [
+        (m, s) for m in ("sft", "rft", "dpo", "kto", "oreo-process", "oreo") for s in ("greedy", "sample")
+    ]
+    assert all(r["steps"] == 2 and r["tokens_trained"] > 0 and r["n"] == 16 for r in rows if r["method"] != "sft")
+    grid = json.loads((tmp_path / "out" / "grid.json").read_text())
+    assert len(grid) == 20
+    assert all(r["split"] == "validation" and r["seed"] == 1 for r in grid)
+    for method in TOY["methods"]:
+        score = {
+            rate: sum(r["accuracy"] for r in grid if (r["method"], r["learning_rate"]) == (method, rate))
+            for rate in TOY["learning_rates"]
+        }
+        (chosen,) = {r["learning_rate"] for r in grid if r["method"] == method and r["chosen"]}
+        assert score[chosen] == max(score.values())
+        assert {r["learning_rate"] for r in rows if r["method"] == method} == {chosen}
+    pairs = json.loads((tmp_path / "out" / "pairs.json").read_text())
+    assert len(pairs) == 2 * 15
+    judged = json.loads((tmp_path / "out" / "localisation.json").read_text())
+    assert {r["signal"] for r in judged if r["metric"] == "first_wrong_step"} == {
+        "kind of step", "dpo β Σρ", "kto β Σρ", "oreo-process ΔV", "oreo-process β Σρ", "oreo ΔV", "oreo β Σρ",
+        "sft continuations", "oreo continuations",
+    }  # fmt: skip
+    timings = json.loads((tmp_path / "out" / "timings.json").read_text())
+    assert [t["phase"] for t in timings] == ["policies and episodes", "learning rates", "methods × seeds", "credit"]
+    assert all(t["seconds"] > 0 for t in timings)
+    assert {r.get("against") for r in judged} == {None, "sft continuations", "oreo continuations"}
+    assert "Who finds the wrong step" in (tmp_path / "out" / "report.html").read_text()
+
+    start_folder = tmp_path / "out" / "cells" / "sft-seed0"
+    given = {"policy": str(start_folder / "policy"), "episodes": str(start_folder / "episodes"), "credit_prompts": 0}
+    shared = CompareConfig(
+        out=str(tmp_path / "shared"),
+        **{**TOY, **given, "methods": ["rft"], "seeds": [0, 2], "learning_rates": [1e-3]},
+    )
+    compare(shared)
+    again = json.loads((tmp_path / "shared" / "results.json").read_text())
+    assert [r["accuracy"] for r in again[:2]] == [r["accuracy"] for r in rows[:2]]
+    assert [r["accuracy"] for r in again if (r["method"], r["seed"]) == ("rft", 0)] == [
+        r["accuracy"] for r in rows if r["method"] == "rft"
+    ] or rows[2]["learning_rate"] != 1e-3
+    assert not (tmp_path / "shared" / "localisation.json").exists()
+
+    def never(*args, **given):
+        raise AssertionError("a finished cell was run again")
+
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    monkeypatch.setattr(module, "train_and_save", never)
+    monkeypatch.setattr(module, "demonstrated_policy", never)
+    compare(config)
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+    with pytest.raises(InputError, match=r"was made with another settings; choose another --out"):
+        compare(CompareConfig(out=str(tmp_path / "out"), **{**TOY, "steps": 3}))
+
+
+def test_paired_rows_by_hand():
+    def result(method, seed, right):
+        row = {"method": method, "search": "greedy", "seed": seed, "n": len(right)}
+        return {"rows": [row], "right": {"greedy": right}}
+
+    results = [
+        result("sft", 0, [0, 0, 1]),
+        result("sft", 1, [0, 1, 1]),
+        result("rft", 0, [1, 1, 1]),
+        result("rft", 1, [1, 0, 1]),
+    ]
+    config = CompareConfig(task="arithmetic", out="", methods=["rft"], seeds=[0, 1], searches=["greedy"])
+    (row,) = pair_rows(config, results)
+    assert (row["method_a"], row["method_b"], row["n"]) == ("sft", "rft", 6)
+    assert (row["only_a"], row["only_b"]) == (1, 3)
+    assert row["difference"] == pytest.approx(-2 / 6, abs=1e-6)
+    assert row["p"] == pytest.approx(2 * (1 + 4) / 16)
+    assert row["low"] <= row["difference"] <= row["high"]
+
+
+def test_cells_side_by_side_go_on_after_one_fails(tmp_path):
+    cells = [Cell(tmp_path / str(k), double, {"number": k}) for k in (1, -1, 2)]
+    with pytest.raises(InputError, match=r"1 of 3 cells failed, run the command again to try them: -1: number: is neg"):
+        run_cells(cells, "test", jobs=2, threads=1)
+    good = [cells[0], cells[2]]
+    assert run_cells(good, "test", jobs=1, threads=1) == [{"double": 2}, {"double": 4}]
+    assert [(c.folder / "runs").read_text() for c in good] == ["x", "x"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("--methods grpo", "methods: no method 'grpo' to compare"),
+        ("--task sums", "task: unknown task 'sums'"),
+        ("--seeds 0 0", "seeds: needs at least one, each once"),
+        ("--seeds 0 100", "tuning_seed: 100 is among the compared seeds"),
+        ("--policy p", "policy: --policy and --episodes go together"),
+        ("--searches beam", "searches: 'beam' is neither"),
+        ("--settings {", "settings: not JSON"),
+        ('--settings {"ppo":{}}', "settings: no method 'ppo'"),
+        ("--jobs 0", "jobs: 0 must be 1 or more"),
+    ],
+)
+def test_settings_that_make_no_sense(given, says, tmp_path, capsys):
+    task = [] if "--task" in given else ["--task", "arithmetic"]
+    assert main(["compare", "--out", str(tmp_path / "out"), *task, *given.split()]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
+    assert main(["compare", "--task", "chain", "--out", str(tmp_path / "out"), "--dry_run", "true"]) == 0
+    assert "4 starts, 24 tuning cells, 24 test cells" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rate_at_which_training_stops_is_not_chosen_and_a_compared_run_says_so(tmp_path, monkeypatch):
+    def stops(*given):
+        raise NotFiniteError("V is not finite on prompt 3; training stopped", "step 7")
+
+    monkeypatch.setattr(module, "train_and_save", stops)
+    monkeypatch.setattr(module, "load_episodes", lambda folder: [])
+    monkeypatch.setattr(module, "load_tokenizer", lambda folder: None)
+    given = {"task_name": "arithmetic", "start": "start", "method": "oreo", "seed": 0}
+    settings = {"learning_rate": 0.1, "max_steps": 1}
+    for split in ("validation", "test"):
+        test = {"split": split, "prompts": 1, "searches": ["greedy"]}
+        if split == "test":
+            with pytest.raises(NotFiniteError):
+                train_and_test(tmp_path / "cell", settings=settings, test=test, **given)
+        else:
+            found = train_and_test(tmp_path / "cell", settings=settings, test=test, **given)
+    (row,) = found["rows"]
+    assert (row["accuracy"], row["stopped"]) == (0.0, "step 7: V is not finite on prompt 3")
+
+    trained = {name: number for name, number in row.items() if name != "stopped"}
+
+    def run(label, cells):
+        return [{"rows": [row if "lr0.1" in cell.folder.name else trained]} for cell in cells]
+
+    (tmp_path / "out").mkdir()
+    config = CompareConfig(out=str(tmp_path / "out"), task="arithmetic", methods=["oreo"], learning_rates=[0.1, 0.5])
+    grid = Grid(config)
+    monkeypatch.setattr(grid, "run", run)
+    assert choose_rates(grid) == {"oreo": 0.5}  # as many right, none, and a larger rate
+    monkeypatch.setattr(grid, "run", lambda label, cells: [{"rows": [row]} for _ in cells])
+    with pytest.raises(InputError, match=r"oreo learns at none of these rates; at 0.1 step 7: V is not finite"):
+        choose_rates(grid)

@@ -1,0 +1,53 @@
+"""The whole loop at toy size: one seed gives one result byte for byte, two seeds give two."""
+
+import json
+
+import pytest
+
+from stepcredit.cli import main
+from stepcredit.experiments import initial_policy as start
+from stepcredit.models.scratch import ModelSize
+from stepcredit.tasks import arithmetic
+
+SMALL = (
+    "--demonstrations 1500 --sft_steps 170 --train_prompts 24 --samples 4 --epochs 1 --value_warmup_steps 0 "
+    "--test_prompts 20 --value_prompts 12 --threads 1"
+)
+
+
+@pytest.fixture
+def easy(monkeypatch):
+    """Two groups a problem and a very small model: right answers after seconds of training."""
+    monkeypatch.setattr(arithmetic, "GROUPS", 2)
+    monkeypatch.setattr(start, "ModelSize", lambda: ModelSize(32, 64, 2, 2))
+
+
+def run(folder, seed):
+    assert main(["quickstart", "--out", str(folder), "--seed", str(seed), *SMALL.split()]) == 0
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.long
+def test_one_seed_one_result_byte_for_byte(easy, tmp_path, capsys):
+    runs = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        files = run(tmp_path / name, seed)
+        out = capsys.readouterr().out
+        assert "report.html" in out
+        assert "oreo" in out.lower()
+        runs.append({k: v.replace(f"{tmp_path}/{name}".encode(), b"") for k, v in files.items() if k != "timings.json"})
+    assert runs[0].keys() == runs[1].keys()
+    assert [k for k in runs[0] if runs[0][k] != runs[1][k]] == []
+    different = {k for k in runs[0] if runs[0][k] != runs[2].get(k)}
+    assert {"results.json", "report.html", "oreo/policy/model.safetensors", "oreo/value/model.safetensors"} <= different
+    rows = json.loads(runs[0]["results.json"])
+    assert [r["method"] for r in rows] == ["sft", "rft", "oreo"]
+    assert all(r["n"] == 20 and 0 <= r["accuracy"] <= 1 and "seconds" not in r for r in rows)
+    assert {"auc_within_prompt", "first_wrong_step"} <= {r["metric"] for r in json.loads(runs[0]["value.json"])}
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("keep")
+    assert main(["quickstart", "--out", str(tmp_path)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
