@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: quickstart assets test test-long check reproduce mutate format clean
 
 quickstart: $(VENV)/.installed   ## the whole loop on an embedded task, on a CPU, in about five minutes
-	$(BIN)/stepcredit quickstart --out quickstart
+	$(BIN)/stepcredit quickstart --output_dir quickstart
 
 assets: $(VENV)/.installed-dev   ## real tokenizers and a small model for the tests, into a cache; ASSETS="qwen3 …": some
 	$(BIN)/python tests/assets/fetch.py $(ASSETS)
@@ -37,7 +37,7 @@ MODEL ?= qwen2.5-math-1.5b
 TASK ?= gsm8k
 OUT ?= reproduced/$(MODEL)-$(TASK)
 reproduce: $(VENV)/.installed-recipes   ## make reproduce MODEL=qwen2.5-math-1.5b TASK=gsm8k: a recipe, start to table
-	$(BIN)/stepcredit reproduce recipes/$(MODEL)-$(TASK).yaml --out $(OUT) --seeds $(or $(SEEDS),0)
+	$(BIN)/stepcredit reproduce recipes/$(MODEL)-$(TASK).yaml --output_dir $(OUT) --seeds $(or $(SEEDS),0)
 
 mutate: $(VENV)/.installed-dev   ## every mutant of the mathematics is killed or listed in docs/mutation.md; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation/check.py

@@ -37,10 +37,10 @@ def test_every_command_explains_itself(command, capsys):
          "beta: -1.0 must be above 0"),
         (["train", "--method", "oreo", "--model", "m", "--episodes", "e", "--output_dir", "o", "--level", "word"],
          "invalid choice: 'word'"),
-        (["collect", "--task", "arithmetic", "--policy", "nowhere", "--out", "x", "--config", "none.yaml"],
+        (["collect", "--task", "arithmetic", "--model", "nowhere", "--output_dir", "x", "--config", "none.yaml"],
          "none.yaml: no such file"),
-        (["collect", "--task", "chess", "--policy", "p", "--out", "x"], "task: unknown task 'chess'"),
-        (["evaluate", "--task", "arithmetic", "--policy", "no/such/folder", "--out", "x"], "no such folder"),
+        (["collect", "--task", "chess", "--model", "p", "--output_dir", "x"], "task: unknown task 'chess'"),
+        (["evaluate", "--task", "arithmetic", "--model", "no/such/folder", "--output_dir", "x"], "no such folder"),
         (["inspect", "no-such-folder"], "no-such-folder"),
         (["inspect", "--config"], "--config: needs a value"),
         (["report", "no-such-folder"], "no-such-folder"),
@@ -58,11 +58,11 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
 
 def test_settings_from_a_file_are_checked_by_name_and_flags_win(tmp_path, capsys):
     yaml = tmp_path / "c.yaml"
-    yaml.write_text("task: arithmetic\npolicy: p\nsampels: 3\n")
-    assert main(["collect", "--config", str(yaml), "--out", "x"]) == 2
-    assert f"{yaml}: no setting 'sampels'; did you mean samples?" in capsys.readouterr().err
-    yaml.write_text("task: arithmetic\npolicy: p\nsamples: 3\nprompts: 7\ndry_run: true\n")
-    assert main(["collect", "--config", str(yaml), "--out", str(tmp_path / "x"), "--samples", "5"]) == 0
+    yaml.write_text("task: arithmetic\nmodel: p\nnum_generatoins: 3\n")
+    assert main(["collect", "--config", str(yaml), "--output_dir", "x"]) == 2
+    assert f"{yaml}: no setting 'num_generatoins'; did you mean num_generations?" in capsys.readouterr().err
+    yaml.write_text("task: arithmetic\nmodel: p\nnum_generations: 3\nlimit: 7\ndry_run: true\n")
+    assert main(["collect", "--config", str(yaml), "--output_dir", str(tmp_path / "x"), "--num_generations", "5"]) == 0
     assert "7 prompts, 35 responses" in capsys.readouterr().out
     yaml.write_text("- a\n")
     assert main(["collect", f"--config={yaml}"]) == 2
@@ -72,7 +72,7 @@ def test_settings_from_a_file_are_checked_by_name_and_flags_win(tmp_path, capsys
 def test_positionals_may_stand_in_the_file(tmp_path, capsys):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "q", "completion": "a", "reward": 1}\n')
     yaml = tmp_path / "c.yaml"
-    yaml.write_text(f"files: [{tmp_path / 'rows.jsonl'}]\nout: {tmp_path / 'e'}\n")
+    yaml.write_text(f"files: [{tmp_path / 'rows.jsonl'}]\noutput_dir: {tmp_path / 'e'}\n")
     assert main(["import", "--config", str(yaml)]) == 0
     assert main(["inspect", str(tmp_path / "e"), "--json"]) == 0
 

@@ -198,12 +198,12 @@ def test_import_and_grade_and_collect_say_how_they_go(small, at_once, tmp_path, 
     policy, _ = small
     logs = tmp_path / "a.jsonl"
     logs.write_text('{"prompt": "q", "response": "#### 1", "answer": "1"}\n' * 3)
-    assert main(["grade", str(logs), "--out", str(tmp_path / "b.jsonl"), "--answers", "number"]) == 0
+    assert main(["grade", str(logs), "--output", str(tmp_path / "b.jsonl"), "--answers", "number"]) == 0
     assert "grading a.jsonl: 3 rows (100%)" in capsys.readouterr().err
-    assert main(["import", str(tmp_path / "b.jsonl"), "--out", str(tmp_path / "e")]) == 0
+    assert main(["import", str(tmp_path / "b.jsonl"), "--output_dir", str(tmp_path / "e")]) == 0
     assert "importing b.jsonl: 3 rows (100%)" in capsys.readouterr().err
-    command = ["collect", "--task", "arithmetic", "--policy", str(policy), "--out", str(tmp_path / "c")]
-    assert main([*command, "--prompts", "4", "--samples", "2", "--max_new_tokens", "2"]) == 0
+    command = ["collect", "--task", "arithmetic", "--model", str(policy), "--output_dir", str(tmp_path / "c")]
+    assert main([*command, "--limit", "4", "--num_generations", "2", "--max_new_tokens", "2"]) == 0
     said = capsys.readouterr().err.splitlines()
     assert [line.split(" (")[0] for line in said] == [
         f"collecting arithmetic: {k} of 8 responses" for k in range(1, 9)

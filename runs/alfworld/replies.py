@@ -3,9 +3,9 @@
 The policies of OUT play the unseen rooms of GAMES: greedily, and at several temperatures one reply a turn, the most
 valued of K and any of K. Rows go to OUT/NAME.json; finished work is not done again. Two were made so:
 
-    stepcredit alfworld build --out TRIAL --train 0 --valid_seen 0 --valid_unseen 60 --seed 7
+    stepcredit alfworld build --output_dir TRIAL --train 0 --valid_seen 0 --valid_unseen 60 --seed 7
     replies.py TRIAL OUT temperatures --temperatures 0.3 0.5 0.7 1 --searches best-of
-    stepcredit alfworld build --out WIDE --train 0 --valid_seen 0 --valid_unseen 300 --seed 11
+    stepcredit alfworld build --output_dir WIDE --train 0 --valid_seen 0 --valid_unseen 300 --seed 11
     replies.py WIDE OUT wide --methods sft
 
 The first chose the temperature that is run.py's second one (COOL); the second has more games, for closer numbers.

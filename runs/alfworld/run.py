@@ -1,9 +1,9 @@
 """Offline learning on built ALFWorld games: run.py GAMES OUT [--seeds 0 1 2] [--splits …] [--methods …]
 
-GAMES is what `stepcredit alfworld build --out GAMES --train 480 --valid_seen 100 --valid_unseen 100` made. A small
-Llama from nothing learns from what demonstrators of mixed quality did (start.py). For each seed it is fine-tuned on
-them, plays every training game five times, and learns from these episodes by each method; all are evaluated on both
-splits. Rows go to OUT/results.json; finished work is kept in OUT and not done again.
+GAMES is what `stepcredit alfworld build --output_dir GAMES --train 480 --valid_seen 100 --valid_unseen 100` made.
+A small Llama from nothing learns from what demonstrators of mixed quality did (start.py). For each seed it is
+fine-tuned on them, plays every training game five times, and learns from these episodes by each method; all are
+evaluated on both splits. Rows go to OUT/results.json; finished work is kept in OUT and not done again.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ COOL = 0.3
 def demonstrations(games: Path, out: Path, shares: dict[str, float]) -> Path:
     """Episodes of demonstrators who all err alike, the same for all seeds."""
     folder = out / "-".join(["demonstrations", *(f"{name}-{share}" for name, share in shares.items())])
-    asked: dict[str, Any] = {"prompt_style": STYLE, "samples": 4, "max_turns": TURNS, **shares}
-    demonstrate(DemonstrateConfig(out=str(folder), data=str(games), **asked))
+    asked: dict[str, Any] = {"prompt_style": STYLE, "num_generations": 4, "max_turns": TURNS, **shares}
+    demonstrate(DemonstrateConfig(output_dir=str(folder), data=str(games), **asked))
     return folder
 
 
@@ -81,7 +81,7 @@ def scored(here: Path, policy: Path, method: str, seed: int, **given: Any) -> No
     """A row of one policy on one split, unless it is there."""
     out = here / "-".join(["evaluate", method, given["split"], f"{given['search']}{given.get('width', 1)}"])
     if not (out / "run.json").exists():
-        evaluate(EvaluateConfig(policy=str(policy), method=method, out=str(out), seed=seed, **given))
+        evaluate(EvaluateConfig(model=str(policy), method=method, output_dir=str(out), seed=seed, **given))
 
 
 def several(
@@ -100,7 +100,7 @@ def several(
         policy = trained / method / "policy"
         scored(here, policy, method, seed, search="sample", **given)
         for k, search in product(range(2, best_of + 1), searches):
-            scored(here, policy, method, seed, search=search, width=k, value=value, **given)
+            scored(here, policy, method, seed, search=search, width=k, value_model=value, **given)
 
 
 def faults(args: argparse.Namespace) -> dict[str, float]:
@@ -120,7 +120,7 @@ def trained(args: argparse.Namespace, seed: int, play: dict[str, Any]) -> dict[s
     """The policies of one seed, and the one that it starts from."""
     here, shown, base = args.out / f"seed{seed}", demonstrations(args.games, args.out, faults(args)), begun(args)
     sft = learnt("sft", base, shown, here / "sft", seed, SFT)
-    collect(CollectConfig(**play, policy=str(sft), samples=5, seed=seed, out=str(here / "episodes")))
+    collect(CollectConfig(**play, model=str(sft), num_generations=5, seed=seed, output_dir=str(here / "episodes")))
     policies = {"base": base, "sft": sft}
     for method in args.methods:
         settings = {**LEARNING, **SETTINGS[variant_of(method).method], **SETTINGS.get(method, {})}

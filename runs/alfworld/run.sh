@@ -7,7 +7,7 @@ set -euo pipefail
 out=${1:?where to run it} && shift
 here=$(cd "$(dirname "$0")" && pwd)
 export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
-stepcredit alfworld build --out "$out/games" --train 480 --valid_seen 100 --valid_unseen 100
+stepcredit alfworld build --output_dir "$out/games" --train 480 --valid_seen 100 --valid_unseen 100
 python "$here/run.py" "$out/games" "$out" --seeds ${@:-0 1 2}
 python "$here/turns.py" "$out"
 cp "$out/results.json" "$out/cool.json" "$out/run.json" "$out/turns.json" "$here/"

@@ -31,11 +31,11 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
     """Plays, fits V, chooses by it."""
     here, play = args.out / f"seed{seed}", playing(args.games, args.workers)
     policy, own = here / VALUED / "policy", here / "own"
-    collect(CollectConfig(**play, policy=str(policy), samples=5, seed=seed, out=str(own / "episodes")))
+    collect(CollectConfig(**play, model=str(policy), num_generations=5, seed=seed, output_dir=str(own / "episodes")))
     learnt(VALUED, policy, own / "episodes", own / "fitted", seed, AT_REST)
     value = str(own / "fitted" / "value")
     for k in range(2, args.best_of + 1):
-        scored(own, policy, VALUED, seed, **play, split=SPLIT, search="best-of", width=k, value=value)
+        scored(own, policy, VALUED, seed, **play, split=SPLIT, search="best-of", width=k, value_model=value)
 
 
 def main() -> None:

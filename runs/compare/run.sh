@@ -6,7 +6,7 @@ set -euo pipefail
 task=${1:?which task: arithmetic or chain} out=${2:?where to run it}
 here=$(cd "$(dirname "$0")" && pwd)
 export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1
-stepcredit compare --config "$here/../../recipes/compare-$task.yaml" --out "$out" --jobs "${JOBS:-2}"
+stepcredit compare --config "$here/../../recipes/compare-$task.yaml" --output_dir "$out" --jobs "${JOBS:-2}"
 mkdir -p "$here/$task"
 for file in results.json grid.json pairs.json localisation.json run.json; do
   cp "$out/$file" "$here/$task/$file"

@@ -7,6 +7,6 @@ export OMP_WAIT_POLICY=PASSIVE
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 for seed in 0 1 2; do
-  .venv/bin/stepcredit quickstart --out "$work/$seed" --seed "$seed"
+  .venv/bin/stepcredit quickstart --output_dir "$work/$seed" --seed "$seed"
 done
 .venv/bin/python runs/quickstart/gather.py "$work" runs/quickstart

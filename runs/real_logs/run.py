@@ -89,14 +89,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--sft-epochs", type=float, default=1.0)
     parser.add_argument("--oreo-epochs", type=float, default=1.0)
-    parser.add_argument("--value-lr", type=float, default=1e-3)
+    parser.add_argument("--value_model-lr", type=float, default=1e-3)
     return parser.parse_args()
 
 
 def read(data: Path, out: Path) -> Sequence[Episode]:
     """The logs, through the importer as a user would."""
     columns = ["completion=response", "prompt_id=qid"]
-    print(import_logs(ImportConfig(files=[str(data / FILE)], out=str(out), columns=columns)).summary())
+    print(import_logs(ImportConfig(files=[str(data / FILE)], output_dir=str(out), columns=columns)).summary())
     return list(load_episodes(out))
 
 

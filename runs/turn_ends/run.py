@@ -76,7 +76,7 @@ def run(smollm2: Path, out: Path) -> dict[str, Any]:
         renamed(smollm2, out / "start")
     if not (out / "episodes").exists():
         logs(out / "logs.jsonl", STEPS * BATCH)
-        assert main(["import", str(out / "logs.jsonl"), "--out", str(out / "episodes")]) == 0
+        assert main(["import", str(out / "logs.jsonl"), "--output_dir", str(out / "episodes")]) == 0
     tokenizer = load_tokenizer(str(out / "start"))
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     taught = [tokenise(episode, tokenizer) for episode in load_episodes(out / "episodes")]

@@ -18,7 +18,7 @@ from stepcredit.tasks.alfworld.task import SPLITS, ALFWorld
 from stepcredit.verdict import Verdict
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*tw-pddl:ResourceWarning")  # left open by textworld
-DEMONSTRATE = ["--prompt_style", "act", "--samples", "2", "--max_turns", "12"]
+DEMONSTRATE = ["--prompt_style", "act", "--num_generations", "2", "--max_turns", "12"]
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def games(built):
 def demonstrated(built, tmp_path_factory):
     """Demonstrations of the games, by one worker process."""
     out = tmp_path_factory.mktemp("demonstrated") / "d"
-    flags = ["--data", str(built[0]), "--out", str(out), "--workers", "1", *DEMONSTRATE]
+    flags = ["--data", str(built[0]), "--output_dir", str(out), "--workers", "1", *DEMONSTRATE]
     assert main(["alfworld", "demonstrate", *flags]) == 0
     return out
 
@@ -60,7 +60,7 @@ def test_games_are_built_and_counted(built):
     families = [f"1 {f}" if k >= 2 else f"3 {f}" for k, f in enumerate(FAMILIES)]
     assert counts.startswith(f"{folder}: 10 games, 0 there before, ")
     assert counts.endswith(", ".join(families))
-    assert following == f"Next: stepcredit alfworld demonstrate --data {folder} --out demonstrations"
+    assert following == f"Next: stepcredit alfworld demonstrate --data {folder} --output_dir demonstrations"
     found = {split: len(list(folder.glob(f"json_2.1.1/{split}/*/*/game.tw-pddl"))) for split in SPLITS}
     assert found == {"train": 6, "valid_seen": 2, "valid_unseen": 2}
     kept = json.loads((folder / "built.json").read_text())
@@ -69,27 +69,29 @@ def test_games_are_built_and_counted(built):
 
 def test_a_second_build_finds_all_there(games, build_flags, capsys):
     before = {p: p.stat().st_mtime_ns for p in games.rglob("game.tw-pddl")}
-    assert main(["alfworld", "build", "--out", str(games), *build_flags]) == 0
+    assert main(["alfworld", "build", "--output_dir", str(games), *build_flags]) == 0
     assert "10 games, 10 there before, " in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in games.rglob("game.tw-pddl")} == before
 
 
 def test_a_folder_of_another_seed_or_with_other_things_is_refused(games, build_flags, tmp_path, capsys):
     kept = (games / "built.json").read_text()
-    assert main(["alfworld", "build", "--out", str(games), *build_flags, "--seed", "1"]) == 2
-    assert f"{games}: was built with another seed; choose another --out" in one_line(capsys)
+    assert main(["alfworld", "build", "--output_dir", str(games), *build_flags, "--seed", "1"]) == 2
+    assert f"{games}: was built with another seed; choose another --output_dir" in one_line(capsys)
     assert (games / "built.json").read_text() == kept
     (tmp_path / "x").write_text("mine")
-    assert main(["alfworld", "build", "--out", str(tmp_path), *build_flags]) == 2
-    assert f"{tmp_path}: is not empty and was not built here; choose another --out" in one_line(capsys)
+    assert main(["alfworld", "build", "--output_dir", str(tmp_path), *build_flags]) == 2
+    assert f"{tmp_path}: is not empty and was not built here; choose another --output_dir" in one_line(capsys)
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
-    assert main(["alfworld", "build", "--out", str(tmp_path / "y"), "--valid_seen", "-1"]) == 2
+    assert main(["alfworld", "build", "--output_dir", str(tmp_path / "y"), "--valid_seen", "-1"]) == 2
     assert "valid_seen: -1 is no number of games" in one_line(capsys)
 
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
     out = tmp_path / "games"
-    assert main(["alfworld", "build", "--out", str(out), "--train", "6", "--valid_unseen", "0", "--dry_run"]) == 0
+    assert (
+        main(["alfworld", "build", "--output_dir", str(out), "--train", "6", "--valid_unseen", "0", "--dry_run"]) == 0
+    )
     assert capsys.readouterr().out == f"{out}: 126 games, 6 train, 120 valid_seen\n"
     assert not out.exists()
 
@@ -111,7 +113,7 @@ def test_demonstrations_are_episodes_of_the_games(games, demonstrated):
 
 def test_demonstrators_may_err_alike(games, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demonstrating, "ProcessPoolExecutor", in_this_process)
-    command = ["alfworld", "demonstrate", "--data", str(games), "--out", str(tmp_path / "d"), *DEMONSTRATE]
+    command = ["alfworld", "demonstrate", "--data", str(games), "--output_dir", str(tmp_path / "d"), *DEMONSTRATE]
     assert main([*command, "--careless", "1.5"]) == 2
     assert "careless: 1.5 must lie in [0, 1]" in one_line(capsys)
     assert main([*command, "--distracted", "-0.1"]) == 2
@@ -121,7 +123,7 @@ def test_demonstrators_may_err_alike(games, tmp_path, monkeypatch, capsys):
     assert {(m["carelessness"], m["distraction"]) for m in metadata} == {(0.25, 0.75)}
     capsys.readouterr()
     assert main([*command, "--careless", "0.5", "--distracted", "0.75"]) == 2
-    assert "was collected with another careless; choose another --out" in one_line(capsys)
+    assert "was collected with another careless; choose another --output_dir" in one_line(capsys)
 
 
 def test_demonstrating_goes_on_where_it_stopped(games, demonstrated, tmp_path, monkeypatch, capsys):
@@ -135,7 +137,7 @@ def test_demonstrating_goes_on_where_it_stopped(games, demonstrated, tmp_path, m
             raise KeyboardInterrupt
         return play(task, problem, **given)
 
-    command = ["alfworld", "demonstrate", "--data", str(games), "--out", str(tmp_path / "d"), *DEMONSTRATE]
+    command = ["alfworld", "demonstrate", "--data", str(games), "--output_dir", str(tmp_path / "d"), *DEMONSTRATE]
     monkeypatch.setattr(demonstrating, "demonstrations", dies_at_the_sixth)
     assert main(command) == 130
     assert len(shards(tmp_path / "d")) == 1
@@ -151,12 +153,12 @@ def test_demonstrating_goes_on_where_it_stopped(games, demonstrated, tmp_path, m
     assert shards(tmp_path / "d") == before
     capsys.readouterr()
     assert main([*command, "--seed", "1"]) == 2
-    assert "was collected with another seed; choose another --out" in one_line(capsys)
+    assert "was collected with another seed; choose another --output_dir" in one_line(capsys)
 
 
-@pytest.mark.parametrize("flag", ["samples", "max_turns"])
+@pytest.mark.parametrize("flag", ["num_generations", "max_turns"])
 def test_no_demonstrations_and_no_turns_are_refused(tmp_path, capsys, flag):
-    assert main(["alfworld", "demonstrate", "--out", str(tmp_path / "d"), f"--{flag}", "0"]) == 2
+    assert main(["alfworld", "demonstrate", "--output_dir", str(tmp_path / "d"), f"--{flag}", "0"]) == 2
     assert f"{flag}: 0 must be 1 or more" in one_line(capsys)
 
 
@@ -164,10 +166,10 @@ def test_no_demonstrations_and_no_turns_are_refused(tmp_path, capsys, flag):
 
 
 def test_solutions_are_right_and_played_once(games, tmp_path, monkeypatch, capsys):
-    command = ["collect", "--task", "alfworld", "--policy", "solutions", "--data", str(games), "--prompts", "4"]
-    assert main([*command, "--out", str(tmp_path / "dry"), "--dry_run"]) == 0
+    command = ["collect", "--task", "alfworld", "--model", "solutions", "--data", str(games), "--limit", "4"]
+    assert main([*command, "--output_dir", str(tmp_path / "dry"), "--dry_run"]) == 0
     assert not (tmp_path / "dry").exists()
-    assert main([*command, "--out", str(tmp_path / "s")]) == 0
+    assert main([*command, "--output_dir", str(tmp_path / "s")]) == 0
     assert f"{tmp_path / 's'}: 4 prompts, 4 responses\n" in capsys.readouterr().out
     episodes = list(load_episodes(tmp_path / "s"))
     assert [e.prompt_id for e in episodes] == [p.prompt_id for p in ALFWorld(str(games)).problems("train", 4)]
@@ -179,11 +181,11 @@ def test_solutions_are_right_and_played_once(games, tmp_path, monkeypatch, capsy
     before = shards(tmp_path / "s")
     with monkeypatch.context() as patch:
         patch.setattr(ALFWorld, "demonstrated", lambda *given: pytest.fail("played again"))
-        assert main([*command, "--out", str(tmp_path / "s")]) == 0
-        assert main([*command, "--out", str(tmp_path / "s"), "--seed", "1"]) == 2
+        assert main([*command, "--output_dir", str(tmp_path / "s")]) == 0
+        assert main([*command, "--output_dir", str(tmp_path / "s"), "--seed", "1"]) == 2
     assert shards(tmp_path / "s") == before
     monkeypatch.setattr(ALFWorld, "max_turns", least)
-    assert main([*command, "--out", str(tmp_path / "few")]) == 0
+    assert main([*command, "--output_dir", str(tmp_path / "few")]) == 0
     short = [e for e in episodes if e.metadata["turns"] == least]
     assert [vars(e) for e in load_episodes(tmp_path / "few")] == [vars(e) for e in short]
 
@@ -194,8 +196,8 @@ def test_a_policy_is_evaluated_to_a_row_with_its_families(games, demonstrated, t
     policy = policy_from_scratch(tokenizer, ModelSize(16, 32, 1, 2, max_length=2048), seed=0)
     for saved in (policy, tokenizer):
         saved.save_pretrained(tmp_path / "policy")
-    flags = ["--policy", str(tmp_path / "policy"), "--data", str(games), "--prompt_style", "act", "--workers", "1"]
-    flags += ["--split", "train", "--max_turns", "2", "--max_new_tokens", "4", "--out", str(tmp_path / "r")]
+    flags = ["--model", str(tmp_path / "policy"), "--data", str(games), "--prompt_style", "act", "--workers", "1"]
+    flags += ["--split", "train", "--max_turns", "2", "--max_new_tokens", "4", "--output_dir", str(tmp_path / "r")]
     assert main(["evaluate", "--task", "alfworld", *flags]) == 0
     (row,) = json.loads((tmp_path / "r" / "results.json").read_text())
     assert (row["task"], row["split"], row["search"], row["prompt_style"]) == ("alfworld", "train", "greedy", "act")
@@ -235,8 +237,8 @@ def test_help(arguments, capsys):
     [
         ["alfworld", "build", "--train", "1", "--workers", "1"],
         ["alfworld", "demonstrate", "--data", "GAMES"],
-        ["collect", "--task", "alfworld", "--policy", "solutions", "--data", "GAMES"],
-        ["evaluate", "--task", "alfworld", "--policy", "p", "--data", "GAMES", "--split", "valid_seen"],
+        ["collect", "--task", "alfworld", "--model", "solutions", "--data", "GAMES"],
+        ["evaluate", "--task", "alfworld", "--model", "p", "--data", "GAMES", "--split", "valid_seen"],
     ],
     ids=lambda a: a[0] if a[0] != "alfworld" else a[1],
 )
@@ -248,16 +250,16 @@ def test_the_missing_extra_is_named(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(installation, "sys", SimpleNamespace(version_info=(3, 11, 0)))
     (tmp_path / "games" / "json_2.1.1").mkdir(parents=True)
     given = [str(tmp_path / "games") if a == "GAMES" else a for a in arguments]
-    assert main([*given, "--out", str(tmp_path / "out")]) == 2
+    assert main([*given, "--output_dir", str(tmp_path / "out")]) == 2
     assert "needs the extra: pip install 'stepcredit[alfworld]'" in one_line(capsys)
     assert not shards(tmp_path / "out")
 
 
-@pytest.mark.parametrize("command", [["alfworld", "demonstrate"], ["collect", "--task", "alfworld", "--policy", "p"]])
+@pytest.mark.parametrize("command", [["alfworld", "demonstrate"], ["collect", "--task", "alfworld", "--model", "p"]])
 def test_games_that_are_not_there_are_one_line(command, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv(installation.DATA, raising=False)
-    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert main([*command, "--output_dir", str(tmp_path / "out")]) == 2
     assert "data: which games? Give --data or $ALFWORLD_DATA" in one_line(capsys)
-    assert main([*command, "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert main([*command, "--data", str(tmp_path), "--output_dir", str(tmp_path / "out")]) == 2
     assert "not a folder of ALFWorld games" in one_line(capsys)
     assert not (tmp_path / "out").exists()

@@ -28,13 +28,13 @@ GOOD = b'{"prompt": "1+1=", "completion": "2", "reward": 1.0}'
 def test_import(line, message, tmp_path, capsys):
     logs, out = tmp_path / "logs.jsonl", tmp_path / "episodes"
     logs.write_bytes(b"\n".join([GOOD, line, GOOD, b""]))
-    assert main(["import", str(logs), "--out", str(out)]) == 2
+    assert main(["import", str(logs), "--output_dir", str(out)]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert f"{logs}:2" in err
     assert message in err
     assert [p.name for p in tmp_path.iterdir()] == ["logs.jsonl"]
-    assert main(["import", str(logs), "--out", str(out), "--skip-bad"]) == 0
+    assert main(["import", str(logs), "--output_dir", str(out), "--skip-bad"]) == 0
     assert "1 bad" in capsys.readouterr().out
     assert len(load_episodes(out)) == 2
     (bad,) = [json.loads(row) for row in (out / "quarantine.jsonl").read_text().splitlines()]
@@ -63,7 +63,7 @@ BAD_EPISODES = [
 def test_train(row, message, policy, tmp_path, capsys):
     logs, episodes, out = tmp_path / "logs.jsonl", tmp_path / "episodes", tmp_path / "out"
     logs.write_bytes(GOOD + b"\n" + json.dumps(row).encode() + b"\n")
-    assert main(["import", str(logs), "--out", str(episodes)]) == 0
+    assert main(["import", str(logs), "--output_dir", str(episodes)]) == 0
     flags = ["--model", policy, "--episodes", str(episodes), "--output_dir", str(out), "--max_length", "64"]
     small = ["--max_steps", "1", "--use_cpu", "true", "--save_strategy", "no"]
     capsys.readouterr()

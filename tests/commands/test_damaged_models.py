@@ -310,7 +310,7 @@ REWARD = {
 # ---- the commands -------------------------------------------------------------------------------------
 
 SMALL = ["--max_steps", "1", "--use_cpu", "true", "--save_strategy", "no", "--report_to", "none"]
-DRAW = ["--task", "arithmetic", "--prompts", "2", "--max_new_tokens", "4"]
+DRAW = ["--task", "arithmetic", "--limit", "2", "--max_new_tokens", "4"]
 
 
 def train(root, out, **models):
@@ -320,7 +320,7 @@ def train(root, out, **models):
 
 def evaluate(out, search, **models):
     flags = [part for name, folder in models.items() for part in (f"--{name}", str(folder))]
-    return ["evaluate", *DRAW, "--search", search, *flags, "--out", str(out)]
+    return ["evaluate", *DRAW, "--search", search, *flags, "--output_dir", str(out)]
 
 
 def cases(table):
@@ -350,8 +350,8 @@ def test_a_policy(damage, message, good, tmp_path, capsys):
     given, out = damaged(good, tmp_path, "policy", damage), tmp_path / "out"
     for command in (
         train(good, out, model=given),
-        ["collect", *DRAW, "--policy", str(given), "--out", str(out)],
-        evaluate(out, "greedy", policy=given),
+        ["collect", *DRAW, "--model", str(given), "--output_dir", str(out)],
+        evaluate(out, "greedy", model=given),
     ):
         refused(command, tmp_path, given, message, capsys)
 
@@ -361,8 +361,8 @@ def test_a_value_model(damage, message, good, tmp_path, capsys):
     given, out = damaged(good, tmp_path, "value", damage), tmp_path / "out"
     for command in (
         train(good, out, model=good / "policy", value_model=given),
-        evaluate(out, "sample", policy=good / "policy", value=given),
-        evaluate(out, "beam", policy=good / "policy", value=given),
+        evaluate(out, "sample", model=good / "policy", value_model=given),
+        evaluate(out, "beam", model=good / "policy", value_model=given),
     ):
         refused(command, tmp_path, given, message, capsys)
 
@@ -376,7 +376,7 @@ def test_a_reference(damage, message, good, tmp_path, capsys):
 @pytest.mark.parametrize(("damage", "message"), cases(REWARD))
 def test_a_reward_model(damage, message, good, tmp_path, capsys):
     given = damaged(good, tmp_path, "reward", damage)
-    command = evaluate(tmp_path / "out", "best-of", policy=good / "policy", reward_model=given)
+    command = evaluate(tmp_path / "out", "best-of", model=good / "policy", reward_model=given)
     refused(command, tmp_path, given, message, capsys)
 
 
@@ -384,6 +384,6 @@ def test_what_is_whole_is_taken(good, tmp_path):
     whole = {"value": good / "value", "policy": good / "policy"}
     trained = train(good, tmp_path / "o", model=good / "tied", value_model=good / "value", ref_model=good / "policy")
     assert main(trained) == 0
-    assert main(["collect", *DRAW, "--policy", str(good / "policy"), "--out", str(tmp_path / "c")]) == 0
+    assert main(["collect", *DRAW, "--model", str(good / "policy"), "--output_dir", str(tmp_path / "c")]) == 0
     assert main(evaluate(tmp_path / "e", "sample", **whole)) == 0
-    assert main(evaluate(tmp_path / "r", "best-of", policy=good / "policy", reward_model=good / "reward")) == 0
+    assert main(evaluate(tmp_path / "r", "best-of", model=good / "policy", reward_model=good / "reward")) == 0

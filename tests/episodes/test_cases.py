@@ -94,7 +94,7 @@ def test_a_thought_that_the_template_drops(toys):
 
 @pytest.mark.parametrize("case", ["label_text", "blank_last_line"])
 def test_a_log_that_is_read(case, tmp_path, capsys):
-    assert main(["import", str(CASES / f"{case}.jsonl"), "--out", str(tmp_path / "episodes")]) == 0
+    assert main(["import", str(CASES / f"{case}.jsonl"), "--output_dir", str(tmp_path / "episodes")]) == 0
     assert capsys.readouterr().out.startswith("1 rows read, 1 episodes written")
     (episode,) = load_episodes(tmp_path / "episodes")
     assert (episode.prompt, episode.completion, episode.reward) == ("q", "a", 1.0)
@@ -109,7 +109,7 @@ def test_the_command_line_names_the_way_out_and_takes_it(toys, tmp_path, capsys)
         model, episodes, out = (tmp_path / family / name for name in ("model", "episodes", "out"))
         policy_from_scratch(toys[family], ModelSize(16, 32, 1, 2), seed=0).save_pretrained(model)
         toys[family].save_pretrained(model)
-        assert main(["import", str(CASES / f"{case}.jsonl"), "--out", str(episodes)]) == 0
+        assert main(["import", str(CASES / f"{case}.jsonl"), "--output_dir", str(episodes)]) == 0
         command = ["train", "--method", "sft", "--model", str(model), "--episodes", str(episodes)]
         command += ["--output_dir", str(out), "--max_steps", "1", "--report_to", "none"]
         capsys.readouterr()

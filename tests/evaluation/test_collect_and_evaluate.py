@@ -37,7 +37,7 @@ def shards(folder):
 
 def config(policy, out, **given):
     return CollectConfig(
-        **{"task": "arithmetic", "policy": policy, "out": str(out), "prompts": 6, "samples": 2, **given}
+        **{"task": "arithmetic", "model": policy, "output_dir": str(out), "limit": 6, "num_generations": 2, **given}
     )
 
 
@@ -71,12 +71,16 @@ def test_an_interrupted_collection_goes_on_and_ends_as_if_it_had_not_been(policy
 def test_a_folder_made_otherwise_is_refused(policy, tmp_path, capsys):
     collect(config(policy, tmp_path / "e"))
     assert (
-        main(["collect", "--task", "arithmetic", "--policy", policy, "--out", str(tmp_path / "e"), "--seed", "1"]) == 2
+        main(["collect", "--task", "arithmetic", "--model", policy, "--output_dir", str(tmp_path / "e"), "--seed", "1"])
+        == 2
     )
-    assert "was collected with another prompts, samples, seed; choose another --out" in capsys.readouterr().err
+    assert (
+        "was collected with another limit, num_generations, seed; choose another --output_dir"
+        in capsys.readouterr().err
+    )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("mine")
-    assert main(["collect", "--task", "arithmetic", "--policy", policy, "--out", str(tmp_path / "full")]) == 2
+    assert main(["collect", "--task", "arithmetic", "--model", policy, "--output_dir", str(tmp_path / "full")]) == 2
     assert "is not empty" in capsys.readouterr().err
 
 
@@ -152,10 +156,30 @@ def test_collect_train_evaluate_from_the_command_line(policy, tmp_path, capsys):
     assert json.loads((out / "run.json").read_text())["data"]["episodes"] == 40
     assert len(json.loads((out / "curves.json").read_text())["oreo"]) == 1
     results = tmp_path / "results"
-    flags = ["--task", "arithmetic", "--policy", str(out / "policy"), "--value", str(out / "value"), "--prompts", "5"]
+    flags = [
+        "--task",
+        "arithmetic",
+        "--model",
+        str(out / "policy"),
+        "--value_model",
+        str(out / "value"),
+        "--limit",
+        "5",
+    ]
     assert (
         main(
-            ["evaluate", *flags, "--out", str(results), "--search", "sample", "--samples", "3", "--max_new_tokens", "9"]
+            [
+                "evaluate",
+                *flags,
+                "--output_dir",
+                str(results),
+                "--search",
+                "sample",
+                "--num_generations",
+                "3",
+                "--max_new_tokens",
+                "9",
+            ]
         )
         == 0
     )

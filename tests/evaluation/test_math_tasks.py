@@ -65,9 +65,9 @@ def test_worked_solutions_become_demonstrations(gsm8k, tmp_path):
         ("plain", "Question: What is 1 + 1?\nAnswer:", " It is 1+1=2.\n#### 2"),
         ("qwen-math", None, [{"role": "assistant", "content": "It is 1+1=2.\n#### 2"}]),
     ):
-        flags = ["--task", "gsm8k", "--data", gsm8k, "--prompt_style", style, "--policy", "solutions"]
+        flags = ["--task", "gsm8k", "--data", gsm8k, "--prompt_style", style, "--model", "solutions"]
         out = tmp_path / style
-        assert main(["collect", *flags, "--out", str(out)]) == 0
+        assert main(["collect", *flags, "--output_dir", str(out)]) == 0
         episodes = load_episodes(out)
         assert len(episodes) == 6
         first = episodes[0]
@@ -77,14 +77,14 @@ def test_worked_solutions_become_demonstrations(gsm8k, tmp_path):
         tokens = tokenise(first, byte_tokenizer())
         written = bytes(t for t in tokens.ids[tokens.action_mask].tolist() if t < 256).decode()
         assert written.strip() == "It is 1+1=2.\n#### 2"
-        assert main(["collect", *flags, "--out", str(out)]) == 0
+        assert main(["collect", *flags, "--output_dir", str(out)]) == 0
         assert len(load_episodes(out)) == 6
 
 
 def test_a_generated_task_has_no_solutions_and_takes_no_data(tmp_path, capsys):
-    assert main(["collect", "--task", "chain", "--policy", "solutions", "--out", str(tmp_path / "e")]) == 2
+    assert main(["collect", "--task", "chain", "--model", "solutions", "--output_dir", str(tmp_path / "e")]) == 2
     assert "has no worked solution" in capsys.readouterr().err
-    flags = ["--policy", "p", "--out", str(tmp_path / "e")]
+    flags = ["--model", "p", "--output_dir", str(tmp_path / "e")]
     assert main(["collect", "--task", "chain", "--data", "x.jsonl", *flags]) == 2
     assert "chain takes none: this task makes its own problems" in capsys.readouterr().err
 
@@ -138,9 +138,9 @@ def test_levels_types_pass_and_majority(tmp_path):
 
 def test_evaluate_goes_on_where_it_stopped(gsm8k, policy, tmp_path, monkeypatch, capsys):
     def run(out, *more):
-        flags = ["--task", "gsm8k", "--data", gsm8k, "--split", "train", "--prompt_style", "plain", "--policy", policy]
-        sampled = ["--max_new_tokens", "4", "--search", "sample", "--samples", "2"]
-        return main(["evaluate", *flags, *sampled, "--out", str(out), *more])
+        flags = ["--task", "gsm8k", "--data", gsm8k, "--split", "train", "--prompt_style", "plain", "--model", policy]
+        sampled = ["--max_new_tokens", "4", "--search", "sample", "--num_generations", "2"]
+        return main(["evaluate", *flags, *sampled, "--output_dir", str(out), *more])
 
     monkeypatch.setattr("stepcredit.rollouts.work_units.UNIT_ROWS", 4)
     assert run(tmp_path / "whole") == 0
@@ -164,4 +164,4 @@ def test_evaluate_goes_on_where_it_stopped(gsm8k, policy, tmp_path, monkeypatch,
     assert (row["prompt_style"], row["n"], len(row["at_k"])) == ("plain", 6, 2)
     capsys.readouterr()
     assert run(tmp_path / "whole", "--temperature", "0.5") == 2
-    assert "was collected with another temperature; choose another --out" in capsys.readouterr().err
+    assert "was collected with another temperature; choose another --output_dir" in capsys.readouterr().err

@@ -166,12 +166,12 @@ def test_a_scorer_that_dies_on_one_problem_leaves_the_others_as_they_are(folders
 
 
 def run(folders, out, *more):
-    flags = ["--task", "arithmetic", "--policy", str(folders / "policy"), "--prompts", "6", "--max_new_tokens", "12"]
-    return main(["evaluate", *flags, "--out", str(out), "--method", "m", *more])
+    flags = ["--task", "arithmetic", "--model", str(folders / "policy"), "--limit", "6", "--max_new_tokens", "12"]
+    return main(["evaluate", *flags, "--output_dir", str(out), "--method", "m", *more])
 
 
 def test_all_strategies_in_one_run_and_again(folders, tmp_path, capsys):
-    value = ["--value", str(folders / "value"), "--search", "all", "--width", "4"]
+    value = ["--value_model", str(folders / "value"), "--search", "all", "--width", "4"]
     assert run(folders, tmp_path / "a", *value) == 0
     rows = json.loads((tmp_path / "a" / "results.json").read_text())
     found = {(row["search"], row["width"]) for row in rows}
@@ -192,7 +192,7 @@ def test_all_strategies_in_one_run_and_again(folders, tmp_path, capsys):
 
 
 def test_one_strategy_finds_what_it_finds_among_all(folders, tmp_path):
-    value = ["--value", str(folders / "value")]
+    value = ["--value_model", str(folders / "value")]
     assert run(folders, tmp_path / "all", *value, "--search", "all", "--width", "2") == 0
     rows = {(r["search"], r["width"]): r for r in json.loads((tmp_path / "all" / "results.json").read_text())}
     trace = ["--trace", str(tmp_path / "tree.html")]
@@ -207,7 +207,7 @@ def test_one_strategy_finds_what_it_finds_among_all(folders, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "error"),
     [
-        (["--search", "beam"], "search: beam needs --value, or a --reward_model"),
+        (["--search", "beam"], "search: beam needs --value_model, or a --reward_model"),
         (["--search", "beem"], "--search: invalid choice: 'beem' (choose from 'greedy', 'sample', 'vote'"),
         (["--search", "vote", "--width", "0"], "width: 0 must be 1 or more"),
         (["--search", "vote", "--trace", "x.html"], "trace: only a beam has a tree to draw"),

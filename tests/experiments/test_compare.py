@@ -24,7 +24,7 @@ TOY = {
     "demonstrations": 1500,
     "sft_steps": 170,
     "train_prompts": 24,
-    "samples": 4,
+    "num_generations": 4,
     "validation_prompts": 12,
     "test_prompts": 16,
     "credit_prompts": 6,
@@ -42,7 +42,7 @@ def easy(monkeypatch):
 
 @pytest.mark.long
 def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
-    config = CompareConfig(out=str(tmp_path / "out"), **TOY)
+    config = CompareConfig(output_dir=str(tmp_path / "out"), **TOY)
     counts = compare(config)
     assert counts == {"methods": 6, "seeds": 1, "cells": 6}
     rows = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -75,9 +75,9 @@ def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
     assert "Who finds the wrong step" in (tmp_path / "out" / "report.html").read_text()
 
     start_folder = tmp_path / "out" / "cells" / "sft-seed0"
-    given = {"policy": str(start_folder / "policy"), "episodes": str(start_folder / "episodes"), "credit_prompts": 0}
+    given = {"model": str(start_folder / "policy"), "episodes": str(start_folder / "episodes"), "credit_prompts": 0}
     shared = CompareConfig(
-        out=str(tmp_path / "shared"),
+        output_dir=str(tmp_path / "shared"),
         **{**TOY, **given, "methods": ["rft"], "seeds": [0, 2], "learning_rates": [1e-3]},
     )
     compare(shared)
@@ -96,8 +96,8 @@ def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "demonstrated_policy", never)
     compare(config)
     assert (tmp_path / "out" / "results.json").read_bytes() == before
-    with pytest.raises(InputError, match=r"was made with another settings; choose another --out"):
-        compare(CompareConfig(out=str(tmp_path / "out"), **{**TOY, "steps": 3}))
+    with pytest.raises(InputError, match=r"was made with another settings; choose another --output_dir"):
+        compare(CompareConfig(output_dir=str(tmp_path / "out"), **{**TOY, "steps": 3}))
 
 
 def test_paired_rows_by_hand():
@@ -111,7 +111,7 @@ def test_paired_rows_by_hand():
         result("rft", 0, [1, 1, 1]),
         result("rft", 1, [1, 0, 1]),
     ]
-    config = CompareConfig(task="arithmetic", out="", methods=["rft"], seeds=[0, 1], searches=["greedy"])
+    config = CompareConfig(task="arithmetic", output_dir="", methods=["rft"], seeds=[0, 1], searches=["greedy"])
     (row,) = pair_rows(config, results)
     assert (row["method_a"], row["method_b"], row["n"]) == ("sft", "rft", 6)
     assert (row["only_a"], row["only_b"]) == (1, 3)
@@ -136,7 +136,7 @@ def test_cells_side_by_side_go_on_after_one_fails(tmp_path):
         ("--task sums", "task: unknown task 'sums'"),
         ("--seeds 0 0", "seeds: needs at least one, each once"),
         ("--seeds 0 100", "tuning_seed: 100 is among the compared seeds"),
-        ("--policy p", "policy: --policy and --episodes go together"),
+        ("--model p", "model: --model and --episodes go together"),
         ("--searches beam", "searches: 'beam' is neither"),
         ("--settings {", "settings: not JSON"),
         ('--settings {"ppo":{}}', "settings: no method 'ppo'"),
@@ -145,13 +145,13 @@ def test_cells_side_by_side_go_on_after_one_fails(tmp_path):
 )
 def test_settings_that_make_no_sense(given, says, tmp_path, capsys):
     task = [] if "--task" in given else ["--task", "arithmetic"]
-    assert main(["compare", "--out", str(tmp_path / "out"), *task, *given.split()]) == 2
+    assert main(["compare", "--output_dir", str(tmp_path / "out"), *task, *given.split()]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
-    assert main(["compare", "--task", "chain", "--out", str(tmp_path / "out"), "--dry_run", "true"]) == 0
+    assert main(["compare", "--task", "chain", "--output_dir", str(tmp_path / "out"), "--dry_run", "true"]) == 0
     assert "4 starts, 24 tuning cells, 24 test cells" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
@@ -181,7 +181,9 @@ def test_a_rate_at_which_training_stops_is_not_chosen_and_a_compared_run_says_so
         return [{"rows": [row if "lr0.1" in cell.folder.name else trained]} for cell in cells]
 
     (tmp_path / "out").mkdir()
-    config = CompareConfig(out=str(tmp_path / "out"), task="arithmetic", methods=["oreo"], learning_rates=[0.1, 0.5])
+    config = CompareConfig(
+        output_dir=str(tmp_path / "out"), task="arithmetic", methods=["oreo"], learning_rates=[0.1, 0.5]
+    )
     grid = Grid(config)
     monkeypatch.setattr(grid, "run", run)
     assert choose_rates(grid) == {"oreo": 0.5}  # as many right, none, and a larger rate

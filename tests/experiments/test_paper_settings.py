@@ -121,7 +121,7 @@ OF_EACH = {
     "oreo-step": {**OREO, "policy_segments": "step", "value_segments": "step"},
     "oreo-response": {**OREO, "policy_segments": "response", "value_segments": "token"},
 }
-PLAIN_SAMPLING = {"split": "train", "prompts": None, "temperature": 1.0, "top_p": 1.0, "top_k": 0}  # ours
+PLAIN_SAMPLING = {"split": "train", "limit": None, "temperature": 1.0, "top_p": 1.0, "top_k": 0}  # ours
 
 COMPARED = {"learning_rate", "value_learning_rate", "num_train_epochs", "beta", "kl_coef", "max_pairs_per_prompt",
             "per_device_train_batch_size", "gradient_accumulation_steps", "bf16", "max_length", "max_per_outcome",
@@ -214,12 +214,18 @@ def test_model_and_data(recipe, calls, tmp_path):
     assert starts == {method: paper.model if method == "sft" else start for method in starts}
     assert {args.trust_remote_code for _, args in calls.trained.values()} == {paper.trusted}
     *solutions, drawn = calls.collected
-    assert [(c.policy, c.split, c.prompts) for c in solutions] == [(SOLUTIONS, "train", None)] * tuned
+    assert [(c.model, c.split, c.limit) for c in solutions] == [(SOLUTIONS, "train", None)] * tuned
     assert drawn.policy == start
     for config in [*calls.collected, *calls.evaluated]:
         chosen = (config.task, config.prompt_style, config.trust_remote_code)
         assert chosen == (paper.task, paper.prompt_style, paper.trusted)
-    asked = {"samples": paper.samples, **PLAIN_SAMPLING, "max_new_tokens": None, "max_turns": None, **paper.limit}
+    asked = {
+        "num_generations": paper.samples,
+        **PLAIN_SAMPLING,
+        "max_new_tokens": None,
+        "max_turns": None,
+        **paper.limit,
+    }
     assert {name: getattr(drawn, name) for name in asked} == asked
 
 
@@ -228,7 +234,7 @@ def test_evaluation(recipe, calls):
     paper = EXPERIMENTS[recipe.stem]
     methods = ["sft", *(method for method in calls.trained if method != "sft")]  # "sft": the start, tuned or not
     assert [(c.method, c.split) for c in calls.evaluated] == [(m, s) for m in methods for s in paper.splits]
-    asked = {"search": "greedy", "prompts": None, "max_new_tokens": None, "max_turns": None, **paper.limit}
+    asked = {"search": "greedy", "limit": None, "max_new_tokens": None, "max_turns": None, **paper.limit}
     for config in calls.evaluated:
         assert {name: getattr(config, name) for name in asked} == asked
 
@@ -238,5 +244,5 @@ def test_a_recipe_sets_nothing_that_is_not_compared(recipe):
     asked = yaml.safe_load(recipe.read_text())
     for section in (asked.get("sft", {}), asked["train"], *asked["methods"].values()):
         assert set(section) <= COMPARED | FREE
-    assert set(asked["collect"]) <= {"samples", "max_new_tokens", "max_turns", *PLAIN_SAMPLING}
+    assert set(asked["collect"]) <= {"num_generations", "max_new_tokens", "max_turns", *PLAIN_SAMPLING}
     assert set(asked["evaluate"]) <= {"split", "search", "max_new_tokens", "max_turns"}

@@ -10,7 +10,7 @@ from stepcredit.models.scratch import ModelSize
 from stepcredit.tasks import arithmetic
 
 SMALL = (
-    "--demonstrations 1500 --sft_steps 170 --train_prompts 24 --samples 4 --epochs 1 --value_warmup_steps 0 "
+    "--demonstrations 1500 --sft_steps 170 --train_prompts 24 --num_generations 4 --epochs 1 --value_warmup_steps 0 "
     "--test_prompts 20 --value_prompts 12 --threads 1"
 )
 
@@ -23,7 +23,7 @@ def easy(monkeypatch):
 
 
 def run(folder, seed):
-    assert main(["quickstart", "--out", str(folder), "--seed", str(seed), *SMALL.split()]) == 0
+    assert main(["quickstart", "--output_dir", str(folder), "--seed", str(seed), *SMALL.split()]) == 0
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -48,6 +48,6 @@ def test_one_seed_one_result_byte_for_byte(easy, tmp_path, capsys):
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("keep")
-    assert main(["quickstart", "--out", str(tmp_path)]) == 2
+    assert main(["quickstart", "--output_dir", str(tmp_path)]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]

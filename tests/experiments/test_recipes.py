@@ -40,7 +40,7 @@ ROWS = {
 TINY = [
     "collect.max_new_tokens=48",
     "evaluate.max_new_tokens=3",
-    "evaluate.prompts=2",
+    "evaluate.limit=2",
     *[f"{section}.{setting}" for section in ("sft", "train") for setting in (
         "max_steps=1", "per_device_train_batch_size=4", "gradient_accumulation_steps=1", "bf16=false", "use_cpu=true",
         "activation_checkpointing=false", "save_strategy='no'", "report_to=none",
@@ -48,7 +48,7 @@ TINY = [
 ]  # fmt: skip
 
 
-SHORT = ["trust_remote_code=false", "evaluate.max_turns=2", "evaluate.max_new_tokens=4", "collect.samples=3"]
+SHORT = ["trust_remote_code=false", "evaluate.max_turns=2", "evaluate.max_new_tokens=4", "collect.num_generations=3"]
 TURNS = 10
 """Of the demonstrators that play in the policy's place: some are cut."""
 
@@ -78,11 +78,11 @@ def toy(tmp_path, monkeypatch, request):
         return [*tokenizer(f"so\n\\boxed{{{number}}}\n#### {number}")["input_ids"], tokenizer.eos_token_id]
 
     def scripted(config):
-        if config.policy == SOLUTIONS:
+        if config.model == SOLUTIONS:
             return collect(config)
         if config.task == "alfworld":
-            append_episodes(config.out, request.getfixturevalue("household")[2])
-            (Path(config.out) / COLLECTED).write_text('{"task": "alfworld", "step_delimiters": []}')
+            append_episodes(config.output_dir, request.getfixturevalue("household")[2])
+            (Path(config.output_dir) / COLLECTED).write_text('{"task": "alfworld", "step_delimiters": []}')
             return {}
         return collect(config, ScriptedEngine(script, tokenizer))
 
@@ -110,7 +110,7 @@ def test_there_is_a_recipe_for_each_model_and_task():
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_runs_end_to_end(recipe, toy, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["reproduce", str(recipe), "--out", str(out), "--set", *toy(recipe)]
+    command = ["reproduce", str(recipe), "--output_dir", str(out), "--set", *toy(recipe)]
     assert main([*command, "--dry_run"]) == 0
     assert not out.exists()
     assert main(command) == 0
@@ -145,7 +145,7 @@ def test_a_lost_game_is_learned_from_as_one(household, toy, tmp_path):
     played = household[2]
     assert {e.truncated for e in played} == {True, False}
     out = tmp_path / "out"
-    command = ["reproduce", str(QWEN), "--out", str(out), "--methods", "oreo-step", "--set", *toy(QWEN)]
+    command = ["reproduce", str(QWEN), "--output_dir", str(out), "--methods", "oreo-step", "--set", *toy(QWEN)]
     assert main([*command, "evaluate.split=valid_unseen"]) == 0
     solutions = list(load_episodes(out / "solutions"))
     assert len(solutions) == 6
@@ -201,7 +201,7 @@ def test_annotated_episodes_take_the_place_of_solutions(toy, tmp_path):
     ]
     append_episodes(tmp_path / "annotated", annotated)
     given = [*toy(recipe), f"solutions={{episodes: {tmp_path / 'annotated'}}}"]
-    assert main(["reproduce", str(recipe), "--out", str(out), "--methods", "rft", "--set", *given]) == 0
+    assert main(["reproduce", str(recipe), "--output_dir", str(out), "--methods", "rft", "--set", *given]) == 0
     assert not (out / "solutions").exists()
     learned = json.loads((out / "seed0" / "sft" / "run.json").read_text())
     assert (learned["episodes"], learned["data"]["episodes"]) == (str(tmp_path / "annotated"), 3)
@@ -216,12 +216,12 @@ def test_annotated_episodes_take_the_place_of_solutions(toy, tmp_path):
         ("methods.rft.kl_coef=1", "methods.rft: no setting 'kl_coef'"),
         ("trian.beta=1", "no setting 'trian'; did you mean train?"),
         ("train.betta=1", "train: no setting 'betta'; did you mean beta?"),
-        ("collect.sample=1", "collect: no setting 'sample'; did you mean samples?"),
-        ("collect.policy=x", "collect: policy follows from the rest of the recipe; leave it out"),
+        ("collect.num_generation=1", "collect: no setting 'num_generation'; did you mean num_generations?"),
+        ("collect.model=x", "collect: model follows from the rest of the recipe; leave it out"),
         ("evaluate.widht=1", "evaluate: no setting 'widht'"),
         ("solutions.spilt=train", "solutions: no setting 'spilt'; did you mean split?"),
         ("solutions={split: train, episodes: x}", "solutions: episodes are taken as they are, without split or"),
-        ("solutions={episodes: x, prompts: 3}", "solutions: episodes are taken as they are, without split or"),
+        ("solutions={episodes: x, limit: 3}", "solutions: episodes are taken as they are, without split or"),
         *[(f"{section}.trust_remote_code=true", f"{section}: trust_remote_code follows from the rest of the recipe")
           for section in ("sft", "collect", "train", "methods.oreo", "evaluate")],
         ("methods.oroe={}", "no method 'oroe' to compare"),
@@ -239,13 +239,13 @@ def test_a_typo_is_told_before_anything_runs(override, error):
 
 def test_a_folder_belongs_to_one_recipe(toy, tmp_path, capsys):
     out, recipe = tmp_path / "out", RECIPES[-1]
-    command = ["reproduce", str(recipe), "--out", str(out), "--methods", "rft", "--set", *toy(recipe)]
+    command = ["reproduce", str(recipe), "--output_dir", str(out), "--methods", "rft", "--set", *toy(recipe)]
     assert main(command) == 0
     assert main([*command, "train.beta=0.5"]) == 2
-    assert "was begun with another train; choose another --out" in capsys.readouterr().err
+    assert "was begun with another train; choose another --output_dir" in capsys.readouterr().err
     assert main([*command, "methods.dpo.beta=0.5"]) == 2
     assert "was begun with another dpo" in capsys.readouterr().err
-    assert main([*command, "train.save_strategy=no", "--out", str(tmp_path / "other")]) == 2
+    assert main([*command, "train.save_strategy=no", "--output_dir", str(tmp_path / "other")]) == 2
     assert "settings of rft: False is not a valid SaveStrategy" in capsys.readouterr().err
     assert main([*command[:4], "--methods", "ppo"]) == 2
     assert "not in the recipe: ppo" in capsys.readouterr().err

@@ -344,7 +344,7 @@ def test_a_gold_answer_that_cannot_be_read_is_one_undecided_row(gold, reason, tm
 def test_a_bad_row_stops_the_work_or_goes_to_quarantine(line, message, tmp_path, capsys):
     logs, out = tmp_path / "a.jsonl", tmp_path / "o.jsonl"
     logs.write_text("\n".join([json.dumps(row(0)), line, json.dumps(row(1)), ""]))
-    flags = ["grade", str(logs), "--out", str(out), "--answers", "number"]
+    flags = ["grade", str(logs), "--output", str(out), "--answers", "number"]
     assert main(flags) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"stepcredit: error: {logs}:2: {message}")
@@ -382,10 +382,10 @@ def test_nothing_to_grade_leaves_nothing(rows, message, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--out", "o.txt"], "out: o.txt: unknown kind of file; use .jsonl, .jsonl.gz or .parquet"),
-        (["--out", "a.jsonl"], "out: is the file that is read; choose another"),
-        (["--out", "there.jsonl"], "out: there.jsonl is there already; --overwrite replaces it"),
-        (["--out", "a.jsonl/o.jsonl"], "out: a.jsonl/o.jsonl cannot be written (File exists)"),
+        (["--output", "o.txt"], "output: o.txt: unknown kind of file; use .jsonl, .jsonl.gz or .parquet"),
+        (["--output", "a.jsonl"], "output: is the file that is read; choose another"),
+        (["--output", "there.jsonl"], "output: there.jsonl is there already; --overwrite replaces it"),
+        (["--output", "a.jsonl/o.jsonl"], "output: a.jsonl/o.jsonl cannot be written (File exists)"),
         (["--columns", "response"], "columns: 'response': give each of our names once, as ours=theirs"),
         (["--columns", "prompt=question"], "columns: 'prompt' is none of response, completion, answer, solution"),
         (["--columns", "response=reply"], "a.jsonl:1: columns: no column 'reply'; the row has 'prompt', 'response'"),
@@ -401,7 +401,7 @@ def test_bad_settings_are_one_line_and_exit_code_2(change, message, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.jsonl", [row(0)])
     write(tmp_path / "there.jsonl", [])
-    assert main(["grade", "a.jsonl", "--out", "o.jsonl", *change]) == 2
+    assert main(["grade", "a.jsonl", "--output", "o.jsonl", *change]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"stepcredit: error: {message}")
     assert err.count("\n") == 1
@@ -411,7 +411,7 @@ def test_bad_settings_are_one_line_and_exit_code_2(change, message, tmp_path, mo
 @pytest.mark.parametrize(("file", "message"), [("no.jsonl", "no such file"), ("a.txt", "unknown kind of file")])
 def test_bad_files_are_one_line_and_exit_code_2(file, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["grade", file, "--out", "o.jsonl"]) == 2
+    assert main(["grade", file, "--output", "o.jsonl"]) == 2
     assert capsys.readouterr().err.startswith(f"stepcredit: error: {file}: {message}")
     with pytest.raises(InputError, match="answers: 'word' is none of auto, number, expression"):
         grade_rows(GradeConfig(file, "o.jsonl", answers="word"))
@@ -574,7 +574,7 @@ from stepcredit.cli import main
 from stepcredit.logs import grade_logs as grade
 grade.ROWS_PER_CHUNK = 2
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test runner in the background may ignore it
-sys.exit(main(["grade", sys.argv[1], "--out", sys.argv[2], "--seconds", "0.3"]))
+sys.exit(main(["grade", sys.argv[1], "--output", sys.argv[2], "--seconds", "0.3"]))
 """
 
 
@@ -675,14 +675,14 @@ def test_the_hint_to_import_works_as_it_stands(data, columns, tmp_path, monkeypa
     given += ["finish_reason=why"] if "why" in data else []
     write(tmp_path / "a.jsonl", [{**data, "answer": 1}])
     flags = ["--columns", *given] if given else []
-    assert main(["grade", "a.jsonl", "--out", "my file.parquet", *flags]) == 0
+    assert main(["grade", "a.jsonl", "--output", "my file.parquet", *flags]) == 0
     *_, last = capsys.readouterr().out.splitlines()
     if columns is None:
         assert "Next" not in last
         return
     hint = shlex.split(last.removeprefix("Next: "))
     expected = ["--columns", *columns] if columns else []
-    assert hint == ["stepcredit", "import", "my file.parquet", "--out", "episodes", *expected]
+    assert hint == ["stepcredit", "import", "my file.parquet", "--output_dir", "episodes", *expected]
     assert main(hint[1:]) == 0
     (episode,) = load_episodes("episodes")
     assert (episode.prompt, episode.completion, episode.reward, episode.verdict) == ("q", "1", 1.0, Verdict.RIGHT)
@@ -712,7 +712,7 @@ def test_graded_rows_become_episodes(suffix, tmp_path):
 def test_truncated_rows_do_not_keep_the_others_from_being_imported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.jsonl", [row(0), row(1, truncated=True), row(2)])
-    assert main(["grade", "a.jsonl", "--out", "o.jsonl"]) == 0
+    assert main(["grade", "a.jsonl", "--output", "o.jsonl"]) == 0
     *_, last = capsys.readouterr().out.splitlines()
     assert main(shlex.split(last.removeprefix("Next: "))[1:]) == 0
     kept = [e for e in load_episodes("episodes") if not e.truncated]

@@ -205,11 +205,11 @@ def test_nested_chat_is_the_same_from_every_kind_of_file(tmp_path):
 
 def test_a_folder_in_use_is_refused(tmp_path):
     logs = write(tmp_path / "a.jsonl", [row(0)])
-    with pytest.raises(InputError, match=r"out: .* is not empty; give another folder, or --append"):
+    with pytest.raises(InputError, match=r"output_dir: .* is not empty; give another folder, or --append"):
         import_logs(ImportConfig([logs], str(tmp_path)))
     with pytest.raises(InputError, match="no shards"):
         import_logs(ImportConfig([logs], str(tmp_path), append=True))
-    with pytest.raises(InputError, match=r"out: .*a\.jsonl is a file"):
+    with pytest.raises(InputError, match=r"output_dir: .*a\.jsonl is a file"):
         import_logs(ImportConfig([logs], logs))
     (tmp_path / "empty").mkdir()
     assert import_logs(ImportConfig([logs], str(tmp_path / "empty"))).episodes == 1
@@ -229,7 +229,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
     ],
 )
 def test_bad_settings(tmp_path, change, message):
-    config = {"files": [write(tmp_path / "a.jsonl", [row(0)])], "out": str(tmp_path / "out"), **change}
+    config = {"files": [write(tmp_path / "a.jsonl", [row(0)])], "output_dir": str(tmp_path / "out"), **change}
     with pytest.raises(InputError, match=message):
         import_logs(ImportConfig(**config))
     assert not (tmp_path / "out").exists()
@@ -278,7 +278,7 @@ def test_a_kill_leaves_nothing_half_written(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     logs = write(tmp_path / "a.jsonl", [row(0)])
-    with pytest.raises(InputError, match=r"out: .* cannot be written \(Not a directory\)"):
+    with pytest.raises(InputError, match=r"output_dir: .* cannot be written \(Not a directory\)"):
         import_logs(ImportConfig([logs], f"{logs}/deeper/out"))
 
 

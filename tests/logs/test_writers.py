@@ -165,7 +165,7 @@ def test_a_damaged_line_is_named(tmp_path):
 def test_what_is_there_is_replaced_only_when_asked(tmp_path):
     out = tmp_path / "o.jsonl"
     work(out)
-    with pytest.raises(InputError, match=r"out: .*o\.jsonl is there already; --overwrite replaces it"):
+    with pytest.raises(InputError, match=r"output: .*o\.jsonl is there already; --overwrite replaces it"):
         work(out)
     out.unlink()
     with pytest.raises(InputError, match=r"o\.jsonl\.quarantine\.jsonl is there already"):
@@ -193,7 +193,7 @@ def test_one_run_at_a_time(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a", "a.parquet.gz"])
 def test_other_suffixes_are_refused(name):
-    with pytest.raises(InputError, match=f"out: {name}: unknown kind of file; use"):
+    with pytest.raises(InputError, match=f"output: {name}: unknown kind of file; use"):
         output_path(name)
 
 
@@ -271,7 +271,7 @@ def test_an_interrupted_parquet_file_knows_its_columns(tmp_path):
 
 
 def test_a_number_that_loses_digits_is_refused_at_the_end(tmp_path):
-    with pytest.raises(InputError, match=r"out: these rows cannot be written as Parquet \(Integer value .*; use"):
+    with pytest.raises(InputError, match=r"output: these rows cannot be written as Parquet \(Integer value .*; use"):
         parquet(tmp_path, [{"x": 2**60 + 1}, {"x": 0.5}])
     assert not list(tmp_path.glob("*.draft"))
 

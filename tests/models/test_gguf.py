@@ -112,8 +112,10 @@ def test_it_trains_by_name_or_as_a_model_and_is_saved_as_plain_folders(tiny, tmp
 
 
 def test_a_command_takes_it_as_the_policy(tiny, tmp_path):
-    flags = ["--prompts", "2", "--samples", "2", "--max_new_tokens", "4"]
-    assert main(["collect", "--task", Arithmetic.name, "--policy", tiny, "--out", str(tmp_path / "e"), *flags]) == 0
+    flags = ["--limit", "2", "--num_generations", "2", "--max_new_tokens", "4"]
+    assert (
+        main(["collect", "--task", Arithmetic.name, "--model", tiny, "--output_dir", str(tmp_path / "e"), *flags]) == 0
+    )
     assert len(load_episodes(tmp_path / "e")) == 4
 
 

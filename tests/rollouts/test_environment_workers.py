@@ -280,7 +280,7 @@ def test_workers_end_with_their_parent(hangs):
     code = (
         "import os, signal, time\n"
         "from broken_environments import Diary\n"
-        "from stepcredit.tasks import environment_workers\n"
+        "from stepcredit.rollouts import environment_workers\n"
         "from stepcredit.rollouts.environment_workers import EnvironmentWorkers\n"
         "from stepcredit.tasks.task import Problem\n"
         "import threading\n"

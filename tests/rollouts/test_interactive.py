@@ -69,7 +69,14 @@ def real_workers(here, monkeypatch):
 
 
 def collected(models, out, **given):
-    config = {"task": "fetch", "policy": str(models / "policy"), "out": str(out), "prompts": 4, "samples": 3, **given}
+    config = {
+        "task": "fetch",
+        "model": str(models / "policy"),
+        "output_dir": str(out),
+        "limit": 4,
+        "num_generations": 3,
+        **given,
+    }
     counts = collect(CollectConfig(**config))
     return list(load_episodes(out)), counts
 
@@ -100,8 +107,10 @@ def one_line(capsys):
 
 def test_an_episode_is_the_conversation_whose_ids_were_sampled(models, tmp_path, real_workers, capsys):
     out, tokenizer = tmp_path / "e", load_tokenizer(str(models / "policy"))
-    flags = ["--prompts", "6", "--samples", "4", "--workers", "1", "--seed", "2", "--max_turns", "6"]
-    assert main(["collect", "--task", "fetch", "--policy", str(models / "policy"), "--out", str(out), *flags]) == 0
+    flags = ["--limit", "6", "--num_generations", "4", "--workers", "1", "--seed", "2", "--max_turns", "6"]
+    assert (
+        main(["collect", "--task", "fetch", "--model", str(models / "policy"), "--output_dir", str(out), *flags]) == 0
+    )
     assert f"{out}: 6 prompts, 24 responses, 0 units_resumed" in capsys.readouterr().out
     assert real_workers == [1]
     problems = list(TASK.problems("train", 6, 2))
@@ -144,7 +153,7 @@ def exact_ids(episode, tokenizer):
 
 
 def test_the_log_probabilities_are_the_policys(models, tmp_path):
-    episodes, _ = collected(models, tmp_path / "e", prompts=2)
+    episodes, _ = collected(models, tmp_path / "e", limit=2)
     policy = load_policy(str(models / "policy"))
     assert policy.dtype == torch.float64
     for e in episodes:
@@ -157,7 +166,7 @@ def test_the_log_probabilities_are_the_policys(models, tmp_path):
 
 def test_an_interrupted_collection_goes_on_and_ends_as_if_it_had_not_been(models, tmp_path, monkeypatch):
     monkeypatch.setattr(collecting, "UNIT_CONVERSATIONS", 4)
-    _, counts = collected(models, tmp_path / "whole", prompts=5, samples=2)
+    _, counts = collected(models, tmp_path / "whole", limit=5, num_generations=2)
     assert counts == {"prompts": 5, "responses": 10, "units_resumed": 0}
     whole = shards(tmp_path / "whole")
     assert len(whole) == 3
@@ -171,14 +180,14 @@ def test_an_interrupted_collection_goes_on_and_ends_as_if_it_had_not_been(models
 
     monkeypatch.setattr(acting, "act", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        collected(models, tmp_path / "broken", prompts=5, samples=2)
+        collected(models, tmp_path / "broken", limit=5, num_generations=2)
     assert len(shards(tmp_path / "broken")) == 1
     monkeypatch.setattr(acting, "act", PLAY)
-    _, counts = collected(models, tmp_path / "broken", prompts=5, samples=2, workers=3)
+    _, counts = collected(models, tmp_path / "broken", limit=5, num_generations=2, workers=3)
     assert counts == {"prompts": 5, "responses": 10, "units_resumed": 1}
     assert shards(tmp_path / "broken") == whole
     monkeypatch.setattr(acting, "act", None)  # and nothing is played once more
-    _, counts = collected(models, tmp_path / "broken", prompts=5, samples=2)
+    _, counts = collected(models, tmp_path / "broken", limit=5, num_generations=2)
     assert counts["units_resumed"] == 3
     assert shards(tmp_path / "broken") == whole
 
@@ -191,15 +200,15 @@ def test_batches_and_workers_do_not_change_an_episode(models, tmp_path, real_wor
     assert [plain(e) for e in few] == [plain(e) for e in many]
     for one, other in zip(few, many):
         assert one.tokens.behavior_log_prob == pytest.approx(other.tokens.behavior_log_prob, abs=1e-6)
-    fewer, _ = collected(models, tmp_path / "fewer", samples=1, batch_size=5)
+    fewer, _ = collected(models, tmp_path / "fewer", num_generations=1, batch_size=5)
     assert [plain(e) for e in fewer] == [plain(e) for e in few if e.sample == 0]
     other_seed, _ = collected(models, tmp_path / "seed", seed=1)
     assert [replies(e) for e in other_seed] != [replies(e) for e in few]
 
 
 def test_limits_on_turns_and_tokens_truncate(models, tmp_path):
-    whole, _ = collected(models, tmp_path / "whole", prompts=6)
-    cut, _ = collected(models, tmp_path / "cut", prompts=6, max_turns=2)
+    whole, _ = collected(models, tmp_path / "whole", limit=6)
+    cut, _ = collected(models, tmp_path / "cut", limit=6, max_turns=2)
     assert {e.truncated for e in cut} == {True, False}
     for e, before in zip(cut, whole):
         assert e.truncated == (before.metadata["turns"] > 2 or before.truncated)
@@ -207,15 +216,15 @@ def test_limits_on_turns_and_tokens_truncate(models, tmp_path):
         if e.truncated:
             assert (e.stop_reason, e.reward, e.verdict) == (StopReason.LENGTH, None, None)
             assert e.completion == before.completion[:3]
-    short, _ = collected(models, tmp_path / "short", prompts=6, max_new_tokens=1)
+    short, _ = collected(models, tmp_path / "short", limit=6, max_new_tokens=1)
     for e in short:
         assert (e.truncated, e.metadata["turns"], len(e.completion)) == (True, 1, 1)
         assert e.tokens.action_mask.sum() == 1
 
 
-@pytest.mark.parametrize("flag", ["max_turns", "workers", "samples"])
+@pytest.mark.parametrize("flag", ["max_turns", "workers", "num_generations"])
 def test_settings_out_of_range_are_one_line(models, tmp_path, capsys, flag):
-    flags = ["--task", "fetch", "--policy", str(models / "policy"), "--prompts", "2", "--out", str(tmp_path / "e")]
+    flags = ["--task", "fetch", "--model", str(models / "policy"), "--limit", "2", "--output_dir", str(tmp_path / "e")]
     for command in ("collect", "evaluate"):
         assert main([command, *flags, f"--{flag}", "0"]) == 2
         assert f"{flag}: 0 must be 1 or more" in one_line(capsys)
@@ -223,19 +232,19 @@ def test_settings_out_of_range_are_one_line(models, tmp_path, capsys, flag):
 
 def test_no_other_engine_and_no_worked_solutions(models, tmp_path, capsys):
     engine = ScriptedEngine(lambda request: [], TASK.tokenizer())
-    config = CollectConfig(task="fetch", policy="x", out=str(tmp_path / "e"), prompts=2)
+    config = CollectConfig(task="fetch", model="x", output_dir=str(tmp_path / "e"), limit=2)
     with pytest.raises(
         InputError,
         match=r"^engine: fetch draws a step or a turn at a time, which this engine cannot; use transformers$",
     ):
         collect(config, engine)
-    flags = ["--policy", "solutions", "--out", str(tmp_path / "s"), "--prompts", "2"]
+    flags = ["--model", "solutions", "--output_dir", str(tmp_path / "s"), "--limit", "2"]
     assert main(["collect", "--task", "fetch", *flags]) == 2
     assert "has no worked solution" in one_line(capsys)
 
 
 def test_collected_conversations_are_inspected_and_trained_on(models, tmp_path, capsys):
-    episodes, _ = collected(models, tmp_path / "e", prompts=6, samples=4, max_turns=4)
+    episodes, _ = collected(models, tmp_path / "e", limit=6, num_generations=4, max_turns=4)
     verdicts = [e.verdict for e in episodes]
     assert set(verdicts) == {Verdict.RIGHT, Verdict.WRONG, None}
     assert main(["inspect", str(tmp_path / "e"), "--json"]) == 0
@@ -253,7 +262,7 @@ def test_collected_conversations_are_inspected_and_trained_on(models, tmp_path, 
     before, after = load_policy(str(models / "policy")), load_policy(str(tmp_path / "o" / "policy"))
     moved = [(a - b).abs().max().item() for a, b in zip(after.parameters(), before.parameters())]
     assert max(moved) > 0
-    rows, _ = evaluated(tmp_path / "o", tmp_path / "r", value=str(tmp_path / "o" / "value"), search="best-of")
+    rows, _ = evaluated(tmp_path / "o", tmp_path / "r", value_model=str(tmp_path / "o" / "value"), search="best-of")
     assert rows[0]["n"] == 4
 
 
@@ -261,7 +270,14 @@ def test_collected_conversations_are_inspected_and_trained_on(models, tmp_path, 
 
 
 def evaluated(models, out, **given):
-    config = {"task": "fetch", "policy": str(models / "policy"), "out": str(out), "prompts": 4, "method": "m", **given}
+    config = {
+        "task": "fetch",
+        "model": str(models / "policy"),
+        "output_dir": str(out),
+        "limit": 4,
+        "method": "m",
+        **given,
+    }
     return evaluate(EvaluateConfig(**config))
 
 
@@ -272,7 +288,7 @@ def kept(out, search, width):
 
 SEARCHES = {
     "greedy": {"search": "greedy"},
-    "sample": {"search": "sample", "samples": 3},
+    "sample": {"search": "sample", "num_generations": 3},
     "best-of": {"search": "best-of", "width": 3},
     "random": {"search": "random", "width": 3},
 }
@@ -282,7 +298,7 @@ WIDTHS = {"greedy": 1, "sample": 3, "best-of": 3, "random": 3}
 @pytest.mark.parametrize("search", SEARCHES)
 def test_a_row_counts_what_the_episodes_hold(models, tmp_path, search):
     width = WIDTHS[search]
-    (row,), _ = evaluated(models, tmp_path, value=str(models / "value"), **SEARCHES[search])
+    (row,), _ = evaluated(models, tmp_path, value_model=str(models / "value"), **SEARCHES[search])
     episodes = kept(tmp_path, search, width)
     samples = 3 if search == "sample" else 1
     assert (row["search"], row["width"], row["n"], row["task"]) == (search, width, 4, "fetch")
@@ -311,7 +327,7 @@ def test_a_row_counts_what_the_episodes_hold(models, tmp_path, search):
 
 def test_a_row_tells_how_it_was_sampled_where_that_is_not_plainly(models, tmp_path):
     def told(name, **given):
-        rows, groups = evaluated(models, tmp_path / name, prompts=2, **given)
+        rows, groups = evaluated(models, tmp_path / name, limit=2, **given)
         return [{k: r[k] for k in ("temperature", "top_p", "top_k") if k in r} for r in (*rows, *groups)]
 
     cool = told("cool", search="sample", temperature=0.25, top_k=5)
@@ -322,7 +338,7 @@ def test_a_row_tells_how_it_was_sampled_where_that_is_not_plainly(models, tmp_pa
 
 
 def test_pass_at_k_of_several_samples(models, tmp_path):
-    (row,), _ = evaluated(models, tmp_path, search="sample", samples=4, prompts=8)
+    (row,), _ = evaluated(models, tmp_path, search="sample", num_generations=4, limit=8)
     by_problem = {}
     for e in kept(tmp_path, "sample", 4):
         by_problem.setdefault(e.prompt_id, []).append(e.verdict is Verdict.RIGHT)
@@ -333,24 +349,33 @@ def test_pass_at_k_of_several_samples(models, tmp_path):
 
 def test_greedy_is_the_likeliest_and_one_sample_alone_is_the_first(models, tmp_path):
     policy, tokenizer = load_policy(str(models / "policy")), load_tokenizer(str(models / "policy"))
-    evaluated(models, tmp_path, search="greedy", prompts=2, temperature=0.7)
+    evaluated(models, tmp_path, search="greedy", limit=2, temperature=0.7)
     for e in kept(tmp_path, "greedy", 1):
         with torch.no_grad():
             best = policy(torch.tensor(e.tokens.ids[None].tolist())).logits[0, :-1].argmax(-1).numpy()
         mask = e.tokens.action_mask[1:]
         assert best[mask].tolist() == e.tokens.ids[1:][mask].tolist()
         exact_ids(e, tokenizer)
-    evaluated(models, tmp_path / "s", search="sample", samples=2)
-    evaluated(models, tmp_path / "1", search="sample", samples=1)
+    evaluated(models, tmp_path / "s", search="sample", num_generations=2)
+    evaluated(models, tmp_path / "1", search="sample", num_generations=1)
     two = kept(tmp_path / "s", "sample", 2)
     one = kept(tmp_path / "1", "sample", 1)
     assert [plain(e) for e in two if e.sample == 0] == [plain(e) for e in one]
 
 
 def test_all_searches_in_one_run_again_without_a_draw_and_each_alone(models, tmp_path, monkeypatch, capsys):
-    flags = ["--task", "fetch", "--policy", str(models / "policy"), "--value", str(models / "value"), "--prompts", "4"]
-    flags += ["--samples", "2", "--width", "3", "--method", "m", "--workers", "1"]
-    assert main(["evaluate", *flags, "--out", str(tmp_path / "all"), "--search", "all"]) == 0
+    flags = [
+        "--task",
+        "fetch",
+        "--model",
+        str(models / "policy"),
+        "--value_model",
+        str(models / "value"),
+        "--limit",
+        "4",
+    ]
+    flags += ["--num_generations", "2", "--width", "3", "--method", "m", "--workers", "1"]
+    assert main(["evaluate", *flags, "--output_dir", str(tmp_path / "all"), "--search", "all"]) == 0
     rows = json.loads((tmp_path / "all" / "results.json").read_text())
     wanted = [("greedy", 1), ("sample", 2), ("best-of", 2), ("best-of", 3), ("random", 2), ("random", 3)]
     assert [(row["search"], row["width"]) for row in rows] == wanted
@@ -363,22 +388,24 @@ def test_all_searches_in_one_run_again_without_a_draw_and_each_alone(models, tmp
     with monkeypatch.context() as patch:
         patch.setattr(acting, "act", None)
         again = [*flags, "--workers", "2", "--batch_size", "7"]
-        assert main(["evaluate", *again, "--out", str(tmp_path / "all"), "--search", "all"]) == 0
+        assert main(["evaluate", *again, "--output_dir", str(tmp_path / "all"), "--search", "all"]) == 0
     assert json.loads((tmp_path / "all" / "results.json").read_text()) == rows
     assert json.loads((tmp_path / "all" / "groups.json").read_text()) == groups
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet")} == before
 
     for search in ("greedy", "sample", "best-of", "random"):
-        assert main(["evaluate", *flags, "--out", str(tmp_path / "one"), "--search", search]) == 0
+        assert main(["evaluate", *flags, "--output_dir", str(tmp_path / "one"), "--search", search]) == 0
     alone = json.loads((tmp_path / "one" / "results.json").read_text())
     assert alone == [row for row in rows if (row["search"], row["width"]) not in (("best-of", 2), ("random", 2))]
     capsys.readouterr()
-    assert main(["evaluate", *flags, "--out", str(tmp_path / "one"), "--search", "greedy", "--max_turns", "3"]) == 2
+    assert (
+        main(["evaluate", *flags, "--output_dir", str(tmp_path / "one"), "--search", "greedy", "--max_turns", "3"]) == 2
+    )
     assert "was collected with another max_turns" in one_line(capsys)
 
 
 def test_without_a_value_all_leaves_best_of_out(models, tmp_path):
-    rows, _ = evaluated(models, tmp_path, search="all", width=2, prompts=2)
+    rows, _ = evaluated(models, tmp_path, search="all", width=2, limit=2)
     assert [(r["search"], r["width"]) for r in rows] == [("greedy", 1), ("sample", 1), ("random", 2)]
 
 
@@ -404,7 +431,7 @@ def test_an_interrupted_evaluation_goes_on(models, tmp_path, monkeypatch):
 
 
 def test_results_by_level(models, tmp_path):
-    (row,), groups = evaluated(models, tmp_path, search="greedy", prompts=9)
+    (row,), groups = evaluated(models, tmp_path, search="greedy", limit=9)
     levels = [p.metadata["level"] for p in TASK.problems("test", 9)]
     assert {g["by"] for g in groups} == {"level"}
     assert {g["group"]: g["n"] for g in groups} == {level: levels.count(level) for level in levels}
@@ -412,7 +439,7 @@ def test_results_by_level(models, tmp_path):
 
 
 def test_a_value_model_is_judged_on_sampled_conversations(models, tmp_path):
-    evaluated(models, tmp_path, search="sample", samples=8, value=str(models / "value"))
+    evaluated(models, tmp_path, search="sample", num_generations=8, value_model=str(models / "value"))
     rows = json.loads((tmp_path / "value.json").read_text())
     assert [(r["metric"], r["at"]) for r in rows] == [("auc_within_prompt", 0.5), ("auc_within_prompt", 1.0)]
     pairs = {}
@@ -427,10 +454,10 @@ def test_a_value_model_is_judged_on_sampled_conversations(models, tmp_path):
     ("flags", "error"),
     [
         (["--search", "vote"], "search: 'vote' is not for an interactive task: greedy, sample, best-of, random, all"),
-        (["--search", "weighted-vote", "--value", "V"], "search: 'weighted-vote' is not for an interactive task"),
-        (["--search", "beam", "--value", "V"], "search: 'beam' is not for an interactive task"),
-        (["--search", "beam"], "search: beam needs --value"),
-        (["--search", "best-of"], "search: best-of needs --value, or a --reward_model"),
+        (["--search", "weighted-vote", "--value_model", "V"], "search: 'weighted-vote' is not for an interactive task"),
+        (["--search", "beam", "--value_model", "V"], "search: 'beam' is not for an interactive task"),
+        (["--search", "beam"], "search: beam needs --value_model"),
+        (["--search", "best-of"], "search: best-of needs --value_model, or a --reward_model"),
         (["--search", "random", "--width", "0"], "width: 0 must be 1 or more"),
         (["--task", "arithmetic", "--search", "random"], "search: random is a choice among replies, of an interactive"),
     ],
@@ -438,7 +465,17 @@ def test_a_value_model_is_judged_on_sampled_conversations(models, tmp_path):
 def test_searches_that_do_not_fit_are_one_line(models, tmp_path, capsys, flags, error):
     given = [str(models / "value") if flag == "V" else flag for flag in flags]
     task = [] if "--task" in flags else ["--task", "fetch"]
-    command = ["evaluate", *task, "--policy", str(models / "policy"), "--out", str(tmp_path), "--prompts", "2", *given]
+    command = [
+        "evaluate",
+        *task,
+        "--model",
+        str(models / "policy"),
+        "--output_dir",
+        str(tmp_path),
+        "--limit",
+        "2",
+        *given,
+    ]
     assert main(command) == 2
     assert error in one_line(capsys)
     assert not any(tmp_path.iterdir())
@@ -464,7 +501,7 @@ class FallingShelf(FetchEnvironment):
 
 
 def test_an_environment_that_crashes_leaves_its_episodes_undecided_and_the_others_alone(models, tmp_path, monkeypatch):
-    given = {"search": "sample", "samples": 3}
+    given = {"search": "sample", "num_generations": 3}
     (row,), _ = evaluated(models, tmp_path / "whole", **given)
     whole = kept(tmp_path / "whole", "sample", 3)
     falling = next(e.prompt_id for e in whole if e.metadata["turns"] > 2)
@@ -513,7 +550,7 @@ def test_the_reply_that_is_worth_most_is_said(models, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluating._Models, "scorer", knowing_scorer(problems, tokenizer))
     rows = {}
     for search in ("best-of", "random"):
-        (rows[search],), _ = evaluated(models, tmp_path, search=search, width=24, prompts=6, value="made by hand")
+        (rows[search],), _ = evaluated(models, tmp_path, search=search, width=24, limit=6, value_model="made by hand")
     assert rows["best-of"]["accuracy"] == 1.0
     assert rows["random"]["accuracy"] < 0.7
     for e in kept(tmp_path, "best-of", 24):

@@ -52,8 +52,11 @@ def test_it_is_collected_trained_on_and_evaluated(file, tmp_path, byte_tokenizer
     policy = tmp_path / "policy"
     policy_from_scratch(byte_tokenizer, ModelSize(16, 32, 1, 2), seed=0).save_pretrained(policy)
     byte_tokenizer.save_pretrained(policy)
-    task = ["--task", f"{file}:Doubling", "--policy", str(policy)]
-    assert main(["collect", *task, "--prompts", "6", "--samples", "4", "--out", str(tmp_path / "episodes")]) == 0
+    task = ["--task", f"{file}:Doubling", "--model", str(policy)]
+    assert (
+        main(["collect", *task, "--limit", "6", "--num_generations", "4", "--output_dir", str(tmp_path / "episodes")])
+        == 0
+    )
     episodes = list(load_episodes(tmp_path / "episodes"))
     assert {e.prompt_id for e in episodes} == {f"train-{n}" for n in range(1, 7)}
     train = ["train", "--method", "oreo", "--level", "step", "--model", str(policy)]
@@ -61,8 +64,8 @@ def test_it_is_collected_trained_on_and_evaluated(file, tmp_path, byte_tokenizer
     assert main([*train, "--truncated", "zero", "--report_to", "none"]) == 0
     saved = json.loads((tmp_path / "out" / "value" / "config.json").read_text())["stepcredit"]
     assert saved == {"level": "step", "step_delimiters": ["1", "2"], "max_step_tokens": 256}
-    evaluate = ["evaluate", *task, "--value", str(tmp_path / "out" / "value"), "--search", "beam", "--width", "2"]
-    assert main([*evaluate, "--split", "test", "--prompts", "3", "--out", str(tmp_path / "results")]) == 0
+    evaluate = ["evaluate", *task, "--value_model", str(tmp_path / "out" / "value"), "--search", "beam", "--width", "2"]
+    assert main([*evaluate, "--split", "test", "--limit", "3", "--output_dir", str(tmp_path / "results")]) == 0
     (row,) = json.loads((tmp_path / "results" / "results.json").read_text())
     assert (row["task"], row["task_version"], row["n"]) == ("doubling", "1", 3)
 

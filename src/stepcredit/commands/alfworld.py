@@ -20,12 +20,12 @@ def run(arguments: list[str]) -> int:
         lines = [f"  stepcredit alfworld {name} --help\n\n{inspect.getdoc(kind)}" for name, kind in CONFIGS.items()]
         usage = "usage: stepcredit alfworld build|demonstrate [--config FILE.yaml] [--flag value …]"
         print("\n\n".join([usage, *lines]))
-        return 0
+        raise SystemExit(0)
     if verb not in CONFIGS:
         raise InputError("needs build or demonstrate; see stepcredit alfworld --help", "alfworld")
     (config,) = parse(f"alfworld {verb}", [CONFIGS[verb]], arguments[1:])
     counts = build(config) if verb == "build" else demonstrate(config)
-    print(f"{config.out}: {counted(counts)}")
+    print(f"{config.output_dir}: {counted(counts)}")
     if verb == "build" and not config.dry_run:
-        print(f"Next: stepcredit alfworld demonstrate --data {config.out} --out demonstrations")
+        print(f"Next: stepcredit alfworld demonstrate --data {config.output_dir} --output_dir demonstrations")
     return 0

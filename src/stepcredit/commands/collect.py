@@ -12,7 +12,7 @@ def run(arguments: list[str]) -> int:
     from stepcredit.rollouts.collect import CollectConfig, collect
 
     (config,) = parse("collect", [CollectConfig], arguments)
-    print(f"{config.out}: {counted(collect(config))}")
+    print(f"{config.output_dir}: {counted(collect(config))}")
     if not config.dry_run:
-        print(f"Next: stepcredit inspect {config.out}")
+        print(f"Next: stepcredit inspect {config.output_dir}")
     return 0

@@ -17,5 +17,7 @@ def run(arguments: list[str]) -> int:
     counts = compare(config)
     print(counted(counts))
     if not config.dry_run:
-        show_results(Path(config.out)).print(f"Look at it: {Path(config.out) / 'report.html'}", soft_wrap=True)
+        show_results(Path(config.output_dir)).print(
+            f"Look at it: {Path(config.output_dir) / 'report.html'}", soft_wrap=True
+        )
     return 0

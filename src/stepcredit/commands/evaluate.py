@@ -25,11 +25,11 @@ def run(arguments: list[str]) -> int:
     for table in [samples_table(rows[0]), *group_tables(groups)]:
         if table is not None:
             console.print(table)
-    console.print(f"Every response: {Path(config.out) / 'responses'}", soft_wrap=True)
-    if config.value is not None and config.search in ("greedy", "sample"):
-        console.print(value_table(read_rows(Path(config.out) / "value.json")))
-    if config.search == "all" and (Path(config.out) / "cost.svg").exists():
-        console.print(f"Accuracy against tokens: {Path(config.out) / 'cost.svg'}", soft_wrap=True)
+    console.print(f"Every response: {Path(config.output_dir) / 'responses'}", soft_wrap=True)
+    if config.value_model is not None and config.search in ("greedy", "sample"):
+        console.print(value_table(read_rows(Path(config.output_dir) / "value.json")))
+    if config.search == "all" and (Path(config.output_dir) / "cost.svg").exists():
+        console.print(f"Accuracy against tokens: {Path(config.output_dir) / 'cost.svg'}", soft_wrap=True)
     if config.trace is not None:
         console.print(f"The tree: {config.trace}", soft_wrap=True)
     return 0

@@ -17,7 +17,7 @@ def run(arguments: list[str]) -> int:
 
     (config,) = parse("quickstart", [QuickstartConfig], arguments)
     report = quickstart(config)
-    console = show_results(Path(config.out))
-    console.print(value_table(read_rows(Path(config.out) / "value.json")))
+    console = show_results(Path(config.output_dir))
+    console.print(value_table(read_rows(Path(config.output_dir) / "value.json")))
     console.print(f"Look at it: {report}", soft_wrap=True)
     return 0

@@ -28,5 +28,5 @@ def run(arguments: list[str]) -> int:
     config, args = parse(f"train --method {method}", kinds, rest)
     print(counted(train(config, args)))
     if not config.dry_run:
-        print(f"Next: stepcredit evaluate --task TASK --policy {args.output_dir}/policy --out results")
+        print(f"Next: stepcredit evaluate --task TASK --model {args.output_dir}/policy --output_dir results")
     return 0

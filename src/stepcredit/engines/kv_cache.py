@@ -102,7 +102,7 @@ class CachedRows:
         cache = DynamicCache(config=model.config)
         if not all(type(layer) is DynamicLayer for layer in cache.layers):
             raise InputError(
-                f"{type(model).__name__} keeps no plain key-value cache of all tokens: not searchable", "policy"
+                f"{type(model).__name__} keeps no plain key-value cache of all tokens: not searchable", "model"
             )
         return cls(model, cache, torch.zeros(count, 0, dtype=torch.long, device=model.device))
 

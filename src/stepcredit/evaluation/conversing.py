@@ -54,9 +54,9 @@ def ways(config: Any, params: SamplingParams) -> list[Way]:
     """
     if config.search not in SEARCHES:
         raise InputError(f"{config.search!r} is not for an interactive task: {', '.join(SEARCHES)}", "search")
-    has_scorer = config.value is not None or config.reward_model is not None
+    has_scorer = config.value_model is not None or config.reward_model is not None
     greedy = Way("greedy", 1, 1, Choice(), replace(params, temperature=0.0, top_p=1.0, top_k=0))
-    sample = Way("sample", config.samples, config.samples, Choice(), params)
+    sample = Way("sample", config.num_generations, config.num_generations, Choice(), params)
 
     def best_of(name: str, replies: int) -> Way:
         return Way(name, replies, 1, Choice(replies, "value" if name == "best-of" else "random"), params)

@@ -43,16 +43,16 @@ class EvaluateConfig(TaskChoice):
     pass@k and maj@k of several samples, by level and type; with a value model, also what that knows about the
     responses. Every response is kept for reading. Run it again to go on where it stopped."""
 
-    policy: str = field(metadata={"help": "The policy: a folder, a .gguf file or a name on the hub."})
-    out: str = field(metadata={"help": "The folder of result files and of responses/, every response."})
-    value: str | None = field(default=None, metadata={"help": "A value model to be judged (--search sample)."})
+    model: str = field(metadata={"help": "The policy: a folder, a .gguf file or a name on the hub."})
+    output_dir: str = field(metadata={"help": "The folder of result files and of responses/, every response."})
+    value_model: str | None = field(default=None, metadata={"help": "A value model to be judged (--search sample)."})
     method: str = field(default="", metadata={"help": "What the rows call the policy; default: its folder."})
     split: str = field(default="test", metadata={"help": "Which of the task's splits."})
-    prompts: int | None = field(default=None, metadata={"help": "How many problems; default: the whole split."})
+    limit: int | None = field(default=None, metadata={"help": "How many problems; default: the whole split."})
     search: str = field(
         default="greedy",
         metadata={
-            "help": "How an answer is found: greedy; sample (--samples each, all counted); of --width sampled "
+            "help": "How an answer is found: greedy; sample (--num_generations each, all counted); of --width sampled "
             "responses the most frequent answer (vote), the one that weighs most by values (weighted-vote), or the "
             "most valued response (best-of); a step beam of --width (beam); or all of these at every power of two up "
             "to --width (all). Of an interactive task: greedy, sample, the most valued of --width replies each turn "
@@ -84,12 +84,12 @@ class EvaluateConfig(TaskChoice):
     )
     reward_model: str | None = field(
         default=None,
-        metadata={"help": "A sequence classifier with one label, to score with in place of --value."},
+        metadata={"help": "A sequence classifier with one label, to score with in place of --value_model."},
     )
     trace: str | None = field(
         default=None, metadata={"help": "A page that draws the beam's tree of the first problem (--search beam)."}
     )
-    samples: int = field(default=1, metadata={"help": "Responses a problem with --search sample (K)."})
+    num_generations: int = field(default=1, metadata={"help": "Responses a problem with --search sample (K)."})
     seed: int = field(default=0, metadata={"help": "Seed of generated problems and of the sampling noise."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus filter; 1 is off."})
@@ -107,8 +107,8 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
     """
     task = config.load_task()
     _check(config, task)
-    out, watch = Path(config.out), Stopwatch()
-    problems = list(task.problems(config.split, config.prompts, config.seed))
+    out, watch = Path(config.output_dir), Stopwatch()
+    problems = list(task.problems(config.split, config.limit, config.seed))
     common = {
         "task": task.name,
         "task_version": task.version,
@@ -116,9 +116,9 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
         **({"prompt_style": config.prompt_style} if config.prompt_style else {}),
         "split": config.split,
         "seed": config.seed,
-        "method": config.method or Path(config.policy).name,
-        "policy": config.policy,
-        "value": config.value,
+        "method": config.method or Path(config.model).name,
+        "policy": config.model,
+        "value": config.value_model,
     }
     responses = out / "responses" / f"{config.method or 'policy'}-{config.split}-{config.search}-seed{config.seed}"
     models = _Models(config)
@@ -136,7 +136,7 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
         from stepcredit.report.cost import write_cost  # draws with matplotlib, which few evaluations need
 
         write_cost(out / "cost.svg", read_rows(out / "results.json"))
-    if config.value is not None and config.search in ("greedy", "sample"):
+    if config.value_model is not None and config.search in ("greedy", "sample"):
         value_model = models.value_model
         scored = score(value_model, models.tokenizer, episodes, step_rule(task, value_states(value_model)))
         write_value_files(out, scored, task, problems, common)
@@ -148,13 +148,13 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
 def _check(config: EvaluateConfig, task: Task) -> None:
     if config.search not in SEARCHES:
         raise InputError(f"{config.search!r} is none of {', '.join(SEARCHES)}", "search")
-    for name in ("samples", "width"):
+    for name in ("num_generations", "width"):
         if getattr(config, name) < 1:
             raise InputError(f"{getattr(config, name)} must be 1 or more", name)
     if config.search == "random" and not isinstance(task, InteractiveTask):
         raise InputError("random is a choice among replies, of an interactive task (fetch, alfworld)", "search")
-    if config.search in NEED_SCORER and config.value is None and config.reward_model is None:
-        raise InputError(f"{config.search} needs --value, or a --reward_model", "search")
+    if config.search in NEED_SCORER and config.value_model is None and config.reward_model is None:
+        raise InputError(f"{config.search} needs --value_model, or a --reward_model", "search")
     if config.trace is not None and config.search != "beam":
         raise InputError("only a beam has a tree to draw: --search beam", "trace")
 
@@ -204,7 +204,7 @@ def strategies(config: EvaluateConfig) -> list[Strategy]:
     """The searches that a config asks for, at their widths: for "all", those that have what they need."""
     if config.search != "all":
         return [Strategy(config.search, config.width)]
-    has_scorer = config.value is not None or config.reward_model is not None
+    has_scorer = config.value_model is not None or config.reward_model is not None
     names = [name for name in (*CHOOSERS, "beam") if has_scorer or name not in NEED_SCORER]
     return [Strategy(name, width) for name in names for width in powers_of_two(config.width)]
 
@@ -219,18 +219,18 @@ class _Models:
     @cached_property
     def tokenizer(self) -> Any:
         """Of the policy."""
-        return self._config.load_tokenizer(self._config.policy, self._trust)
+        return self._config.load_tokenizer(self._config.model, self._trust)
 
     @cached_property
     def engine(self) -> Engine:
         """Of the policy."""
         config = self._config
-        return config.load_engine(config.policy, config.batch_size, self._trust, self.tokenizer)
+        return config.load_engine(config.model, config.batch_size, self._trust, self.tokenizer)
 
     @cached_property
     def value_model(self) -> Any:
         """V, where there is one."""
-        value = str(self._config.value)
+        value = str(self._config.value_model)
         return placed(load_value_model(value, trust_remote_code=self._trust, tokenizer=self.tokenizer))
 
     def check(self) -> None:
@@ -240,7 +240,7 @@ class _Models:
             InputError: one does not load, or they do not fit.
         """
         _ = self.engine
-        if self._config.value is not None:
+        if self._config.value_model is not None:
             _ = self.value_model
 
     @cached_property
@@ -252,7 +252,7 @@ class _Models:
                 config.reward_model, trust_remote_code=self._trust, tokenizer=self.tokenizer
             )
             return reward_model_scorer(placed(reward_model), config.batch_size)
-        return None if config.value is None else ValueScorer(self.value_model)
+        return None if config.value_model is None else ValueScorer(self.value_model)
 
 
 MAX_STEP_TOKENS = 256
@@ -277,7 +277,7 @@ def _beam_rule(config: EvaluateConfig, task: Task, scorer: Scorer | None) -> Ste
     states = value_states(scorer.model) if isinstance(scorer, ValueScorer) else None
     if states is not None and states.level == "response":
         raise InputError("was trained at prompts alone (response level), and says nothing of what was written",
-                         "value")  # fmt: skip
+                         "value_model")  # fmt: skip
     return step_rule(task, states, config.max_step_tokens)
 
 
@@ -295,8 +295,8 @@ def _beam_params(config: EvaluateConfig, params: SamplingParams) -> BeamParams:
 def _asked(config: EvaluateConfig, task: Task) -> dict[str, Any]:
     """What the responses depend on; the widths of a search are in the names of what is kept."""
     asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
-    left_out = ("out", "batch_size", "data", "method", "width", "trace", "workers")
-    values = () if config.search in NEED_SCORER or config.search == "all" else ("value", "reward_model")
+    left_out = ("output_dir", "batch_size", "data", "method", "width", "trace", "workers")
+    values = () if config.search in NEED_SCORER or config.search == "all" else ("value_model", "reward_model")
     return {name: value for name, value in asked.items() if name not in (*left_out, *values)}
 
 
@@ -345,7 +345,7 @@ def search_params(config: Any, task: Task) -> Search:
     params = sampling(config, task)
     if config.search == "greedy":
         return Search("greedy", 1, replace(params, temperature=0.0, top_p=1.0, top_k=0))
-    return Search("sample", config.samples, params)
+    return Search("sample", config.num_generations, params)
 
 
 def measure(

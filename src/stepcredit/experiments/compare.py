@@ -46,14 +46,14 @@ BASE = "sft"
 class CompareConfig:
     """Compare methods on the same episodes: the same start, the same number of updates, the same test.
 
-    For each seed an embedded task makes its own policy (SFT on demonstrations) and samples it; with --policy and
+    For each seed an embedded task makes its own policy (SFT on demonstrations) and samples it; with --model and
     --episodes all seeds share these. The learning rate of each method is the best of --learning_rates on the
     validation split, on a seed that is not among the compared ones. Finished cells are not run again: run the
     command once more to go on after a stop, or with more --methods or --seeds to extend the table.
     """
 
     task: str = field(metadata={"help": "The task, for example arithmetic."})
-    out: str = field(metadata={"help": "The folder to write; a broken run goes on in it."})
+    output_dir: str = field(metadata={"help": "The folder to write; a broken run goes on in it."})
     methods: list[str] = field(
         default_factory=lambda: ["rft", "dpo", "kto", "dro", "dqo", "oreo", "oreo-step", "oreo-response"],
         metadata={"help": "What is compared; the start, sft, is always there."},
@@ -64,12 +64,12 @@ class CompareConfig:
         default_factory=lambda: [2e-5, 1e-4, 5e-4], metadata={"help": "The rates that every method may choose from."}
     )
     steps: int = field(default=200, metadata={"help": "Optimizer steps of every method."})
-    policy: str | None = field(default=None, metadata={"help": "The policy to start from, for all seeds."})
-    episodes: str | None = field(default=None, metadata={"help": "The episodes that --policy is trained on."})
+    model: str | None = field(default=None, metadata={"help": "The policy to start from, for all seeds."})
+    episodes: str | None = field(default=None, metadata={"help": "The episodes that --model is trained on."})
     demonstrations: int = field(default=20_000, metadata={"help": "Embedded tasks: what SFT learns from."})
     sft_steps: int = field(default=150, metadata={"help": "Embedded tasks: optimizer steps of SFT."})
     train_prompts: int = field(default=800, metadata={"help": "Embedded tasks: prompts that are sampled."})
-    samples: int = field(default=8, metadata={"help": "Embedded tasks: responses a prompt."})
+    num_generations: int = field(default=8, metadata={"help": "Embedded tasks: responses a prompt."})
     validation_prompts: int = field(default=400, metadata={"help": "Problems on which a rate is chosen."})
     test_prompts: int = field(default=1000, metadata={"help": "Problems of the table."})
     searches: list[str] = field(
@@ -98,7 +98,7 @@ class Grid:
 
     def __init__(self, config: CompareConfig) -> None:
         self.config = config
-        self.out = Path(config.out)
+        self.out = Path(config.output_dir)
         self.settings = _settings(config)
         self.timings: list[dict[str, Any]] = []
 
@@ -114,10 +114,10 @@ class Grid:
         given = {
             "task_name": c.task,
             "seed": seed,
-            "policy": c.policy,
+            "policy": c.model,
             "episodes": c.episodes,
             "scratch": {"demonstrations": c.demonstrations, "steps": c.sft_steps},
-            "sampled": {"prompts": c.train_prompts, "samples": c.samples},
+            "sampled": {"prompts": c.train_prompts, "samples": c.num_generations},
             "test": self._test("test"),
         }
         return Cell(self.out / "cells" / f"{BASE}-seed{seed}", make_start, given)
@@ -140,7 +140,7 @@ class Grid:
             "trained": {m: self.cell(m, seed, rates[m]).folder.name for m in c.methods},
             "betas": {m: beta for m in c.methods if (beta := self._beta(m)) is not None},
             "prompts": c.credit_prompts,
-            "samples": c.samples,
+            "samples": c.num_generations,
             "continuations": c.continuations,
         }
         mark = hashlib.sha256(json.dumps(given).encode()).hexdigest()[:8]  # other methods or rates, another cell
@@ -195,7 +195,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     write_json(grid.out / "results.json", [row for result in results for row in result["rows"]])
     write_json(grid.out / "pairs.json", pair_rows(config, results))
     write_json(grid.out / "curves.json", _curves(config, results))
-    about = {k: v for k, v in vars(config).items() if k not in ("out", "jobs", "dry_run", "settings")}
+    about = {k: v for k, v in vars(config).items() if k not in ("output_dir", "jobs", "dry_run", "settings")}
     chosen = {"settings": grid.settings, "chosen_learning_rates": rates}
     write_json(grid.out / "run.json", {"command": "compare", **about, **chosen, **versions()})
     if config.credit_prompts:
@@ -411,10 +411,10 @@ def _check(config: CompareConfig) -> None:
             raise InputError("needs at least one, each once", name)
     if config.tuning_seed in config.seeds:
         raise InputError(f"{config.tuning_seed} is among the compared seeds", "tuning_seed")
-    if (config.policy is None) != (config.episodes is None):
-        raise InputError("--policy and --episodes go together", "policy")
-    if config.policy is None and not isinstance(task, Embedded):
-        raise InputError(f"{config.task} brings no policy of its own; give --policy and --episodes", "policy")
+    if (config.model is None) != (config.episodes is None):
+        raise InputError("--model and --episodes go together", "model")
+    if config.model is None and not isinstance(task, Embedded):
+        raise InputError(f"{config.task} brings no policy of its own; give --model and --episodes", "model")
     for name in ("steps", "jobs", "threads"):
         if getattr(config, name) < 1:
             raise InputError(f"{getattr(config, name)} must be 1 or more", name)

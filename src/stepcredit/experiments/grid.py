@@ -45,7 +45,9 @@ class Cell:
         asked = json.loads(json.dumps(self.given))
         changed = sorted(k for k in {*found, *asked} if found.get(k) != asked.get(k))
         if changed:
-            raise InputError(f"was made with another {', '.join(changed)}; choose another --out", str(self.folder))
+            raise InputError(
+                f"was made with another {', '.join(changed)}; choose another --output_dir", str(self.folder)
+            )
         return True
 
     def result(self) -> dict[str, Any]:

@@ -45,13 +45,15 @@ class QuickstartConfig:
     same number of threads; timings are kept in a file of their own.
     """
 
-    out: str = field(default="quickstart", metadata={"help": "The folder to write; it must not hold anything yet."})
+    output_dir: str = field(
+        default="quickstart", metadata={"help": "The folder to write; it must not hold anything yet."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of everything: problems, weights, noise, order."})
     threads: int = field(default=2, metadata={"help": "CPU threads; part of what makes a run repeatable."})
     demonstrations: int = field(default=20_000, metadata={"help": "Demonstrations that SFT learns from."})
     sft_steps: int = field(default=150, metadata={"help": "Optimizer steps of SFT."})
     train_prompts: int = field(default=800, metadata={"help": "Prompts that are sampled for training."})
-    samples: int = field(default=8, metadata={"help": "Responses a prompt, for training and for judging V."})
+    num_generations: int = field(default=8, metadata={"help": "Responses a prompt, for training and for judging V."})
     epochs: float = field(default=2.0, metadata={"help": "Passes of rejection sampling and OREO over the samples."})
     value_warmup_steps: int = field(
         default=60, metadata={"help": "OREO steps at the start in which only the value model learns."}
@@ -65,7 +67,7 @@ class Loop:
 
     def __init__(self, config: QuickstartConfig) -> None:
         self.config = config
-        self.out = Path(config.out)
+        self.out = Path(config.output_dir)
         self.task = Arithmetic()
         self.tokenizer = self.task.tokenizer()
         self.rule = StepRule(self.task.step_delimiters)
@@ -80,8 +82,8 @@ class Loop:
         return trainer
 
     def sample(self, policy: Any, split: str, prompts: int, seed: int) -> list[Episode]:
-        """`config.samples` graded responses to each of the first prompts of a split."""
-        return sampled_episodes(self.task, policy, self.tokenizer, split, prompts, self.config.samples, seed)
+        """`config.num_generations` graded responses to each of the first prompts of a split."""
+        return sampled_episodes(self.task, policy, self.tokenizer, split, prompts, self.config.num_generations, seed)
 
     def test(self, method: str, policy: Any) -> dict[str, Any]:
         """Greedy accuracy on the test problems."""
@@ -113,9 +115,9 @@ def quickstart(config: QuickstartConfig) -> Path:
     Raises:
         InputError: the folder holds something already.
     """
-    out = Path(config.out)
+    out = Path(config.output_dir)
     if out.exists() and any(out.iterdir()):
-        raise InputError("is not empty; choose another --out, or remove it", str(out))
+        raise InputError("is not empty; choose another --output_dir, or remove it", str(out))
     torch.set_num_threads(config.threads)
     set_seed(config.seed)
     loop = Loop(config)
@@ -182,12 +184,12 @@ def _judge_value(loop: Loop, policy: Any, value: Any) -> None:
             **loop.common("oreo"),
             "policy": "sft/policy",
             "value": "oreo/value",
-            "width": config.samples,
+            "width": config.num_generations,
         }
         write_value_files(loop.out, scored, loop.task, problems, common)
 
 
 def _write_rest(loop: Loop) -> None:
     write_json(loop.out / "curves.json", loop.curves)
-    settings = {k: v for k, v in vars(loop.config).items() if k != "out"}
+    settings = {k: v for k, v in vars(loop.config).items() if k != "output_dir"}
     write_json(loop.out / "run.json", {"command": "quickstart", **settings, **versions()})

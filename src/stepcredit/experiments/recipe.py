@@ -5,7 +5,7 @@ task: gsm8k                         and its prompt_style, data
 trust_remote_code: false            whether code that the model's repository brings may run
 solutions: {split: train}           what SFT learns from, or {episodes: FOLDER}; absent: no fine-tuning first
 sft: {num_train_epochs: 3.0}        settings of `stepcredit train --method sft`
-collect: {samples: 10}              settings of `stepcredit collect`
+collect: {num_generations: 10}              settings of `stepcredit collect`
 train: {beta: 0.03}                 settings that all methods share (those that a method has)
 methods: {rft: {}, oreo: {}}        the methods to compare, each with settings of its own
 evaluate: {split: test}             settings of `stepcredit evaluate`; of split also a list
@@ -32,7 +32,7 @@ from stepcredit.training.train import TrainConfig
 
 SECTIONS = ("solutions", "sft", "collect", "train", "methods", "evaluate")
 _TRAIN_FIELDS = frozenset(f.name for f in dataclasses.fields(TrainConfig))
-_MADE_HERE = {"task", "data", "prompt_style", "policy", "out", "model", "episodes", "output_dir", "seed", "method",
+_MADE_HERE = {"task", "data", "prompt_style", "value_model", "model", "episodes", "output_dir", "seed", "method",
               "trust_remote_code"}  # fmt: skip
 """Settings that follow from the experiment; a section may not give them."""
 
@@ -144,9 +144,9 @@ def _fields_of(config: type) -> set[str]:
 
 
 def _check_solutions(given: Mapping[str, Any], where: str) -> None:
-    _check_names(given, {"split", "prompts", "episodes"}, where)
+    _check_names(given, {"split", "limit", "episodes"}, where)
     if "episodes" in given and len(given) > 1:
-        raise InputError("episodes are taken as they are, without split or prompts", where)
+        raise InputError("episodes are taken as they are, without split or limit", where)
 
 
 def _check_names(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:

@@ -37,7 +37,7 @@ class ReproduceConfig:
 
     recipe: str = field(metadata={"help": "A recipe, for example recipes/qwen2.5-math-1.5b-gsm8k.yaml.",
                                   "positional": True})  # fmt: skip
-    out: str = field(metadata={"help": "The folder for all that is made."})
+    output_dir: str = field(metadata={"help": "The folder for all that is made."})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "The seeds; each is a run of its own."})
     methods: list[str] = field(default_factory=list, metadata={"help": "Only these methods of the recipe."})
     set: list[str] = field(
@@ -66,7 +66,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     missing = [name for name in config.methods if name not in recipe.methods]
     if missing:
         raise InputError(f"not in the recipe: {', '.join(missing)}; there is {', '.join(recipe.methods)}", "methods")
-    out = Path(config.out)
+    out = Path(config.output_dir)
     steps = steps_of(recipe, config)
     left = [step for step in steps if not step.done.exists()]
     if config.dry_run:
@@ -80,7 +80,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
 
 def steps_of(recipe: Recipe, config: ReproduceConfig) -> list[Step]:
     """All steps in order."""
-    out, steps = Path(config.out), []
+    out, steps = Path(config.output_dir), []
     solutions = None if recipe.solutions is None else Path(recipe.solutions.get("episodes", out / "solutions"))
     if recipe.solutions is not None and "episodes" not in recipe.solutions:
         steps.append(_collect_step(recipe, "solutions", out / "solutions", SOLUTIONS, 0, recipe.solutions))
@@ -118,7 +118,7 @@ def _collect_step(recipe: Recipe, name: str, out: Path, policy: str, seed: int, 
     done = out / "collected.json"
 
     def run() -> None:
-        config = CollectConfig(**_task_of(recipe), policy=policy, out=str(out), seed=seed, **given)
+        config = CollectConfig(**_task_of(recipe), model=policy, output_dir=str(out), seed=seed, **given)
         write_json(done, collect(config))
 
     return Step(name, done, run)
@@ -146,7 +146,9 @@ def _evaluate_step(recipe: Recipe, method: str, here: Path, policy: str, seed: i
     given = {**recipe.evaluate, "split": split}
 
     def run() -> None:
-        evaluate(EvaluateConfig(**_task_of(recipe), policy=policy, method=method, out=str(out), seed=seed, **given))
+        evaluate(
+            EvaluateConfig(**_task_of(recipe), model=policy, method=method, output_dir=str(out), seed=seed, **given)
+        )
 
     return Step(f"evaluation of {method} on {split}", out / "run.json", run)
 
@@ -161,5 +163,5 @@ def _same_recipe(out: Path, recipe: Recipe) -> None:
         changed = sorted(k for k in asked if k not in ("methods", "data") and found.get(k) != asked[k])
         changed += sorted(m for m in both if found["methods"][m] != asked["methods"][m])
         if changed:
-            raise InputError(f"was begun with another {', '.join(changed)}; choose another --out", str(out))
+            raise InputError(f"was begun with another {', '.join(changed)}; choose another --output_dir", str(out))
     write_json(kept, {"recipe": asked, **versions()})

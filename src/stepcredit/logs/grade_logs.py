@@ -66,7 +66,7 @@ class GradeConfig:
     """
 
     file: str = field(metadata={"help": "Rows: .jsonl, .json, .csv (each also .gz) or .parquet.", "positional": True})
-    out: str = field(metadata={"help": "The file to write: .jsonl, .jsonl.gz or .parquet."})
+    output: str = field(metadata={"help": "The file to write: .jsonl, .jsonl.gz or .parquet."})
     columns: list[str] = field(
         default_factory=list,
         metadata={"help": "Where names differ, ours=theirs: response=output answer=gold."},
@@ -160,7 +160,7 @@ class GradeReport:
         if self.import_columns is None:
             return []
         columns = ["--columns", *self.import_columns] if self.import_columns else []
-        return ["Next: " + shlex.join(["stepcredit", "import", str(self.out), "--out", "episodes", *columns])]
+        return ["Next: " + shlex.join(["stepcredit", "import", str(self.out), "--output_dir", "episodes", *columns])]
 
 
 def grade_rows(config: GradeConfig) -> GradeReport:
@@ -175,10 +175,10 @@ def grade_rows(config: GradeConfig) -> GradeReport:
     """
     style = _style(config)
     reader = RowReader(parse_columns(config.columns), overwrite=config.overwrite)
-    out = output_path(config.out)
+    out = output_path(config.output)
     rows = read_rows(config.file)
     if out.exists() and out.samefile(config.file):
-        raise InputError("is the file that is read; choose another", "out")
+        raise InputError("is the file that is read; choose another", "output")
     try:
         with RowWriter(out, _asked(config, style, reader), _ADDED, overwrite=config.overwrite) as writer:
             tally = _Tally(writer)
@@ -190,7 +190,7 @@ def grade_rows(config: GradeConfig) -> GradeReport:
             tally.check_not_empty()
             writer.finish()
     except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror})", "out") from error
+        raise InputError(f"{out} cannot be written ({error.strerror})", "output") from error
     return tally.report(reader)
 
 

@@ -35,7 +35,7 @@ class ImportConfig:
     files: list[str] = field(
         metadata={"help": "Logs: .jsonl (or .ndjson), .json, .csv (each also .gz) or .parquet.", "positional": True}
     )
-    out: str = field(metadata={"help": "The folder of episodes to write."})
+    output_dir: str = field(metadata={"help": "The folder of episodes to write."})
     columns: list[str] = field(
         default_factory=list,
         metadata={"help": "Where names differ, ours=theirs: prompt=question completion=answer_text."},
@@ -97,17 +97,17 @@ def import_logs(config: ImportConfig) -> ImportReport:
     if not config.files:
         raise InputError("name at least one file", "files")
     sources = [read_rows(file) for file in config.files]
-    out = Path(config.out)
+    out = Path(config.output_dir)
     is_new = not _holds_something(out)
     if not is_new and not config.append:
-        raise InputError(f"{out} is not empty; give another folder, or --append to add to it", "out")
+        raise InputError(f"{out} is not empty; give another folder, or --append to add to it", "output_dir")
     importer = EpisodeImporter(rules, None if is_new else _stored_samples(out))
     with tempfile.TemporaryFile("w+", encoding="utf-8") as quarantine:
         intake = _Intake(_progress(config.files, sources), importer, quarantine if config.skip_bad else None)
         try:
             shards = _create(out, intake) if is_new else _append(out, intake)
         except OSError as error:
-            raise InputError(f"{out} cannot be written ({error.strerror})", "out") from error
+            raise InputError(f"{out} cannot be written ({error.strerror})", "output_dir") from error
     kept = out / QUARANTINE if intake.bad else None
     return ImportReport(
         out, intake.rows, intake.episodes, intake.undecided, intake.bad, shards, kept, intake.first_error
@@ -131,7 +131,7 @@ def parse_columns(columns: Sequence[str]) -> dict[str, str]:
 
 def _holds_something(out: Path) -> bool:
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder", "out")
+        raise InputError(f"{out} is a file; give a folder", "output_dir")
     return out.is_dir() and any(out.iterdir())
 
 

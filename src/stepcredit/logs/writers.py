@@ -34,7 +34,7 @@ _ROWS_PER_GROUP = 1024
 _GZIP_LEVEL = 6
 
 
-def output_path(name: str, field: str = "out") -> Path:
+def output_path(name: str, field: str = "output") -> Path:
     """A path that rows can be written to.
 
     Raises:
@@ -157,7 +157,7 @@ class RowWriter:
     def _refuse_existing(self) -> None:
         for path in (self.out, self.quarantine):
             if path.exists():
-                raise InputError(f"{path} is there already; --overwrite replaces it", "out")
+                raise InputError(f"{path} is there already; --overwrite replaces it", "output")
 
     def _go_on(self) -> None:
         """Keep what an earlier run wrote, up to its last good row."""
@@ -182,7 +182,7 @@ class RowWriter:
         changed = [k for k in {**found, **self._asked} if found.get(k) != self._asked.get(k)]
         if changed:
             was = ", ".join(f"{k} {found.get(k)} (now {self._asked.get(k)})" for k in changed)
-            raise InputError(f"was begun with {was}; delete it, or choose another --out", str(self._partial))
+            raise InputError(f"was begun with {was}; delete it, or choose another --output_dir", str(self._partial))
 
     def _bad_before(self, good: int) -> int:
         """How many bad rows stand before the last of so many good ones; later ones are cut off, and come again."""
@@ -412,4 +412,4 @@ def _write_parquet(draft: Path, rows: Iterator[dict[str, Any]], columns: Parquet
             _sync(file)
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"these rows cannot be written as Parquet ({reason}); use .jsonl", "out") from error
+        raise InputError(f"these rows cannot be written as Parquet ({reason}); use .jsonl", "output") from error

@@ -48,4 +48,4 @@ def value_states(value_model: Any) -> ValueStates | None:
     try:
         return ValueStates(found["level"], tuple(found["step_delimiters"]), found["max_step_tokens"])
     except (KeyError, TypeError) as error:
-        raise InputError(f"the config says {found!r} of the states that V was trained at", "value") from error
+        raise InputError(f"the config says {found!r} of the states that V was trained at", "value_model") from error

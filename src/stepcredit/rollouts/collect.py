@@ -27,16 +27,16 @@ SOLUTIONS = "solutions"
 class CollectConfig(TaskChoice):
     """Sample and grade responses. Run it again to go on where it stopped."""
 
-    policy: str = field(
+    model: str = field(
         metadata={
             "help": "The policy: a folder, a .gguf file or a name on the hub; or the word solutions, for the worked "
             "solutions that gsm8k and math bring, and for careful demonstrators of alfworld."
         }
     )
-    out: str = field(metadata={"help": "The folder of episodes to write; a broken run goes on in it."})
+    output_dir: str = field(metadata={"help": "The folder of episodes to write; a broken run goes on in it."})
     split: str = field(default="train", metadata={"help": "Which of the task's splits."})
-    prompts: int | None = field(default=None, metadata={"help": "How many prompts; default: all."})
-    samples: int = field(default=8, metadata={"help": "Responses a prompt (K)."})
+    limit: int | None = field(default=None, metadata={"help": "How many prompts; default: all."})
+    num_generations: int = field(default=8, metadata={"help": "Responses a prompt (K)."})
     seed: int = field(default=0, metadata={"help": "Seed of generated problems and of the sampling noise."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 is greedy."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus filter; 1 is off."})
@@ -58,26 +58,26 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
         InputError: unknown task or split, a policy that does not load, or a folder that holds something else.
     """
     task = config.load_task()
-    if config.samples < 1:
-        raise InputError(f"{config.samples} must be 1 or more", "samples")
-    problems = list(task.problems(config.split, config.prompts, config.seed))
-    if config.policy == SOLUTIONS and engine is None:
-        return _collect_solutions(Path(config.out), config, task, problems)
+    if config.num_generations < 1:
+        raise InputError(f"{config.num_generations} must be 1 or more", "num_generations")
+    problems = list(task.problems(config.split, config.limit, config.seed))
+    if config.model == SOLUTIONS and engine is None:
+        return _collect_solutions(Path(config.output_dir), config, task, problems)
     interactive = isinstance(task, InteractiveTask)
-    units = work_units(problems, config.samples, UNIT_CONVERSATIONS if interactive else None)
-    out = Path(config.out)
+    units = work_units(problems, config.num_generations, UNIT_CONVERSATIONS if interactive else None)
+    out = Path(config.output_dir)
     if config.dry_run:
-        return {"prompts": len(problems), "responses": len(problems) * config.samples, "units": len(units)}
+        return {"prompts": len(problems), "responses": len(problems) * config.num_generations, "units": len(units)}
     asked = _asked(config, task)
     done = units_there(out, asked)
     if done == len(units):
         return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
     if engine is None:
-        engine = config.load_engine(config.policy, config.batch_size, config.trust_remote_code)
+        engine = config.load_engine(config.model, config.batch_size, config.trust_remote_code)
     resume(out, asked)
     with drawing(config, task, engine) as draw:
-        for unit, advance in track_units(units[done:], f"collecting {config.task}", config.samples):
-            append_episodes(out, draw(unit, config.samples, advance))
+        for unit, advance in track_units(units[done:], f"collecting {config.task}", config.num_generations):
+            append_episodes(out, draw(unit, config.num_generations, advance))
     return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
 
 
@@ -114,5 +114,5 @@ def _asked(config: CollectConfig, task: Task) -> dict[str, Any]:
     """What decides which episodes are drawn."""
     asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
     asked["step_delimiters"] = list(task.step_delimiters)
-    left_out = ("out", "batch_size", "dry_run", "data", "workers")
+    left_out = ("output_dir", "batch_size", "dry_run", "data", "workers")
     return {name: value for name, value in asked.items() if name not in left_out}

@@ -27,15 +27,15 @@ class DemonstrateConfig:
     """Have ALFWorld games played by demonstrators of mixed quality, who know where everything is and are careless
     to a different degree: episodes to fine-tune a policy on. Run it again to go on where it stopped."""
 
-    out: str = field(metadata={"help": "The folder of episodes to write."})
+    output_dir: str = field(metadata={"help": "The folder of episodes to write."})
     data: str | None = field(default=None, metadata={"help": "The folder of games; default: $ALFWORLD_DATA."})
     prompt_style: str | None = field(
         default=None,
         metadata={"help": "react (default: thought and action), think (without instructions) or act (commands)."},
     )
     split: str = field(default="train", metadata={"help": "Which split.", "choices": list(SPLITS)})
-    prompts: int | None = field(default=None, metadata={"help": "How many games; default: all."})
-    samples: int = field(default=4, metadata={"help": "Demonstrations a game."})
+    limit: int | None = field(default=None, metadata={"help": "How many games; default: all."})
+    num_generations: int = field(default=4, metadata={"help": "Demonstrations a game."})
     careless: float | None = field(
         default=None,
         metadata={"help": f"How careless all of them are, 0 to 1; default: each draws one of {CARELESSNESS}."},
@@ -55,7 +55,7 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
     Raises:
         InputError: no extra, no games, a setting out of range, or a folder that holds something else.
     """
-    for name in ("samples", "max_turns"):
+    for name in ("num_generations", "max_turns"):
         if getattr(config, name) < 1:
             raise InputError(f"{getattr(config, name)} must be 1 or more", name)
     for name in ("careless", "distracted"):
@@ -63,15 +63,16 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
         if share is not None and not 0 <= share <= 1:
             raise InputError(f"{share} must lie in [0, 1]", name)
     task = ALFWorld(config.data, config.prompt_style)
-    problems = list(task.problems(config.split, config.prompts))
+    problems = list(task.problems(config.split, config.limit))
     asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
-    out = Path(config.out)
-    done = resume(out, {name: value for name, value in asked.items() if name not in ("out", "workers", "data")})
+    asked["step_delimiters"] = list(task.step_delimiters)
+    out = Path(config.output_dir)
+    done = resume(out, {name: value for name, value in asked.items() if name not in ("output_dir", "workers", "data")})
     units = [problems[k : k + UNIT_GAMES] for k in range(0, len(problems), UNIT_GAMES)]
     play = partial(
         demonstrations,
         task,
-        samples=config.samples,
+        samples=config.num_generations,
         seed=config.seed,
         max_turns=config.max_turns,
         careless=config.careless,

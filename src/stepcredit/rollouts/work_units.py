@@ -41,8 +41,8 @@ def units_there(out: Path, asked: dict[str, Any]) -> int:
         found = json.loads(manifest.read_text(encoding="utf-8"))
         changed = sorted(k for k in asked if found.get(k) != asked[k])
         if changed:
-            raise InputError(f"was collected with another {', '.join(changed)}; choose another --out", str(out))
+            raise InputError(f"was collected with another {', '.join(changed)}; choose another --output_dir", str(out))
         return len(list(out.glob("episodes-*.parquet")))
     if out.exists() and any(out.iterdir()):
-        raise InputError("is not empty and was not collected here; choose another --out", str(out))
+        raise InputError("is not empty and was not collected here; choose another --output_dir", str(out))
     return 0

@@ -34,7 +34,7 @@ def digit_problems(
     low, high = SPLITS[split]
     count = 1000 if count is None else count
     if count > 10 ** (groups * digits) * (high - low) // 200:
-        raise InputError(f"{count} different problems are more than half of all there are", "prompts")
+        raise InputError(f"{count} different problems are more than half of all there are", "limit")
     found: dict[str, Problem] = {}
     while len(found) < count:
         drawn = rng.integers(10, size=(groups, digits)).tolist()

@@ -121,7 +121,7 @@ class Fetch:
         games = _games(split)
         count = 1000 if count is None else count
         if count > len(games):
-            raise InputError(f"{count} different problems; the {split} split has {len(games)}", "prompts")
+            raise InputError(f"{count} different problems; the {split} split has {len(games)}", "limit")
         rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
         return [games[k] for k in rng.permutation(len(games))[:count]]
 

@@ -151,7 +151,7 @@ def posed(
         InputError: fewer problems than `count`, or too few worked solutions to draw from.
     """
     if count is not None and not 0 <= count <= len(problems):
-        raise InputError(f"{count} problems were asked for; the split has {len(problems)}", "prompts")
+        raise InputError(f"{count} problems were asked for; the split has {len(problems)}", "limit")
     pool = draw_examples(train(), style.shots + 1) if style.shots else []
     return [
         Problem(

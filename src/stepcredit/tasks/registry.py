@@ -6,7 +6,6 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from stepcredit.errors import InputError
 from stepcredit.tasks.alfworld.task import ALFWorld
@@ -26,12 +25,6 @@ LOADED: dict[str, Callable[[str | None, str | None], Task]] = {
     ALFWorld.name: ALFWorld,
 }
 """Tasks that read their problems: called with `data` and `prompt_style`."""
-
-
-def step_delimiters_of(name: str) -> tuple[str, ...] | None:
-    """Where the steps of a task end, by its name; None for a task that is not known here."""
-    task: Any = {**GENERATED, **LOADED}.get(name)
-    return None if task is None else tuple(task.step_delimiters)
 
 
 def load_task(name: str, data: str | None = None, prompt_style: str | None = None) -> Task:

@@ -24,7 +24,7 @@ class BuildConfig:
     before it counts. Needs the extra: pip install 'stepcredit[alfworld]'. Run it again to go on where it stopped.
     Scores on built games are not comparable with published scores."""
 
-    out: str = field(metadata={"help": "The folder to build in; afterwards --data or $ALFWORLD_DATA."})
+    output_dir: str = field(metadata={"help": "The folder to build in; afterwards --data or $ALFWORLD_DATA."})
     train: int = field(default=600, metadata={"help": "Games of the train split; a multiple of six is balanced."})
     valid_seen: int = field(default=120, metadata={"help": "Games of valid_seen."})
     valid_unseen: int = field(default=120, metadata={"help": "Games of valid_unseen."})
@@ -43,7 +43,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
     for split, count in counts.items():
         if count < 0:
             raise InputError(f"{count} is no number of games", split)
-    out = Path(config.out)
+    out = Path(config.output_dir)
     wanted = wanted_games(out, counts, config.seed)
     if config.dry_run:
         return {"games": len(wanted), **{split: count for split, count in counts.items() if count}}
@@ -64,7 +64,7 @@ def _same_seed(out: Path, config: BuildConfig) -> None:
     """Keeps a folder of games to one seed; more games may be added."""
     kept = out / "built.json"
     if kept.exists() and json.loads(kept.read_text(encoding="utf-8"))["seed"] != config.seed:
-        raise InputError("was built with another seed; choose another --out", str(out))
+        raise InputError("was built with another seed; choose another --output_dir", str(out))
     if not kept.exists() and out.exists() and any(out.iterdir()):
-        raise InputError("is not empty and was not built here; choose another --out", str(out))
+        raise InputError("is not empty and was not built here; choose another --output_dir", str(out))
     write_json(kept, asdict(config))
