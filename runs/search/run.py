@@ -15,7 +15,7 @@ from typing import Any
 from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
-from stepcredit.evaluation.evaluate import Search, result_row
+from stepcredit.evaluation.rows import Search, result_row
 from stepcredit.evaluation.searching import CHOOSERS, Bench, Strategy
 from stepcredit.files import write_json
 from stepcredit.models.loading import load_value_model

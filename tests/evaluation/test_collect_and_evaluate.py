@@ -10,9 +10,9 @@ from stepcredit.engines.engine import Request, SamplingParams
 from stepcredit.engines.scripted import ScriptedEngine
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.store import load_episodes
-from stepcredit.evaluation.evaluate import Search, measure
+from stepcredit.evaluation.rows import Search, measure
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
-from stepcredit.rollouts import collect as collecting
+from stepcredit.rollouts import work_units
 from stepcredit.rollouts.collect import CollectConfig, collect
 from stepcredit.rollouts.single_turn import sample_and_grade
 from stepcredit.tasks.arithmetic import Arithmetic, work
@@ -47,7 +47,7 @@ def test_an_interrupted_collection_goes_on_and_ends_as_if_it_had_not_been(policy
     assert collect(config(policy, whole))["responses"] == 12
     assert len(shards(whole)) == 3
 
-    written = collecting.append_episodes
+    written = work_units.append_episodes
     calls = []
 
     def dies_at_the_third(*given):
@@ -56,11 +56,11 @@ def test_an_interrupted_collection_goes_on_and_ends_as_if_it_had_not_been(policy
             raise KeyboardInterrupt
         return written(*given)
 
-    monkeypatch.setattr(collecting, "append_episodes", dies_at_the_third)
+    monkeypatch.setattr(work_units, "append_episodes", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         collect(config(policy, broken))
     assert len(shards(broken)) == 2
-    monkeypatch.setattr(collecting, "append_episodes", written)
+    monkeypatch.setattr(work_units, "append_episodes", written)
     assert collect(config(policy, broken, batch_size=3))["units_resumed"] == 2
     assert shards(broken).keys() == shards(whole).keys()
     ids = [[e.tokens.ids.tolist() for e in load_episodes(f)] for f in (whole, broken)]

@@ -11,11 +11,11 @@ from stepcredit.engines.scripted import ScriptedEngine
 from stepcredit.episodes.encoding import tokenise
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.store import load_episodes
-from stepcredit.evaluation import evaluate as evaluating
 from stepcredit.evaluation.breakdown import at_k, group_rows, reading_rows
-from stepcredit.evaluation.evaluate import Search, measure
+from stepcredit.evaluation.rows import Search, measure
 from stepcredit.grading.grader import shared_grader
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.rollouts import work_units
 from stepcredit.tasks.gsm8k import GSM8K
 from stepcredit.tasks.math import MATH
 from stepcredit.verdict import Verdict
@@ -144,7 +144,7 @@ def test_evaluate_goes_on_where_it_stopped(gsm8k, policy, tmp_path, monkeypatch,
 
     monkeypatch.setattr("stepcredit.rollouts.work_units.UNIT_ROWS", 4)
     assert run(tmp_path / "whole") == 0
-    written, calls = evaluating.append_episodes, []
+    written, calls = work_units.append_episodes, []
 
     def dies_at_the_third(*given):
         calls.append(1)
@@ -152,7 +152,7 @@ def test_evaluate_goes_on_where_it_stopped(gsm8k, policy, tmp_path, monkeypatch,
             raise KeyboardInterrupt
         return written(*given)
 
-    monkeypatch.setattr(evaluating, "append_episodes", dies_at_the_third)
+    monkeypatch.setattr(work_units, "append_episodes", dies_at_the_third)
     assert run(tmp_path / "broken") == 130
     assert not (tmp_path / "broken" / "results.json").exists()
     assert run(tmp_path / "broken", "--batch_size", "3") == 0

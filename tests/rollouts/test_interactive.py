@@ -547,7 +547,7 @@ def knowing_scorer(problems, tokenizer):
 def test_the_reply_that_is_worth_most_is_said(models, tmp_path, monkeypatch):
     tokenizer = load_tokenizer(str(models / "policy"))
     problems = list(TASK.problems("test", 6))
-    monkeypatch.setattr(evaluating._Models, "scorer", knowing_scorer(problems, tokenizer))
+    monkeypatch.setattr(evaluating.Models, "scorer", knowing_scorer(problems, tokenizer))
     rows = {}
     for search in ("best-of", "random"):
         (rows[search],), _ = evaluated(models, tmp_path, search=search, width=24, limit=6, value_model="made by hand")

@@ -13,11 +13,9 @@ from typing import Any
 
 from stepcredit.engines.engine import SamplingParams, SteppingEngine
 from stepcredit.episodes.episode import Episode
-from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
-from stepcredit.progress import track_units
 from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, Choice, Stage, stage_of
-from stepcredit.rollouts.work_units import resume, work_units
+from stepcredit.rollouts.work_units import WorkFolder, work_units
 from stepcredit.search.scorers import Scorer
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem
@@ -89,7 +87,11 @@ def conversed(
 
 def _worked(folder: Path, problems: Sequence[Problem], way: Way, stage: Stage, asked: dict[str, Any]) -> list[Episode]:
     units = work_units(problems, way.samples, UNIT_CONVERSATIONS)
-    done = resume(folder, {**asked, "strategy": f"{way.name}{way.width}"})
-    for unit, advance in track_units(units[done:], f"{way.name} {way.width}", way.samples, "conversations"):
-        append_episodes(folder, stage.episodes(unit, way.samples, way.choice, advance))
-    return list(load_episodes(folder))
+    work = WorkFolder(folder, {**asked, "strategy": f"{way.name}{way.width}"}, units)
+    made = work.finish(
+        lambda unit, advance: stage.episodes(unit, way.samples, way.choice, advance),
+        f"{way.name} {way.width}",
+        way.samples,
+        "conversations",
+    )
+    return list(made)

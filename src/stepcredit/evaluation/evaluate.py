@@ -4,35 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stepcredit.engines.engine import Engine, SamplingParams
+from stepcredit.engines.engine import SamplingParams
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
-from stepcredit.episodes.store import append_episodes, load_episodes
+from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
-from stepcredit.evaluation.breakdown import at_k, group_rows, is_strictly_right, rate, reading_rows
+from stepcredit.evaluation.breakdown import group_rows, reading_rows
 from stepcredit.evaluation.conversing import conversed
+from stepcredit.evaluation.models import Models
+from stepcredit.evaluation.rows import Search, named, result_row, search_params, write_value_files
 from stepcredit.evaluation.searching import CHOOSERS, NEED_SCORER, Bench, Strategy, trace_of
-from stepcredit.evaluation.value_quality import Scored, credit_examples, score, value_rows
+from stepcredit.evaluation.value_quality import score
 from stepcredit.files import write_json, write_lines
 from stepcredit.metrics.samples import powers_of_two
-from stepcredit.models.loading import load_reward_model, load_value_model, placed
 from stepcredit.models.states import ValueStates, value_states
-from stepcredit.progress import track_units
 from stepcredit.results.provenance import Stopwatch, versions
-from stepcredit.results.store import SAMPLING, add_rows, read_rows
+from stepcredit.results.store import add_rows, read_rows
 from stepcredit.rollouts.multi_turn import stepping
 from stepcredit.rollouts.single_turn import sample_and_grade, sampling
 from stepcredit.rollouts.task_settings import TaskChoice
-from stepcredit.rollouts.work_units import resume, units_there, work_units
+from stepcredit.rollouts.work_units import WorkFolder, work_units
 from stepcredit.search.beam import BeamParams
-from stepcredit.search.scorers import Scorer, ValueScorer, reward_model_scorer
+from stepcredit.search.scorers import Scorer, ValueScorer
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, Task
-from stepcredit.verdict import Verdict
 
 SEARCHES = ["greedy", "sample", *CHOOSERS, "beam", "random", "all"]
 
@@ -121,14 +119,14 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
         "value": config.value_model,
     }
     responses = out / "responses" / f"{config.method or 'policy'}-{config.split}-{config.search}-seed{config.seed}"
-    models = _Models(config)
+    models = Models(config)
     _ = models.tokenizer  # a policy that is not there is found before anything is written
     groups: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     with watch.phase("generate"):
         for search, episodes in _searched(config, task, problems, models, responses):
             rows.append(result_row(episodes, problems, search, common))
-            groups += group_rows(episodes, problems, {**common, **_named(search)})
+            groups += group_rows(episodes, problems, {**common, **named(search)})
     add_rows(out / "results.json", rows)
     if groups:
         add_rows(out / "groups.json", groups)
@@ -160,7 +158,7 @@ def _check(config: EvaluateConfig, task: Task) -> None:
 
 
 def _searched(
-    config: EvaluateConfig, task: Task, problems: Sequence[Problem], models: _Models, responses: Path
+    config: EvaluateConfig, task: Task, problems: Sequence[Problem], models: Models, responses: Path
 ) -> Iterator[tuple[Search, list[Episode]]]:
     """(a strategy, its episodes) for each that the config asks for; the episodes are kept as lines for reading too."""
     asked = _asked(config, task)
@@ -207,52 +205,6 @@ def strategies(config: EvaluateConfig) -> list[Strategy]:
     has_scorer = config.value_model is not None or config.reward_model is not None
     names = [name for name in (*CHOOSERS, "beam") if has_scorer or name not in NEED_SCORER]
     return [Strategy(name, width) for name in names for width in powers_of_two(config.width)]
-
-
-class _Models:
-    """What an evaluation works with, each loaded once, when it is first asked for."""
-
-    def __init__(self, config: EvaluateConfig) -> None:
-        self._config = config
-        self._trust = config.trust_remote_code
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """Of the policy."""
-        return self._config.load_tokenizer(self._config.model, self._trust)
-
-    @cached_property
-    def engine(self) -> Engine:
-        """Of the policy."""
-        config = self._config
-        return config.load_engine(config.model, config.batch_size, self._trust, self.tokenizer)
-
-    @cached_property
-    def value_model(self) -> Any:
-        """V, where there is one."""
-        value = str(self._config.value_model)
-        return placed(load_value_model(value, trust_remote_code=self._trust, tokenizer=self.tokenizer))
-
-    def check(self) -> None:
-        """Load all that was named, before anything is drawn or written.
-
-        Raises:
-            InputError: one does not load, or they do not fit.
-        """
-        _ = self.engine
-        if self._config.value_model is not None:
-            _ = self.value_model
-
-    @cached_property
-    def scorer(self) -> Scorer | None:
-        """Who says how good a response or a step is; None where nobody was named."""
-        config = self._config
-        if config.reward_model is not None:
-            reward_model = load_reward_model(
-                config.reward_model, trust_remote_code=self._trust, tokenizer=self.tokenizer
-            )
-            return reward_model_scorer(placed(reward_model), config.batch_size)
-        return None if config.value_model is None else ValueScorer(self.value_model)
 
 
 MAX_STEP_TOKENS = 256
@@ -306,102 +258,16 @@ def _drawn(
     task: Task,
     problems: Sequence[Problem],
     search: Search,
-    models: _Models,
+    models: Models,
     asked: dict[str, Any],
 ) -> list[Episode]:
     """The graded responses, drawn or, as far as an earlier run got, read back."""
-    units = work_units(problems, search.samples)
-    if units_there(responses, asked) < len(units):
+    work = WorkFolder(responses, asked, work_units(problems, search.samples))
+    if work.done() < len(work.units):
         models.check()
-        done = resume(responses, asked)
-        label = f"{config.method} {search.name}".strip()
-        for unit, advance in track_units(units[done:], label, search.samples):
-            drawn = sample_and_grade(task, unit, models.engine, search.samples, search.params, advance)
-            append_episodes(responses, drawn)
+        work.finish(
+            lambda unit, advance: sample_and_grade(task, unit, models.engine, search.samples, search.params, advance),
+            f"{config.method} {search.name}".strip(),
+            search.samples,
+        )
     return list(load_episodes(responses))
-
-
-def write_value_files(
-    out: Path, scored: Sequence[Scored], task: Task, problems: Sequence[Problem], common: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """`value.json` and `credit.json` of scored responses; returns the value rows."""
-    rows = value_rows(scored, task, problems, common)
-    add_rows(out / "value.json", rows)
-    write_json(out / "credit.json", credit_examples(scored, task, problems))
-    return rows
-
-
-@dataclass(frozen=True)
-class Search:
-    """How responses to a problem are made: by which strategy, how many, and with which sampling."""
-
-    name: str
-    samples: int
-    params: SamplingParams
-
-
-def search_params(config: Any, task: Task) -> Search:
-    """The strategy a config asks for."""
-    params = sampling(config, task)
-    if config.search == "greedy":
-        return Search("greedy", 1, replace(params, temperature=0.0, top_p=1.0, top_k=0))
-    return Search("sample", config.num_generations, params)
-
-
-def measure(
-    task: Task,
-    problems: Sequence[Problem],
-    engine: Engine,
-    search: Search,
-    common: dict[str, Any],
-) -> tuple[dict[str, Any], list[Episode]]:
-    """(a row of `results.json`, the graded responses).
-
-    Truncated and undecided responses stay in the denominator as not right, and are counted beside it. The
-    standard error is clustered by problem; `accuracy_strict` stands beside where it differs.
-    """
-    units = work_units(problems, search.samples)
-    label = f"{common.get('method', '')} {search.name}".strip()
-    episodes = [
-        episode
-        for unit, advance in track_units(units, label, search.samples)
-        for episode in sample_and_grade(task, unit, engine, search.samples, search.params, advance)
-    ]
-    return result_row(episodes, problems, search, common), episodes
-
-
-def result_row(
-    episodes: Sequence[Episode], problems: Sequence[Problem], search: Search, common: dict[str, Any]
-) -> dict[str, Any]:
-    """A row of `results.json`; see `measure`. `at_k` is there where there are several samples."""
-    accuracy, stderr = rate(episodes)
-    strict, strict_stderr = rate(episodes, is_strictly_right)
-    told_apart = {"accuracy_strict": strict, "stderr_strict": strict_stderr} if strict != accuracy else {}
-    return {
-        **common,
-        **_named(search),
-        "n": len(problems),
-        "accuracy": accuracy,
-        "stderr": stderr,
-        **told_apart,
-        **({"at_k": at_k(episodes, search.samples)} if search.name == "sample" and search.samples > 1 else {}),
-        "truncated": sum(e.truncated for e in episodes),
-        "undecided": sum(e.verdict is Verdict.UNDECIDED for e in episodes),
-        "tokens_generated": sum(_generated(e) for e in episodes),
-        "tokens_scored": sum(e.metadata.get("tokens_scored", 0) for e in episodes),
-    }
-
-
-def _named(search: Search) -> dict[str, Any]:
-    """What a row says of its search: name, width, and the settings that are not plain sampling's; greedy has none."""
-    named, params = {"search": search.name, "width": search.samples}, search.params
-    if params.temperature == 0:
-        return named
-    told = {name: getattr(params, name) for name in SAMPLING}
-    return {**named, **{name: setting for name, setting in told.items() if setting != getattr(SamplingParams, name)}}
-
-
-def _generated(episode: Episode) -> int:
-    """Tokens drawn for an episode: all that its search drew, where it is what a search chose."""
-    alone = 0 if episode.tokens is None else int(episode.tokens.action_mask.sum())
-    return int(episode.metadata.get("tokens_generated", alone))

@@ -18,13 +18,12 @@ from stepcredit.engines.engine import Engine, Generation, Request, SamplingParam
 from stepcredit.episodes.encoding import prompt_ids, response_text
 from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.episodes.steps import StepRule
-from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.evaluation.breakdown import by_problem
 from stepcredit.grading.keys import answer_key
-from stepcredit.progress import Advance, track_units
+from stepcredit.progress import Advance
 from stepcredit.rollouts.multi_turn import stepping
 from stepcredit.rollouts.single_turn import graded_episode, sample_and_grade
-from stepcredit.rollouts.work_units import resume, work_units
+from stepcredit.rollouts.work_units import WorkFolder, work_units
 from stepcredit.search.beam import BeamParams, beam_search
 from stepcredit.search.pool import score_responses
 from stepcredit.search.responses import Asked, Found, Response
@@ -158,10 +157,8 @@ class Bench:
     ) -> list[Episode]:
         """The episodes of all units, those of an earlier run read back; so many responses to a problem."""
         folder = self.responses.with_name(f"{self.responses.name}-{name}")
-        done = resume(folder, {**self.asked, "strategy": name})
-        for problems, advance in track_units(units[done:], name, samples):
-            append_episodes(folder, unit(problems, advance))
-        return list(load_episodes(folder))
+        work = WorkFolder(folder, {**self.asked, "strategy": name}, units)
+        return list(work.finish(unit, name, samples))
 
 
 def one_by_one_if_needed(

@@ -17,7 +17,7 @@ from transformers import set_seed
 from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError, NotFiniteError
-from stepcredit.evaluation.evaluate import Search, measure
+from stepcredit.evaluation.rows import Search, measure
 from stepcredit.experiments.compare_credit import judge_credit
 from stepcredit.experiments.grid import Cell, run_cells
 from stepcredit.experiments.initial_policy import (

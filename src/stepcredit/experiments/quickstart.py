@@ -18,7 +18,7 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.store import append_episodes
 from stepcredit.errors import InputError
-from stepcredit.evaluation.evaluate import Search, measure, write_value_files
+from stepcredit.evaluation.rows import Search, measure, write_value_files
 from stepcredit.evaluation.value_quality import score
 from stepcredit.experiments.initial_policy import (
     Scratch,

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from stepcredit.engines.engine import Engine
-from stepcredit.episodes.store import append_episodes, load_episodes
+from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
-from stepcredit.progress import track, track_units
+from stepcredit.progress import Advance
 from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, Choice, Draw, stage_of, stepping
 from stepcredit.rollouts.single_turn import sample_and_grade, sampling
 from stepcredit.rollouts.task_settings import TaskChoice
-from stepcredit.rollouts.work_units import resume, units_there, work_units
+from stepcredit.rollouts.work_units import Unit, WorkFolder, work_units
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, SelfDemonstrating, Task, demonstrated
 
@@ -62,23 +63,22 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
         raise InputError(f"{config.num_generations} must be 1 or more", "num_generations")
     problems = list(task.problems(config.split, config.limit, config.seed))
     if config.model == SOLUTIONS and engine is None:
-        return _collect_solutions(Path(config.output_dir), config, task, problems)
-    interactive = isinstance(task, InteractiveTask)
-    units = work_units(problems, config.num_generations, UNIT_CONVERSATIONS if interactive else None)
-    out = Path(config.output_dir)
+        return _collect_solutions(config, task, problems)
+    conversations = UNIT_CONVERSATIONS if isinstance(task, InteractiveTask) else None
+    units = work_units(problems, config.num_generations, conversations)
     if config.dry_run:
         return {"prompts": len(problems), "responses": len(problems) * config.num_generations, "units": len(units)}
-    asked = _asked(config, task)
-    done = units_there(out, asked)
-    if done == len(units):
-        return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
-    if engine is None:
-        engine = config.load_engine(config.model, config.batch_size, config.trust_remote_code)
-    resume(out, asked)
-    with drawing(config, task, engine) as draw:
-        for unit, advance in track_units(units[done:], f"collecting {config.task}", config.num_generations):
-            append_episodes(out, draw(unit, config.num_generations, advance))
-    return {"prompts": len(problems), "responses": len(load_episodes(out)), "units_resumed": done}
+    work = WorkFolder(Path(config.output_dir), _settings(config, task), units)
+    done = work.done()
+    if done < len(units):
+        engine = engine or config.load_engine(config.model, config.batch_size, config.trust_remote_code)
+        with drawing(config, task, engine) as draw:
+            work.finish(
+                lambda unit, advance: draw(unit, config.num_generations, advance),
+                f"collecting {config.task}",
+                config.num_generations,
+            )
+    return {"prompts": len(problems), "responses": len(load_episodes(work.folder)), "units_resumed": done}
 
 
 @contextmanager
@@ -96,23 +96,27 @@ def drawing(config: Any, task: Task, engine: Engine) -> Iterator[Draw]:
         yield lambda problems, samples, advance: stage.episodes(problems, samples, Choice(), advance)
 
 
-def _collect_solutions(out: Path, config: CollectConfig, task: Task, problems: Sequence[Problem]) -> dict[str, Any]:
-    """The worked solutions of a task as a folder of episodes."""
-    worked = [] if isinstance(task, SelfDemonstrating) else [demonstrated(problem) for problem in problems]
+def _collect_solutions(config: CollectConfig, task: Task, problems: Sequence[Problem]) -> dict[str, Any]:
+    """The worked solutions of a task as a folder of episodes, in one unit."""
     if config.dry_run:
         return {"prompts": len(problems), "responses": len(problems)}
-    if not resume(out, _asked(config, task)):
-        if isinstance(task, SelfDemonstrating):
-            limit = config.max_turns or task.max_turns
-            bar = track(problems, f"demonstrating {task.name}", len(problems), "problems")
-            worked = [episode for problem in bar for episode in task.demonstrated([problem], config.seed, limit)]
-        append_episodes(out, worked)
-    return {"prompts": len(problems), "responses": len(load_episodes(out))}
+
+    def solved(unit: Unit, advance: Advance) -> Iterator[Episode]:
+        for problem in unit:
+            if isinstance(task, SelfDemonstrating):
+                yield from task.demonstrated([problem], config.seed, config.max_turns or task.max_turns)
+            else:
+                yield demonstrated(problem)
+            advance(1)
+
+    work = WorkFolder(Path(config.output_dir), _settings(config, task), [problems])
+    episodes = work.finish(solved, f"solutions of {task.name}", counted="problems")
+    return {"prompts": len(problems), "responses": len(episodes)}
 
 
-def _asked(config: CollectConfig, task: Task) -> dict[str, Any]:
+def _settings(config: CollectConfig, task: Task) -> dict[str, Any]:
     """What decides which episodes are drawn."""
-    asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
-    asked["step_delimiters"] = list(task.step_delimiters)
+    settings = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
+    settings["step_delimiters"] = list(task.step_delimiters)
     left_out = ("output_dir", "batch_size", "dry_run", "data", "workers")
-    return {name: value for name, value in asked.items() if name not in left_out}
+    return {name: value for name, value in settings.items() if name not in left_out}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -10,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from stepcredit.episodes.episode import Episode
-from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
 from stepcredit.processes import worker_count
-from stepcredit.progress import track_units
-from stepcredit.rollouts.work_units import resume
+from stepcredit.progress import Advance
+from stepcredit.rollouts.work_units import Unit, WorkFolder
 from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS, demonstrations
 from stepcredit.tasks.alfworld.task import SPLITS, ALFWorld
 
@@ -64,11 +64,12 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
             raise InputError(f"{share} must lie in [0, 1]", name)
     task = ALFWorld(config.data, config.prompt_style)
     problems = list(task.problems(config.split, config.limit))
-    asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
-    asked["step_delimiters"] = list(task.step_delimiters)
-    out = Path(config.output_dir)
-    done = resume(out, {name: value for name, value in asked.items() if name not in ("output_dir", "workers", "data")})
+    settings = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
+    settings["step_delimiters"] = list(task.step_delimiters)
+    kept = {name: value for name, value in settings.items() if name not in ("output_dir", "workers", "data")}
     units = [problems[k : k + UNIT_GAMES] for k in range(0, len(problems), UNIT_GAMES)]
+    work = WorkFolder(Path(config.output_dir), kept, units)
+    work.done()
     play = partial(
         demonstrations,
         task,
@@ -79,12 +80,12 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
         distracted=config.distracted,
     )
     with ProcessPoolExecutor(worker_count(config.workers), mp_context=get_context("spawn")) as pool:
-        for unit, advance in track_units(units[done:], "demonstrating", unit="games"):
-            episodes: list[Episode] = []
-            for played in pool.map(play, unit):
-                episodes += played
+
+        def played(unit: Unit, advance: Advance) -> Iterator[Episode]:
+            for episodes in pool.map(play, unit):
+                yield from episodes
                 advance(1)
-            append_episodes(out, episodes)
-    stored = load_episodes(out)
+
+        stored = work.finish(played, "demonstrating", counted="games")
     won = sum(episode.reward == 1.0 for episode in stored)
     return {"games": len(problems), "episodes": len(stored), "won": won}

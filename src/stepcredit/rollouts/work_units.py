@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stepcredit.episodes.delimiters import COLLECTED
+from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.store import EpisodeStore, append_episodes, load_episodes
 from stepcredit.errors import InputError
 from stepcredit.files import write_json
+from stepcredit.progress import Advance, track_units
 from stepcredit.tasks.task import Problem
 
 UNIT_ROWS = 512
@@ -22,27 +26,63 @@ def work_units(problems: Sequence[Problem], samples: int, rows: int | None = Non
     return [problems[i : i + size] for i in range(0, len(problems), size)]
 
 
-def resume(out: Path, asked: dict[str, Any]) -> int:
-    """How many units are in a folder already, as `units_there`; from now on the folder says what it is made with."""
-    done = units_there(out, asked)
-    if not (out / COLLECTED).exists():
-        write_json(out / COLLECTED, asked)
-    return done
+Unit = Sequence[Problem]
+"""The problems of one work unit."""
 
 
-def units_there(out: Path, asked: dict[str, Any]) -> int:
-    """How many units are in a folder already; writes nothing.
+@dataclass(frozen=True)
+class WorkFolder:
+    """A folder of episodes that is filled one work unit at a time, and gone on with after a stop.
 
-    Raises:
-        InputError: the folder was made with other settings, or holds something else.
+    Attributes:
+        folder: holds one shard a finished unit, and a manifest of the settings.
+        settings: all that decides what the episodes are; work of other settings is not gone on with.
+        units: in order.
     """
-    manifest = out / COLLECTED
-    if manifest.exists():
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        changed = sorted(k for k in asked if found.get(k) != asked[k])
-        if changed:
-            raise InputError(f"was collected with another {', '.join(changed)}; choose another --output_dir", str(out))
-        return len(list(out.glob("episodes-*.parquet")))
-    if out.exists() and any(out.iterdir()):
-        raise InputError("is not empty and was not collected here; choose another --output_dir", str(out))
-    return 0
+
+    folder: Path
+    settings: dict[str, Any]
+    units: Sequence[Unit]
+
+    def done(self) -> int:
+        """How many units are finished; writes nothing.
+
+        Raises:
+            InputError: the folder was made with other settings, or holds something else.
+        """
+        out, manifest = self.folder, self.folder / COLLECTED
+        if manifest.exists():
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+            changed = sorted(k for k, value in self.settings.items() if found.get(k) != value)
+            if changed:
+                raise InputError(f"was collected with another {', '.join(changed)}; choose another --output_dir",
+                                 str(out))  # fmt: skip
+            return len(list(out.glob("episodes-*.parquet")))
+        if out.exists() and any(out.iterdir()):
+            raise InputError("is not empty and was not collected here; choose another --output_dir", str(out))
+        return 0
+
+    def finish(
+        self,
+        make: Callable[[Unit, Advance], Iterable[Episode]],
+        label: str,
+        samples: int = 1,
+        counted: str = "responses",
+    ) -> EpisodeStore:
+        """The episodes of all units; those that are not there yet are made and written, each unit whole.
+
+        Args:
+            make: a unit, and who is told of progress, to its episodes.
+            label: for the progress bar.
+            samples: what is counted, a problem.
+            counted: what it is, in the plural.
+
+        Raises:
+            InputError: as `done`.
+        """
+        done = self.done()
+        if not (self.folder / COLLECTED).exists():
+            write_json(self.folder / COLLECTED, self.settings)
+        for unit, advance in track_units(self.units[done:], label, samples, counted):
+            append_episodes(self.folder, make(unit, advance))
+        return load_episodes(self.folder)
