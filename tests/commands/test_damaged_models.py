@@ -381,7 +381,7 @@ def test_a_reward_model(damage, message, good, tmp_path, capsys):
 
 
 def test_what_is_whole_is_taken(good, tmp_path):
-    whole = {"value": good / "value", "policy": good / "policy"}
+    whole = {"value_model": good / "value", "model": good / "policy"}
     trained = train(good, tmp_path / "o", model=good / "tied", value_model=good / "value", ref_model=good / "policy")
     assert main(trained) == 0
     assert main(["collect", *DRAW, "--model", str(good / "policy"), "--output_dir", str(tmp_path / "c")]) == 0

@@ -215,7 +215,7 @@ def test_model_and_data(recipe, calls, tmp_path):
     assert {args.trust_remote_code for _, args in calls.trained.values()} == {paper.trusted}
     *solutions, drawn = calls.collected
     assert [(c.model, c.split, c.limit) for c in solutions] == [(SOLUTIONS, "train", None)] * tuned
-    assert drawn.policy == start
+    assert drawn.model == start
     for config in [*calls.collected, *calls.evaluated]:
         chosen = (config.task, config.prompt_style, config.trust_remote_code)
         assert chosen == (paper.task, paper.prompt_style, paper.trusted)

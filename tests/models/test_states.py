@@ -20,7 +20,7 @@ def test_they_are_saved_with_the_value_model(tmp_path):
     assert value_states(load_value_model(str(tmp_path))) == states
     assert states.rule == StepRule(("\n", ". "), 64)
     model.config.stepcredit = {"level": "step"}
-    with pytest.raises(InputError, match=r"^value: "):
+    with pytest.raises(InputError, match=r"^value_model: "):
         value_states(model)
 
 

@@ -106,7 +106,7 @@ def test_splits(folder):
     assert task.problems("validation", 3, seed=5) == validation[:3]
     with pytest.raises(InputError, match="split: no split 'dev'; there is train, test, validation, train_without_val"):
         task.problems("dev")
-    with pytest.raises(InputError, match="prompts: 2 problems were asked for; the split has 1"):
+    with pytest.raises(InputError, match="limit: 2 problems were asked for; the split has 1"):
         task.problems("test", 2)
 
 

@@ -144,7 +144,7 @@ def test_splits(tmp_path):
         assert task.problems(split, 1, seed=3)[0].prompt[1]["content"] == split
     with pytest.raises(InputError, match="split: no split 'validation'; there is train, test, math500"):
         task.problems("validation")
-    with pytest.raises(InputError, match="prompts: 3 problems were asked for; the split has 2"):
+    with pytest.raises(InputError, match="limit: 3 problems were asked for; the split has 2"):
         task.problems("test", 3)
 
 
