@@ -127,5 +127,5 @@ def test_posed_keeps_everything_and_asks_for_train_only_if_examples_are_shown():
     assert [p.prompt_id for p in posed(rows, 1, style_named("gsm8k"), never)] == ["a"]
     assert posed(rows, 0, style_named("gsm8k"), never) == []
     for count in (3, -1):
-        with pytest.raises(InputError, match=f"prompts: {count} problems were asked for; the split has 2"):
+        with pytest.raises(InputError, match=f"limit: {count} problems were asked for; the split has 2"):
             posed(rows, count, style_named("gsm8k"), never)
