@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The published comparison of one task: runs/compare/run.sh arithmetic|chain DIR
-# At most two hours on two cores, the credit evaluation apart; finished cells are not run again. Then gathers the
+# At most two hours on two cores, the credit evaluation apart; finished runs are not made again. Then gathers the
 # result files into runs/compare/TASK and makes the tables of docs/results.md.
 set -euo pipefail
 task=${1:?which task: arithmetic or chain} out=${2:?where to run it}

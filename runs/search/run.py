@@ -31,10 +31,10 @@ WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 BEAMS = (1, 3, 5, 7)
 
 
-def cell(comparison: Path, method: str, seed: int) -> Path:
-    """The folder of a method's test cell: the one at the rate that was chosen on validation."""
+def run_of(comparison: Path, method: str, seed: int) -> Path:
+    """The folder of a method's test run: the one at the rate that was chosen on validation."""
     if method == "sft":
-        return comparison / "cells" / f"sft-seed{seed}"
+        return comparison / "runs" / f"sft-seed{seed}"
     rows = json.loads((comparison / "results.json").read_text(encoding="utf-8"))
     policy = next(r["policy"] for r in rows if (r["method"], r["seed"]) == (method, seed))
     return comparison / Path(policy).parent
@@ -42,8 +42,8 @@ def cell(comparison: Path, method: str, seed: int) -> Path:
 
 def bench_of(task_name: str, comparison: Path, method: str, seed: int, out: Path) -> Bench:
     task = load_task(task_name)
-    folder = cell(comparison, method, seed)
-    value = cell(comparison, "oreo", seed) / "value"
+    folder = run_of(comparison, method, seed)
+    value = run_of(comparison, "oreo", seed) / "value"
     engine = load_engine(str(folder / "policy"), batch_size=512)
     params = SamplingParams(task.max_new_tokens, seed=seed)
     problems = list(task.problems("test", PROMPTS, seed))

@@ -1,4 +1,4 @@
-"""The comparison at toy size: cells, resuming, rates chosen on validation, paired rows."""
+"""The comparison at toy size: runs, resuming, rates chosen on validation, paired rows."""
 
 import json
 
@@ -7,10 +7,12 @@ import pytest
 from doubles.work import double
 from stepcredit.cli import main
 from stepcredit.errors import InputError, NotFiniteError
-from stepcredit.experiments import compare as module
-from stepcredit.experiments import initial_policy as start
-from stepcredit.experiments.compare import CompareConfig, Grid, choose_rates, compare, pair_rows, train_and_test
-from stepcredit.experiments.grid import Cell, run_cells
+from stepcredit.experiments import compare_runs
+from stepcredit.experiments import initial_policy
+from stepcredit.experiments.compare import CompareConfig, Comparison, choose_rates, compare
+from stepcredit.experiments.compare_runs import train_and_test
+from stepcredit.experiments.grid import Run, run_grid
+from stepcredit.experiments.pairs import pair_rows
 from stepcredit.models.scratch import ModelSize
 from stepcredit.tasks import arithmetic
 
@@ -37,14 +39,14 @@ TOY = {
 def easy(monkeypatch):
     """Two groups a problem and a very small model."""
     monkeypatch.setattr(arithmetic, "GROUPS", 2)
-    monkeypatch.setattr(start, "ModelSize", lambda: ModelSize(32, 64, 2, 2))
+    monkeypatch.setattr(initial_policy, "ModelSize", lambda: ModelSize(32, 64, 2, 2))
 
 
 @pytest.mark.long
 def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
     config = CompareConfig(output_dir=str(tmp_path / "out"), **TOY)
     counts = compare(config)
-    assert counts == {"methods": 6, "seeds": 1, "cells": 6}
+    assert counts == {"methods": 6, "seeds": 1, "runs": 6}
     rows = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [(r["method"], r["search"]) for r in rows] == [
         (m, s) for m in ("sft", "rft", "dpo", "kto", "oreo-process", "oreo") for s in ("greedy", "sample")
@@ -74,7 +76,7 @@ def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
     assert {r.get("against") for r in judged} == {None, "sft continuations", "oreo continuations"}
     assert "Who finds the wrong step" in (tmp_path / "out" / "report.html").read_text()
 
-    start_folder = tmp_path / "out" / "cells" / "sft-seed0"
+    start_folder = tmp_path / "out" / "runs" / "sft-seed0"
     given = {"model": str(start_folder / "policy"), "episodes": str(start_folder / "episodes"), "credit_prompts": 0}
     shared = CompareConfig(
         output_dir=str(tmp_path / "shared"),
@@ -89,11 +91,11 @@ def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
     assert not (tmp_path / "shared" / "localisation.json").exists()
 
     def never(*args, **given):
-        raise AssertionError("a finished cell was run again")
+        raise AssertionError("a finished run was run again")
 
     before = (tmp_path / "out" / "results.json").read_bytes()
-    monkeypatch.setattr(module, "train_and_save", never)
-    monkeypatch.setattr(module, "demonstrated_policy", never)
+    monkeypatch.setattr(compare_runs, "train_and_save", never)
+    monkeypatch.setattr(compare_runs, "demonstrated_policy", never)
     compare(config)
     assert (tmp_path / "out" / "results.json").read_bytes() == before
     with pytest.raises(InputError, match=r"was made with another settings; choose another --output_dir"):
@@ -111,8 +113,7 @@ def test_paired_rows_by_hand():
         result("rft", 0, [1, 1, 1]),
         result("rft", 1, [1, 0, 1]),
     ]
-    config = CompareConfig(task="arithmetic", output_dir="", methods=["rft"], seeds=[0, 1], searches=["greedy"])
-    (row,) = pair_rows(config, results)
+    (row,) = pair_rows("arithmetic", results)
     assert (row["method_a"], row["method_b"], row["n"]) == ("sft", "rft", 6)
     assert (row["only_a"], row["only_b"]) == (1, 3)
     assert row["difference"] == pytest.approx(-2 / 6, abs=1e-6)
@@ -120,12 +121,12 @@ def test_paired_rows_by_hand():
     assert row["low"] <= row["difference"] <= row["high"]
 
 
-def test_cells_side_by_side_go_on_after_one_fails(tmp_path):
-    cells = [Cell(tmp_path / str(k), double, {"number": k}) for k in (1, -1, 2)]
-    with pytest.raises(InputError, match=r"1 of 3 cells failed, run the command again to try them: -1: number: is neg"):
-        run_cells(cells, "test", jobs=2, threads=1)
-    good = [cells[0], cells[2]]
-    assert run_cells(good, "test", jobs=1, threads=1) == [{"double": 2}, {"double": 4}]
+def test_runs_side_by_side_go_on_after_one_fails(tmp_path):
+    runs = [Run(tmp_path / str(k), double, {"number": k}) for k in (1, -1, 2)]
+    with pytest.raises(InputError, match=r"1 of 3 runs failed, give the command again to retry them: -1: number: is"):
+        run_grid(runs, "test", jobs=2, threads=1)
+    good = [runs[0], runs[2]]
+    assert run_grid(good, "test", jobs=1, threads=1) == [{"double": 2}, {"double": 4}]
     assert [(c.folder / "runs").read_text() for c in good] == ["x", "x"]
 
 
@@ -152,7 +153,7 @@ def test_settings_that_make_no_sense(given, says, tmp_path, capsys):
 
 def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     assert main(["compare", "--task", "chain", "--output_dir", str(tmp_path / "out"), "--dry_run", "true"]) == 0
-    assert "4 starts, 24 tuning cells, 24 test cells" in capsys.readouterr().out
+    assert "4 initial policies, 24 tuning runs, 24 test runs" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
@@ -160,33 +161,33 @@ def test_a_rate_at_which_training_stops_is_not_chosen_and_a_compared_run_says_so
     def stops(*given):
         raise NotFiniteError("V is not finite on prompt 3; training stopped", "step 7")
 
-    monkeypatch.setattr(module, "train_and_save", stops)
-    monkeypatch.setattr(module, "load_episodes", lambda folder: [])
-    monkeypatch.setattr(module, "load_tokenizer", lambda folder: None)
-    given = {"task_name": "arithmetic", "start": "start", "method": "oreo", "seed": 0}
+    monkeypatch.setattr(compare_runs, "train_and_save", stops)
+    monkeypatch.setattr(compare_runs, "load_episodes", lambda folder: [])
+    monkeypatch.setattr(compare_runs, "load_tokenizer", lambda folder: None)
+    given = {"task_name": "arithmetic", "initial": "initial", "method": "oreo", "seed": 0}
     settings = {"learning_rate": 0.1, "max_steps": 1}
     for split in ("validation", "test"):
         test = {"split": split, "prompts": 1, "searches": ["greedy"]}
         if split == "test":
             with pytest.raises(NotFiniteError):
-                train_and_test(tmp_path / "cell", settings=settings, test=test, **given)
+                train_and_test(tmp_path / "run", settings=settings, test=test, **given)
         else:
-            found = train_and_test(tmp_path / "cell", settings=settings, test=test, **given)
+            found = train_and_test(tmp_path / "run", settings=settings, test=test, **given)
     (row,) = found["rows"]
     assert (row["accuracy"], row["stopped"]) == (0.0, "step 7: V is not finite on prompt 3")
 
     trained = {name: number for name, number in row.items() if name != "stopped"}
 
-    def run(label, cells):
-        return [{"rows": [row if "lr0.1" in cell.folder.name else trained]} for cell in cells]
+    def run(label, runs):
+        return [{"rows": [row if "lr0.1" in run.folder.name else trained]} for run in runs]
 
     (tmp_path / "out").mkdir()
     config = CompareConfig(
         output_dir=str(tmp_path / "out"), task="arithmetic", methods=["oreo"], learning_rates=[0.1, 0.5]
     )
-    grid = Grid(config)
-    monkeypatch.setattr(grid, "run", run)
-    assert choose_rates(grid) == {"oreo": 0.5}  # as many right, none, and a larger rate
-    monkeypatch.setattr(grid, "run", lambda label, cells: [{"rows": [row]} for _ in cells])
+    comparison = Comparison(config)
+    monkeypatch.setattr(comparison, "run", run)
+    assert choose_rates(comparison) == {"oreo": 0.5}  # as many right, none, and a larger rate
+    monkeypatch.setattr(comparison, "run", lambda label, runs: [{"rows": [row]} for _ in runs])
     with pytest.raises(InputError, match=r"oreo learns at none of these rates; at 0.1 step 7: V is not finite"):
-        choose_rates(grid)
+        choose_rates(comparison)

@@ -1,4 +1,4 @@
-"""The credit of a comparison: on fresh responses of the start, which method's signal finds the wrong step?"""
+"""The credit of a comparison: on fresh responses of the initial policy, which method's signal finds the wrong step?"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def judge_credit(
     folder: Path,
     task_name: str,
     seed: int,
-    start: str,
+    initial: str,
     trained: dict[str, str],
     betas: dict[str, float],
     prompts: int,
@@ -45,16 +45,16 @@ def judge_credit(
 ) -> dict[str, Any]:
     """Rows of the credit of one seed.
 
-    Responses of the start's policy to test problems are judged by: the change of V of every method that has one
+    Responses of the initial policy to test problems are judged by: the change of V of every method that has one
     ("oreo ΔV"), β Σρ of every policy with a β ("dpo β Σρ"), the rate at which each kind of step goes wrong in the
-    training episodes ("kind of step"), and the success rate of fresh continuations of the start's policy and of
+    training episodes ("kind of step"), and the success rate of fresh continuations of the initial policy and of
     OREO's ("sft continuations"), which is the ceiling: what a V without error would say.
 
     Args:
-        folder: of the cell; `trained` and `start` are names of folders beside it.
+        folder: of the run; `trained` and `initial` are names of folders beside it.
         task_name, seed: as everywhere.
-        start: the cell of the policy and the episodes.
-        trained: by method, the cell of its policy and value.
+        initial: the run of the policy and the episodes.
+        trained: by method, the run of its policy and value.
         betas: by method; those without one have no implicit signal.
         prompts, samples: how many responses are judged.
         continuations: drawn from each state.
@@ -62,8 +62,8 @@ def judge_credit(
     Raises:
         InputError: the task does not know which steps are wrong.
     """
-    task, cells = load_task(task_name), folder.parent
-    base = cells / start / "policy"
+    task, runs = load_task(task_name), folder.parent
+    base = runs / initial / "policy"
     tokenizer, reference = load_tokenizer(str(base)), load_policy(str(base))
     rule = StepRule(task.step_delimiters)
     problems = list(task.problems("test", prompts, seed))
@@ -71,23 +71,23 @@ def judge_credit(
     judged = judge(task, problems, tokenizer, episodes, rule)
     common = {"task": task.name, "task_version": task.version, "split": "test", "seed": seed}
 
-    logs = [e for e in load_episodes(cells / start / "episodes") if not e.truncated]
-    asked = {e.prompt_id: Problem(e.prompt_id, str(e.prompt), str(e.metadata["answer"])) for e in logs}
-    training = judge(task, list(asked.values()), tokenizer, logs, rule)
+    logs = [e for e in load_episodes(runs / initial / "episodes") if not e.truncated]
+    problems_of_logs = {e.prompt_id: Problem(e.prompt_id, str(e.prompt), str(e.metadata["answer"])) for e in logs}
+    training = judge(task, list(problems_of_logs.values()), tokenizer, logs, rule)
     if not judged or not training:
         raise InputError(f"no step of {task.name} is known to be right or wrong; leave it at 0", "credit_prompts")
     rates = rates_of_kinds(training)
     signals: dict[str, Signal] = {PRIOR: prior_changes(judged, rates)}
     values: dict[str, Signal] = {}
     for method, name in trained.items():
-        if (cells / name / "value").is_dir():
-            values[method] = values_after_steps(judged, load_value_model(str(cells / name / "value")))
+        if (runs / name / "value").is_dir():
+            values[method] = values_after_steps(judged, load_value_model(str(runs / name / "value")))
             signals[f"{method} {EXPLICIT}"] = changes(values[method])
         if method in betas:
-            policy = load_policy(str(cells / name / "policy"))
+            policy = load_policy(str(runs / name / "policy"))
             signals[f"{method} {IMPLICIT}"] = implicit_changes(judged, policy, reference, betas[method])
     rows = []
-    for method, policy_folder in {"sft": base, **_ceilings(cells, trained)}.items():
+    for method, policy_folder in {"sft": base, **_ceilings(runs, trained)}.items():
         engine = load_engine(str(policy_folder), tokenizer=tokenizer, batch_size=512)
         rates_after = continuation_success(task, problems, judged, engine, continuations, seed)
         signals[f"{method} {CEILING}"] = changes(rates_after)
@@ -98,8 +98,8 @@ def judge_credit(
     return {"rows": rows, "kind_rates": rates, "responses": len(judged)}
 
 
-def _ceilings(cells: Path, trained: dict[str, str]) -> dict[str, Path]:
-    return {method: cells / trained[method] / "policy" for method in ("oreo",) if method in trained}
+def _ceilings(runs: Path, trained: dict[str, str]) -> dict[str, Path]:
+    return {method: runs / trained[method] / "policy" for method in ("oreo",) if method in trained}
 
 
 def _against(

@@ -1,4 +1,4 @@
-"""Cells of a grid: small pieces of work, each written whole into a folder of its own, run in worker processes."""
+"""A grid of runs: independent pieces of work, each written whole into a folder of its own, in worker processes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from stepcredit.errors import InputError
 from stepcredit.files import write_json
 from stepcredit.progress import hide, track
 
-RESULT = "cell.json"
+RESULT = "result.json"
 
 
 @dataclass(frozen=True)
-class Cell:
+class Run:
     """One piece of work.
 
     Attributes:
-        folder: where it writes; finished when `cell.json` is there.
-        work: a function of (folder, **given) at the top level of a module; returns what `cell.json` is to hold.
-        given: its arguments, JSON-serialisable: a cell that was finished with others is refused, not reused.
+        folder: where it writes; finished when its `result.json` is there.
+        work: a function of (folder, **settings) at the top level of a module; returns what it found, as JSON.
+        settings: its arguments, JSON-serialisable: a run that was finished with others is refused, not reused.
     """
 
     folder: Path
     work: Callable[..., dict[str, Any]]
-    given: dict[str, Any]
+    settings: dict[str, Any]
 
     def finished(self) -> bool:
         """Whether its result is there.
@@ -38,12 +38,10 @@ class Cell:
         Raises:
             InputError: it is there, made with other settings.
         """
-        path = self.folder / RESULT
-        if not path.exists():
+        if not (self.folder / RESULT).exists():
             return False
-        found = json.loads(path.read_text(encoding="utf-8"))["given"]
-        asked = json.loads(json.dumps(self.given))
-        changed = sorted(k for k in {*found, *asked} if found.get(k) != asked.get(k))
+        kept, wanted = self._read()["settings"], json.loads(json.dumps(self.settings))
+        changed = sorted(k for k in {*kept, *wanted} if kept.get(k) != wanted.get(k))
         if changed:
             raise InputError(
                 f"was made with another {', '.join(changed)}; choose another --output_dir", str(self.folder)
@@ -52,60 +50,54 @@ class Cell:
 
     def result(self) -> dict[str, Any]:
         """What it found."""
-        result: dict[str, Any] = json.loads((self.folder / RESULT).read_text(encoding="utf-8"))["result"]
+        result: dict[str, Any] = self._read()["result"]
         return result
 
     def seconds(self) -> float:
         """How long it took."""
-        return float(json.loads((self.folder / RESULT).read_text(encoding="utf-8")).get("seconds", 0.0))
+        return float(self._read()["seconds"])
+
+    def _read(self) -> dict[str, Any]:
+        read: dict[str, Any] = json.loads((self.folder / RESULT).read_text(encoding="utf-8"))
+        return read
 
 
-def run_cells(cells: Sequence[Cell], label: str, jobs: int, threads: int) -> list[dict[str, Any]]:
-    """The results of all cells, in their order; finished ones are not run again.
+def run_grid(runs: Sequence[Run], label: str, jobs: int, threads: int) -> list[dict[str, Any]]:
+    """The results of all runs, in their order; finished ones are not run again.
 
     Args:
-        cells: independent of each other.
-        label: for the progress bar, which counts cells.
-        jobs: how many run at a time, each in a process of its own; 1 runs them in this one.
+        runs: independent of each other.
+        label: for the progress bar, which counts runs.
+        jobs: how many at a time, each in a process of its own; 1 runs them in this one.
         threads: CPU threads of each.
 
     Raises:
-        InputError: cells failed; the others are finished all the same, and are not run again by the next call.
+        InputError: runs failed; the others are finished all the same, and are not run again by the next call.
     """
-    todo = [cell for cell in cells if not cell.finished()]
-    failed = (_one_by_one if jobs == 1 else _side_by_side)(todo, label, jobs, threads)
+    todo = [run for run in runs if not run.finished()]
+    failed: list[tuple[Run, BaseException]] = []
+    if jobs == 1:
+        for run in track(todo, label, len(todo), "runs"):
+            _do(run, threads)
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, mp_context=context, initializer=hide) as pool:
+            running = {pool.submit(_do, run, threads): run for run in todo}
+            for future in track(as_completed(running), label, len(todo), "runs"):
+                error = future.exception()
+                if error is not None:
+                    failed.append((running[future], error))
     if failed:
-        names = "; ".join(f"{cell.folder.name}: {' '.join(str(error).split())[:200]}" for cell, error in failed)
-        raise InputError(f"{len(failed)} of {len(cells)} cells failed, run the command again to try them: {names}")
-    return [cell.result() for cell in cells]
+        names = "; ".join(f"{run.folder.name}: {' '.join(str(error).split())[:200]}" for run, error in failed)
+        raise InputError(f"{len(failed)} of {len(runs)} runs failed, give the command again to retry them: {names}")
+    return [run.result() for run in runs]
 
 
-Failures = list[tuple[Cell, BaseException]]
-
-
-def _one_by_one(cells: Sequence[Cell], label: str, jobs: int, threads: int) -> Failures:
-    for cell in track(cells, label, len(cells), "cells"):
-        _run(cell, threads)
-    return []
-
-
-def _side_by_side(cells: Sequence[Cell], label: str, jobs: int, threads: int) -> Failures:
-    failed: Failures = []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=hide) as pool:
-        running = {pool.submit(_run, cell, threads): cell for cell in cells}
-        for future in track(as_completed(running), label, len(cells), "cells"):
-            error = future.exception()
-            if error is not None:
-                failed.append((running[future], error))
-    return failed
-
-
-def _run(cell: Cell, threads: int) -> None:
+def _do(run: Run, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
     start = time.perf_counter()
-    result = cell.work(cell.folder, **cell.given)
+    result = run.work(run.folder, **run.settings)
     seconds = round(time.perf_counter() - start, 2)
-    write_json(cell.folder / RESULT, {"given": cell.given, "result": result, "seconds": seconds})
+    write_json(run.folder / RESULT, {"settings": run.settings, "result": result, "seconds": seconds})
