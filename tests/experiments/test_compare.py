@@ -7,8 +7,7 @@ import pytest
 from doubles.work import double
 from stepcredit.cli import main
 from stepcredit.errors import InputError, NotFiniteError
-from stepcredit.experiments import compare_runs
-from stepcredit.experiments import initial_policy
+from stepcredit.experiments import compare_runs, initial_policy
 from stepcredit.experiments.compare import CompareConfig, Comparison, choose_rates, compare
 from stepcredit.experiments.compare_runs import train_and_test
 from stepcredit.experiments.grid import Run, run_grid
