@@ -1,0 +1,47 @@
+"""Outputs that cannot be written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from faults.case import Case
+from faults.cases.commands import GOOD
+from faults.cases.damage import content
+
+
+def output(name: str, path: str) -> list[str]:
+    """A good command with another output."""
+    command = list(GOOD[name])
+    flag = "--output" if name == "grade" else "--output_dir"
+    command[command.index(flag) + 1] = path
+    return command
+
+
+def full(here: Path) -> None:
+    """`full` is where nothing more can be written."""
+    os.symlink("/dev/full", here / "full.jsonl")
+
+
+def cases() -> Iterator[Case]:
+    """A file where a folder should be, a folder of something else, no place below a file, a name that is too long."""
+    for name in GOOD:
+        if name in ("inspect", "report", "alfworld demonstrate"):
+            continue
+        says = ("out",)
+        if name != "grade":
+            yield Case("outputs", f"{name}, a file", output(name, "out"), damage=content("out", b"mine"), says=says)
+            yield Case("outputs", f"{name}, below a file", output(name, "out/x"), damage=content("out", b"mine"), says=says)
+        long = "x" * 300 + (".jsonl" if name == "grade" else "")
+        yield Case("outputs", f"{name}, a name too long", output(name, long), says=("x" * 20,))
+        nul = "a\x00b" + (".jsonl" if name == "grade" else "")
+        yield Case("outputs", f"{name}, NUL", output(name, nul), says=("output",))
+    for name in ("quickstart", "import", "collect", "alfworld build"):
+        yield Case("outputs", f"{name}, somebody's folder", output(name, "policy"), says=("policy",))
+    yield Case("outputs", "grade, a folder", output("grade", "policy"), says=("policy",))
+    yield Case("outputs", "grade, its own input", output("grade", "answers.jsonl"), says=("answers.jsonl",))
+    yield Case("outputs", "grade, no known suffix", output("grade", "out.xlsx"), says=("out.xlsx",))
+    for name in ("collect", "train", "evaluate", "compare", "import"):
+        yield Case("outputs", f"{name}, /dev/null", output(name, "/dev/null"), says=("/dev/null",))
+        yield Case("outputs", f"{name}, /proc", output(name, "/proc/nothing/here"), says=("/proc/nothing",))

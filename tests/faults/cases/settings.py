@@ -1,0 +1,104 @@
+"""Settings out of range, and settings that do not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from faults.case import Case
+from faults.cases.commands import GOOD
+
+OUT_OF_RANGE = {
+    "collect": {
+        "--num_generations": ("0", "-1"), "--limit": ("0", "-2"), "--seed": ("-1",), "--temperature": ("-1", "nan", "inf"),
+        "--top_p": ("0", "1.5", "nan"), "--top_k": ("-1",), "--max_new_tokens": ("0", "-5"), "--batch_size": ("0", "-3"),
+        "--split": ("tset",), "--engine": ("vlm",), "--prompt_style": ("qwen",), "--max_turns": ("0",), "--workers": ("0",),
+    },
+    "evaluate": {
+        "--num_generations": ("0", "-1"), "--limit": ("0", "-2"), "--seed": ("-1",), "--temperature": ("-1", "nan"),
+        "--top_p": ("0", "2"), "--top_k": ("-7",), "--max_new_tokens": ("0",), "--batch_size": ("0", "-3"),
+        "--search": ("bestof", "beams"), "--width": ("0", "-1"), "--continuations": ("0",), "--budget": ("0", "-1"),
+        "--max_step_tokens": ("0",), "--choose": ("best",), "--split": ("tset",), "--task": ("aritmetic", "file.py:Task"),
+    },
+    "train": {
+        "--learning_rate": ("nan", "-1", "inf"), "--warmup_steps": ("-1", "nan"), "--report_to": ("bogus", "wandbb"),
+        "--deepspeed": ("none.json", "policy", "logs.jsonl"), "--model_init_kwargs": ("[1]", "{", "3", '{"dtype": "x"}'),
+        "--num_train_epochs": ("-1", "nan", "0"), "--max_steps": ("0", "-2"), "--per_device_train_batch_size": ("0", "-3"),
+        "--gradient_accumulation_steps": ("0", "-1"), "--seed": ("-1",), "--max_length": ("0", "-1", "1"),
+        "--beta": ("0", "-1", "nan"), "--kl_coef": ("nan", "-1"), "--value_learning_rate": ("nan", "-1"),
+        "--value_warmup_steps": ("-1",), "--level": ("word",), "--truncated": ("keep",), "--max_per_outcome": ("0",),
+        "--lr_scheduler_type": ("zigzag",), "--optim": ("adamm",), "--adam_beta2": ("1.5", "nan"),
+        "--weight_decay": ("nan", "-1"), "--max_grad_norm": ("nan", "-1"), "--logging_steps": ("-1",),
+        "--save_steps": ("-1",), "--max_step_tokens": ("0",), "--step_delimiters": ("",), "--reward_range": ("1 0", "0"),
+        "--resume_from_checkpoint": ("nowhere",), "--value_coef": ("nan",), "--normalizer": ("0", "nan"),
+    },
+    "quickstart": {
+        "--seed": ("-1",), "--threads": ("0", "-2"), "--demonstrations": ("0", "-1"), "--sft_steps": ("0", "-1"),
+        "--train_prompts": ("0",), "--num_generations": ("0",), "--epochs": ("0", "-1", "nan"), "--test_prompts": ("0",),
+        "--value_prompts": ("0",), "--value_warmup_steps": ("-1",),
+    },
+    "compare": {
+        "--seeds": ("-1",), "--learning_rates": ("nan", "-1", "0"), "--steps": ("0", "-1"), "--test_prompts": ("0",),
+        "--validation_prompts": ("0", "-1"), "--jobs": ("0",), "--threads": ("0",), "--credit_prompts": ("-1",),
+        "--continuations": ("0", "1"), "--methods": ("grpo", "../x", "a" * 300, "o\x00reo"), "--searches": ("beam",),
+        "--settings": ('{"oreo": {"betta": 1}}', "[1]", "{", '{"ppo": {}}', '{"rft": 3}', '{"all": {"learning_rate": "x"}}'),
+        "--tuning_seed": ("0", "-1"),
+    },
+    "inspect": {"--preview": ("-1",), "--step_delimiters": ("", "\\q"), "--tokenizer": ("nowhere",)},
+    "grade": {
+        "--workers": ("0", "-1"), "--seconds": ("0", "-1", "nan", "inf"), "--answers": ("words",), "--marker": ("##",),
+        "--columns": ("response", "foo=bar", "answer=nowhere"),
+    },
+    "import": {"--reward_range": ("1 0", "nan 1", "0"), "--columns": ("prompt", "promt=x", "prompt=nowhere")},
+    "reproduce": {
+        "--set": ("train=[1", "train", "=3", "trian.x=1", "train.betta=1", "model=[1]", "methods={}", "collect.seed=1"),
+        "--methods": ("grpo",), "--seeds": ("-1",),
+    },
+    "alfworld build": {"--train": ("-1",), "--seed": ("-1",), "--workers": ("0", "-1")},
+    "alfworld demonstrate": {
+        "--num_generations": ("0",), "--max_turns": ("0",), "--careless": ("2", "nan"), "--distracted": ("-1",),
+        "--split": ("tset",), "--workers": ("0",), "--limit": ("-1",), "--prompt_style": ("loud",),
+    },
+}  # fmt: skip
+
+
+def cases() -> Iterator[Case]:
+    """Every setting of the table, and what does not go together."""
+    for name, table in OUT_OF_RANGE.items():
+        for flag, values in table.items():
+            for value in values:
+                command = [*GOOD[name], flag, *(value.split(" ") if value else [""])]
+                yield Case("settings out of range", f"{name} {flag} {value[:20]!r}", command, says=(flag.strip("-"),))
+    for method in ("grpo", "OREO", "../oreo", "a" * 300, "o\x00reo", "", "oreo "):
+        command = ["train", "--method", method, *GOOD["train"][3:]]
+        yield Case("unknown methods", f"train {method[:20]!r}", command, says=("--method", "oreo"))
+    lora = [*GOOD["train"], "--use_peft", "true"]
+    for flag, values in {"--lora_r": ("0", "-1"), "--lora_alpha": ("0", "-4"),
+                         "--lora_target_modules": ("nowhere", "q_prj", "")}.items():  # fmt: skip
+        for value in values:
+            yield Case("LoRA settings", f"{flag} {value!r}", [*lora, flag, value], says=(flag.strip("-"),))
+    evaluate = GOOD["evaluate"]
+    for search in ("best-of", "weighted-vote", "beam"):
+        yield Case("what does not go together", f"{search} without V", [*evaluate, "--search", search], says=("value_model",))
+    together = {
+        "random for responses": ([*evaluate, "--search", "random"], ("random",)),
+        "a trace of greedy": ([*evaluate, "--trace", "t.html"], ("trace",)),
+        "data for a generated task": ([*GOOD["collect"], "--data", "logs.jsonl"], ("data",)),
+        "compare without episodes": (
+            ["compare", "--task", "arithmetic", "--model", "policy", "--output_dir", "out"], ("episodes",)
+        ),
+        "bootstrap with split turns": (
+            [*GOOD["train"], "--truncated", "bootstrap", "--split_turns", "true"], ("truncated",)
+        ),
+        "bootstrap without V": (
+            ["train", "--method", "sft", *GOOD["train"][3:], "--truncated", "bootstrap"], ("truncated",)
+        ),
+        "process rewards of a task without": (
+            [*GOOD["compare"], "--task", "fetch", "--methods", "oreo-process"], ()
+        ),
+        "a tuning seed that is compared": ([*GOOD["compare"], "--tuning_seed", "0"], ("tuning_seed",)),
+        "solutions of a task without": (
+            ["collect", "--task", "arithmetic", "--model", "solutions", "--output_dir", "out"], ("solution",)
+        ),
+    }  # fmt: skip
+    for name, (command, says) in together.items():
+        yield Case("what does not go together", name, command, says=says)
