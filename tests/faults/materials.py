@@ -1,6 +1,6 @@
 """What the commands are given: small models, episodes, logs, results, a checkpoint, a recipe; all of it good.
 
-    python -m faults.materials FOLDER     (with tests/ on the path)
+python -m faults.materials FOLDER     (with tests/ on the path)
 """
 
 from __future__ import annotations

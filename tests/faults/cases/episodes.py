@@ -60,7 +60,11 @@ def ids(number: int) -> Damage:
         shutil.rmtree(here / "episodes")
         append_episodes(
             here / "episodes",
-            [Episode(prompt="1", completion="2", reward=1.0, prompt_id="p", tokens=tokens, stop_reason=StopReason.STOP)],
+            [
+                Episode(
+                    prompt="1", completion="2", reward=1.0, prompt_id="p", tokens=tokens, stop_reason=StopReason.STOP
+                )
+            ],
         )
 
     return damage
@@ -154,6 +158,24 @@ def cases() -> Iterator[Case]:
     for name in ("train", "inspect"):
         command = ["nowhere" if word == "episodes" else word for word in GOOD[name]]
         yield Case("symlink loops", f"{name}, episodes", command, damage=loop("nowhere"), says=("nowhere",))
-    yield Case("symlink loops", "collect, the policy", [*GOOD["collect"], "--model", "again"], damage=loop("again"), says=("again",))
-    yield Case("symlink loops", "the output", [*GOOD["collect"], "--output_dir", "again"], damage=loop("again"), says=("again",))
-    yield Case("symlink loops", "a folder within itself", [*GOOD["collect"], "--output_dir", "episodes"], damage=linked_into("episodes"), says=("episodes",))
+    yield Case(
+        "symlink loops",
+        "collect, the policy",
+        [*GOOD["collect"], "--model", "again"],
+        damage=loop("again"),
+        says=("again",),
+    )
+    yield Case(
+        "symlink loops",
+        "the output",
+        [*GOOD["collect"], "--output_dir", "again"],
+        damage=loop("again"),
+        says=("again",),
+    )
+    yield Case(
+        "symlink loops",
+        "a folder within itself",
+        [*GOOD["collect"], "--output_dir", "episodes"],
+        damage=linked_into("episodes"),
+        says=("episodes",),
+    )

@@ -32,7 +32,9 @@ def cases() -> Iterator[Case]:
         says = ("out",)
         if name != "grade":
             yield Case("outputs", f"{name}, a file", output(name, "out"), damage=content("out", b"mine"), says=says)
-            yield Case("outputs", f"{name}, below a file", output(name, "out/x"), damage=content("out", b"mine"), says=says)
+            yield Case(
+                "outputs", f"{name}, below a file", output(name, "out/x"), damage=content("out", b"mine"), says=says
+            )
         long = "x" * 300 + (".jsonl" if name == "grade" else "")
         yield Case("outputs", f"{name}, a name too long", output(name, long), says=("x" * 20,))
         nul = "a\x00b" + (".jsonl" if name == "grade" else "")

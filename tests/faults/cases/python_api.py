@@ -15,8 +15,17 @@ def trainer(config: str = "OREOConfig", **given: Any) -> Callable[[], Any]:
         import stepcredit
         from stepcredit import OfflineTrainer, load_episodes
 
-        arguments = {name: given.pop(name) for name in ("model", "train_dataset", "value_model", "ref_model") if name in given}
-        settings = {"output_dir": "out", "max_steps": 1, "use_cpu": True, "report_to": "none", "save_strategy": "no", **given}
+        arguments = {
+            name: given.pop(name) for name in ("model", "train_dataset", "value_model", "ref_model") if name in given
+        }
+        settings = {
+            "output_dir": "out",
+            "max_steps": 1,
+            "use_cpu": True,
+            "report_to": "none",
+            "save_strategy": "no",
+            **given,
+        }
         args = getattr(stepcredit, config)(**settings)
         made = OfflineTrainer(**{"model": "policy", "train_dataset": load_episodes("episodes"), **arguments}, args=args)
         return made.train()

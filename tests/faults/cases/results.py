@@ -27,7 +27,9 @@ def cases() -> Iterator[Case]:
         for how, damage in JSON_DAMAGE.items():
             if how == "[]" or (how == "{}" and file == "curves.json"):
                 continue  # nothing to show, and no damage
-            yield Case("results", f"report, {file}, {how}", ["report", folder], damage=damage(f"{folder}/{file}"), says=(file,))
+            yield Case(
+                "results", f"report, {file}, {how}", ["report", folder], damage=damage(f"{folder}/{file}"), says=(file,)
+            )
     for how, text in OTHER_ROWS.items():
         damage = content("results/results.json", text)
         yield Case("results", f"report, {how}", ["report", "results"], damage=damage, says=("results.json",))
@@ -39,7 +41,9 @@ def cases() -> Iterator[Case]:
     for how, damage in JSON_DAMAGE.items():
         if how == "[]":
             continue
-        yield Case("results", f"evaluate into, {how}", command, damage=damage("results/results.json"), says=("results.json",))
+        yield Case(
+            "results", f"evaluate into, {how}", command, damage=damage("results/results.json"), says=("results.json",)
+        )
     again = ["compare", "--task", "arithmetic", "--model", "policy", "--episodes", "episodes", "--methods", "rft", "--seeds",
              "0", "--learning_rates", "1e-3", "--steps", "1", "--validation_prompts", "2", "--test_prompts", "2",
              "--searches", "greedy", "--output_dir", "comparison"]  # fmt: skip

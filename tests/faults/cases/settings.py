@@ -78,7 +78,9 @@ def cases() -> Iterator[Case]:
             yield Case("LoRA settings", f"{flag} {value!r}", [*lora, flag, value], says=(flag.strip("-"),))
     evaluate = GOOD["evaluate"]
     for search in ("best-of", "weighted-vote", "beam"):
-        yield Case("what does not go together", f"{search} without V", [*evaluate, "--search", search], says=("value_model",))
+        yield Case(
+            "what does not go together", f"{search} without V", [*evaluate, "--search", search], says=("value_model",)
+        )
     together = {
         "random for responses": ([*evaluate, "--search", "random"], ("random",)),
         "a trace of greedy": ([*evaluate, "--trace", "t.html"], ("trace",)),

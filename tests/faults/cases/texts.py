@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from faults.case import Case
 from faults.cases.commands import GOOD
 
-NAMES = {"escape": "\x1b[31mred\x1b[0m", "bidi": "\u202egnp.exe", "bell": "\x07\x07", "newline": "two\nlines", "title": "\x1b]0;x\x07"}
+NAMES = {
+    "escape": "\x1b[31mred\x1b[0m",
+    "bidi": "\u202egnp.exe",
+    "bell": "\x07\x07",
+    "newline": "two\nlines",
+    "title": "\x1b]0;x\x07",
+}
 
 
 def cases() -> Iterator[Case]:
