@@ -1,28 +1,29 @@
 """Types and limits of settings, by hand and by property."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stepcredit.errors import InputError, one_line, printable, quoted
-from stepcredit.settings import check_settings
+from stepcredit.settings import Limits, check_settings
 
 
 @dataclass
 class Config:
     """One field of each kind."""
 
-    count: int = field(default=1, metadata={"at_least": 1})
-    rate: float = field(default=0.1, metadata={"above": 0, "at_most": 1})
-    name: str = field(default="a", metadata={"not_empty": True})
+    count: Annotated[int, Limits(at_least=1)] = 1
+    rate: Annotated[float, Limits(above=0, at_most=1)] = 0.1
+    name: Annotated[str, Limits(not_empty=True)] = "a"
     kind: str = field(default="x", metadata={"choices": ["x", "y"]})
     flag: bool = False
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"not_empty": True, "at_least": 0})
-    limit: int | None = field(default=None, metadata={"at_least": 1})
+    seeds: Annotated[list[int], Limits(at_least=0, not_empty=True)] = field(default_factory=lambda: [0])
+    limit: Annotated[int | None, Limits(at_least=1)] = None
     either: list[str] | str | None = None
-    scale: float = field(default=1.0, metadata={"infinite": True})
+    scale: Annotated[float, Limits(infinite=True)] = 1.0
 
     def __post_init__(self):
         check_settings(self)
@@ -38,8 +39,8 @@ class Config:
         ({"count": None}, "count: must be given"),
         ({"rate": 0}, "rate: 0 must be above 0"),
         ({"rate": 1.01}, "rate: 1.01 must be 1 or less"),
-        ({"rate": float("nan")}, "rate: must be a finite number, not nan"),
-        ({"rate": float("inf")}, "rate: must be a finite number, not inf"),
+        ({"rate": float("nan")}, "rate: nan must be a finite number"),
+        ({"rate": float("inf")}, "rate: inf must be a finite number"),
         ({"rate": "fast"}, "rate: must be a number, not 'fast'"),
         ({"name": ""}, "name: must not be empty"),
         ({"name": " "}, "name: must not be empty"),
@@ -73,9 +74,9 @@ def test_limits_of_fields_that_somebody_else_declares():
     class Theirs:
         steps: int = -1
 
-    check_settings(Theirs(), {"steps": {"at_least": -1}})
+    check_settings(Theirs(), {"steps": Limits(at_least=-1)})
     with pytest.raises(InputError, match=r"steps: -1 must be 0 or more"):
-        check_settings(Theirs(), {"steps": {"at_least": 0}})
+        check_settings(Theirs(), {"steps": Limits(at_least=0)})
 
 
 @given(st.text(max_size=300))

@@ -3,20 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import json
 import math
+import types
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Union
 
 from stepcredit.errors import InputError, quoted
 
-Limits = Mapping[str, Any]
-"""What the metadata of a field may say of its values: `at_least`, `above`, `at_most`, `below` (numbers), `choices`,
-`not_empty` (text and lists). Each number must be finite unless it says `infinite`."""
+
+@dataclass(frozen=True)
+class Limits:
+    """What a setting may be, as `Annotated[float, Limits(above=0)]` says it of a field; of a list, each of its items.
+
+    Attributes:
+        at_least, above, at_most, below: of numbers.
+        infinite: numbers may be infinite or NaN.
+        not_empty: of text and of lists.
+    """
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    infinite: bool = False
+    not_empty: bool = False
+
+    def broken_by(self, number: float) -> str | None:
+        """What a number must be and is not; None where it is."""
+        if not self.infinite and not math.isfinite(number):
+            return "a finite number"
+        if self.at_least is not None and number < self.at_least:
+            return f"{self.at_least:g} or more"
+        if self.above is not None and number <= self.above:
+            return f"above {self.above:g}"
+        if self.at_most is not None and number > self.at_most:
+            return f"{self.at_most:g} or less"
+        if self.below is not None and number >= self.below:
+            return f"below {self.below:g}"
+        return None
 
 
 def check_settings(config: Any, limits: Mapping[str, Limits] | None = None) -> None:
-    """Check every field of a config against its type and its limits.
+    """Check every field of a config: its type, its `Limits`, and the `choices` of its metadata.
 
     Args:
         config: a dataclass; fields whose type is neither a number, text, a flag, nor a list of these are left alone.
@@ -25,59 +57,129 @@ def check_settings(config: Any, limits: Mapping[str, Limits] | None = None) -> N
     Raises:
         InputError: naming the setting, its value, and what it must be.
     """
-    hints = typing.get_type_hints(type(config))
+    hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        declared = {**field.metadata, **(limits or {}).get(field.name, {})}
-        allowed = _allowed(hints[field.name])
-        if value is None or not allowed:
-            if value is None and allowed and type(None) not in typing.get_args(hints[field.name]):
-                raise InputError("must be given", field.name)
-            continue
-        several = isinstance(value, list | tuple)
-        if (several and list not in allowed) or (not several and list in allowed and not isinstance(value, dict | str)):
-            raise InputError(f"must be {_words(allowed)}, not {quoted(value)}", field.name)
-        if several and declared.get("not_empty") and not value:
-            raise InputError("must not be empty", field.name)
-        for item in value if several else [value]:
-            _check_value(item, allowed, declared, field.name)
+        kind = Kind.of(hints[field.name])
+        declared = (limits or {}).get(field.name, kind.limits)
+        _check_value(getattr(config, field.name), kind, declared, field.metadata.get("choices"), field.name)
 
 
-def _allowed(hint: Any) -> set[type]:
-    """The types that a hint allows, of those that are checked; `list` with the types of its items."""
-    if typing.get_origin(hint) is list:
-        return {list, *(_allowed(typing.get_args(hint)[0]))}
-    parts = [part for part in typing.get_args(hint) or (hint,) if part is not type(None)]
-    if typing.get_origin(hint) is not None and len(parts) == 1:
-        return _allowed(parts[0])
-    return set(parts) if parts and all(part in (int, float, bool, str) for part in parts) else set()
+class Kind(NamedTuple):
+    """What the type of a field allows, where it is one that is checked: numbers, text, flags, and lists of these."""
+
+    items: frozenset[type]
+    is_list: bool
+    optional: bool
+    limits: Limits
+
+    @classmethod
+    def of(cls, hint: Any) -> Kind:
+        """The kind of a type hint; without `items` where it is not checked."""
+        limits = next((x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Limits)), Limits())
+        bare = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+        parts = (
+            typing.get_args(bare) if isinstance(bare, types.UnionType) or typing.get_origin(bare) is Union else (bare,)
+        )
+        wanted = [part for part in parts if part is not type(None)]
+        is_list = len(wanted) == 1 and typing.get_origin(wanted[0]) is list
+        items = typing.get_args(wanted[0]) if is_list else wanted
+        checked = frozenset(items) if all(item in WORDS for item in items) else frozenset()
+        return cls(checked, is_list, len(wanted) < len(parts), limits)
+
+    @property
+    def words(self) -> str:
+        """What a value must be."""
+        items = " or ".join(WORDS[item] for item in WORDS if item in self.items)
+        return f"a list ({items})" if self.is_list else items
+
+    def fits(self, value: object) -> bool:
+        """Whether a value, or an item of a list, is of the right type; whole numbers are numbers, flags are not."""
+        if isinstance(value, bool):
+            return bool in self.items
+        return (
+            (isinstance(value, float) and float in self.items)
+            or (isinstance(value, int) and bool({int, float} & self.items))
+            or (isinstance(value, str) and str in self.items)
+        )
 
 
-def _check_value(value: Any, allowed: Iterable[type], limits: Limits, name: str) -> None:
-    allowed = set(allowed) - {list}
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = type(value) in allowed or (is_number and float in allowed) or (isinstance(value, str) and str in allowed)
-    if not fits:
-        raise InputError(f"must be {_words(allowed)}, not {quoted(value)}", name)
-    if is_number and not limits.get("infinite") and not math.isfinite(value):
-        raise InputError(f"must be a finite number, not {value}", name)
-    for limit, holds, words in (
-        ("at_least", lambda bound: value >= bound, "or more"),
-        ("above", lambda bound: value > bound, "above"),
-        ("at_most", lambda bound: value <= bound, "or less"),
-        ("below", lambda bound: value < bound, "below"),
-    ):
-        if is_number and limit in limits and not holds(limits[limit]):
-            bound = f"{limits[limit]:g}"
-            wanted = f"{bound} {words}" if limit in ("at_least", "at_most") else f"{words} {bound}"
-            raise InputError(f"{quoted(value)} must be {wanted}", name)
-    if "choices" in limits and value not in limits["choices"]:
-        raise InputError(f"{quoted(value)} is none of {', '.join(map(str, limits['choices']))}", name)
-    if isinstance(value, str) and ((limits.get("not_empty") and not value.strip()) or "\x00" in value):
-        raise InputError("must not be empty" if not value.strip() else f"{quoted(value)} holds a NUL", name)
+WORDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-def _words(allowed: Iterable[type]) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    items = " or ".join(dict.fromkeys(names[kind] for kind in names if kind in set(allowed)))
-    return f"a list ({items})" if list in set(allowed) else items
+def _check_value(value: Any, kind: Kind, limits: Limits, choices: Sequence[Any] | None, name: str) -> None:
+    if not kind.items or (value is None and kind.optional):
+        return
+    if value is None:
+        raise InputError("must be given", name)
+    several = isinstance(value, list | tuple)
+    if several is not kind.is_list:
+        raise InputError(f"must be {kind.words}, not {quoted(value)}", name)
+    if limits.not_empty and not (value.strip() if isinstance(value, str) else value):
+        raise InputError("must not be empty", name)
+    for item in value if several else [value]:
+        if not kind.fits(item):
+            raise InputError(f"must be {kind._replace(is_list=False).words}, not {quoted(item)}", name)
+        if isinstance(item, int | float) and not isinstance(item, bool):
+            broken = limits.broken_by(item)
+            if broken is not None:
+                raise InputError(f"{quoted(item)} must be {broken}", name)
+        if choices is not None and item not in choices:
+            near = resembling(str(item), map(str, choices))
+            raise InputError(f"{quoted(item)} is none of {', '.join(map(str, choices))}{near}", name)
+        if isinstance(item, str) and "\x00" in item:
+            raise InputError(f"{quoted(item)} holds a NUL", name)
+
+
+class Named:
+    """A config that says which of its settings is unknown, and which was meant. Before the dataclass's own `__init__`,
+    whose error names neither."""
+
+    def __new__(cls, *args: Any, **settings: Any) -> Any:
+        """See `check_names`."""
+        check_names(settings, [f.name for f in dataclasses.fields(cls) if f.init], cls.__name__)  # type: ignore[arg-type]
+        return super().__new__(cls)
+
+
+def check_names(given: Iterable[Any], known: Iterable[str], where: str) -> None:
+    """Check that settings exist.
+
+    Raises:
+        InputError: naming the first that does not, and the one that it resembles.
+    """
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise InputError(f"unknown setting {quoted(name)}{resembling(str(name), known)}", where)
+
+
+def resembling(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean …?" for a name that is not known, or nothing."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def choose(value: Any, choices: Iterable[Any], name: str) -> None:
+    """Check that a setting is one of an enumeration's values.
+
+    Raises:
+        InputError: naming the choices.
+    """
+    known = [str(getattr(choice, "value", choice)) for choice in choices]
+    text = str(getattr(value, "value", value))
+    if text not in known:
+        raise InputError(f"unknown {quoted(text)}{resembling(text, known)}; choose from {', '.join(known)}", name)
+
+
+def json_object(text: str, name: str) -> dict[str, Any]:
+    """A setting that is given as a JSON object.
+
+    Raises:
+        InputError: no JSON, or no object.
+    """
+    try:
+        read = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON: {error}", name) from error
+    if not isinstance(read, dict):
+        raise InputError(f'must be a JSON object, as {{"name": 1}}, not {quoted(read)}', name)
+    return read

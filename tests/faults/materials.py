@@ -15,10 +15,22 @@ from stepcredit.models.loading import value_model_from
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.tasks.arithmetic import Arithmetic
 
-TRAIN = (
-    "--max_steps 2 --use_cpu true --save_strategy steps --save_steps 1 --report_to none --warmup_steps 0 "
-    "--per_device_train_batch_size 4"
-).split()
+TRAIN = [
+    "--max_steps",
+    "2",
+    "--use_cpu",
+    "true",
+    "--save_strategy",
+    "steps",
+    "--save_steps",
+    "1",
+    "--report_to",
+    "none",
+    "--warmup_steps",
+    "0",
+    "--per_device_train_batch_size",
+    "4",
+]
 
 
 def make(folder: Path) -> None:

@@ -63,7 +63,7 @@ def test_oreo_with_the_sampled_kl(tmp_path):
     torch.testing.assert_close(found.policy - bare.policy, 0.5 * kl)
     exact, _ = terms(tmp_path, OREOConfig, kl_coef=0.5, beta=0.2)
     assert not torch.allclose(exact.policy, found.policy)
-    with pytest.raises(InputError, match=r"kl_estimator: 'k3' is neither exact nor sampled"):
+    with pytest.raises(InputError, match=r"kl_estimator: 'k3' is none of exact, sampled"):
         OREOConfig(output_dir=str(tmp_path), use_cpu=True, kl_estimator="k3")
 
 
@@ -105,9 +105,9 @@ def test_dqo_weighs_by_the_policy_that_sampled_and_by_the_reference_where_that_i
 
 
 def test_settings_out_of_range(tmp_path):
-    with pytest.raises(InputError, match=r"lam: 1.5 must lie in \[0, 1\]"):
+    with pytest.raises(InputError, match=r"lam: 1\.5 must be 1 or less"):
         config(tmp_path, DQOConfig, lam=1.5)
-    with pytest.raises(InputError, match="level: 'word' is no level"):
+    with pytest.raises(InputError, match="level: 'word' is none of token, step, response"):
         config(tmp_path, DQOConfig, level="word")
     with pytest.raises(InputError, match="beta"):
         config(tmp_path, DROConfig, beta=0.0)

@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import torch
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.training_args import OptimizerNames
 
 from stepcredit.episodes.alignment import Level
 from stepcredit.episodes.steps import StepRule
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, quoted
 from stepcredit.logs.columns import ImportRules
+from stepcredit.settings import Limits, Named, check_settings, choose, json_object
+
+THEIR_LIMITS: dict[str, Limits] = {
+    "num_train_epochs": Limits(above=0),
+    "per_device_train_batch_size": Limits(at_least=1),
+    "per_device_eval_batch_size": Limits(at_least=1),
+    "gradient_accumulation_steps": Limits(at_least=1),
+    "seed": Limits(at_least=0, at_most=2**32 - 1),
+    "data_seed": Limits(at_least=0, at_most=2**32 - 1),
+    "learning_rate": Limits(at_least=0),
+    "adam_beta1": Limits(at_least=0, below=1),
+    "adam_beta2": Limits(at_least=0, below=1),
+    "adam_epsilon": Limits(at_least=0),
+    "weight_decay": Limits(at_least=0),
+    "max_grad_norm": Limits(at_least=0),
+    "warmup_steps": Limits(at_least=0),
+    "logging_steps": Limits(above=0),
+    "save_steps": Limits(above=0),
+    "save_total_limit": Limits(at_least=1),
+    "output_dir": Limits(not_empty=True),
+}
+"""Limits of settings that transformers declares, and accepts out of these."""
 
 
 @dataclass
-class OfflineConfig(TrainingArguments):
+class OfflineConfig(Named, TrainingArguments):
     """What all methods share, on top of `transformers.TrainingArguments`.
 
     Defaults follow OREO's recipe (arXiv 2412.16145, appendix): AdamW (0.9, 0.95), no weight decay, gradients
@@ -39,8 +64,9 @@ class OfflineConfig(TrainingArguments):
     )
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: episodes are no table."})
-    max_length: int | None = field(
-        default=2048, metadata={"help": "Longest episode in tokens; longer ones are left out and counted."}
+    max_length: Annotated[int | None, Limits(at_least=2)] = field(
+        default=2048,
+        metadata={"help": "Longest episode in tokens; longer ones are left out and counted."},
     )
     reward_range: list[float] | None = field(
         default=None,
@@ -64,11 +90,11 @@ class OfflineConfig(TrainingArguments):
             "choices": ["drop", "zero", "bootstrap"],
         },
     )
-    max_per_outcome: int | None = field(
+    max_per_outcome: Annotated[int | None, Limits(at_least=1)] = field(
         default=None,
         metadata={
             "help": "At most so many right and so many wrong responses of each prompt, and no more right than wrong "
-            "ones but for a single right one; drawn by seed."
+            "ones but for a single right one; drawn by seed.",
         },
     )
     step_delimiters: list[str] | None = field(
@@ -78,8 +104,9 @@ class OfflineConfig(TrainingArguments):
             "those of the task that the episodes were collected for, and line breaks where they were imported."
         },
     )
-    max_step_tokens: int | None = field(
-        default=256, metadata={"help": "A step without a delimiter ends after so many tokens, in search as well."}
+    max_step_tokens: Annotated[int | None, Limits(at_least=1)] = field(
+        default=256,
+        metadata={"help": "A step without a delimiter ends after so many tokens, in search as well."},
     )
     chat_template: str | None = field(
         default=None,
@@ -110,18 +137,37 @@ class OfflineConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_settings(self, THEIR_LIMITS)
+        self._check_others()
+        try:
+            super().__post_init__()
+        except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
+            raise InputError(f"transformers refuses these settings: {error}", "train") from error
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # PyTorch warns where there is nothing to copy to
-        if self.truncated not in ("drop", "zero", "bootstrap"):
-            raise InputError(f"{self.truncated!r} is neither drop, zero nor bootstrap", "truncated")
-        if self.max_per_outcome is not None and self.max_per_outcome < 1:
-            raise InputError(f"{self.max_per_outcome} must be 1 or more", "max_per_outcome")
         if self.split_turns and self.truncated == "bootstrap":
             raise InputError("a conversation that was cut has no V for its earlier turns; choose drop or zero",
                              "truncated")  # fmt: skip
         self.step_rule  # noqa: B018 - raises where it is none
         self.import_rules  # noqa: B018 - likewise
+
+    def _check_others(self) -> None:
+        """What is more than a number's limits, in settings that transformers would find late or not at all."""
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise InputError(f"{self.max_steps} must be 1 or more; or -1 for num_train_epochs passes", "max_steps")
+        if isinstance(self.model_init_kwargs, str):
+            self.model_init_kwargs = json_object(self.model_init_kwargs, "model_init_kwargs")
+        if isinstance(self.deepspeed, str) and not self.deepspeed.strip().startswith("{"):
+            if not Path(self.deepspeed).is_file():
+                raise InputError(f"{quoted(self.deepspeed)}: no such file", "deepspeed")
+            json_object(Path(self.deepspeed).read_text(encoding="utf-8", errors="replace"), "deepspeed")
+        wanted = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
+        for name in wanted:
+            if name not in ("all", "none", *INTEGRATION_TO_CALLBACK):
+                known = sorted(INTEGRATION_TO_CALLBACK)
+                raise InputError(f"unknown tracker {quoted(name)}; choose from {', '.join(known)} or none", "report_to")
+        choose(self.lr_scheduler_type, SchedulerType, "lr_scheduler_type")
+        choose(self.optim, OptimizerNames, "optim")
 
     @property
     def import_rules(self) -> ImportRules:
@@ -132,17 +178,6 @@ class OfflineConfig(TrainingArguments):
     def step_rule(self) -> StepRule:
         """Where a reasoning step ends; line breaks where nothing was said."""
         return StepRule(("\n",) if self.step_delimiters is None else tuple(self.step_delimiters), self.max_step_tokens)
-
-
-def check_positive(config: Any, *names: str) -> None:
-    """Refuses settings that must be above zero and are not.
-
-    Raises:
-        InputError: naming the setting.
-    """
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise InputError(f"{getattr(config, name)} must be above 0", name)
 
 
 @dataclass
@@ -180,12 +215,10 @@ class DPOConfig(LabelConfig):
 
     method: ClassVar[str] = "dpo"
     learning_rate: float = field(default=5e-7, metadata={"help": "Peak learning rate of the policy."})
-    beta: float = field(default=0.1, metadata={"help": "Pull towards the reference."})
-    max_pairs_per_prompt: int = field(default=6, metadata={"help": "At most so many pairs of each prompt."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "beta", "max_pairs_per_prompt")
+    beta: Annotated[float, Limits(above=0)] = field(default=0.1, metadata={"help": "Pull towards the reference."})
+    max_pairs_per_prompt: Annotated[int, Limits(at_least=1)] = field(
+        default=6, metadata={"help": "At most so many pairs of each prompt."}
+    )
 
 
 @dataclass
@@ -195,13 +228,13 @@ class KTOConfig(LabelConfig):
 
     method: ClassVar[str] = "kto"
     learning_rate: float = field(default=5e-8, metadata={"help": "Peak learning rate of the policy."})
-    beta: float = field(default=0.1, metadata={"help": "Pull towards the reference."})
-    desirable_weight: float = field(default=1.0, metadata={"help": "Weight of right responses."})
-    undesirable_weight: float = field(default=1.0, metadata={"help": "Weight of wrong responses."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "beta")
+    beta: Annotated[float, Limits(above=0)] = field(default=0.1, metadata={"help": "Pull towards the reference."})
+    desirable_weight: Annotated[float, Limits(at_least=0)] = field(
+        default=1.0, metadata={"help": "Weight of right responses."}
+    )
+    undesirable_weight: Annotated[float, Limits(at_least=0)] = field(
+        default=1.0, metadata={"help": "Weight of wrong responses."}
+    )
 
 
 @dataclass
@@ -216,24 +249,20 @@ class TOPRConfig(LabelConfig):
 class ValueConfig(OfflineConfig):
     """What the methods share that train a value model along with the policy."""
 
-    beta: float = field(default=0.03, metadata={"help": "Pull towards the reference, in units of reward."})
-    value_learning_rate: float | None = field(
+    beta: Annotated[float, Limits(above=0)] = field(
+        default=0.03, metadata={"help": "Pull towards the reference, in units of reward."}
+    )
+    value_learning_rate: Annotated[float | None, Limits(at_least=0)] = field(
         default=None, metadata={"help": "Peak learning rate of the value model; default: learning_rate."}
     )
-    value_coef: float = field(
-        default=1.0, metadata={"help": "Weight of the value loss; it does not change the policy's update."}
+    value_coef: Annotated[float, Limits(at_least=0)] = field(
+        default=1.0,
+        metadata={"help": "Weight of the value loss; it does not change the policy's update."},
     )
-    value_warmup_steps: int = field(
-        default=0, metadata={"help": "Optimizer steps at the start in which only the value model learns."}
+    value_warmup_steps: Annotated[int, Limits(at_least=0)] = field(
+        default=0,
+        metadata={"help": "Optimizer steps at the start in which only the value model learns."},
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "beta")
-        for name in ("level", "value_level"):
-            chosen = getattr(self, name, None)
-            if chosen not in ("token", "step", "response", None):
-                raise InputError(f"{chosen!r} is no level; choose token, step or response", name)
 
 
 @dataclass
@@ -241,7 +270,9 @@ class OREOConfig(ValueConfig):
     """OREO (arXiv 2412.16145): policy and value function satisfy the soft Bellman equation together."""
 
     method: ClassVar[str] = "oreo"
-    kl_coef: float = field(default=0.01, metadata={"help": "α, weight of the KL to the reference."})
+    kl_coef: Annotated[float, Limits(at_least=0)] = field(
+        default=0.01, metadata={"help": "α, weight of the KL to the reference."}
+    )
     kl_estimator: str = field(
         default="exact",
         metadata={
@@ -250,12 +281,12 @@ class OREOConfig(ValueConfig):
             "choices": ["exact", "sampled"],
         },
     )
-    normalizer: float | None = field(
+    normalizer: Annotated[float | None, Limits(above=0)] = field(
         default=None,
         metadata={
             "help": "What the sum of an episode's squared residuals is divided by; default: their number, as in the "
             "paper, which makes V too high where the lost episodes are the long ones. The mean number of an episode's "
-            "segments keeps the scale."
+            "segments keeps the scale.",
         },
     )
     level: str = field(
@@ -269,13 +300,6 @@ class OREOConfig(ValueConfig):
             "choices": ["token", "step", "response"],
         },
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kl_estimator not in ("exact", "sampled"):
-            raise InputError(f"{self.kl_estimator!r} is neither exact nor sampled", "kl_estimator")
-        if self.normalizer is not None:
-            check_positive(self, "normalizer")
 
     @property
     def policy_segments(self) -> Level:
@@ -294,18 +318,16 @@ class DQOConfig(ValueConfig):
     """DQO (arXiv 2410.09302): a soft Q-function fitted by λ-returns, weighted towards the current policy."""
 
     method: ClassVar[str] = "dqo"
-    lam: float = field(default=1.0, metadata={"help": "λ of the λ-return: 1 the full return, 0 one step and V."})
+    lam: Annotated[float, Limits(at_least=0, at_most=1)] = field(
+        default=1.0,
+        metadata={"help": "λ of the λ-return: 1 the full return, 0 one step and V."},
+    )
     importance_weight: bool = field(
         default=True, metadata={"help": "Weigh episodes by exp(min(Σ log π/μ, 1)); off: equally."}
     )
     level: str = field(
         default="token", metadata={"help": "What counts as one action.", "choices": ["token", "step", "response"]}
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.lam <= 1:
-            raise InputError(f"{self.lam} must lie in [0, 1]", "lam")
 
     @property
     def segments(self) -> Level:

@@ -48,9 +48,9 @@ def ids(number: int) -> Damage:
     def damage(here: Path) -> None:
         import numpy as np
 
+        from stepcredit import Episode, StopReason
         from stepcredit.episodes.episode import Tokens
         from stepcredit.episodes.store import append_episodes
-        from stepcredit import Episode, StopReason
 
         tokens = Tokens(
             ids=np.array([1, 2, number, 3], dtype=np.int32),
