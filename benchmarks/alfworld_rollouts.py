@@ -31,7 +31,7 @@ from stepcredit.results.provenance import versions
 from stepcredit.rollouts.environment_workers import EnvironmentWorkers
 from stepcredit.rollouts.local_environments import LocalEnvironments
 from stepcredit.rollouts.multi_turn import Choice, Stage
-from stepcredit.tasks.alfworld.memory import CACHE
+from stepcredit.tasks.alfworld.engine_cache import CACHE
 from stepcredit.tasks.alfworld.task import ALFWorld
 from stepcredit.tasks.alfworld.wording import wording
 from stepcredit.tasks.environment import Observation
