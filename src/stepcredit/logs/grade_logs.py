@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import islice
@@ -143,21 +142,15 @@ def _settings(config: GradeConfig, style: AnswerStyle, reader: RowReader) -> dic
 def _graded_chunks(
     rows: Iterator[Row], reader: RowReader, config: GradeConfig, style: AnswerStyle, *, skip: int
 ) -> Generator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """(the graded rows, the bad ones) of each chunk after the first `skip` rows, with the progress of it.
-
-    Leaving early does not wait for responses that nobody has begun to grade.
-    """
-    with ExitStack() as stack:
-        meter = stack.enter_context(Meter(f"grading {Path(config.file).name}", None, "rows"))
-        grader = stack.enter_context(Grader(config.workers, config.seconds))
-        pool = ThreadPoolExecutor(config.workers)
-        stack.callback(pool.shutdown, cancel_futures=True)
+    """(the graded rows, the bad ones) of each chunk after the first `skip` rows, with the progress of it."""
+    meter = Meter(f"grading {Path(config.file).name}", None, "rows")
+    with meter, Grader(config.workers, config.seconds) as grader:
         numbered = enumerate(_metered(rows, meter), 1)
         for _ in islice(numbered, skip):
             pass
         while chunk := list(islice(numbered, ROWS_PER_CHUNK)):
             ungraded, bad = _sorted_out(chunk, reader, skip_bad=config.skip_bad)
-            grades = _grades(ungraded, grader, style, pool)
+            grades = _grades(ungraded, grader, style)
             yield [row.graded(grade) for row, grade in zip(ungraded, grades, strict=True)], bad
 
 
@@ -185,13 +178,14 @@ def _sorted_out(
     return good, bad
 
 
-def _grades(rows: Sequence[UngradedRow], grader: Grader, style: AnswerStyle, pool: Executor) -> Iterator[Grade | None]:
+def _grades(rows: Sequence[UngradedRow], grader: Grader, style: AnswerStyle) -> Iterator[Grade | None]:
     """The grade of each row, in order; None of the truncated."""
-
-    def grade(row: UngradedRow) -> Grade:
-        if row.unread is not None:
-            return Grade(Verdict.UNDECIDED, None, f"{UNREAD_GOLD}: {row.unread}", strict=False)
-        return grader.grade(row.response, row.gold, style)
-
-    begun = [None if row.truncated else pool.submit(grade, row) for row in rows]
-    yield from (None if future is None else future.result() for future in begun)
+    pairs = ((row.response, row.gold) for row in rows if not row.truncated and row.unread is None)
+    grades = grader.grade_all(pairs, style)
+    for row in rows:
+        if row.truncated:
+            yield None
+        elif row.unread is not None:
+            yield Grade(Verdict.UNDECIDED, None, f"{UNREAD_GOLD}: {row.unread}", strict=False)
+        else:
+            yield next(grades)
