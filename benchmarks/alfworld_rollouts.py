@@ -28,9 +28,10 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.files import write_json
 from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.results.provenance import versions
-from stepcredit.rollouts.environment_workers import EnvironmentWorkers, LocalEnvironments
+from stepcredit.rollouts.environment_workers import EnvironmentWorkers
+from stepcredit.rollouts.local_environments import LocalEnvironments
 from stepcredit.rollouts.multi_turn import Choice, Stage
-from stepcredit.tasks.alfworld.memory import CACHE
+from stepcredit.tasks.alfworld.engine_cache import CACHE
 from stepcredit.tasks.alfworld.task import ALFWorld
 from stepcredit.tasks.alfworld.wording import wording
 from stepcredit.tasks.environment import Observation

@@ -21,7 +21,7 @@ from stepcredit.models import vocabulary
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import multi_turn as acting
 from stepcredit.rollouts.collect import SOLUTIONS, collect
-from stepcredit.rollouts.environment_workers import LocalEnvironments
+from stepcredit.rollouts.local_environments import LocalEnvironments
 from stepcredit.tasks.alfworld.demonstrators import demonstrations
 from stepcredit.tasks.alfworld.task import ALFWorld
 

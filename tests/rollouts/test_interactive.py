@@ -22,7 +22,8 @@ from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import collect as collecting
 from stepcredit.rollouts import multi_turn as acting
 from stepcredit.rollouts.collect import CollectConfig, collect
-from stepcredit.rollouts.environment_workers import EnvironmentWorkers, LocalEnvironments
+from stepcredit.rollouts.environment_workers import EnvironmentWorkers
+from stepcredit.rollouts.local_environments import LocalEnvironments
 from stepcredit.search.scorers import FunctionScorer
 from stepcredit.tasks.fetch import Fetch, FetchEnvironment, first_words
 from stepcredit.training.configs import SFTConfig

@@ -87,7 +87,9 @@ def load_policy(
     if is_gguf(name_or_path):
         model = gguf_policy(name_or_path, model_init_kwargs)
     elif is_adapter(name_or_path):
-        model = _policy_of_adapter(name_or_path, trust_remote_code, model_init_kwargs)
+        load = partial(load_policy, trust_remote_code=trust_remote_code, **model_init_kwargs)
+        model = adapted_from(_of_base(name_or_path, load), name_or_path)
+        model.name_or_path = model.config._name_or_path = name_or_path  # where its tokenizer is
     else:
         model = _load(AutoModelForCausalLM, name_or_path, "policy", trust_remote_code, model_init_kwargs)
     if tokenizer is not None:
@@ -238,14 +240,6 @@ def _load(auto_class: Any, name_or_path: str, role: Role, trust_remote_code: boo
                          "with the adapter alone", name_or_path)  # fmt: skip
     check_loaded(model, info, name_or_path, role)
     return model
-
-
-def _policy_of_adapter(folder: str, trust_remote_code: bool, given: dict[str, Any]) -> Any:
-    """The model that an adapter was trained on, with the adapter merged into it; it finds its tokenizer again."""
-    base = _of_base(folder, partial(load_policy, trust_remote_code=trust_remote_code, **given))
-    policy = adapted_from(base, folder)
-    policy.name_or_path = policy.config._name_or_path = folder
-    return policy
 
 
 def _of_base(folder: str, load: Callable[[str], Any]) -> Any:

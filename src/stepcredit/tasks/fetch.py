@@ -161,15 +161,18 @@ def _games(split: str) -> list[Problem]:
         for boxes in permutations(BOXES, size):
             for near, following in pairwise(boxes):
                 metadata = {"boxes": " ".join(boxes), "near": near, "level": size}
-                same = [_game(metadata, coin) for coin in (near, following)]
+                same = [
+                    Problem(
+                        f"fetch {metadata['boxes']} near {near} coin {coin}",
+                        list(_PROMPT),
+                        coin,
+                        metadata=dict(metadata),
+                    )
+                    for coin in (near, following)
+                ]
                 if low <= zlib.crc32(first_words(same[0]).encode()) % 100 < high:
                     found += same
     return found
-
-
-def _game(metadata: dict[str, Any], coin: str) -> Problem:
-    prompt_id = f"fetch {metadata['boxes']} near {metadata['near']} coin {coin}"
-    return Problem(prompt_id, list(_PROMPT), coin, metadata=dict(metadata))
 
 
 def _played(problem: Problem, max_turns: int, rng: np.random.Generator) -> Episode:

@@ -18,8 +18,9 @@ def word_tokenizer(words: Sequence[str]) -> Any:
     """
     vocabulary = {word: i for i, word in enumerate([*words, PAD, EOS, UNKNOWN])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    pattern = "|".join(_escaped(word) for word in sorted(words, key=len, reverse=True))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    longest_first = sorted(words, key=len, reverse=True)
+    escaped = ("".join("\\" + c if c in r"\.^$|?*+()[]{}" else c for c in word) for word in longest_first)
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(escaped)), behavior="isolated")
     core.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -28,7 +29,3 @@ def word_tokenizer(words: Sequence[str]) -> Any:
         unk_token=UNKNOWN,
         clean_up_tokenization_spaces=False,
     )
-
-
-def _escaped(word: str) -> str:
-    return "".join("\\" + c if c in r"\.^$|?*+()[]{}" else c for c in word)

@@ -25,7 +25,7 @@ from stepcredit.objectives.likelihood import negative_log_likelihood
 from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_loss, sampled_kl
 from stepcredit.objectives.sums import Sums, effective_share_of, mean_of
 from stepcredit.objectives.topr import topr_loss
-from stepcredit.training.arrangement import ALONE, MISMATCHED, PAIRS, Arrangement
+from stepcredit.training.batching import ALONE, MISMATCHED, PAIRS, BatchLayout
 from stepcredit.training.configs import (
     DPOConfig,
     DQOConfig,
@@ -80,14 +80,14 @@ class Method:
         needs_reference: whether π_ref is run.
         needs_behavior: whether episodes must carry the log-probabilities of the policy that wrote them.
         keeps: which episodes it learns from, by their outcome.
-        survey: sums that its loss must know of the whole optimizer step: taken of the rows that the arrangement sets
+        survey: sums that its loss must know of the whole optimizer step: taken of the rows that the layout sets
             aside, without gradient and before the first micro-batch, and added up over micro-batches and processes.
     """
 
     config: type[OfflineConfig]
     terms: Callable[[Signals, Any], Terms]
     per: Literal["item", "token"]
-    arrange: Arrangement = ALONE
+    arrange: BatchLayout = ALONE
     needs_value: bool = False
     needs_reference: bool = False
     needs_behavior: bool = False

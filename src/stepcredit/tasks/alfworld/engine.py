@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stepcredit.tasks.alfworld.engine_cache import cached_environment
 from stepcredit.tasks.alfworld.installation import alfworld_module
-from stepcredit.tasks.alfworld.memory import memoised_environment
 from stepcredit.tasks.alfworld.plan import Layout
 
 
@@ -31,7 +31,7 @@ class Game:
         textworld = alfworld_module("textworld")
         environment = alfworld_module("alfworld.agents.environment.alfred_tw_env")
         infos = textworld.EnvInfos(won=True, admissible_commands=True, extras=["gamefile"])
-        self._pddl = memoised_environment()(infos)
+        self._pddl = cached_environment()(infos)
         self._env: Any = environment.AlfredInfos(environment.AlfredDemangler(shuffle=False)(self._pddl))
         self._env.load(str(file))
         self._state: Any = None

@@ -81,7 +81,12 @@ class ALFWorld:
         if not files or len(files) < (count or 0):
             raise InputError(f"{split} has {len(files)} games", str(self.root))
         self.source_versions[split] = hashlib.sha256("\n".join(files).encode()).hexdigest()[:16]
-        return [self._problem(file) for file in files[:count]]
+        problems = []
+        for file in files[:count]:
+            family, *_, scene = Path(file).parts[-3].split("-")
+            metadata = {"type": family, "scene": scene, "game": file}
+            problems.append(Problem(str(Path(file).parent), list(self._wording.instructions), "won", metadata=metadata))
+        return problems
 
     def game_files(self, split: str) -> list[str]:
         """The games of a split that ALFWorld's own loader would play, relative to the root."""
@@ -97,11 +102,6 @@ class ALFWorld:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             found = loader(config, mode).game_files
         return [Path(file).relative_to(self.root).as_posix() for file in found]
-
-    def _problem(self, file: str) -> Problem:
-        family_and_things = Path(file).parts[-3].split("-")
-        metadata = {"type": family_and_things[0], "scene": family_and_things[-1], "game": file}
-        return Problem(str(Path(file).parent), list(self._wording.instructions), "won", metadata=metadata)
 
     def environment(self) -> Household:
         """A new environment on these games."""

@@ -1,14 +1,14 @@
-"""The memory: the stock functions are back in place after every call, and nothing is remembered that can change."""
+"""The cache: the stock functions are back in place after every call, and nothing is remembered that can change."""
 
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from stepcredit.tasks.alfworld import memory
+from stepcredit.tasks.alfworld import engine_cache
 from stepcredit.tasks.alfworld.engine import Game
+from stepcredit.tasks.alfworld.engine_cache import CACHE, _Grammar, cache_folder, cached_environment
 from stepcredit.tasks.alfworld.installation import alfworld_module
-from stepcredit.tasks.alfworld.memory import CACHE, _Grammar, cache_folder, memoised_environment
 
 GO = "go to [{r.name | receptacleatlocation(r:receptacle, lend:location)}]"
 OPEN = "open {r}"
@@ -93,7 +93,7 @@ def test_in_real_games_places_are_constant(files):
 
 def test_the_stock_functions_are_back_after_every_call(files):
     before, arguments = stock(), list(sys.argv)
-    memory._translation.cache_clear()
+    engine_cache._translation.cache_clear()
     game = Game(files[0])
     assert stock() == before
     first = game.reset().text
@@ -112,7 +112,7 @@ def test_a_closed_game_leaves_its_library_to_the_next(files, monkeypatch):
     interface = alfworld_module("fast_downward.interface")
     loaded, stock_loading = [], interface.load_lib
     monkeypatch.setattr(interface, "load_lib", lambda: loaded.append(None) or stock_loading())
-    monkeypatch.setattr(memory, "_SPARE_LIBRARIES", [])
+    monkeypatch.setattr(engine_cache, "_SPARE_LIBRARIES", [])
 
     def words(games):
         """Of each game, played in turns."""
@@ -163,7 +163,7 @@ def test_the_stock_functions_are_back_after_a_load_that_raises(files, broken, mo
 
 def test_a_translation_is_made_once_and_kept_whole(files, monkeypatch, tmp_path):
     monkeypatch.setenv(CACHE, str(tmp_path))
-    memory._translation.cache_clear()
+    engine_cache._translation.cache_clear()
     interface = alfworld_module("fast_downward.interface")
     arguments, stock_translation, made = sys.argv, interface.pddl2sas, []
 
@@ -181,12 +181,12 @@ def test_a_translation_is_made_once_and_kept_whole(files, monkeypatch, tmp_path)
     (kept,) = (f for f in tmp_path.rglob("*") if f.is_file())
     assert kept.parent == cache_folder() == tmp_path / "alfworld"
     assert kept.name.endswith(".sas.z")
-    memory._translation.cache_clear()
+    engine_cache._translation.cache_clear()
     Game(files[0]).close()
     assert len(made) == 1
-    memory._translation(made[0][0], made[0][1].replace("trial", "trail"))
+    engine_cache._translation(made[0][0], made[0][1].replace("trial", "trail"))
     assert len(made) == 2  # another problem is another translation
-    memory._translation.cache_clear()
+    engine_cache._translation.cache_clear()
 
 
 def test_from_disk_comes_the_task_that_the_translation_made(files, monkeypatch, tmp_path):
@@ -194,21 +194,21 @@ def test_from_disk_comes_the_task_that_the_translation_made(files, monkeypatch, 
     game = alfworld_module("json").loads(files[1].read_text())
     known = []
     for _ in range(2):
-        memory._translation.cache_clear()
-        task, sas = memory._translation(game["pddl_domain"], game["pddl_problem"])
+        engine_cache._translation.cache_clear()
+        task, sas = engine_cache._translation(game["pddl_domain"], game["pddl_problem"])
         actions = [
             (a.name, a.precondition.dump.__qualname__, [str(e.literal) for e in a.effects]) for a in task.actions
         ]
         things = [(o.name, o.type_name) for o in task.objects], [str(fact) for fact in task.init]
         known.append((sas, actions, [t.name for t in task.types], things, len(task.axioms)))
     assert known[0] == known[1]
-    memory._translation.cache_clear()
+    engine_cache._translation.cache_clear()
 
 
 def test_symbols_are_not_shared_by_derivations():
-    first = memory._symbols("go to {r.name}", rule_name="symbols")
+    first = engine_cache._symbols("go to {r.name}", rule_name="symbols")
     first[-1].context = {"variables": "of one derivation"}
-    again = memory._symbols("go to {r.name}", rule_name="symbols")
+    again = engine_cache._symbols("go to {r.name}", rule_name="symbols")
     assert [str(s) for s in again] == [str(s) for s in first]
     assert again[-1].context == {}
 
@@ -220,5 +220,5 @@ def test_where_translations_are_kept(monkeypatch, tmp_path):
 
 
 def test_the_class_is_made_once_and_is_textworlds():
-    assert memoised_environment() is memoised_environment()
-    assert issubclass(memoised_environment(), alfworld_module("textworld.envs.pddl.pddl").PddlEnv)
+    assert cached_environment() is cached_environment()
+    assert issubclass(cached_environment(), alfworld_module("textworld.envs.pddl.pddl").PddlEnv)

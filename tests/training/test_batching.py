@@ -14,7 +14,7 @@ from test_trainer import trainer
 from doubles.models import tiny_llama
 from stepcredit import DPOConfig, Episode, InputError, KTOConfig, TOPRConfig
 from stepcredit.episodes.alignment import Trajectory, spliced
-from stepcredit.training.arrangement import alone, in_pairs, with_strangers
+from stepcredit.training.batching import alone, in_pairs, with_mismatched
 
 
 def row(prompt, response, reward, prompt_id=""):
@@ -92,7 +92,7 @@ def test_spliced_by_hand():
 
 def test_strangers_keep_the_prompt_and_bring_the_response_of_another():
     episodes = [row([k % 3], [10 + k], float(k % 2), f"p{k % 3}") for k in range(9)]
-    items = with_strangers(episodes, settings_of())
+    items = with_mismatched(episodes, settings_of())
     assert [item[0] for item in items] == episodes
     assert [item[1].prompt_id for item in items] == [e.prompt_id for e in episodes]
     for k, (_, stranger) in enumerate(items):
@@ -102,9 +102,9 @@ def test_strangers_keep_the_prompt_and_bring_the_response_of_another():
     used = Counter(stranger.ids[1] for _, stranger in items)
     assert len(used) > 4
     with pytest.raises(InputError, match="no response to another prompt fits"):
-        with_strangers([e for e in episodes if e.prompt_id == "p0"], settings_of())
+        with_mismatched([e for e in episodes if e.prompt_id == "p0"], settings_of())
     with pytest.raises(InputError, match="no response to another prompt fits"):
-        with_strangers(episodes, settings_of(max_length=1))
+        with_mismatched(episodes, settings_of(max_length=1))
 
 
 def data():

@@ -1,4 +1,4 @@
-"""What the engine works out again and again, worked out once: the same observations, sooner.
+"""A cache for what the engine computes again and again: the same observations, sooner.
 
 Stock TextWorld translates a game's PDDL twice at every load and at every reset, parses each of its grammar's rules, and
 derives the words of every admissible command after every step. Here a translation is made once a game, and kept on
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache, lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,21 @@ def cache_folder() -> Path:
 
 
 @cache
-def memoised_environment() -> Any:
-    """TextWorld's `PddlEnv` with a memory, as a class; the engine is imported here.
+def cached_environment() -> Any:
+    """TextWorld's `PddlEnv` with a cache, as a class; the engine is imported here.
 
     Raises:
         InputError: the extra is not installed.
     """
     pddl = alfworld_module("textworld.envs.pddl.pddl")
 
-    class MemoisedPddlEnv(pddl.PddlEnv):  # type: ignore[name-defined]
+    class CachedPddlEnv(pddl.PddlEnv):  # type: ignore[name-defined]
         """See the module's docstring."""
 
         downward_lib: Any
 
         def __init__(self, infos: Any = None) -> None:
-            with _remembering():
+            with _caching():
                 super().__init__(infos)
 
         def close(self) -> None:
@@ -60,23 +61,23 @@ def memoised_environment() -> Any:
                 self.downward_lib = None
 
         def load(self, filename_or_data: Any) -> None:
-            with _remembering():
+            with _caching():
                 super().load(filename_or_data)
             self._logic.grammar = _Grammar(self._logic, self._pddl_state.task)
 
         def reset(self) -> Any:
-            with _remembering():
+            with _caching():
                 return super().reset()
 
         def step(self, command: str) -> Any:
-            with _remembering():
+            with _caching():
                 return super().step(command)
 
-    return MemoisedPddlEnv
+    return CachedPddlEnv
 
 
 class _Grammar:
-    """A game's grammar that remembers the words of commands whose facts never change."""
+    """A game's grammar that caches the words of commands whose facts never change."""
 
     def __init__(self, logic: Any, task: Any) -> None:
         self._grammar = logic.grammar
@@ -99,8 +100,8 @@ class _Grammar:
 
 
 @contextmanager
-def _remembering() -> Iterator[None]:
-    """While it lasts, TextWorld translates and parses through our memory."""
+def _caching() -> Iterator[None]:
+    """While it lasts, TextWorld translates and parses through our cache."""
     patched = [
         (alfworld_module("fast_downward"), "load_lib", _library),
         (alfworld_module("fast_downward"), "pddl2sas", _translated),
@@ -150,7 +151,8 @@ def _translated(domain: str, problem: str, verbose: bool = False, optimize: bool
 
 @lru_cache(maxsize=32)
 def _translation(domain: str, problem: str) -> tuple[Any, str]:
-    kept = cache_folder() / f"{hashlib.sha256(f'{_version()}{domain}{problem}'.encode()).hexdigest()}.sas.z"
+    made_of = f"{version('fast_downward_textworld')}{domain}{problem}"
+    kept = cache_folder() / f"{hashlib.sha256(made_of.encode()).hexdigest()}.sas.z"
     if kept.exists():
         return _task(domain, problem), zlib.decompress(kept.read_bytes()).decode()
     with _arguments_of_translator():
@@ -181,9 +183,3 @@ def _arguments_of_translator() -> Iterator[None]:
         yield
     finally:
         sys.argv = ours
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("fast_downward_textworld")
