@@ -29,7 +29,7 @@ from stepcredit.experiments.initial_policy import (
     train_and_save,
 )
 from stepcredit.experiments.variants import variant_of, with_process_rewards
-from stepcredit.files import write_json
+from stepcredit.files import locked, write_json
 from stepcredit.metrics.paired import mcnemar, paired_difference
 from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.report.page import write_report
@@ -188,6 +188,11 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     starts = [grid.start(s) for s in [*config.seeds, config.tuning_seed]]
     if config.dry_run:
         return _plan(grid, starts)
+    with locked(grid.out, "stepcredit compare"):
+        return _compare(config, grid, starts)
+
+
+def _compare(config: CompareConfig, grid: Grid, starts: Sequence[Cell]) -> dict[str, Any]:
     begun = grid.run("policies and episodes", starts)
     rates = choose_rates(grid)
     cells = [grid.cell(m, s, rates[m]) for m in config.methods for s in config.seeds]
