@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -108,15 +108,19 @@ def _holder(folder: Path) -> str:
         return "another process"
 
 
-def holds_something(folder: Path) -> bool:
-    """Whether there is anything in a folder, a lock aside; not where there is no such folder.
+def holds_something(folder: Path, besides: Collection[str] = ()) -> bool:
+    """Whether there is anything in a folder, if there is one at all, besides files of these names.
+
+    Its lock, and the hidden files that a killed process leaves half-written, do not count.
 
     Raises:
         InputError: it is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file; give a folder", str(folder))
-    return folder.is_dir() and any(path.name not in (LOCK, HOLDER) for path in folder.iterdir())
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    left = [name for name in names if not (name.startswith(".") and name.endswith((".part", ".claim")))]
+    return not {LOCK, HOLDER, *besides}.issuperset(left)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
