@@ -4,37 +4,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
-from contextlib import contextmanager
 
 import pytest
 
+from doubles.holder import held_by_another
 from stepcredit.errors import InputError
 from stepcredit.files import changed_settings, holds_something, locked, read_manifest, write_json, write_lines
-
-HOLD = """
-import sys
-from stepcredit.files import locked
-with locked(sys.argv[1], "stepcredit collect"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def held_by_another(folder):
-    """A process that holds a folder until it is told to go on."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "held\n"
-        try:
-            yield process
-        finally:
-            process.stdin.close()
-            process.wait(20)
 
 
 def refused(folder):
