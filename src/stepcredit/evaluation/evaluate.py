@@ -18,7 +18,7 @@ from stepcredit.evaluation.models import Models
 from stepcredit.evaluation.rows import Search, named, result_row, search_params, write_value_files
 from stepcredit.evaluation.searching import CHOOSERS, NEED_SCORER, Bench, Strategy, trace_of
 from stepcredit.evaluation.value_quality import score
-from stepcredit.files import write_json, write_lines
+from stepcredit.files import locked, write_json, write_lines
 from stepcredit.metrics.samples import powers_of_two
 from stepcredit.models.states import ValueStates, value_states
 from stepcredit.results.provenance import Stopwatch, versions
@@ -101,10 +101,15 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
     """Writes the result files of one evaluation; returns its rows of `results.json` and of `groups.json`.
 
     Raises:
-        InputError: an unknown task, split or search, or a model that does not load.
+        InputError: an unknown task, split or search, or a model that does not load; the folder is being written.
     """
     task = config.load_task()
     _check(config, task)
+    with locked(config.output_dir, "stepcredit evaluate"):
+        return _evaluate(config, task)
+
+
+def _evaluate(config: EvaluateConfig, task: Task) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     out, watch = Path(config.output_dir), Stopwatch()
     problems = list(task.problems(config.split, config.limit, config.seed))
     common = {

@@ -18,7 +18,7 @@ from stepcredit.experiments.grid import Run, run_grid
 from stepcredit.experiments.initial_policy import Embedded
 from stepcredit.experiments.pairs import pair_rows
 from stepcredit.experiments.variants import variant_of
-from stepcredit.files import write_json
+from stepcredit.files import locked, write_json
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
 from stepcredit.tasks.registry import load_task
@@ -174,6 +174,12 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     out, initial = comparison.out, [comparison.initial(s) for s in [*config.seeds, config.tuning_seed]]
     if config.dry_run:
         return _plan(comparison, initial)
+    with locked(out, "stepcredit compare"):
+        return _compare(comparison, initial)
+
+
+def _compare(comparison: Comparison, initial: Sequence[Run]) -> dict[str, Any]:
+    config, out = comparison.config, comparison.out
     first = comparison.run("policies and episodes", initial)
     rates = choose_rates(comparison)
     trained = [comparison.final(m, s, rates[m]) for m in config.methods for s in config.seeds]

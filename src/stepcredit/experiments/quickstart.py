@@ -27,7 +27,7 @@ from stepcredit.experiments.initial_policy import (
     small_run,
     train_and_save,
 )
-from stepcredit.files import write_json
+from stepcredit.files import holds_something, locked, write_json
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import Stopwatch, versions
 from stepcredit.results.store import add_rows
@@ -116,8 +116,13 @@ def quickstart(config: QuickstartConfig) -> Path:
         InputError: the folder holds something already.
     """
     out = Path(config.output_dir)
-    if out.exists() and any(out.iterdir()):
-        raise InputError("is not empty; choose another --output_dir, or remove it", str(out))
+    with locked(out, "stepcredit quickstart"):
+        if holds_something(out):
+            raise InputError("is not empty; choose another --output_dir, or remove it", str(out))
+        return _quickstart(config, out)
+
+
+def _quickstart(config: QuickstartConfig, out: Path) -> Path:
     torch.set_num_threads(config.threads)
     set_seed(config.seed)
     loop = Loop(config)

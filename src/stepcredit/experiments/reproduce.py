@@ -20,7 +20,7 @@ from stepcredit.errors import InputError
 from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.experiments.recipe import Recipe, read_recipe, split_settings
 from stepcredit.experiments.variants import variant_of
-from stepcredit.files import write_json
+from stepcredit.files import locked, write_json
 from stepcredit.progress import track
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
@@ -71,10 +71,11 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     left = [step for step in steps if not step.done.exists()]
     if config.dry_run:
         return {"steps": len(steps), "done": len(steps) - len(left), "next": left[0].name if left else "nothing"}
-    _same_recipe(out, recipe)
-    for step in track(left, Path(config.recipe).stem, len(left), "steps"):
-        step.run()
-    gather(out)
+    with locked(out, "stepcredit reproduce"):
+        _same_recipe(out, recipe)
+        for step in track(left, Path(config.recipe).stem, len(left), "steps"):
+            step.run()
+        gather(out)
     return {"steps": len(steps), "done before": len(steps) - len(left)}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stepcredit.files import write_json
+from stepcredit.files import locked, write_json
 from stepcredit.results import fields
 
 SAMPLING = ("temperature", "top_p", "top_k")
@@ -29,10 +29,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def add_rows(path: Path, new: Sequence[dict[str, Any]]) -> None:
-    """Rows into a result file; a row measured again takes the place of the old one."""
-    kept = {_identity(row): row for row in read_rows(path)}
-    kept.update({_identity(row): row for row in new})
-    write_json(path, list(kept.values()))
+    """Rows into a result file; a row measured again takes the place of the old one. Of several writers each waits."""
+    with locked(path.parent, "adding rows", wait=60):
+        kept = {_identity(row): row for row in read_rows(path)}
+        kept.update({_identity(row): row for row in new})
+        write_json(path, list(kept.values()))
 
 
 def _identity(row: dict[str, Any]) -> str:

@@ -56,7 +56,8 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
         engine: in place of the policy's own.
 
     Raises:
-        InputError: unknown task or split, a policy that does not load, or a folder that holds something else.
+        InputError: unknown task or split, a policy that does not load, or a folder that holds something else or is
+            being written.
     """
     task = config.load_task()
     if config.num_generations < 1:
@@ -69,15 +70,15 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
     if config.dry_run:
         return {"prompts": len(problems), "responses": len(problems) * config.num_generations, "units": len(units)}
     work = WorkFolder(Path(config.output_dir), _settings(config, task), units)
-    done = work.done()
-    if done < len(units):
-        engine = engine or config.load_engine(config.model, config.batch_size, config.trust_remote_code)
-        with drawing(config, task, engine) as draw:
-            work.finish(
-                lambda unit, advance: draw(unit, config.num_generations, advance),
-                f"collecting {config.task}",
-                config.num_generations,
-            )
+    with work.held("stepcredit collect") as finished:
+        if (done := len(finished)) < len(units):
+            engine = engine or config.load_engine(config.model, config.batch_size, config.trust_remote_code)
+            with drawing(config, task, engine) as draw:
+                work.finish(
+                    lambda unit, advance: draw(unit, config.num_generations, advance),
+                    f"collecting {config.task}",
+                    config.num_generations,
+                )
     return {"prompts": len(problems), "responses": len(load_episodes(work.folder)), "units_resumed": done}
 
 
@@ -110,7 +111,8 @@ def _collect_solutions(config: CollectConfig, task: Task, problems: Sequence[Pro
             advance(1)
 
     work = WorkFolder(Path(config.output_dir), _settings(config, task), [problems])
-    episodes = work.finish(solved, f"solutions of {task.name}", counted="problems")
+    with work.held("stepcredit collect"):
+        episodes = work.finish(solved, f"solutions of {task.name}", counted="problems")
     return {"prompts": len(problems), "responses": len(episodes)}
 
 

@@ -53,7 +53,8 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
     """Writes the episodes; returns counts (see `DemonstrateConfig`).
 
     Raises:
-        InputError: no extra, no games, a setting out of range, or a folder that holds something else.
+        InputError: no extra, no games, a setting out of range, or a folder that holds something else or is being
+            written.
     """
     for name in ("num_generations", "max_turns"):
         if getattr(config, name) < 1:
@@ -69,7 +70,6 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
     kept = {name: value for name, value in settings.items() if name not in ("output_dir", "workers", "data")}
     units = [problems[k : k + UNIT_GAMES] for k in range(0, len(problems), UNIT_GAMES)]
     work = WorkFolder(Path(config.output_dir), kept, units)
-    work.done()
     play = partial(
         demonstrations,
         task,
@@ -79,7 +79,10 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
         careless=config.careless,
         distracted=config.distracted,
     )
-    with ProcessPoolExecutor(worker_count(config.workers), mp_context=get_context("spawn")) as pool:
+    with (
+        work.held("stepcredit alfworld demonstrate"),
+        ProcessPoolExecutor(worker_count(config.workers), mp_context=get_context("spawn")) as pool,
+    ):
 
         def played(unit: Unit, advance: Advance) -> Iterator[Episode]:
             for episodes in pool.map(play, unit):

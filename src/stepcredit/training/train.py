@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from stepcredit.episodes.delimiters import step_rule
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
-from stepcredit.files import write_json
+from stepcredit.files import locked, write_json, write_lines
 from stepcredit.progress import track
 from stepcredit.results.provenance import versions
 from stepcredit.training.configs import OfflineConfig
@@ -59,8 +59,14 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     A folder with checkpoints is gone on with where it stopped (`--resume_from_checkpoint`).
 
     Raises:
-        InputError: a model or episodes that do not load, or nothing to train on.
+        InputError: a model or episodes that do not load, or nothing to train on; the folder is being written.
     """
+    locks = not config.dry_run and args.process_index == 0  # of several processes of one training the first
+    with locked(str(args.output_dir), "stepcredit train") if locks else nullcontext():
+        return _train(config, args)
+
+
+def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     args.step_delimiters = list(step_rule(args.step_delimiters, Path(config.episodes)).delimiters)
     trainer = OfflineTrainer(
         model=config.model,
@@ -76,8 +82,7 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     if config.dry_run:
         return dict(summary)
     if trainer.train_dataset.quarantine:
-        lines = [json.dumps(row, ensure_ascii=False) for row in trainer.train_dataset.quarantine]
-        (Path(args.output_dir) / "quarantine.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_lines(Path(args.output_dir) / "quarantine.jsonl", trainer.train_dataset.quarantine)
     show_progress(trainer, args.method)
     trainer.train(resume_from_checkpoint=_checkpoint(args))
     finish(trainer, {"command": "train", "method": args.method, **vars(config), "data": summary})
