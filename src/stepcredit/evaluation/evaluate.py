@@ -15,13 +15,14 @@ from stepcredit.errors import InputError
 from stepcredit.evaluation.breakdown import group_rows, reading_rows
 from stepcredit.evaluation.conversing import conversed
 from stepcredit.evaluation.models import Models
-from stepcredit.evaluation.rows import Search, named, result_row, search_params, write_value_files
+from stepcredit.evaluation.rows import Search, named, result_row, search_params, settings_told, write_value_files
 from stepcredit.evaluation.searching import CHOOSERS, NEED_SCORER, Bench, Strategy, trace_of
 from stepcredit.evaluation.value_quality import score
 from stepcredit.files import write_json, write_lines
 from stepcredit.metrics.samples import powers_of_two
 from stepcredit.models.states import ValueStates, value_states
 from stepcredit.results.provenance import Stopwatch, versions
+from stepcredit.results.schema import AccuracyRow, GroupRow
 from stepcredit.results.store import add_rows, read_rows
 from stepcredit.rollouts.multi_turn import stepping
 from stepcredit.rollouts.single_turn import sample_and_grade, sampling
@@ -97,7 +98,7 @@ class EvaluateConfig(TaskChoice):
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code a model repository brings."})
 
 
-def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def evaluate(config: EvaluateConfig) -> tuple[list[AccuracyRow], list[GroupRow]]:
     """Writes the result files of one evaluation; returns its rows of `results.json` and of `groups.json`.
 
     Raises:
@@ -121,23 +122,24 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
     responses = out / "responses" / f"{config.method or 'policy'}-{config.split}-{config.search}-seed{config.seed}"
     models = Models(config)
     _ = models.tokenizer  # a policy that is not there is found before anything is written
-    groups: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
+    groups: list[GroupRow] = []
+    rows: list[AccuracyRow] = []
     with watch.phase("generate"):
         for search, episodes in _searched(config, task, problems, models, responses):
-            rows.append(result_row(episodes, problems, search, common))
-            groups += group_rows(episodes, problems, {**common, **named(search)})
+            about = {**common, **settings_told(config, search.name), **named(search)}
+            rows.append(result_row(episodes, problems, search, about))
+            groups += group_rows(episodes, problems, about)
     add_rows(out / "results.json", rows)
     if groups:
         add_rows(out / "groups.json", groups)
     if config.search == "all" and not isinstance(task, InteractiveTask):
         from stepcredit.report.cost import write_cost  # draws with matplotlib, which few evaluations need
 
-        write_cost(out / "cost.svg", read_rows(out / "results.json"))
+        write_cost(out / "cost.svg", read_rows(out / "results.json", AccuracyRow))
     if config.value_model is not None and config.search in ("greedy", "sample"):
         value_model = models.value_model
         scored = score(value_model, models.tokenizer, episodes, step_rule(task, value_states(value_model)))
-        write_value_files(out, scored, task, problems, common)
+        write_value_files(out, scored, task, problems, about)
     write_json(out / "timings.json", watch.phases)
     write_json(out / "run.json", {"command": "evaluate", **vars(config), **versions()})
     return rows, groups

@@ -34,6 +34,8 @@ from stepcredit.metrics.paired import mcnemar, paired_difference
 from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
+from stepcredit.results.schema import AccuracyRow, PairRow, SignalRow, written
+from stepcredit.results.store import parsed, write_rows
 from stepcredit.tasks.registry import load_task
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import curve
@@ -192,15 +194,15 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     rates = choose_rates(grid)
     cells = [grid.cell(m, s, rates[m]) for m in config.methods for s in config.seeds]
     results = [*begun[: len(config.seeds)], *grid.run("methods × seeds", cells)]
-    write_json(grid.out / "results.json", [row for result in results for row in result["rows"]])
-    write_json(grid.out / "pairs.json", pair_rows(config, results))
+    write_rows(grid.out / "results.json", rows_of(results, AccuracyRow))
+    write_rows(grid.out / "pairs.json", pair_rows(config, results))
     write_json(grid.out / "curves.json", _curves(config, results))
     about = {k: v for k, v in vars(config).items() if k not in ("output_dir", "jobs", "dry_run", "settings")}
     chosen = {"settings": grid.settings, "chosen_learning_rates": rates}
     write_json(grid.out / "run.json", {"command": "compare", **about, **chosen, **versions()})
     if config.credit_prompts:
         judged = grid.run("credit", [grid.credit(seed, rates) for seed in config.seeds])
-        write_json(grid.out / "localisation.json", [row for result in judged for row in result["rows"]])
+        write_rows(grid.out / "localisation.json", rows_of(judged, SignalRow))
     write_json(grid.out / "timings.json", grid.timings)
     write_report(grid.out)
     return {"methods": len(config.methods) + 1, "seeds": len(config.seeds), "cells": len(results)}
@@ -233,12 +235,17 @@ def choose_rates(grid: Grid) -> dict[str, float]:
         stopped = [row["stopped"] for row in found[method, rate] if "stopped" in row]
         if stopped:
             raise InputError(f"{method} learns at none of these rates; at {rate:g} {stopped[0]}", "learning_rates")
-    tried = [{**row, "chosen": best[m] == rate} for (m, rate), rows in found.items() for row in rows]
-    write_json(grid.out / "grid.json", tried)
+    chosen = {pair: {"rows": [{**row, "chosen": best[pair[0]] == pair[1]} for row in found[pair]]} for pair in pairs}
+    write_rows(grid.out / "grid.json", rows_of(list(chosen.values()), AccuracyRow))
     return best
 
 
-def pair_rows(config: CompareConfig, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def rows_of(results: Sequence[dict[str, Any]], kind: type[Any]) -> list[Any]:
+    """The rows of the results of cells."""
+    return [parsed(kind, row, "cell") for result in results for row in result["rows"]]
+
+
+def pair_rows(config: CompareConfig, results: Sequence[dict[str, Any]]) -> list[PairRow]:
     """Every two methods on the same problems of the same seeds: the difference with its paired bootstrap interval
     over problems, and McNemar's exact test on the responses that only one of them got right."""
     right: dict[tuple[str, str], list[int]] = {}
@@ -255,21 +262,21 @@ def pair_rows(config: CompareConfig, results: Sequence[dict[str, Any]]) -> list[
             x, y = right[search, a], right[search, b]
             difference, test = paired_difference(x, y, problems[search, a]), mcnemar(x, y)
             rows.append(
-                {
-                    "task": config.task,
-                    "split": "test",
-                    "search": search,
-                    "method_a": a,
-                    "method_b": b,
-                    "difference": round(difference.estimate, 6),
-                    "low": round(difference.low, 6),
-                    "high": round(difference.high, 6),
-                    "only_a": test.only_a,
-                    "only_b": test.only_b,
-                    "p": test.p,
-                    "n": len(x),
-                    "seeds": len(config.seeds),
-                }
+                PairRow(
+                    task=config.task,
+                    split="test",
+                    search=search,
+                    method_a=a,
+                    method_b=b,
+                    difference=round(difference.estimate, 6),
+                    low=round(difference.low, 6),
+                    high=round(difference.high, 6),
+                    only_a=test.only_a,
+                    only_b=test.only_b,
+                    p=test.p,
+                    n=len(x),
+                    seeds=len(config.seeds),
+                )
             )
     return rows
 
@@ -351,9 +358,10 @@ def _stopped(
     task_name: str, method: str, seed: int, learning_rate: float, why: str, test: dict[str, Any]
 ) -> dict[str, Any]:
     """A row for each search of a rate at which training stopped."""
-    common = {"task": task_name, "split": test["split"], "seed": seed, "method": method}
-    row = {**common, "learning_rate": learning_rate, "accuracy": 0.0, "stopped": why}
-    return {"rows": [{**row, "search": name} for name in test["searches"]], "right": {}, "curve": []}
+    about: dict[str, Any] = {"task": task_name, "split": test["split"], "seed": seed, "method": method}
+    numbers: dict[str, Any] = {"n": test["prompts"], "accuracy": 0.0, "learning_rate": learning_rate, "stopped": why}
+    rows = [AccuracyRow(**about, search=name, **numbers) for name in test["searches"]]
+    return {"rows": [written(row) for row in rows], "right": {}, "curve": []}
 
 
 def _tested(
@@ -376,7 +384,7 @@ def _tested(
     for name in test["searches"]:
         params = SamplingParams(task.max_new_tokens, temperature=0.0 if name == "greedy" else 1.0, seed=seed)
         row, episodes = measure(task, problems, engine, Search(name, 1, params), common)
-        rows.append(row)
+        rows.append(written(row))
         right[name] = [int(e.verdict is Verdict.RIGHT) for e in episodes]
     return {"rows": rows, "right": right}
 
