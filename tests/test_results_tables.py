@@ -14,7 +14,7 @@ LEGEND = Legend({**METHODS, "oreo-step": {"label": "OREO (step)", "color": "#3fa
 
 @pytest.fixture(scope="module")
 def script():
-    with loaded("compare/replies.py") as module:
+    with loaded("compare/reply_tables.py") as module:
         yield module
 
 

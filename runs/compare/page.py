@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any
 
 import markdown_tables as markdown
-from replies import replies, replies_svg, replies_table, temperatures_table
+from reply_tables import replies, replies_svg, replies_table, temperatures_table
 
 from stepcredit.files import read_json
 from stepcredit.report.cost import cost_svg, standing

@@ -86,7 +86,7 @@ class EvaluateConfig(TaskChoice):
         metadata={"help": "A sequence classifier with one label, to score with in place of --value_model."},
     )
     trace: str | None = field(
-        default=None, metadata={"help": "A page that draws the beam's tree of the first problem (--search beam)."}
+        default=None, metadata={"help": "A page of the beam's tree on the first problem (--search beam)."}
     )
     num_generations: int = field(default=1, metadata={"help": "Responses a problem with --search sample (K)."})
     seed: int = field(default=0, metadata={"help": "Seed of generated problems and of the sampling noise."})
@@ -194,7 +194,7 @@ def _searched(
         write_lines(responses.with_name(name), reading_rows(episodes))
         yield Search(strategy.name, strategy.width, params), episodes
     if config.trace is not None:
-        from stepcredit.report.trace import write_trace  # draws with matplotlib, which no other evaluation needs
+        from stepcredit.report.trace import write_trace
 
         params_of_trace = replace(bench.beam, width=config.width)
         write_trace(Path(config.trace), trace_of(bench, problems[0], params_of_trace))

@@ -97,21 +97,22 @@ def headline(scores: Sequence[Score]) -> list[str]:
     """
     counts = Counter(score.search for score in scores)
     search = "greedy" if "greedy" in counts else max(counts, key=lambda name: (counts[name], name))
-    main: dict[tuple[str, int | None], Score] = {}
+    main: dict[tuple[str, int | None, str], Score] = {}
     for score in scores:
         if score.search == search:
-            main.setdefault((score.method, score.round), score)
+            main.setdefault((score.method, score.round, score.settings), score)
     ranked = sorted(main.values(), key=lambda score: -score.accuracy)
     problems = count_range((min(s.problems[0] for s in ranked), max(s.problems[1] for s in ranked)))
     top, *others = ranked
-    numbers = [f"{top.label} solves {_unbroken(top)}", *(f"{s.label} {_unbroken(s)}" for s in others)]
+    numbers = [f"{s.label}{s.settings} {_unbroken(s)}" for s in others]
+    numbers = [f"{top.label}{top.settings} solves {_unbroken(top)}", *numbers]
     sentences = [f"On {problems} problems of {block_label(top.task, top.split)}, {listed(numbers)}."]
     best = max(scores, key=lambda score: score.accuracy)
     if best.search != search and best.accuracy > top.accuracy:
         width = "" if best.width is None else f" of width {best.width}"
         sentences.append(
             f"With {best.search_label}{width}, {best.label} reaches {_unbroken(best)}"
-            f"{_price(best, main.get((best.method, best.round)))}."
+            f"{_price(best, main.get((best.method, best.round, best.settings)))}."
         )
     return sentences
 

@@ -36,11 +36,11 @@ RowT = TypeVar("RowT", bound=Row)
 class Score:
     """The accuracy of one method under one search, over all its seeds.
 
-    `label` and `search_label` are the method and the search in words, the search with the settings that tell it from
-    another one of its name. `spread` is the standard error of the mean over seeds when there are several seeds,
-    otherwise the standard error over problems. `problems` is the smallest and the largest number of problems that a
-    seed saw. Tokens are per problem; `truncated` and `undecided` are shares of the problems. `strict` is the accuracy
-    that counts only answers behind the marker that was asked for. None: not recorded.
+    `label` is the method in words, `settings` what tells the score from another one of its names. `spread` is the
+    standard error of the mean over seeds when there are several seeds, otherwise the standard error over problems.
+    `problems` is the smallest and the largest number of problems that a seed saw. Tokens are per problem; `truncated`
+    and `undecided` are shares of the problems. `strict` is the accuracy that counts only answers behind the marker
+    that was asked for. None: not recorded.
     """
 
     task: str
@@ -48,9 +48,9 @@ class Score:
     method: str
     label: str
     search: str
-    search_label: str
     width: int | None
     round: int | None
+    settings: str
     problems: tuple[int, int]
     seeds: int
     accuracy: float
@@ -60,6 +60,11 @@ class Score:
     truncated: float | None
     undecided: float | None
     strict: float | None
+
+    @property
+    def search_label(self) -> str:
+        """The search in words, with the settings that tell it from another one of its name."""
+        return search_label(self.search) + self.settings
 
     @property
     def percent(self) -> str:
@@ -158,9 +163,9 @@ def _score(rows: Sequence[AccuracyRow], legend: Legend, told: str) -> Score:
         method=first.method,
         label=legend.label(first.method) + ("" if first.round is None else f", round {first.round}"),
         search=first.search,
-        search_label=search_label(first.search) + told,
         width=first.width,
         round=first.round,
+        settings=told,
         problems=(min(problems), max(problems)),
         seeds=len(rows),
         accuracy=fmean(accuracies),
@@ -190,7 +195,7 @@ def _ordered(scores: Sequence[Score]) -> list[Score]:
             searches.index(score.search) if score.search in searches else len(searches),
             score.search,
             score.width or 0,
-            score.search_label,
+            score.settings,
         )
 
     return sorted(scores, key=place)
