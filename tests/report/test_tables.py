@@ -1,12 +1,14 @@
 import io
 import re
+from dataclasses import replace
 
 from rich.console import Console
 
 from doubles.results import LEGEND, accuracies, values
 from stepcredit.report.formatting import block_label, count_range, decimal, share
 from stepcredit.report.scores import aggregate
-from stepcredit.report.tables import results_table, spread_note, value_table
+from stepcredit.report.tables import group_tables, results_table, samples_table, spread_note, value_table
+from stepcredit.results.schema import AtK, GroupRow
 
 
 def shown(table, width=160):
@@ -82,3 +84,23 @@ def test_the_note_says_what_the_spread_is():
     assert "over problems" in spread_note(one)
     assert "over seeds" in spread_note(two)
     assert "otherwise" in spread_note([*one, *two])
+
+
+def test_groups_name_their_search_where_there_are_several():
+    def group(**fields):
+        return GroupRow(**{"task": "t", "method": "m", "by": "level", "n": 4, "accuracy": 0.5, "stderr": 0.25} | fields)
+
+    (one,) = group_tables([group(group=1, accuracy_strict=0.5), group(group=2, accuracy_strict=0.5, stderr=None)])
+    assert cells(shown(one), "2 ") == ["2", "4", "50.0 ± –"]
+    rows = [group(group="[b]\x1b", search=search, width=2, accuracy_strict=0.25) for search in ("beam", "vote")]
+    text = shown(*group_tables(rows))
+    assert cells(text, "vote") == ["[b]\ufffd", "majority vote, 2", "4", "50.0 ± 25.0", "25.0 ± –"]
+
+
+def test_what_several_samples_are_worth():
+    at_k = [AtK(k=k, pass_=0.25 * k, pass_stderr=0.125, majority=m) for k, m in ((1, 0.25), (2, 0.5))]
+    (plain,) = accuracies([row(accuracy=0.25)])
+    assert samples_table(plain) is None
+    assert cells(shown(samples_table(replace(plain, at_k=at_k))), "2 ") == ["2", "50.0 ± 12.5", "50.0 ± –"]
+    alone = [replace(at, majority=None) for at in at_k]
+    assert "maj@k" not in shown(samples_table(replace(plain, at_k=alone)))

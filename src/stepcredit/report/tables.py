@@ -20,7 +20,7 @@ from stepcredit.report.formatting import (
     share_and_error,
 )
 from stepcredit.report.legend import Legend
-from stepcredit.report.scores import Score, aggregate, aggregate_values
+from stepcredit.report.scores import Score, aggregate, aggregate_values, search_label
 from stepcredit.results.schema import AccuracyRow, GroupRow, ValueRow
 
 
@@ -131,13 +131,16 @@ def group_tables(rows: Iterable[GroupRow]) -> list[Table]:
 
 def _group_table(by: str, rows: Sequence[GroupRow]) -> Table:
     strict = any(row.accuracy_strict != row.accuracy for row in rows)
+    several = len({(row.search, row.width) for row in rows}) > 1
     lines = [
         [
             printable(str(row.group)),
+            *([f"{search_label(row.search or '')}, {row.width}"] if several else []),
             count(row.n),
             share_and_error(row.accuracy, row.stderr),
             *([share_and_error(row.accuracy_strict, row.stderr_strict)] if strict else []),
         ]
         for row in rows
     ]
-    return plain_table([by], ["problems", "accuracy %", *(["strict %"] if strict else [])], lines, f"By {by}")
+    numbers = ["problems", "accuracy %", *(["strict %"] if strict else [])]
+    return plain_table([by, *(["search, width"] if several else [])], numbers, lines, f"By {by}")
