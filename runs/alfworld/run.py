@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.experiments.variants import variant_of
 from stepcredit.files import write_json
 from stepcredit.results.provenance import versions
-from stepcredit.results.store import read_rows
+from stepcredit.results.schema import AccuracyRow
+from stepcredit.results.store import read_rows, write_rows
 from stepcredit.rollouts.collect import CollectConfig, collect
 from stepcredit.rollouts.demonstrate import DemonstrateConfig, demonstrate
 
@@ -143,12 +145,14 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
 
 def gather(out: Path, into: str, *evaluations: str) -> None:
     """All rows of these evaluations in one file, each once; without the paths of one machine."""
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    rows: dict[str, AccuracyRow] = {}
     for file in sorted(file for of in evaluations for file in out.glob(f"seed*/{of}/results.json")):
-        for row in read_rows(file):
-            key = tuple(row.get(name) for name in ("method", "split", "search", "width", "temperature", "seed"))
-            rows[key] = {**row, **{k: v and Path(v).parent.name for k, v in row.items() if k in ("policy", "value")}}
-    write_json(out / into, list(rows.values()))
+        for row in read_rows(file, AccuracyRow):
+            names = {
+                name: path and Path(path).parent.name for name in ("policy", "value") if (path := getattr(row, name))
+            }
+            rows[row.key(without=("policy", "value"))] = replace(row, **names)
+    write_rows(out / into, list(rows.values()))
 
 
 def main() -> None:

@@ -17,11 +17,13 @@ from typing import Any
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.files import write_json
+from stepcredit.results.schema import AccuracyRow
 from stepcredit.results.store import read_rows
 
 IDLE = ("look", "inventory", "examine")
 IN_VAIN = "Nothing happens."
 COMMAND = re.compile(r"Action: (\w+)")
+NAMES = ("method", "split", "search", "width", "temperature", "seed")
 KINDS = ("idle", "go in vain", "take in vain", "other in vain")
 
 
@@ -49,9 +51,8 @@ def shares(responses: Path) -> dict[str, float]:
 
 def row(evaluation: Path) -> dict[str, Any]:
     """An evaluation's names and shares."""
-    (result,) = read_rows(evaluation / "results.json") or []
-    told = ("method", "split", "search", "width", "temperature", "seed")
-    names = {name: result[name] for name in told if name in result}
+    (result,) = read_rows(evaluation / "results.json", AccuracyRow)
+    names = {name: told for name in NAMES if (told := getattr(result, name)) is not None}
     return {**names, **shares(evaluation / "responses")}
 
 

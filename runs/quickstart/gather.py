@@ -7,15 +7,16 @@ import sys
 from pathlib import Path
 
 from stepcredit.files import write_json
+from stepcredit.results.schema import AccuracyRow, ValueRow
 from stepcredit.results.store import add_rows, read_rows
 
 
 def main(runs: Path, out: Path) -> None:
     """One folder a seed in; `results.json`, `value.json` and the settings of the first out."""
     folders = sorted(p for p in runs.iterdir() if p.is_dir())
-    for name in ("results.json", "value.json"):
-        for folder in folders:
-            add_rows(out / name, read_rows(folder / name))
+    for folder in folders:
+        add_rows(out / "results.json", read_rows(folder / "results.json", AccuracyRow))
+        add_rows(out / "value.json", read_rows(folder / "value.json", ValueRow))
     first = (folders[0] / "run.json").read_text(encoding="utf-8")
     write_json(out / "run.json", json.loads(first))
 

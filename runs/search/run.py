@@ -94,7 +94,7 @@ def main() -> None:
             rows = [result_row(episodes, bench.problems, search, common) for search, episodes in answered(bench)]
             add_rows(args.out / "results.json", rows)
             for row in rows:
-                print(seed, method, row["search"], row["width"], row["accuracy"], row["tokens_generated"], flush=True)
+                print(seed, method, row.search, row.width, row.accuracy, row.tokens_generated, flush=True)
     write_json(args.out / "run.json", {"prompts": PROMPTS, "pool": POOL, "beams": BEAMS, **versions()})
 
 

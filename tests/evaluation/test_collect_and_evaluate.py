@@ -126,12 +126,14 @@ def test_verdicts_truncation_and_cost_in_a_row():
         rambling.prompt_id: "guess",
     }
     engine = scripted(texts)
-    row, episodes = measure(TASK, problems, engine, Search("greedy", 1, SamplingParams(40)), {"method": "x"})
+    row, episodes = measure(
+        TASK, problems, engine, Search("greedy", 1, SamplingParams(40)), {"task": "t", "method": "x"}
+    )
     assert [e.verdict for e in episodes] == [Verdict.RIGHT, Verdict.WRONG, None, Verdict.WRONG]
     assert episodes[2].stop_reason is StopReason.LENGTH
-    assert (row["accuracy"], row["truncated"], row["undecided"], row["n"]) == (0.25, 1, 0, 4)
-    assert row["stderr"] == pytest.approx(0.25, abs=1e-6)
-    assert row["tokens_generated"] == (3 * 11 + 5) + 5 + 40 + 2
+    assert (row.accuracy, row.truncated, row.undecided, row.n) == (0.25, 1, 0, 4)
+    assert row.stderr == pytest.approx(0.25, abs=1e-6)
+    assert row.tokens_generated == (3 * 11 + 5) + 5 + 40 + 2
 
 
 def test_an_engine_that_dies_is_an_error_and_not_a_wrong_answer():

@@ -30,6 +30,8 @@ PROBLEMS = [
     {"problem": "Twice x?", "solution": "It is $\\boxed{2x}$.", "level": "Level 2", "type": "Algebra"},
 ]
 
+ABOUT = {"task": "math", "method": "m"}
+
 
 def lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -97,10 +99,10 @@ def test_strict_lenient_truncated_and_undecided_in_a_row(gsm8k, monkeypatch):
     ]))  # fmt: skip
     engine = scripted(texts)
     monkeypatch.setattr(shared_grader(), "_seconds", 0.2)
-    row, episodes = measure(task, problems, engine, Search("greedy", 1, SamplingParams(60)), {})
+    row, episodes = measure(task, problems, engine, Search("greedy", 1, SamplingParams(60)), ABOUT)
     assert [str(e.verdict) for e in episodes] == ["right", "right", "wrong", "None", str(episodes[4].verdict), "wrong"]
-    assert (row["accuracy"], row["accuracy_strict"]) == (pytest.approx(2 / 6, abs=1e-6), pytest.approx(1 / 6, abs=1e-6))
-    assert row["truncated"] == 1
+    assert (row.accuracy, row.accuracy_strict) == (pytest.approx(2 / 6, abs=1e-6), pytest.approx(1 / 6, abs=1e-6))
+    assert row.truncated == 1
     assert episodes[4].verdict is not Verdict.RIGHT
     assert episodes[4].reward in (None, 0.0)
     said = list(reading_rows(episodes))
@@ -120,20 +122,20 @@ def test_levels_types_pass_and_majority(tmp_path):
         ["so $2x$", "no", "no", "so $2 x$"],
     ]))  # fmt: skip
     engine = scripted(texts)
-    row, episodes = measure(task, problems, engine, Search("sample", 4, SamplingParams(60)), {"task": "math"})
+    row, episodes = measure(task, problems, engine, Search("sample", 4, SamplingParams(60)), ABOUT)
     assert episodes[0].prompt[1]["content"] == "Half of 1?"
-    assert row["accuracy"] == pytest.approx(5 / 12, abs=1e-6)
-    assert row["accuracy_strict"] == pytest.approx(3 / 12, abs=1e-6)
-    assert [(r["k"], r["pass"], r["majority"]) for r in row["at_k"]] == [
+    assert row.accuracy == pytest.approx(5 / 12, abs=1e-6)
+    assert row.accuracy_strict == pytest.approx(3 / 12, abs=1e-6)
+    assert [(r.k, r.pass_, r.majority) for r in row.at_k] == [
         (1, pytest.approx(5 / 12, abs=1e-6), pytest.approx(5 / 12, abs=1e-6)),
         (2, pytest.approx((5 / 6 + 1 / 2 + 5 / 6) / 3, abs=1e-6), pytest.approx((0.5 + 0.5 + 1) / 3, abs=1e-6)),
         (4, 1.0, pytest.approx(2 / 3, abs=1e-6)),
     ]
-    rows = group_rows(episodes, problems, {"task": "math"})
-    assert [(r["by"], r["group"], r["n"], r["accuracy"]) for r in rows] == [
+    rows = group_rows(episodes, problems, ABOUT)
+    assert [(r.by, r.group, r.n, r.accuracy) for r in rows] == [
         ("level", 1, 2, 0.375), ("level", 2, 1, 0.5), ("type", "Algebra", 2, 0.5), ("type", "Geometry", 1, 0.25),
     ]  # fmt: skip
-    assert at_k(episodes, 1) == row["at_k"][:1]
+    assert at_k(episodes, 1) == row.at_k[:1]
 
 
 def test_evaluate_goes_on_where_it_stopped(gsm8k, policy, tmp_path, monkeypatch, capsys):

@@ -199,7 +199,7 @@ def test_one_strategy_finds_what_it_finds_among_all(folders, tmp_path):
     assert run(folders, tmp_path / "beam", *value, "--search", "beam", "--width", "2", *trace) == 0
     (row,) = json.loads((tmp_path / "beam" / "results.json").read_text())
     assert row == rows["beam", 2]
-    assert "<svg" in (tmp_path / "tree.html").read_text()
+    assert "<details" in (tmp_path / "tree.html").read_text()
     lines = (tmp_path / "beam" / "responses" / "m-test-beam-seed0-beam2.jsonl").read_text().splitlines()
     assert len(lines) == 6
 

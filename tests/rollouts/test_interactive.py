@@ -19,6 +19,7 @@ from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.experiments.initial_policy import small_run, train_and_save
 from stepcredit.models.loading import load_policy, load_tokenizer, value_model_from
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.results.schema import written
 from stepcredit.rollouts import collect as collecting
 from stepcredit.rollouts import multi_turn as acting
 from stepcredit.rollouts.collect import CollectConfig, collect
@@ -279,7 +280,7 @@ def evaluated(models, out, **given):
         "method": "m",
         **given,
     }
-    return evaluate(EvaluateConfig(**config))
+    return tuple([written(row) for row in rows] for rows in evaluate(EvaluateConfig(**config)))
 
 
 def kept(out, search, width):

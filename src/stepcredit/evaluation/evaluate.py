@@ -15,13 +15,14 @@ from stepcredit.errors import InputError
 from stepcredit.evaluation.breakdown import group_rows, reading_rows
 from stepcredit.evaluation.conversing import conversed
 from stepcredit.evaluation.models import Models
-from stepcredit.evaluation.rows import Search, named, result_row, search_params, write_value_files
+from stepcredit.evaluation.rows import Search, named, result_row, search_params, settings_told, write_value_files
 from stepcredit.evaluation.searching import CHOOSERS, NEED_SCORER, Bench, Strategy, trace_of
 from stepcredit.evaluation.value_quality import score
 from stepcredit.files import locked, write_json, write_lines
 from stepcredit.metrics.samples import powers_of_two
 from stepcredit.models.states import ValueStates, value_states
 from stepcredit.results.provenance import Stopwatch, versions
+from stepcredit.results.schema import AccuracyRow, GroupRow
 from stepcredit.results.store import add_rows, read_rows
 from stepcredit.rollouts.multi_turn import stepping
 from stepcredit.rollouts.single_turn import sample_and_grade, sampling
@@ -85,7 +86,7 @@ class EvaluateConfig(TaskChoice):
         metadata={"help": "A sequence classifier with one label, to score with in place of --value_model."},
     )
     trace: str | None = field(
-        default=None, metadata={"help": "A page that draws the beam's tree of the first problem (--search beam)."}
+        default=None, metadata={"help": "A page of the beam's tree on the first problem (--search beam)."}
     )
     num_generations: int = field(default=1, metadata={"help": "Responses a problem with --search sample (K)."})
     seed: int = field(default=0, metadata={"help": "Seed of generated problems and of the sampling noise."})
@@ -97,7 +98,7 @@ class EvaluateConfig(TaskChoice):
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code a model repository brings."})
 
 
-def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def evaluate(config: EvaluateConfig) -> tuple[list[AccuracyRow], list[GroupRow]]:
     """Writes the result files of one evaluation; returns its rows of `results.json` and of `groups.json`.
 
     Raises:
@@ -109,7 +110,7 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
         return _evaluate(config, task)
 
 
-def _evaluate(config: EvaluateConfig, task: Task) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _evaluate(config: EvaluateConfig, task: Task) -> tuple[list[AccuracyRow], list[GroupRow]]:
     out, watch = Path(config.output_dir), Stopwatch()
     problems = list(task.problems(config.split, config.limit, config.seed))
     common = {
@@ -126,23 +127,24 @@ def _evaluate(config: EvaluateConfig, task: Task) -> tuple[list[dict[str, Any]],
     responses = out / "responses" / f"{config.method or 'policy'}-{config.split}-{config.search}-seed{config.seed}"
     models = Models(config)
     _ = models.tokenizer  # a policy that is not there is found before anything is written
-    groups: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
+    groups: list[GroupRow] = []
+    rows: list[AccuracyRow] = []
     with watch.phase("generate"):
         for search, episodes in _searched(config, task, problems, models, responses):
-            rows.append(result_row(episodes, problems, search, common))
-            groups += group_rows(episodes, problems, {**common, **named(search)})
+            about = {**common, **settings_told(config, search.name), **named(search)}
+            rows.append(result_row(episodes, problems, search, about))
+            groups += group_rows(episodes, problems, about)
     add_rows(out / "results.json", rows)
     if groups:
         add_rows(out / "groups.json", groups)
     if config.search == "all" and not isinstance(task, InteractiveTask):
         from stepcredit.report.cost import write_cost  # draws with matplotlib, which few evaluations need
 
-        write_cost(out / "cost.svg", read_rows(out / "results.json"))
+        write_cost(out / "cost.svg", read_rows(out / "results.json", AccuracyRow))
     if config.value_model is not None and config.search in ("greedy", "sample"):
         value_model = models.value_model
         scored = score(value_model, models.tokenizer, episodes, step_rule(task, value_states(value_model)))
-        write_value_files(out, scored, task, problems, common)
+        write_value_files(out, scored, task, problems, about)
     write_json(out / "timings.json", watch.phases)
     write_json(out / "run.json", {"command": "evaluate", **vars(config), **versions()})
     return rows, groups
@@ -197,7 +199,7 @@ def _searched(
         write_lines(responses.with_name(name), reading_rows(episodes))
         yield Search(strategy.name, strategy.width, params), episodes
     if config.trace is not None:
-        from stepcredit.report.trace import write_trace  # draws with matplotlib, which no other evaluation needs
+        from stepcredit.report.trace import write_trace
 
         params_of_trace = replace(bench.beam, width=config.width)
         write_trace(Path(config.trace), trace_of(bench, problems[0], params_of_trace))

@@ -21,6 +21,8 @@ from stepcredit.experiments.variants import variant_of
 from stepcredit.files import locked, write_json
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
+from stepcredit.results.schema import AccuracyRow, SignalRow
+from stepcredit.results.store import parsed, write_rows
 from stepcredit.tasks.registry import load_task
 from stepcredit.training.methods import METHODS
 
@@ -184,8 +186,8 @@ def _compare(comparison: Comparison, initial: Sequence[Run]) -> dict[str, Any]:
     rates = choose_rates(comparison)
     trained = [comparison.final(m, s, rates[m]) for m in config.methods for s in config.seeds]
     results = [*first[: len(config.seeds)], *comparison.run("methods × seeds", trained)]
-    write_json(out / "results.json", [row for result in results for row in result["rows"]])
-    write_json(out / "pairs.json", pair_rows(config.task, results))
+    write_rows(out / "results.json", rows_of(results, AccuracyRow))
+    write_rows(out / "pairs.json", pair_rows(config.task, results))
     curves = {r["rows"][0]["method"]: r["curve"] for r in results if r["rows"][0]["seed"] == config.seeds[0]}
     write_json(out / "curves.json", curves)
     about = {k: v for k, v in vars(config).items() if k not in ("output_dir", "jobs", "dry_run", "settings")}
@@ -193,7 +195,7 @@ def _compare(comparison: Comparison, initial: Sequence[Run]) -> dict[str, Any]:
     write_json(out / "run.json", {"command": "compare", **about, **chosen, **versions()})
     if config.credit_prompts:
         judged = comparison.run("credit", [comparison.credit(seed, rates) for seed in config.seeds])
-        write_json(out / "localisation.json", [row for result in judged for row in result["rows"]])
+        write_rows(out / "localisation.json", rows_of(judged, SignalRow))
     write_json(out / "timings.json", comparison.timings)
     write_report(out)
     return {"methods": len(config.methods) + 1, "seeds": len(config.seeds), "runs": len(results)}
@@ -227,8 +229,13 @@ def choose_rates(comparison: Comparison) -> dict[str, float]:
         if stopped:
             raise InputError(f"{method} learns at none of these rates; at {rate:g} {stopped[0]}", "learning_rates")
     grid = [{**row, "chosen": best[m] == rate} for (m, rate), rows in tried.items() for row in rows]
-    write_json(comparison.out / "grid.json", grid)
+    write_rows(comparison.out / "grid.json", rows_of([{"rows": grid}], AccuracyRow))
     return best
+
+
+def rows_of(results: Sequence[dict[str, Any]], kind: type[Any]) -> list[Any]:
+    """The rows of the results of runs."""
+    return [parsed(kind, row, "run") for result in results for row in result["rows"]]
 
 
 def _settings(config: CompareConfig) -> dict[str, dict[str, Any]]:

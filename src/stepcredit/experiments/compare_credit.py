@@ -26,6 +26,7 @@ from stepcredit.evaluation.step_credit import (
 )
 from stepcredit.experiments.initial_policy import sampled_episodes
 from stepcredit.models.loading import load_policy, load_tokenizer, load_value_model
+from stepcredit.results.schema import SignalRow, written
 from stepcredit.tasks.registry import load_task
 from stepcredit.tasks.task import Problem
 
@@ -86,7 +87,7 @@ def judge_credit(
         if method in betas:
             policy = load_policy(str(runs / name / "policy"))
             signals[f"{method} {IMPLICIT}"] = implicit_changes(judged, policy, reference, betas[method])
-    rows = []
+    rows: list[SignalRow] = []
     for method, policy_folder in {"sft": base, **_ceilings(runs, trained)}.items():
         engine = load_engine(str(policy_folder), tokenizer=tokenizer, batch_size=512)
         rates_after = continuation_success(task, problems, judged, engine, continuations, seed)
@@ -95,7 +96,7 @@ def judge_credit(
     rows += credit_rows(judged, signals, common, seed)
     for method, value in values.items():
         rows += auc_rows(with_values(judged, value), {**common, "signal": f"{method} V"}, seed)
-    return {"rows": rows, "kind_rates": rates, "responses": len(judged)}
+    return {"rows": [written(row) for row in rows], "kind_rates": rates, "responses": len(judged)}
 
 
 def _ceilings(runs: Path, trained: dict[str, str]) -> dict[str, Path]:
@@ -104,9 +105,9 @@ def _ceilings(runs: Path, trained: dict[str, str]) -> dict[str, Path]:
 
 def _against(
     judged: list[Judged], values: dict[str, Signal], rates: Signal, trials: int, common: dict[str, Any], by: str
-) -> list[dict[str, Any]]:
+) -> list[SignalRow]:
     """How well each V agrees with the success rates of one policy's continuations."""
-    rows = []
+    rows: list[SignalRow] = []
     for method, value in values.items():
         named = {**common, "signal": f"{method} V", "against": f"{by} {CEILING}"}
         rows += calibration_rows(with_values(judged, value), rates, trials, named, seed=common["seed"])

@@ -30,6 +30,7 @@ from stepcredit.experiments.initial_policy import (
 from stepcredit.files import holds_something, locked, write_json
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import Stopwatch, versions
+from stepcredit.results.schema import AccuracyRow
 from stepcredit.results.store import add_rows
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.training.configs import OfflineConfig, OREOConfig, RFTConfig
@@ -85,7 +86,7 @@ class Loop:
         """`config.num_generations` graded responses to each of the first prompts of a split."""
         return sampled_episodes(self.task, policy, self.tokenizer, split, prompts, self.config.num_generations, seed)
 
-    def test(self, method: str, policy: Any) -> dict[str, Any]:
+    def test(self, method: str, policy: Any) -> AccuracyRow:
         """Greedy accuracy on the test problems."""
         with self.watch.phase(f"evaluate {method}"):
             problems = self.task.problems("test", self.config.test_prompts, self.config.seed)

@@ -24,7 +24,8 @@ from stepcredit.files import locked, write_json
 from stepcredit.progress import track
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
-from stepcredit.results.store import read_rows
+from stepcredit.results.schema import AccuracyRow
+from stepcredit.results.store import read_rows, write_rows
 from stepcredit.rollouts.collect import SOLUTIONS, CollectConfig, collect
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import TrainConfig, train
@@ -105,7 +106,7 @@ def steps_of(recipe: Recipe, config: ReproduceConfig) -> list[Step]:
 def gather(out: Path) -> None:
     """The rows of all evaluations in one `results.json`, and the page of them."""
     files = sorted(out.glob("seed*/evaluate-*/results.json"))
-    write_json(out / "results.json", [row for file in files for row in read_rows(file)])
+    write_rows(out / "results.json", [row for file in files for row in read_rows(file, AccuracyRow)])
     write_report(out)
 
 

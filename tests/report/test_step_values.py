@@ -1,7 +1,8 @@
 import pytest
 
-from stepcredit.errors import InputError
-from stepcredit.report.values import check_responses, pair_up, value_colour
+from stepcredit.report.step_values import marked, pair_up, value_colour
+from stepcredit.results.schema import CreditExample
+from stepcredit.results.store import parsed
 
 
 def response(values=(), rights=None, initial=None, **fields):
@@ -14,8 +15,12 @@ def response(values=(), rights=None, initial=None, **fields):
     }
 
 
+def responses_of(rows):
+    return [marked(parsed(CreditExample, row, "credit.json")) for row in rows]
+
+
 def one(*args, **fields):
-    return check_responses([response(*args, **fields)])[0]
+    return responses_of([response(*args, **fields)])[0]
 
 
 def test_colours_at_the_ends_the_middle_and_beyond():
@@ -72,39 +77,18 @@ def test_pairs_prefer_the_same_prompt():
         response(prompt="b"),
         response(prompt="b", verdict="undecided"),
     ]
-    responses = check_responses(rows)
+    responses = responses_of(rows)
     pairs, others = pair_up(responses)
     assert [(x is responses[2], y is responses[1]) for x, y in pairs] == [(True, True)]
     assert others == [responses[0], responses[3]]
 
 
 def test_without_a_common_prompt_the_first_right_and_the_first_wrong_are_the_pair():
-    responses = check_responses([response(prompt=p, verdict=v) for p, v in [("a", "right"), ("b", "wrong")]])
+    responses = responses_of([response(prompt=p, verdict=v) for p, v in [("a", "right"), ("b", "wrong")]])
     assert pair_up(responses) == ([(responses[0], responses[1])], [])
     assert pair_up(responses[:1]) == ([], responses[:1])
 
 
-@pytest.mark.parametrize(
-    ("bad", "where"),
-    [
-        ({"verdict": "maybe"}, "row 2"),
-        ({"verdict": None}, "row 2"),
-        ({"prompt": 3}, "row 2"),
-        ({"answer": ["x"]}, "row 2"),
-        ({"steps": None}, "row 2"),
-        ({"value_initial": "high"}, "row 2"),
-        ({"steps": ["text"]}, "row 2, step 1"),
-        ({"steps": [{"text": "a", "value": 0.1}, {"text": None, "value": 0.1}]}, "row 2, step 2"),
-        ({"steps": [{"text": "a", "value": float("nan")}]}, "row 2, step 1"),
-        ({"steps": [{"text": "a", "value": 0.1, "right": 1}]}, "row 2, step 1"),
-    ],
-)
-def test_a_malformed_response_is_named(bad, where):
-    with pytest.raises(InputError) as caught:
-        check_responses([response(), response() | bad], "out/credit.json")
-    assert caught.value.where == f"out/credit.json, {where}"
-
-
-def test_numbers_and_null_are_fine_as_answers():
-    assert one(answer=24, extracted=None).answer == "24"
-    assert one(extracted=None).extracted is None
+def test_a_prompt_of_messages_is_what_each_says():
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}]
+    assert one(prompt=messages).prompt == "system: Be brief.\n\nuser: 1+1?"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markdown_tables import table
 from matplotlib.figure import Figure
 
-from stepcredit.report.figures import COLOURS, INK, drawn_svg, figure_style
-from stepcredit.report.markdown import table
-from stepcredit.report.scores import Score, aggregate, method_label
-from stepcredit.report.tables import MISSING, percent
-from stepcredit.results.fields import Row, optional_number
+from stepcredit.report.figures import INK, drawn_svg, figure_style
+from stepcredit.report.formatting import MISSING
+from stepcredit.report.legend import Legend
+from stepcredit.report.scores import Score, aggregate
+from stepcredit.results.schema import AccuracyRow
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Replies:
     """One policy on one split: its scores by K. K = 1 is sampling by the seeds that tried several.
 
     Attributes:
-        method: which policy.
+        method, label: which policy, and how it is called.
         split: which split.
         by_value: the reply said is the most valued of K.
         at_random: it is any of them.
@@ -27,6 +28,7 @@ class Replies:
     """
 
     method: str
+    label: str
     split: str
     by_value: dict[int, Score]
     at_random: dict[int, Score]
@@ -35,13 +37,13 @@ class Replies:
     @property
     def name(self) -> str:
         """For people."""
-        return f"{method_label(self.method)}, {self.split}"
+        return f"{self.label}, {self.split}"
 
 
-def replies(rows: Sequence[Row], splits: Sequence[str]) -> list[Replies]:
+def replies(rows: Sequence[AccuracyRow], splits: Sequence[str], legend: Legend) -> list[Replies]:
     """Every policy and split that was tried with several replies."""
-    tried = {(r["method"], r["split"], r["seed"]) for r in rows if r["search"] == "best-of"}
-    same = [r for r in rows if (r["method"], r["split"], r["seed"]) in tried]
+    tried = {(r.method, r.split, r.seed) for r in rows if r.search == "best-of"}
+    same = [r for r in rows if (r.method, r.split, r.seed) in tried]
     scores = aggregate(same)
 
     def by_k(method: str, split: str, search: str) -> dict[int, Score]:
@@ -51,39 +53,38 @@ def replies(rows: Sequence[Row], splits: Sequence[str]) -> list[Replies]:
     greedy = {(s.method, s.split): s for s in scores if s.search == "greedy"}
     places = dict.fromkeys((s.method, split) for split in splits for s in scores if s.split == split)
     return [
-        Replies(m, split, by_k(m, split, "best-of"), by_k(m, split, "random"), greedy.get((m, split)))
+        Replies(m, legend.label(m), split, by_k(m, split, "best-of"), by_k(m, split, "random"), greedy.get((m, split)))
         for m, split in places
     ]
 
 
-def replies_table(rows: Sequence[Row], splits: Sequence[str]) -> str:
+def replies_table(rows: Sequence[AccuracyRow], splits: Sequence[str], legend: Legend) -> str:
     """K replies a turn as Markdown, a row for each way to choose, with the tokens that the policy wrote and the value
     model read for one conversation at the largest K; beside them the likeliest reply, where that was played."""
-    policies = replies(rows, splits)
+    policies = replies(rows, splits, legend)
     widths = sorted({1} | {k for p in policies for k in p.by_value})
     decoded = any(policy.greedy for policy in policies)
     lines = []
     for policy in policies:
         for how, found in (("by value", policy.by_value), ("at random", policy.at_random)):
-            cells = [percent(found[k]) if k in found else MISSING for k in widths]
-            likeliest = [percent(policy.greedy) if policy.greedy else MISSING] if decoded else []
+            cells = [found[k].percent if k in found else MISSING for k in widths]
+            likeliest = [policy.greedy.percent if policy.greedy else MISSING] if decoded else []
             lines.append([f"{policy.name}, {how}", *likeliest, *cells, _tokens(found.get(widths[-1]))])
     columns = [*(["greedy"] if decoded else []), *(f"K = {k}" for k in widths)]
     return table(["policy", *columns, f"tokens written / read, K = {widths[-1]}"], lines)
 
 
-def temperatures_table(rows: Sequence[Row], splits: Sequence[str]) -> str:
+def temperatures_table(rows: Sequence[AccuracyRow], splits: Sequence[str], legend: Legend) -> str:
     """The most valued of K replies as Markdown, a row for each policy, split and temperature at which they were drawn;
     a row of a result file that tells none is of temperature 1."""
-    by_temperature: dict[float, list[Row]] = {}
+    by_temperature: dict[float, list[AccuracyRow]] = {}
     for row in rows:
-        told = optional_number(row, "temperature", "temperature")
-        by_temperature.setdefault(1.0 if told is None else told, []).append(row)
-    found = [(policy, t) for t, of in sorted(by_temperature.items()) for policy in replies(of, splits)]
+        by_temperature.setdefault(1.0 if row.temperature is None else row.temperature, []).append(row)
+    found = [(policy, t) for t, of in sorted(by_temperature.items()) for policy in replies(of, splits, legend)]
     widths = sorted({k for policy, _ in found for k in policy.by_value})
     lines = []
     for policy, t in sorted(found, key=lambda one: one[0].name):
-        cells = [percent(policy.by_value[k]) if k in policy.by_value else MISSING for k in widths]
+        cells = [policy.by_value[k].percent if k in policy.by_value else MISSING for k in widths]
         lines.append([policy.name, f"{t:g}", *cells])
     return table(["policy", "temperature", *(f"K = {k}" for k in widths)], lines)
 
@@ -94,12 +95,12 @@ def _tokens(score: Score | None) -> str:
     return f"{score.tokens_generated:.0f} / {score.tokens_scored:.0f}"
 
 
-def replies_svg(rows: Sequence[Row], splits: Sequence[str], name: str = "replies") -> str:
+def replies_svg(rows: Sequence[AccuracyRow], splits: Sequence[str], legend: Legend, name: str = "replies") -> str:
     """Success over K, a panel for each policy and split, as an SVG; the bars are standard errors.
 
     They are over seeds where there are several, otherwise over games.
     """
-    policies = replies(rows, splits)
+    policies = replies(rows, splits, legend)
     drawn = [s for p in policies for s in (*p.by_value.values(), *p.at_random.values(), p.greedy) if s]
     most = max(100 * (score.accuracy + score.spread) for score in drawn)
     with figure_style(name):
@@ -113,7 +114,7 @@ def replies_svg(rows: Sequence[Row], splits: Sequence[str], name: str = "replies
             axes.set_ylim(0, min(100.0, 1.1 * most))
             axes.grid(visible=True)
             for label, found, colour, style in (
-                ("the most valued", policy.by_value, COLOURS["oreo"], "o-"),
+                ("the most valued", policy.by_value, legend.colour("oreo"), "o-"),
                 ("any of them", policy.at_random, INK, "x--"),
             ):
                 line = [found[k] for k in sorted(found)]
