@@ -15,7 +15,7 @@ from typing import Any
 from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
-from stepcredit.evaluation.rows import Search, result_row
+from stepcredit.evaluation.rows import result_row
 from stepcredit.evaluation.searching import CHOOSERS, Bench, Strategy
 from stepcredit.files import write_json
 from stepcredit.models.loading import load_value_model
@@ -23,6 +23,7 @@ from stepcredit.results.provenance import versions
 from stepcredit.results.store import add_rows
 from stepcredit.search.beam import BeamParams
 from stepcredit.search.scorers import ValueScorer
+from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.registry import load_task
 
 PROMPTS = 200
@@ -60,16 +61,16 @@ def bench_of(task_name: str, comparison: Path, method: str, seed: int, out: Path
     )
 
 
-def answered(bench: Bench) -> Iterator[tuple[Search, list[Episode]]]:
+def answered(bench: Bench) -> Iterator[tuple[SearchSpec, list[Episode]]]:
     greedy = SamplingParams(bench.params.max_new_tokens, temperature=0.0)
     plain = Bench(bench.task, bench.problems, bench.engine, None, greedy, bench.beam,
                   bench.responses.with_name(f"{bench.responses.name}-greedy"), bench.asked)  # fmt: skip
-    yield Search("greedy", 1, greedy), [group[0] for group in plain.pool(1)]
+    yield SearchSpec("greedy", 1, greedy), [group[0] for group in plain.pool(1)]
     for name in CHOOSERS:
         for width in WIDTHS:
-            yield Search(name, width, bench.params), bench.answers(Strategy(name, width), POOL)
+            yield SearchSpec(name, width, bench.params), bench.answers(Strategy(name, width), POOL)
     for width in BEAMS:
-        yield Search("beam", width, bench.params), bench.answers(Strategy("beam", width), POOL)
+        yield SearchSpec("beam", width, bench.params), bench.answers(Strategy("beam", width), POOL)
 
 
 def main() -> None:

@@ -10,11 +10,12 @@ from stepcredit.engines.engine import Request, SamplingParams
 from stepcredit.engines.scripted import ScriptedEngine
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.store import load_episodes
-from stepcredit.evaluation.rows import Search, measure
+from stepcredit.evaluation.rows import measure
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import work_units
 from stepcredit.rollouts.collect import CollectConfig, collect
 from stepcredit.rollouts.single_turn import sample_and_grade
+from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.arithmetic import Arithmetic, work
 from stepcredit.verdict import Verdict
 
@@ -126,7 +127,7 @@ def test_verdicts_truncation_and_cost_in_a_row():
         rambling.prompt_id: "guess",
     }
     engine = scripted(texts)
-    row, episodes = measure(TASK, problems, engine, Search("greedy", 1, SamplingParams(40)), {"method": "x"})
+    row, episodes = measure(TASK, problems, engine, SearchSpec("greedy", 1, SamplingParams(40)), {"method": "x"})
     assert [e.verdict for e in episodes] == [Verdict.RIGHT, Verdict.WRONG, None, Verdict.WRONG]
     assert episodes[2].stop_reason is StopReason.LENGTH
     assert (row["accuracy"], row["truncated"], row["undecided"], row["n"]) == (0.25, 1, 0, 4)

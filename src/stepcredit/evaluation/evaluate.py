@@ -15,7 +15,7 @@ from stepcredit.errors import InputError
 from stepcredit.evaluation.breakdown import group_rows, reading_rows
 from stepcredit.evaluation.conversing import conversed
 from stepcredit.evaluation.models import Models
-from stepcredit.evaluation.rows import Search, named, result_row, search_params, write_value_files
+from stepcredit.evaluation.rows import named, result_row, write_value_files
 from stepcredit.evaluation.searching import CHOOSERS, NEED_SCORER, Bench, Strategy, trace_of
 from stepcredit.evaluation.value_quality import score
 from stepcredit.files import write_json, write_lines
@@ -29,6 +29,7 @@ from stepcredit.rollouts.task_settings import TaskChoice
 from stepcredit.rollouts.work_units import WorkFolder, work_units
 from stepcredit.search.beam import BeamParams
 from stepcredit.search.scorers import Scorer, ValueScorer
+from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, Task
 
@@ -159,7 +160,7 @@ def _check(config: EvaluateConfig, task: Task) -> None:
 
 def _searched(
     config: EvaluateConfig, task: Task, problems: Sequence[Problem], models: Models, responses: Path
-) -> Iterator[tuple[Search, list[Episode]]]:
+) -> Iterator[tuple[SearchSpec, list[Episode]]]:
     """(a strategy, its episodes) for each that the config asks for; the episodes are kept as lines for reading too."""
     asked = _asked(config, task)
     params = sampling(config, task)
@@ -167,10 +168,10 @@ def _searched(
         engine = stepping(models.engine, task.name)
         for way, episodes in conversed(config, task, problems, engine, models.scorer, params, responses, asked):
             write_lines(responses.with_name(f"{responses.name}-{way.name}{way.width}.jsonl"), reading_rows(episodes))
-            yield Search(way.name, way.width, way.params), episodes
+            yield SearchSpec(way.name, way.width, way.params), episodes
         return
     if config.search in ("greedy", "sample"):
-        search = search_params(config, task)
+        search = SearchSpec(config.search, 1 if config.search == "greedy" else config.num_generations, params)
         episodes = _drawn(responses, config, task, problems, search, models, asked)
         write_lines(responses.with_suffix(".jsonl"), reading_rows(episodes))
         yield search, episodes
@@ -179,18 +180,18 @@ def _searched(
     rule = _beam_rule(config, task, scorer)
     bench = Bench(task, problems, models.engine, scorer, params, _beam_params(config, params), rule, responses, asked)
     if config.search == "all":
-        greedy = search_params(replace(config, search="greedy"), task)
+        greedy = SearchSpec("greedy", 1, params)
         episodes = _drawn(
             responses.with_name(f"{responses.name}-greedy"), config, task, problems, greedy, models, asked
         )
         yield greedy, episodes
         sampled = [e for group in bench.pool(config.width) for e in group]
-        yield Search("sample", config.width, params), sampled
+        yield SearchSpec("sample", config.width, params), sampled
     for strategy in strategies(config):
         episodes = bench.answers(strategy, config.width)
         name = f"{responses.name}-{strategy.name}{strategy.width}.jsonl"
         write_lines(responses.with_name(name), reading_rows(episodes))
-        yield Search(strategy.name, strategy.width, params), episodes
+        yield SearchSpec(strategy.name, strategy.width, params), episodes
     if config.trace is not None:
         from stepcredit.report.trace import write_trace  # draws with matplotlib, which no other evaluation needs
 
@@ -257,7 +258,7 @@ def _drawn(
     config: EvaluateConfig,
     task: Task,
     problems: Sequence[Problem],
-    search: Search,
+    search: SearchSpec,
     models: Models,
     asked: dict[str, Any],
 ) -> list[Episode]:

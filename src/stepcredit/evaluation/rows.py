@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from stepcredit.evaluation.value_quality import Scored, credit_examples, value_r
 from stepcredit.files import write_json
 from stepcredit.progress import track_units
 from stepcredit.results.store import SAMPLING, add_rows
-from stepcredit.rollouts.single_turn import sample_and_grade, sampling
+from stepcredit.rollouts.single_turn import sample_and_grade
 from stepcredit.rollouts.work_units import work_units
+from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.task import Problem, Task
 from stepcredit.verdict import Verdict
 
@@ -30,28 +30,11 @@ def write_value_files(
     return rows
 
 
-@dataclass(frozen=True)
-class Search:
-    """How responses to a problem are made: by which strategy, how many, and with which sampling."""
-
-    name: str
-    samples: int
-    params: SamplingParams
-
-
-def search_params(config: Any, task: Task) -> Search:
-    """The strategy a config asks for."""
-    params = sampling(config, task)
-    if config.search == "greedy":
-        return Search("greedy", 1, replace(params, temperature=0.0, top_p=1.0, top_k=0))
-    return Search("sample", config.num_generations, params)
-
-
 def measure(
     task: Task,
     problems: Sequence[Problem],
     engine: Engine,
-    search: Search,
+    search: SearchSpec,
     common: dict[str, Any],
 ) -> tuple[dict[str, Any], list[Episode]]:
     """(a row of `results.json`, the graded responses).
@@ -70,7 +53,7 @@ def measure(
 
 
 def result_row(
-    episodes: Sequence[Episode], problems: Sequence[Problem], search: Search, common: dict[str, Any]
+    episodes: Sequence[Episode], problems: Sequence[Problem], search: SearchSpec, common: dict[str, Any]
 ) -> dict[str, Any]:
     """A row of `results.json`; see `measure`. `at_k` is there where there are several samples."""
     accuracy, stderr = rate(episodes)
@@ -83,7 +66,7 @@ def result_row(
         "accuracy": accuracy,
         "stderr": stderr,
         **told_apart,
-        **({"at_k": at_k(episodes, search.samples)} if search.name == "sample" and search.samples > 1 else {}),
+        **({"at_k": at_k(episodes, search.samples)} if search.samples > 1 else {}),
         "truncated": sum(e.truncated for e in episodes),
         "undecided": sum(e.verdict is Verdict.UNDECIDED for e in episodes),
         "tokens_generated": sum(_generated(e) for e in episodes),
@@ -91,9 +74,9 @@ def result_row(
     }
 
 
-def named(search: Search) -> dict[str, Any]:
+def named(search: SearchSpec) -> dict[str, Any]:
     """What a row says of its search: name, width, and the settings that are not plain sampling's; greedy has none."""
-    named, params = {"search": search.name, "width": search.samples}, search.params
+    named, params = {"search": search.name, "width": search.width}, search.params
     if params.temperature == 0:
         return named
     told = {name: getattr(params, name) for name in SAMPLING}
