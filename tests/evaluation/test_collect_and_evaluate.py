@@ -186,7 +186,7 @@ def test_collect_train_evaluate_from_the_command_line(policy, tmp_path, capsys):
     )
     (row,) = json.loads((results / "results.json").read_text())
     assert (row["n"], row["width"], row["search"], row["method"]) == (5, 3, "sample", "policy")
-    assert len(load_episodes(results / "responses" / "policy-test-sample-seed0")) == 15
+    assert len(load_episodes(results / "responses" / "policy-test-sample-seed0-sample3")) == 15
     assert "seconds" not in row
     assert json.loads((results / "timings.json").read_text())[0]["phase"] == "generate"
 

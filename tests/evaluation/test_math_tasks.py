@@ -158,7 +158,7 @@ def test_evaluate_goes_on_where_it_stopped(gsm8k, policy, tmp_path, monkeypatch,
     assert not (tmp_path / "broken" / "results.json").exists()
     assert run(tmp_path / "broken", "--batch_size", "3") == 0
     assert len(calls) == 4
-    for file in ("results.json", "responses/policy-train-sample-seed0.jsonl"):
+    for file in ("results.json", "responses/policy-train-sample-seed0-sample2.jsonl"):
         assert (tmp_path / "broken" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     (row,) = json.loads((tmp_path / "whole" / "results.json").read_text())
     assert row["source_versions"]["train"].startswith("sha256:")

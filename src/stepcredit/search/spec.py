@@ -90,18 +90,36 @@ class SearchSpec:
         return self.continuations or self.width
 
 
-def all_searches(spec: SearchSpec, samples: int, has_scorer: bool, is_interactive: bool) -> list[SearchSpec]:
-    """`--search all`: every search that has what it needs, with the settings of `spec`, at several widths.
+def requested_searches(
+    name: str, spec: SearchSpec, samples: int, has_scorer: bool, is_interactive: bool
+) -> list[SearchSpec]:
+    """What `--search NAME` asks for, with the settings of `spec`; "all" is every search that has what it needs.
 
-    Of responses: greedy, `width` samples, and the others at every power of two up to `width`. Of turns: greedy,
-    `samples` samples, and the others at every width from 2 to that of `spec`.
+    Of responses, "all" is greedy, `width` samples, and the others at every power of two up to `width`. Of turns it is
+    greedy, `samples` samples, and the others at every width from 2 to that of `spec`.
+
+    Args:
+        name: a name of `SEARCHES`, or "all".
+        spec: whose width and other settings are taken.
+        samples: the width of "sample".
+        has_scorer: whether there is somebody to say how good responses are.
+        is_interactive: whether turns of conversations are searched for.
+
+    Raises:
+        InputError: an unknown search, or one that does not have what it needs.
     """
-    names = [name for name in (OF_TURNS if is_interactive else OF_RESPONSES) if name not in ("greedy", "sample")]
-    widths = list(range(2, spec.width + 1)) if is_interactive else powers_of_two(spec.width)
-    sampled = samples if is_interactive else spec.width
-    chosen = [replace(spec, name=name, width=width) for name in names for width in widths]
-    return [
-        replace(spec, name="greedy", width=1),
-        replace(spec, name="sample", width=sampled),
-        *(other for other in chosen if has_scorer or not other.needs_scorer),
-    ]
+    known = OF_TURNS if is_interactive else OF_RESPONSES
+    if name == "all":
+        chosen = [name for name in known if name not in ("greedy", "sample")]
+        widths = list(range(2, spec.width + 1)) if is_interactive else powers_of_two(spec.width)
+        others = [replace(spec, name=name, width=width) for name in chosen for width in widths]
+        sample = replace(spec, name="sample", width=samples if is_interactive else spec.width)
+        return [replace(spec, name="greedy", width=1), sample, *(s for s in others if has_scorer or not s.needs_scorer)]
+    one = replace(spec, name=name, width={"greedy": 1, "sample": samples}.get(name, spec.width))
+    if one.needs_scorer and not has_scorer:
+        raise InputError(f"{name} needs --value_model, or a --reward_model", "search")
+    if name not in known and is_interactive:
+        raise InputError(f"{name!r} is not for an interactive task: {', '.join(known)}, all", "search")
+    if name not in known:
+        raise InputError(f"{name} is a choice among replies, of an interactive task (fetch, alfworld)", "search")
+    return [one]
