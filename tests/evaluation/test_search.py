@@ -217,3 +217,43 @@ def test_one_search_finds_what_it_finds_among_all(folders, tmp_path):
 def test_bad_settings_are_one_line(folders, tmp_path, capsys, flags, error):
     assert run(folders, tmp_path / "x", *flags) == 2
     assert error in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--value_model", "nowhere", "--search", "greedy"],
+        ["--value_model", "nowhere", "--search", "vote"],
+        ["--value_model", "nowhere", "--search", "beam"],
+        ["--reward_model", "nowhere", "--search", "all"],
+        ["--search", "all", "--continuations", "0"],
+        ["--search", "greedy", "--budget", "0"],
+        ["--model", "POLICY WITHOUT WEIGHTS", "--search", "greedy"],
+        ["--task", "fetch", "--value_model", "nowhere", "--search", "random"],
+    ],
+)
+def test_what_cannot_work_is_found_before_anything_is_written(folders, tmp_path, capsys, flags):
+    bare = tmp_path / "bare"
+    TASK.tokenizer().save_pretrained(bare)
+    flags = [str(bare) if flag.startswith("POLICY") else flag for flag in flags]
+    assert run(folders, tmp_path / "out", *flags) == 2
+    assert capsys.readouterr().err.strip().count("\n") == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_model_is_loaded_twice_and_no_policy_for_what_is_done(folders, tmp_path, monkeypatch):
+    from stepcredit.evaluation import models
+    from stepcredit.rollouts import task_settings
+
+    loaded = []
+
+    def counting(load):
+        return lambda *given, **more: loaded.append(load.__name__) or load(*given, **more)
+
+    monkeypatch.setattr(models, "load_value_model", counting(models.load_value_model))
+    monkeypatch.setattr(task_settings, "load_engine", counting(task_settings.load_engine))
+    flags = ["--value_model", str(folders / "value"), "--search", "all", "--width", "2"]
+    assert run(folders, tmp_path, *flags) == 0
+    assert sorted(loaded) == ["load_engine", "load_value_model"]
+    assert run(folders, tmp_path, *flags) == 0
+    assert sorted(loaded) == ["load_engine", "load_value_model", "load_value_model"]

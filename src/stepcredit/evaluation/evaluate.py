@@ -11,7 +11,7 @@ from typing import Any
 from stepcredit.errors import InputError
 from stepcredit.evaluation.breakdown import group_rows, reading_rows
 from stepcredit.evaluation.conversation_search import ConversationSearch
-from stepcredit.evaluation.models import ModelChoice, Models
+from stepcredit.evaluation.models import Models
 from stepcredit.evaluation.response_search import ResponseSearch, search_rule, step_rule
 from stepcredit.evaluation.rows import named, result_row, write_value_files
 from stepcredit.evaluation.value_quality import score
@@ -21,18 +21,21 @@ from stepcredit.results.provenance import Stopwatch, versions
 from stepcredit.results.store import add_rows, read_rows
 from stepcredit.rollouts.multi_turn import multi_turn_rollouts
 from stepcredit.rollouts.single_turn import sampling
+from stepcredit.rollouts.task_settings import TaskChoice
 from stepcredit.search.spec import SEARCHES, SearchSpec, requested_searches
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, Task
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig(ModelChoice):
+class EvaluateConfig(TaskChoice):
     """Score a policy on a task's problems, with a standard error and the tokens it cost: strict and lenient accuracy,
     pass@k and maj@k of several samples, by level and type; with a value model, also what that knows about the
     responses. Every response is kept for reading. Run it again to go on where it stopped."""
 
+    model: str = field(metadata={"help": "The policy: a folder, a .gguf file or a name on the hub."})
     output_dir: str = field(metadata={"help": "The folder of result files and of responses/, every response."})
+    value_model: str | None = field(default=None, metadata={"help": "A value model to be judged (--search sample)."})
     method: str = field(default="", metadata={"help": "What the rows call the policy; default: its folder."})
     split: str = field(default="test", metadata={"help": "Which of the task's splits."})
     limit: int | None = field(default=None, metadata={"help": "How many problems; default: the whole split."})
@@ -69,6 +72,10 @@ class EvaluateConfig(ModelChoice):
     budget: int | None = field(
         default=None, metadata={"help": "Tokens generated and scored, at most so many a problem."}
     )
+    reward_model: str | None = field(
+        default=None,
+        metadata={"help": "A sequence classifier with one label, to score with in place of --value_model."},
+    )
     trace: str | None = field(
         default=None, metadata={"help": "A page that draws the beam's tree of the first problem (--search beam)."}
     )
@@ -78,6 +85,8 @@ class EvaluateConfig(ModelChoice):
     top_p: float = field(default=1.0, metadata={"help": "Nucleus filter; 1 is off."})
     top_k: int = field(default=0, metadata={"help": "Top-k filter; 0 is off."})
     max_new_tokens: int | None = field(default=None, metadata={"help": "Length limit; default: the task's."})
+    batch_size: int = field(default=64, metadata={"help": "Responses drawn at a time."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code a model repository brings."})
 
 
 def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -102,8 +111,9 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
             episodes = search.episodes(spec)
             write_lines(search.folder.with_name(f"{search.folder.name}-{spec.name}{spec.width}.jsonl"),
                         reading_rows(episodes))  # fmt: skip
-            rows.append(result_row(episodes, problems, spec, common))
-            groups += group_rows(episodes, problems, {**common, **named(spec)})
+            about = {**common, **named(spec)}
+            rows.append(result_row(episodes, problems, spec, about))
+            groups += group_rows(episodes, problems, about)
         if config.trace is not None and isinstance(search, ResponseSearch):
             from stepcredit.report.trace import write_trace  # draws with matplotlib, which few evaluations need
 
@@ -180,7 +190,7 @@ def _search(
     if scorer is None and config.value_model is not None:
         _ = models.value_model
     if isinstance(task, InteractiveTask):
-        with multi_turn_rollouts(config, task, models.engine, scorer) as rollouts:
+        with multi_turn_rollouts(task, models.engine, config.max_turns, config.workers, scorer) as rollouts:
             yield ConversationSearch(problems, rollouts, folder, settings)
     else:
         rule = search_rule(task, scorer, config.max_step_tokens)

@@ -1,35 +1,22 @@
-"""The models of an evaluation: which, and each of them loaded once."""
+"""The models of an evaluation, each of them loaded once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stepcredit.engines.engine import Engine
 from stepcredit.models.loading import load_reward_model, load_value_model, placed
-from stepcredit.rollouts.task_settings import TaskChoice
 from stepcredit.search.scorers import Scorer, ValueScorer, reward_model_scorer
 
-
-@dataclass(kw_only=True)
-class ModelChoice(TaskChoice):
-    """The settings of a task and of the models that are evaluated on it."""
-
-    model: str = field(metadata={"help": "The policy: a folder, a .gguf file or a name on the hub."})
-    value_model: str | None = field(default=None, metadata={"help": "A value model to be judged (--search sample)."})
-    reward_model: str | None = field(
-        default=None,
-        metadata={"help": "A sequence classifier with one label, to score with in place of --value_model."},
-    )
-    batch_size: int = field(default=64, metadata={"help": "Responses drawn at a time."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code a model repository brings."})
+if TYPE_CHECKING:
+    from stepcredit.evaluation.evaluate import EvaluateConfig
 
 
 class Models:
     """The models that a config names, each loaded when it is first asked for."""
 
-    def __init__(self, config: ModelChoice) -> None:
+    def __init__(self, config: EvaluateConfig) -> None:
         self._config = config
 
     @cached_property

@@ -93,7 +93,7 @@ def drawing(config: Any, task: Task, engine: Engine) -> Iterator[Draw]:
     if not isinstance(task, InteractiveTask):
         yield lambda problems, samples, advance: sample_and_grade(task, problems, engine, samples, params, advance)
         return
-    with multi_turn_rollouts(config, task, engine) as rollouts:
+    with multi_turn_rollouts(task, engine, config.max_turns, config.workers) as rollouts:
         yield lambda problems, samples, advance: rollouts.episodes(
             problems, SearchSpec("sample", samples, params), advance
         )

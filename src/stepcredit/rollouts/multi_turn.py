@@ -13,7 +13,6 @@ from stepcredit.processes import worker_count
 from stepcredit.progress import Advance, unseen
 from stepcredit.rollouts.converse import converse
 from stepcredit.rollouts.environment_workers import EnvironmentWorkers
-from stepcredit.rollouts.task_settings import TaskChoice
 from stepcredit.search.scorers import Scorer
 from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.environment import Environments, InteractiveTask
@@ -69,16 +68,27 @@ def stepping(engine: Engine, what: str) -> SteppingEngine:
 
 @contextmanager
 def multi_turn_rollouts(
-    config: TaskChoice, task: InteractiveTask, engine: Engine, scorer: Scorer | None = None
+    task: InteractiveTask,
+    engine: Engine,
+    max_turns: int | None = None,
+    workers: int | None = None,
+    scorer: Scorer | None = None,
 ) -> Iterator[MultiTurnRollouts]:
-    """Rollouts with the worker processes and the turn limit of a config (or the task's), ended with the context.
+    """Rollouts on a task, with worker processes for its environments that end with the context.
+
+    Args:
+        task: the task.
+        engine: of the policy.
+        max_turns: turn limit; None is the task's.
+        workers: how many; None is one per processor.
+        scorer: chooses among replies.
 
     Raises:
         InputError: an engine that cannot draw a turn at a time, a setting out of range, or what the task's
             environments need is not installed.
     """
-    if config.max_turns is not None and config.max_turns < 1:
-        raise InputError(f"{config.max_turns} must be 1 or more", "max_turns")
+    if max_turns is not None and max_turns < 1:
+        raise InputError(f"{max_turns} must be 1 or more", "max_turns")
     able = stepping(engine, task.name)
-    with EnvironmentWorkers(task.environment, worker_count(config.workers)) as environments:
-        yield MultiTurnRollouts(able, environments, config.max_turns or task.max_turns, scorer)
+    with EnvironmentWorkers(task.environment, worker_count(workers)) as environments:
+        yield MultiTurnRollouts(able, environments, max_turns or task.max_turns, scorer)
