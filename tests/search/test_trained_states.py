@@ -23,7 +23,7 @@ from stepcredit.models.loading import value_model_from
 from stepcredit.models.scoring import values_of
 from stepcredit.rollouts.converse import converse
 from stepcredit.search.beam import beam_search
-from stepcredit.search.scorers import ValueScorer, score_responses
+from stepcredit.search.scorers import Reading, ValueScorer
 from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.environment import Observation
 from stepcredit.tasks.math import MATH
@@ -189,12 +189,13 @@ def test_the_states_of_best_of_k(name, rule):
     finished = [g.ids.tolist() for g in drawn if g.stop_reason is StopReason.STOP]
     assert any(ids[-1] not in engine.ends.stop for ids in finished)
     assert any(ids[-1] in engine.ends.stop for ids in finished)
-    ((_, scored),) = score_responses([prompt], [finished], ValueScorer(value))
-    for ids, one in zip(finished, scored):
+    scoring, *_ = ValueScorer(value).start([prompt])
+    values, _ = scoring.score([Reading(0, tuple(ids), True) for ids in finished])
+    for ids, one in zip(finished, values.tolist()):
         trajectory = trajectory_of(name, prompt, ids, RULES[rule])
         position = len(prompt) + len(ids) - 1
         assert all(position in trained(trajectory, level) for level in LEVELS)
-        check(name, trajectory, [(position, one.value)])
+        check(name, trajectory, [(position, one)])
 
 
 class Echo:

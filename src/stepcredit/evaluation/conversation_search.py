@@ -32,10 +32,9 @@ class ConversationSearch:
 
     def episodes(self, spec: SearchSpec) -> list[Episode]:
         """`spec.samples` conversations about each problem; those of an earlier run are read back."""
-        name = f"{spec.name}{spec.width}"
         units = work_units(self.problems, spec.samples, UNIT_CONVERSATIONS)
-        work = WorkFolder(self.folder.with_name(f"{self.folder.name}-{name}"), self.settings, units)
+        work = WorkFolder(self.folder.with_name(f"{self.folder.name}-{spec.label}"), self.settings, units)
         made = work.finish(
-            lambda unit, advance: self.rollouts.episodes(unit, spec, advance), name, spec.samples, "conversations"
+            lambda unit, advance: self.rollouts.episodes(unit, spec, advance), spec.label, spec.samples, "conversations"
         )
         return list(made)

@@ -109,8 +109,7 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
     with _search(config, task, problems, models, specs) as search, watch.phase("generate"):
         for spec in specs:  # 2.
             episodes = search.episodes(spec)
-            write_lines(search.folder.with_name(f"{search.folder.name}-{spec.name}{spec.width}.jsonl"),
-                        reading_rows(episodes))  # fmt: skip
+            write_lines(search.folder.with_name(f"{search.folder.name}-{spec.label}.jsonl"), reading_rows(episodes))
             about = {**common, **named(spec)}
             rows.append(result_row(episodes, problems, spec, about))
             groups += group_rows(episodes, problems, about)

@@ -27,7 +27,7 @@ from stepcredit.rollouts.single_turn import graded_episode, sample_and_grade
 from stepcredit.rollouts.work_units import Unit, WorkFolder, work_units
 from stepcredit.search.beam import beam_search
 from stepcredit.search.responses import Response, SearchResult
-from stepcredit.search.scorers import Scorer, ValueScorer, score_responses
+from stepcredit.search.scorers import Reading, Scorer, ValueScorer
 from stepcredit.search.selection import by_value, by_vote, by_weighted_vote
 from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.task import Problem, Task, completion_of
@@ -103,7 +103,7 @@ class ResponseSearch:
         if spec.name == "beam":
             return self._work(f"beam{spec.width}x{spec.steps}", spec, spec.width * spec.steps, self._beams)
         if spec.name == "greedy" or (spec.name == "sample" and spec.width != self.pool):
-            return self._work(f"{spec.name}{spec.width}", spec, spec.samples, self._samples)
+            return self._work(spec.label, spec, spec.samples, self._samples)
         pool_spec = replace(spec, name="sample", width=self.pool)
         pool = self._work(f"pool{self.pool}", pool_spec, self.pool, self._samples_with_values)
         return chosen_from(by_problem(pool), spec) if spec.name in CHOOSERS else pool
@@ -221,13 +221,16 @@ def with_values(episodes: Sequence[Episode], scorer: Scorer) -> list[Episode]:
     """Episodes of some problems with the score of each finished response, and the tokens that were read for it."""
     groups = by_problem(episodes)
     prompts = [group[0].tokens.ids[: _start(group[0])].tolist() for group in groups if group[0].tokens is not None]
-    finished = [[e for e in group if e.stop_reason is StopReason.STOP] for group in groups]
-    ids = [[e.tokens.ids[_start(e) :].tolist() for e in group if e.tokens is not None] for group in finished]
+    finished = [(row, e) for row, group in enumerate(groups) for e in group if e.stop_reason is StopReason.STOP]
+    ids = [e.tokens.ids[_start(e) :].tolist() for _, e in finished if e.tokens is not None]
+    scoring, _, prompt_read = scorer.start(prompts)
+    if not finished:
+        return list(episodes)
+    values, read = scoring.score([Reading(row, tuple(own), True) for (row, _), own in zip(finished, ids, strict=True)])
     scores: dict[tuple[str, int], dict[str, Any]] = {}
-    for group, (of_prompt, scored) in zip(finished, score_responses(prompts, ids, scorer), strict=True):
-        for episode, (value, tokens) in zip(group, scored, strict=True):
-            read = {"value": _number(value), "tokens_read": tokens, "prompt_read": of_prompt}
-            scores[episode.prompt_id, episode.sample] = read
+    for (row, e), value, tokens in zip(finished, values.tolist(), read, strict=True):
+        told = {"value": _number(value), "tokens_read": tokens, "prompt_read": prompt_read[row]}
+        scores[e.prompt_id, e.sample] = told
     return [replace(e, metadata={**e.metadata, **scores.get((e.prompt_id, e.sample), {})}) for e in episodes]
 
 

@@ -18,7 +18,7 @@ from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
 from stepcredit.search.scorers import Reading, Scorer, Scoring
 from stepcredit.search.spec import SearchSpec
-from stepcredit.tasks.environment import Crash, Environments, Observation
+from stepcredit.tasks.environment import Crash, Environments
 from stepcredit.tasks.task import Problem
 from stepcredit.verdict import Verdict
 
@@ -278,26 +278,22 @@ def _answer(
         if not math.isnan(reply.value):
             rollout.values.append(reply.value)
     answers = environments.step(texts) if texts else {}
-    observed = {number: _observe(running[number], answers[number], max_turns, max_length) for number in texts}
-    return {number: ids for number, ids in observed.items() if ids is not None}
-
-
-def _observe(rollout: Rollout, answer: Observation | Crash, max_turns: int, max_length: int | None) -> list[int] | None:
-    """The ids of an observation; None where the conversation ends with it."""
-    conversation = rollout.begun
-    if isinstance(answer, Crash):
-        rollout.error = answer.reason
-        return None
-    if not math.isfinite(answer.reward):
-        rollout.error = f"the environment's reward is {answer.reward}"
-        return None
-    rollout.rewards.append(answer.reward)
-    if answer.done:
-        rollout.stop_reason = StopReason.STOP
-        return None
-    if conversation.turns < max_turns:
-        ids = conversation.observation_ids(answer.text)
-        if max_length is None or len(conversation.ids) + len(ids) < max_length:
-            return conversation.observe(answer.text, ids)
-    rollout.stop_reason = StopReason.LENGTH
-    return None
+    observed = {}
+    for number in texts:
+        rollout, answer = running[number], answers[number]
+        if isinstance(answer, Crash):
+            rollout.error = answer.reason
+        elif not math.isfinite(answer.reward):
+            rollout.error = f"the environment's reward is {answer.reward}"
+        else:
+            rollout.rewards.append(answer.reward)
+            conversation = rollout.begun
+            if answer.done or conversation.turns == max_turns:
+                rollout.stop_reason = StopReason.STOP if answer.done else StopReason.LENGTH
+                continue
+            more = conversation.observation_ids(answer.text)
+            if len(conversation.ids) + len(more) < (max_length or math.inf):
+                observed[number] = conversation.observe(answer.text, more)
+            else:
+                rollout.stop_reason = StopReason.LENGTH
+    return observed

@@ -65,6 +65,11 @@ class SearchSpec:
             object.__setattr__(self, "params", replace(self.params, temperature=0.0, top_p=1.0, top_k=0))
 
     @property
+    def label(self) -> str:
+        """Name and width, for files and progress bars."""
+        return f"{self.name}{self.width}"
+
+    @property
     def needs_scorer(self) -> bool:
         """Whether values choose."""
         return self.name in ("weighted-vote", "best-of", "beam")
