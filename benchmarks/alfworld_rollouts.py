@@ -30,7 +30,8 @@ from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.results.provenance import versions
 from stepcredit.rollouts.environment_workers import EnvironmentWorkers
 from stepcredit.rollouts.local_environments import LocalEnvironments
-from stepcredit.rollouts.multi_turn import Choice, Stage
+from stepcredit.rollouts.multi_turn import MultiTurnRollouts
+from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.alfworld.engine_cache import CACHE
 from stepcredit.tasks.alfworld.task import ALFWorld
 from stepcredit.tasks.alfworld.wording import wording
@@ -96,17 +97,17 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     problems = list(task.problems(args.split, args.games))
     tokenizer = load_tokenizer(args.policy)
     policy = load_policy(args.policy, dtype=torch.float64)  # so that batches change no draw
-    params = SamplingParams(max_new_tokens=24, seed=0)
+    spec = SearchSpec("sample", args.samples, SamplingParams(max_new_tokens=24, seed=0))
 
     def one_at_a_time() -> list[Episode]:
         environments = LocalEnvironments(lambda: StockHousehold(task))
-        stage = Stage(TransformersEngine(policy, tokenizer, 1), environments, params, args.max_turns)
-        return stage.episodes(problems, args.samples, Choice())
+        engine = TransformersEngine(policy, tokenizer, 1)
+        return MultiTurnRollouts(engine, environments, args.max_turns).episodes(problems, spec)
 
     def together() -> list[Episode]:
         with EnvironmentWorkers(task.environment, args.workers) as environments:
-            stage = Stage(TransformersEngine(policy, tokenizer, args.batch_size), environments, params, args.max_turns)
-            return stage.episodes(problems, args.samples, Choice())
+            engine = TransformersEngine(policy, tokenizer, args.batch_size)
+            return MultiTurnRollouts(engine, environments, args.max_turns).episodes(problems, spec)
 
     rows = []
     for _ in range(args.repeats):

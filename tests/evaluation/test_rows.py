@@ -6,8 +6,9 @@ import pytest
 
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.evaluation.evaluate import EvaluateConfig
-from stepcredit.evaluation.rows import ALWAYS, BEAM, CHOICES, Search, named, result_row, settings_told
+from stepcredit.evaluation.rows import ALWAYS, BEAM, CHOICES, named, result_row, settings_told
 from stepcredit.results.schema import PolicyRow
+from stepcredit.search.spec import SearchSpec
 
 OTHER = {
     "max_new_tokens": 12, "max_turns": 3, "engine": "scripted", "chat_template": "original",
@@ -48,14 +49,17 @@ def test_every_setting_that_decides_what_is_drawn_is_a_column():
 def test_rows_of_two_settings_stand_beside_each_other(name):
     def row(**given):
         about = {"task": "t", "method": "m", **settings_told(config(**given), "beam")}
-        return result_row([], [], Search("beam", 2, SamplingParams(9)), about)
+        return result_row([], [], SearchSpec("beam", 2, SamplingParams(9)), about)
 
     assert row(**{name: OTHER[name]}).key() != row().key()
 
 
 def test_greedy_tells_no_sampling():
     warm = SamplingParams(9, temperature=0.5, top_p=0.9, top_k=3)
-    assert named(Search("sample", 2, warm)) == {
+    assert named(SearchSpec("sample", 2, warm)) == {
         "search": "sample", "width": 2, "temperature": 0.5, "top_p": 0.9, "top_k": 3,
     }  # fmt: skip
-    assert named(Search("greedy", 1, SamplingParams(9, temperature=0.0, top_k=3))) == {"search": "greedy", "width": 1}
+    assert named(SearchSpec("greedy", 1, SamplingParams(9, temperature=0.0, top_k=3))) == {
+        "search": "greedy",
+        "width": 1,
+    }

@@ -7,16 +7,15 @@ import torch
 from doubles.tokenizers import byte_tokenizer
 from oracles.beam import next_distribution, slow_beam
 from stepcredit.engines.decoding import Draw, Drawing, Piece, PieceEnd
-from stepcredit.engines.engine import SamplingParams
+from stepcredit.engines.engine import Request, SamplingParams
 from stepcredit.engines.noise import stream_key
 from stepcredit.engines.stepping import CachedStepper
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import StepRule
-from stepcredit.errors import InputError
 from stepcredit.models.loading import value_model_from
-from stepcredit.search.beam import BeamParams, beam_search
-from stepcredit.search.responses import Asked
+from stepcredit.search.beam import beam_search
 from stepcredit.search.scorers import FunctionScorer, ValueScorer
+from stepcredit.search.spec import SearchSpec
 
 RULE = StepRule(("\n",), max_tokens=6)
 
@@ -54,13 +53,17 @@ def models():
     return policy, value, tokenizer
 
 
+def beam(width, continuations=None, max_new_tokens=2048, seed=0, **given):
+    return SearchSpec("beam", width, SamplingParams(max_new_tokens, seed=seed), continuations, **given)
+
+
 PROMPTS = [[1, 2, 3], [2], [1, 1, 5, 2, 3, 1, 2], [3, 4]]
 
 
 def search(models, prompts, params, step=None, scorer=None, rule=RULE, **given):
     policy, value, tokenizer = models
     stepper = step or CachedStepper(policy, tokenizer, SamplingParams(64, **given), rule, frozenset([0]))
-    asked = [Asked(f"p{k}", tuple(p)) for k, p in enumerate(prompts)]
+    asked = [Request(tuple(p), f"p{k}") for k, p in enumerate(prompts)]
     return beam_search(asked, stepper, scorer or ValueScorer(value), params)
 
 
@@ -68,7 +71,7 @@ def search(models, prompts, params, step=None, scorer=None, rule=RULE, **given):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_equal_to_the_slow_one_in_sequences_values_and_cost(models, width, each, seed):
     policy, value, tokenizer = models
-    params = BeamParams(width, each, max_new_tokens=18, seed=seed)
+    params = beam(width, each, max_new_tokens=18, seed=seed)
     found = search(models, PROMPTS, params, rule=StepRule(("\n",), max_tokens=5))
     finished = 0
     for k, (prompt, one) in enumerate(zip(PROMPTS, found)):
@@ -85,12 +88,12 @@ def test_equal_to_the_slow_one_in_sequences_values_and_cost(models, width, each,
 
 
 def test_a_problem_finds_the_same_alone_and_among_others(models):
-    params = BeamParams(3, 3, max_new_tokens=16, seed=5)
+    params = beam(3, 3, max_new_tokens=16, seed=5)
     together = search(models, PROMPTS, params)
     for k, prompt in enumerate(PROMPTS):
         policy, value, tokenizer = models
         stepper = CachedStepper(policy, tokenizer, SamplingParams(64), RULE, frozenset([0]))
-        (alone,) = beam_search([Asked(f"p{k}", tuple(prompt))], stepper, ValueScorer(value), params)
+        (alone,) = beam_search([Request(tuple(prompt), f"p{k}")], stepper, ValueScorer(value), params)
         assert [r.ids for r in alone.pool] == [r.ids for r in together[k].pool]
         assert (alone.tokens_generated, alone.tokens_scored) == (
             together[k].tokens_generated,
@@ -110,7 +113,7 @@ def test_every_token_is_read_once_by_policy_and_value(models, monkeypatch):
             return forward(*args, **given)
 
         monkeypatch.setattr(model, "forward", counted)
-    found = search(models, PROMPTS, BeamParams(2, 3, max_new_tokens=16))
+    found = search(models, PROMPTS, beam(2, 3, max_new_tokens=16))
     prompts = sum(map(len, PROMPTS))
     generated = sum(f.tokens_generated for f in found)
     ended = sum(1 for f in found for node in f.nodes if node.state != "kept")
@@ -156,13 +159,15 @@ def texts(responses):
 
 
 def by_hand(script, values, params, prompts=1):
-    return beam_search([Asked(f"p{k}", (1,)) for k in range(prompts)], ScriptedStepper(script), scored(values), params)
+    return beam_search(
+        [Request((1,), f"p{k}") for k in range(prompts)], ScriptedStepper(script), scored(values), params
+    )
 
 
 def test_the_rounds_by_hand():
     script = {"": ["a", "b", "a", "c!"], "a": ["x", "y!"], "b": ["z!", "z!"], "ax": ["q!", "~"]}
     values = {"a": 0.5, "b": 0.6, "c!": 0.4, "ax": 0.9, "ay!": 0.3, "bz!": 0.7, "axq!": 0.8}
-    (found,) = by_hand(script, values, BeamParams(2))
+    (found,) = by_hand(script, values, beam(2))
     assert texts(found.finished) == ["bz!", "axq!"]
     assert "".join(map(chr, found.chosen.ids)) == "axq!"
     assert [(n.text, n.state, n.merged, n.round) for n in found.nodes] == [
@@ -174,7 +179,7 @@ def test_the_rounds_by_hand():
 
 
 def test_a_cut_response_is_no_answer_even_if_nothing_else_is_there():
-    (found,) = by_hand({"": ["~"]}, {}, BeamParams(3))
+    (found,) = by_hand({"": ["~"]}, {}, beam(3))
     assert found.chosen is None
     assert found.error is None
     assert [r.stop_reason for r in found.pool] == [StopReason.LENGTH]
@@ -186,29 +191,29 @@ def test_a_value_that_is_none_ends_its_own_problem_alone():
     def function(rows):
         return [float("nan") if row[0] == 7 else float(len(row)) for row in rows]
 
-    asked = [Asked("p0", (1,)), Asked("p1", (7,)), Asked("p2", (1,))]
-    found = beam_search(asked, ScriptedStepper(script), FunctionScorer(function), BeamParams(2))
+    asked = [Request((1,), "p0"), Request((7,), "p1"), Request((1,), "p2")]
+    found = beam_search(asked, ScriptedStepper(script), FunctionScorer(function), beam(2))
     assert [f.error for f in found] == [None, "the scorer returned NaN", None]
     assert found[1].chosen is None
-    alone = beam_search(asked[:1], ScriptedStepper(script), FunctionScorer(function), BeamParams(2))
+    alone = beam_search(asked[:1], ScriptedStepper(script), FunctionScorer(function), beam(2))
     assert texts([found[0].chosen, found[2].chosen]) == texts([alone[0].chosen] * 2)
 
 
 def test_the_vote_is_weighed_by_values():
     script = {"": ["a!", "b!", "c!"]}
     values = {"a!": 0.5, "b!": 0.4, "c!": 0.3}
-    asked = [Asked("p", (1,))]
+    asked = [Request((1,), "p")]
 
     def answer_of(prompt_id, response):
         return {"a": "1", "b": "2", "c": "2"}[chr(response.ids[0])]
 
-    (found,) = beam_search(asked, ScriptedStepper(script), scored(values), BeamParams(3, choose="vote"), answer_of)
+    (found,) = beam_search(asked, ScriptedStepper(script), scored(values), beam(3, choose="vote"), answer_of)
     assert texts([found.chosen]) == ["b!"]
 
 
 @pytest.mark.parametrize("budget", [1, 5, 20, 60, 200, 500])
 def test_the_budget_is_kept(models, budget):
-    for found in search(models, PROMPTS, BeamParams(3, 2, max_new_tokens=30, budget=budget)):
+    for found in search(models, PROMPTS, beam(3, 2, max_new_tokens=30, budget=budget)):
         prompt = found.nodes[0]
         assert prompt.state == "root"
         drawn = found.tokens_generated + found.tokens_scored
@@ -260,12 +265,3 @@ def test_other_continuations_begin_a_step_as_well_and_by_the_policys_own_chances
     found = np.bincount(first, minlength=6) / many
     assert not found[~begins].any()
     assert np.abs(found - expected).max() < 4 * np.sqrt(0.25 / many)
-
-
-@pytest.mark.parametrize(("name", "given"), [
-    ("width", {"width": 0}), ("continuations", {"width": 1, "continuations": 0}), ("budget", {"width": 1, "budget": 0}),
-    ("choose", {"width": 1, "choose": "luck"}),
-])  # fmt: skip
-def test_settings_out_of_range(name, given):
-    with pytest.raises(InputError, match=name):
-        BeamParams(**given)

@@ -15,7 +15,6 @@ from transformers import (
 from stepcredit.engines.kv_cache import CachedRows
 from stepcredit.errors import InputError
 from stepcredit.models.loading import value_model_from
-from stepcredit.search.pool import score_responses
 from stepcredit.search.scorers import Reading, ValueScorer, reward_model_scorer
 
 SMALL = {
@@ -46,13 +45,24 @@ def plain(model, ids):
         return float(model(input_ids=torch.tensor([ids])).logits[0, -1, 0])
 
 
+def scored_responses(scorer):
+    """(tokens read of the prompt, [(score, tokens read)] of its finished responses) for each prompt."""
+    scoring, _, of_prompts = scorer.start(PROMPTS)
+    readings = [Reading(row, tuple(ids), True) for row, several in enumerate(RESPONSES) for ids in several]
+    values, read = scoring.score(readings)
+    found = [(tokens, []) for tokens in of_prompts]
+    for reading, value, tokens in zip(readings, values, read, strict=True):
+        found[reading.row][1].append((value, tokens))
+    return found
+
+
 def test_a_finished_response_is_read_before_its_end_token(value):
-    found = score_responses(PROMPTS, RESPONSES, ValueScorer(value))
+    found = scored_responses(ValueScorer(value))
     assert [tokens for tokens, _ in found] == [3, 1, 5]
     for prompt, responses, (_, scored) in zip(PROMPTS, RESPONSES, found):
         expected = [plain(value, prompt + response[:-1]) for response in responses]
-        assert [s.value for s in scored] == pytest.approx(expected, abs=1e-9)
-        assert [s.tokens for s in scored] == [len(response) - 1 for response in responses]
+        assert [value for value, _ in scored] == pytest.approx(expected, abs=1e-9)
+        assert [tokens for _, tokens in scored] == [len(response) - 1 for response in responses]
 
 
 def test_rows_kept_in_another_order_go_on_from_where_they_were(value):
@@ -72,18 +82,18 @@ def test_rows_kept_in_another_order_go_on_from_where_they_were(value):
 
 def test_a_reward_model_reads_whole_rows():
     model = randomised(LlamaForSequenceClassification(LlamaConfig(**SMALL, num_labels=1, pad_token_id=0)))
-    found = score_responses(PROMPTS, RESPONSES, reward_model_scorer(model, batch_size=2))
+    found = scored_responses(reward_model_scorer(model, batch_size=2))
     assert [tokens for tokens, _ in found] == [0, 0, 0]
     for prompt, responses, (_, scored) in zip(PROMPTS, RESPONSES, found):
         with torch.inference_mode():
             expected = [float(model(input_ids=torch.tensor([prompt + r])).logits[0, 0]) for r in responses]
-        assert [s.value for s in scored] == pytest.approx(expected, abs=1e-9)
-        assert [s.tokens for s in scored] == [len(prompt) + len(r) for r in responses]
+        assert [value for value, _ in scored] == pytest.approx(expected, abs=1e-9)
+        assert [tokens for _, tokens in scored] == [len(prompt) + len(r) for r in responses]
 
 
 def test_a_reward_model_without_a_pad_token_reads_batches():
     model = randomised(LlamaForSequenceClassification(LlamaConfig(**SMALL, num_labels=1, pad_token_id=None)))
-    (_, scored), *_ = score_responses(PROMPTS, RESPONSES, reward_model_scorer(model))
+    (_, scored), *_ = scored_responses(reward_model_scorer(model))
     assert len(scored) == 2
 
 

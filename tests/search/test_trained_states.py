@@ -21,11 +21,10 @@ from stepcredit.episodes.steps import StepRule, steps_of_tokens
 from stepcredit.models.chat_templates import with_chat_template
 from stepcredit.models.loading import value_model_from
 from stepcredit.models.scoring import values_of
-from stepcredit.rollouts.acting import ActingParams, Play, act, played_episode
-from stepcredit.search.beam import BeamParams, beam_search
-from stepcredit.search.pool import score_responses
-from stepcredit.search.responses import Asked
-from stepcredit.search.scorers import ValueScorer
+from stepcredit.rollouts.converse import converse
+from stepcredit.search.beam import beam_search
+from stepcredit.search.scorers import Reading, ValueScorer
+from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.environment import Observation
 from stepcredit.tasks.math import MATH
 from stepcredit.tasks.task import Problem
@@ -146,9 +145,12 @@ def test_the_states_of_a_beam(name):
 def beam_states(name, rule):
     """Checks the states of a beam with a rule; how the pieces that it drew have ended."""
     policy, value, engine = models_of(name)
-    prompts = [Asked(f"p{k}", tuple(prompt_ids(text, engine.tokenizer))) for k, text in enumerate(["Go:", "One. Two"])]
+    prompts = [
+        Request(tuple(prompt_ids(text, engine.tokenizer)), f"p{k}") for k, text in enumerate(["Go:", "One. Two"])
+    ]
     stepper = Recording(policy, engine.tokenizer, SamplingParams(60, stop=STOP), rule, engine.ends.stop)
-    found = beam_search(prompts, stepper, ValueScorer(value), BeamParams(3, max_new_tokens=32, seed=2))
+    spec = SearchSpec("beam", 3, SamplingParams(32, seed=2))
+    found = beam_search(prompts, stepper, ValueScorer(value), spec)
     states = 0
     for asked, one in zip(prompts, found):
         nodes = {node.id: node for node in one.nodes}
@@ -187,12 +189,13 @@ def test_the_states_of_best_of_k(name, rule):
     finished = [g.ids.tolist() for g in drawn if g.stop_reason is StopReason.STOP]
     assert any(ids[-1] not in engine.ends.stop for ids in finished)
     assert any(ids[-1] in engine.ends.stop for ids in finished)
-    ((_, scored),) = score_responses([prompt], [finished], ValueScorer(value))
-    for ids, one in zip(finished, scored):
+    scoring, *_ = ValueScorer(value).start([prompt])
+    values, _ = scoring.score([Reading(0, tuple(ids), True) for ids in finished])
+    for ids, one in zip(finished, values.tolist()):
         trajectory = trajectory_of(name, prompt, ids, RULES[rule])
         position = len(prompt) + len(ids) - 1
         assert all(position in trained(trajectory, level) for level in LEVELS)
-        check(name, trajectory, [(position, one.value)])
+        check(name, trajectory, [(position, one)])
 
 
 class Echo:
@@ -209,16 +212,14 @@ class Echo:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_states_of_acting(name):
-    policy, value, engine = models_of(name)
-    plays = [Play(Problem(f"p{k}", [], "answer")) for k in range(3)]
-    params = SamplingParams(40, stop=("Question:",))
-    stepper = CachedStepper(policy, engine.tokenizer, params, StepRule(()), engine.ends.stop)
-    acting = ActingParams(max_turns=4, max_new_tokens=40, replies=3, seed=1)
+def test_the_states_of_conversations(name):
+    _, value, engine = models_of(name)
+    samples = [(Problem(f"p{k}", [], "answer"), 0) for k in range(3)]
+    spec = SearchSpec("best-of", 3, SamplingParams(40, stop=("Question:",), seed=1))
     states = 0
-    for one in act(plays, stepper, engine.tokenizer, ValueScorer(value), Echo(), acting, engine.ends):
+    for one in converse(samples, engine, Echo(), spec, 4, ValueScorer(value)):
         assert one.error is None
-        episode = played_episode(one)
+        episode = one.episode()
         episode = Episode(**{**vars(episode), "reward": 0.0, "verdict": None, "step_rewards": None})
         for rule in (StepRule(()), RULES["math"]):
             trajectory = align(episode, engine.tokenizer, rule, ends=engine.ends)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from stepcredit.evaluation.value_quality import Scored, credit_examples, value_r
 from stepcredit.progress import track_units
 from stepcredit.results.schema import AccuracyRow, ValueRow
 from stepcredit.results.store import add_rows, write_rows
-from stepcredit.rollouts.single_turn import sample_and_grade, sampling
+from stepcredit.rollouts.single_turn import sample_and_grade
 from stepcredit.rollouts.work_units import work_units
+from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.task import Problem, Task
 from stepcredit.verdict import Verdict
 
@@ -30,28 +31,11 @@ def write_value_files(
     return rows
 
 
-@dataclass(frozen=True)
-class Search:
-    """How responses to a problem are made: by which strategy, how many, and with which sampling."""
-
-    name: str
-    samples: int
-    params: SamplingParams
-
-
-def search_params(config: Any, task: Task) -> Search:
-    """The strategy a config asks for."""
-    params = sampling(config, task)
-    if config.search == "greedy":
-        return Search("greedy", 1, replace(params, temperature=0.0, top_p=1.0, top_k=0))
-    return Search("sample", config.num_generations, params)
-
-
 def measure(
     task: Task,
     problems: Sequence[Problem],
     engine: Engine,
-    search: Search,
+    search: SearchSpec,
     common: dict[str, Any],
 ) -> tuple[AccuracyRow, list[Episode]]:
     """(a row of `results.json`, the graded responses).
@@ -70,7 +54,7 @@ def measure(
 
 
 def result_row(
-    episodes: Sequence[Episode], problems: Sequence[Problem], search: Search, common: dict[str, Any]
+    episodes: Sequence[Episode], problems: Sequence[Problem], search: SearchSpec, common: dict[str, Any]
 ) -> AccuracyRow:
     """A row of `results.json`; see `measure`. `at_k` is there where there are several samples."""
     accuracy, stderr = rate(episodes)
@@ -82,7 +66,7 @@ def result_row(
         accuracy=accuracy,
         stderr=stderr,
         **differs,
-        at_k=at_k(episodes, search.samples) if search.name == "sample" and search.samples > 1 else None,
+        at_k=at_k(episodes, search.samples) if search.samples > 1 else None,
         truncated=sum(e.truncated for e in episodes),
         undecided=sum(e.verdict is Verdict.UNDECIDED for e in episodes),
         tokens_generated=sum(_generated(e) for e in episodes),
@@ -90,24 +74,34 @@ def result_row(
     )
 
 
-def named(search: Search) -> dict[str, Any]:
-    """What a row says of its search: name, width, and the settings that are not plain sampling's; greedy has none."""
-    named, params = {"search": search.name, "width": search.samples}, search.params
-    if params.temperature == 0:
-        return named
-    told = {name: getattr(params, name) for name in ("temperature", "top_p", "top_k")}
-    return {**named, **{name: setting for name, setting in told.items() if setting != getattr(SamplingParams, name)}}
-
-
+SAMPLING = ("temperature", "top_p", "top_k")
 ALWAYS = ("max_new_tokens", "max_turns", "engine", "chat_template", "merge_system_message")
 CHOICES = ("budget", "reward_model")
 BEAM = ("continuations", "max_step_tokens", "choose")
 
 
+def named(search: SearchSpec) -> dict[str, Any]:
+    """What a row says of its search: name, width, and the settings that are not plain sampling's; greedy has none."""
+    about: dict[str, Any] = {"search": search.name, "width": search.width}
+    if search.params.temperature == 0:
+        return about
+    changed = {name: getattr(search.params, name) for name in SAMPLING}
+    return about | {name: value for name, value in changed.items() if value != getattr(SamplingParams, name)}
+
+
 def settings_told(config: Any, search: str) -> dict[str, Any]:
     """The settings of an evaluation that make its rows different: those that are not the defaults and that this search
     goes by."""
-    names = (*ALWAYS, *(() if search in ("greedy", "sample") else CHOICES), *(BEAM if search == "beam" else ()))
+    names = (
+        *ALWAYS,
+        *(() if search in ("greedy", "sample") else CHOICES),
+        *(BEAM if search in ("beam", "all") else ()),
+    )
+    return changed_from_default(config, names)
+
+
+def changed_from_default(config: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Those of some settings that are not the defaults."""
     defaults = {item.name: item.default for item in fields(config)}
     return {name: getattr(config, name) for name in names if getattr(config, name) != defaults[name]}
 

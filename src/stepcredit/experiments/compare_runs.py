@@ -11,7 +11,7 @@ from transformers import set_seed
 from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import NotFiniteError
-from stepcredit.evaluation.rows import Search, measure
+from stepcredit.evaluation.rows import measure
 from stepcredit.experiments.initial_policy import (
     Embedded,
     Scratch,
@@ -23,6 +23,7 @@ from stepcredit.experiments.initial_policy import (
 from stepcredit.experiments.variants import variant_of, with_process_rewards
 from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.results.schema import AccuracyRow, written
+from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.registry import load_task
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import curve
@@ -128,7 +129,7 @@ def _tested(
     rows, right = [], {}
     for name in test["searches"]:
         params = SamplingParams(task.max_new_tokens, temperature=0.0 if name == "greedy" else 1.0, seed=seed)
-        row, episodes = measure(task, problems, engine, Search(name, 1, params), common)
+        row, episodes = measure(task, problems, engine, SearchSpec(name, 1, params), common)
         rows.append(written(row))
         right[name] = [int(e.verdict is Verdict.RIGHT) for e in episodes]
     return {"rows": rows, "right": right}

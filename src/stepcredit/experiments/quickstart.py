@@ -18,7 +18,7 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.store import append_episodes
 from stepcredit.errors import InputError
-from stepcredit.evaluation.rows import Search, measure, write_value_files
+from stepcredit.evaluation.rows import measure, write_value_files
 from stepcredit.evaluation.value_quality import score
 from stepcredit.experiments.initial_policy import (
     Scratch,
@@ -32,6 +32,7 @@ from stepcredit.report.page import write_report
 from stepcredit.results.provenance import Stopwatch, versions
 from stepcredit.results.schema import AccuracyRow
 from stepcredit.results.store import add_rows
+from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.training.configs import OfflineConfig, OREOConfig, RFTConfig
 from stepcredit.training.train import curve
@@ -91,7 +92,7 @@ class Loop:
         with self.watch.phase(f"evaluate {method}"):
             problems = self.task.problems("test", self.config.test_prompts, self.config.seed)
             engine = load_engine(policy, tokenizer=self.tokenizer, batch_size=256)
-            search = Search("greedy", 1, SamplingParams(self.task.max_new_tokens, temperature=0.0))
+            search = SearchSpec("greedy", 1, SamplingParams(self.task.max_new_tokens, temperature=0.0))
             row, episodes = measure(self.task, problems, engine, search, self.common(method))
         append_episodes(self.out / "responses" / method, episodes)
         add_rows(self.out / "results.json", [row])

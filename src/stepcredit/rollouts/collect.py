@@ -13,10 +13,11 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
 from stepcredit.progress import Advance
-from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, Choice, Draw, stage_of, stepping
+from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, Draw, multi_turn_rollouts
 from stepcredit.rollouts.single_turn import sample_and_grade, sampling
 from stepcredit.rollouts.task_settings import TaskChoice
 from stepcredit.rollouts.work_units import Unit, WorkFolder, work_units
+from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, SelfDemonstrating, Task, demonstrated
 
@@ -93,8 +94,10 @@ def drawing(config: Any, task: Task, engine: Engine) -> Iterator[Draw]:
     if not isinstance(task, InteractiveTask):
         yield lambda problems, samples, advance: sample_and_grade(task, problems, engine, samples, params, advance)
         return
-    with stage_of(config, task, stepping(engine, task.name), params) as stage:
-        yield lambda problems, samples, advance: stage.episodes(problems, samples, Choice(), advance)
+    with multi_turn_rollouts(task, engine, config.max_turns, config.workers) as rollouts:
+        yield lambda problems, samples, advance: rollouts.episodes(
+            problems, SearchSpec("sample", samples, params), advance
+        )
 
 
 def _collect_solutions(config: CollectConfig, task: Task, problems: Sequence[Problem]) -> dict[str, Any]:

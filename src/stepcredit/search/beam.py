@@ -1,10 +1,6 @@
 """Step beam: of several continuations of one step each, the most valued go on.
 
-A round draws continuations of every beam, `continuations` each (of the prompt `width` times as many, so that the
-first round has as many candidates as the others). Identical ones count once. The `width` most valued are kept; of
-these the finished ones leave for the pool and their places are not filled again. One that meets a limit, on length or
-on the budget, is no answer and no beam: V is not read where no step ends. When no beam is left, the pool's most valued
-response is chosen, or a vote weighed by values.
+One that meets a limit, on length or on the budget, is no answer and no beam: V is not read where no step ends.
 
 Source: OREO (arXiv 2412.16145), section on test-time search; its published code draws `width` candidates
 only in the first round, keeps identical beams and counts cut responses as answers.
@@ -13,239 +9,196 @@ only in the first round, keeps identical beams and counts cut responses as answe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count, groupby
+from typing import NamedTuple
 
 import numpy as np
 
 from stepcredit.engines.decoding import Draw, Piece
+from stepcredit.engines.engine import Request
 from stepcredit.engines.noise import stream_key
 from stepcredit.engines.stepping import Stepper
 from stepcredit.episodes.episode import StopReason
-from stepcredit.errors import InputError
-from stepcredit.search.responses import AnswerOf, Asked, Found, Node, Response
+from stepcredit.search.responses import AnswerOf, Node, Response, SearchResult
 from stepcredit.search.scorers import Reading, Scorer, Scoring
 from stepcredit.search.selection import by_value, by_weighted_vote
+from stepcredit.search.spec import SearchSpec
 
 _TAIL = 64
-
-
-@dataclass(frozen=True)
-class BeamParams:
-    """How wide and how far.
-
-    Attributes:
-        width: beams kept, B.
-        continuations: drawn of each beam, C; None is `width`, as in the paper. With width 1 this is best-of-C a step.
-        max_new_tokens: length limit of a response.
-        choose: "value", or "vote" for a vote weighed by values.
-        budget: tokens generated and scored together, at most so many a problem; None is no limit.
-        seed: of the noise.
-
-    Raises:
-        InputError: a setting out of range.
-    """
-
-    width: int
-    continuations: int | None = None
-    max_new_tokens: int = 2048
-    choose: str = "value"
-    budget: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("width", "continuations", "max_new_tokens", "budget"):
-            given = getattr(self, name)
-            if given is not None and given < 1:
-                raise InputError(f"{given} must be 1 or more", name)
-        if self.choose not in ("value", "vote"):
-            raise InputError(f"{self.choose!r} is neither value nor vote", "choose")
-
-    @property
-    def each(self) -> int:
-        """Continuations of a beam."""
-        return self.continuations or self.width
+"""Characters of a response that are kept for stop strings that begin in one step and end in another."""
 
 
 @dataclass(frozen=True)
 class _Beam:
-    """A response in the making, and its row in stepper and scoring."""
+    """A response in the making: the prompt, the result of its search, ids and log μ so far, last characters, node."""
 
-    row: int
+    request: Request
+    result: SearchResult
+    node: Node
     ids: tuple[int, ...] = ()
     log_prob: tuple[float, ...] = ()
     tail: str = ""
-    node: int = 0
+
+    def ended(self, reason: StopReason) -> Response:
+        """As a response."""
+        return Response(self.ids, self.log_prob, reason, self.node.value, self.node.id)
 
 
-@dataclass
-class _Problem:
-    """One prompt's search."""
+class _Candidate(NamedTuple):
+    """A continuation: its number among the draws, what is to be scored, and the beam that it makes."""
 
-    asked: Asked
-    found: Found
-    beams: list[_Beam]
-    round: int = 0
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A piece, the beam it goes on, and its number among the draws of the round."""
-
-    problem: _Problem
-    beam: _Beam
     draw: int
-    piece: Piece
-    node: Node
+    reading: Reading
+    beam: _Beam
+
+    @property
+    def prompt(self) -> int:
+        """The same number for candidates of one prompt, which follow each other."""
+        return id(self.beam.result)
 
 
 def beam_search(
-    prompts: Sequence[Asked],
+    requests: Sequence[Request],
     stepper: Stepper,
     scorer: Scorer,
-    params: BeamParams,
+    spec: SearchSpec,
     answer_of: AnswerOf | None = None,
-) -> list[Found]:
-    """A step beam for each prompt, all in one batch; none of them changes what another finds.
+) -> list[SearchResult]:
+    """A step beam for each prompt, all in one batch; none of them changes the result of another.
+
+    1. Policy and scorer read the prompts. Each is the first beam of its search.
+
+    Round after round, until no beam is left:
+
+    2. Plan `continuations` of each beam, and of the bare prompt `width` times as many, so that the first round has as
+       many candidates as the others; a prompt whose budget leaves no token for each of them is done.
+    3. Draw them.
+    4. Count identical ones once, and put those that met a limit aside.
+    5. Score the others; a prompt for which the scorer says NaN is given up, with an error.
+    6. Keep the `width` most valued of each prompt. Of these the finished ones leave for the pool, and their places are
+       not filled again.
+
+    In the end:
+
+    7. Choose the most valued response of each pool, or the winner of a vote weighed by values.
 
     Args:
-        prompts: what is asked.
-        stepper: draws the pieces.
-        scorer: says which are best. A problem for which it says NaN is given up, with an error; the others go on.
-        params: how wide.
+        requests: the prompts, and the ids that key their noise.
+        stepper: draws the steps.
+        scorer: says which are best.
+        spec: width, continuations, length limit, budget, last choice and seed.
         answer_of: for `choose="vote"`.
     """
-    scoring, values, read = scorer.start([p.prompt_ids for p in prompts])
-    stepper.start([p.prompt_ids for p in prompts])
-    problems = []
-    for row, (asked, value, cost) in enumerate(zip(prompts, values.tolist(), read, strict=True)):
+    prompts = [request.prompt_ids for request in requests]
+    scoring, values, read = scorer.start(prompts)  # 1.
+    stepper.start(prompts)
+    beams = []
+    for request, value, tokens in zip(requests, values.tolist(), read, strict=True):
         root = Node(0, None, 0, "", 0, value, "root")
-        problems.append(_Problem(asked, Found(tokens_scored=cost, nodes=[root]), [_Beam(row)]))
-    active = problems
-    while active := [p for p in active if p.beams and _room(p, params) > 0]:
-        _round(active, stepper, scoring, params)
-    for problem in problems:
-        _choose(problem, params, answer_of)
-    return [problem.found for problem in problems]
+        beams.append(_Beam(request, SearchResult(tokens_scored=tokens, nodes=[root]), root))
+    searches = [(beam.request, beam.result) for beam in beams]
+    for past_rounds in count():
+        planned = _plan(beams, spec, past_rounds)  # 2.
+        if not planned:
+            break
+        pieces = stepper.draw([draw for _, draw in planned])  # 3.
+        candidates = _candidates(planned, pieces)  # 4.
+        _score(candidates, scoring)  # 5.
+        kept = _keep(candidates, spec)  # 6.
+        beams = [candidates[k].beam for k in kept]
+        if kept:
+            stepper.keep([candidates[k].draw for k in kept])
+            scoring.keep(kept)
+    for request, result in searches:
+        _choose(request, result, answer_of if spec.choose == "vote" else None)  # 7.
+    return [result for _, result in searches]
 
 
-def _continuations(problem: _Problem, params: BeamParams) -> int:
-    """Draws of each beam: of the bare prompt as many as of a full set of beams together."""
-    return params.each * (params.width if problem.round == 0 else 1)
+def _plan(beams: Sequence[_Beam], spec: SearchSpec, past_rounds: int) -> list[tuple[_Beam, Draw]]:
+    """The draws of a round, each with its beam; drawing and scoring all of them keeps the budget."""
+    each = spec.steps * (1 if past_rounds else spec.width)
+    planned = []
+    for _, group in groupby(enumerate(beams), lambda numbered: id(numbered[1].result)):
+        rows = list(group)
+        request, result = rows[0][1].request, rows[0][1].result
+        room = spec.params.max_new_tokens
+        if spec.budget is not None:
+            left = spec.budget - result.tokens_generated - result.tokens_scored
+            room = left // (2 * len(rows) * each)
+        for rank, (row, beam) in enumerate(rows if room > 0 else []):
+            limit = min(room, spec.params.max_new_tokens - len(beam.ids))
+            for k in range(each):
+                sample = (past_rounds * 10_000 + rank) * 10_000 + k
+                key = stream_key(spec.params.seed, request.prompt_id, sample)
+                planned.append((beam, Draw(row, key, len(beam.ids), limit, beam.tail, fresh=k > 0)))
+    return planned
 
 
-def _room(problem: _Problem, params: BeamParams) -> int:
-    """Tokens that each piece of the next round may have, so that drawing and scoring all of them keeps the budget."""
-    if params.budget is None:
-        return params.max_new_tokens
-    left = params.budget - problem.found.tokens_generated - problem.found.tokens_scored
-    return left // (2 * len(problem.beams) * _continuations(problem, params))
-
-
-def _round(problems: Sequence[_Problem], stepper: Stepper, scoring: Scoring, params: BeamParams) -> None:
-    """One step of every beam of every problem."""
-    planned = [
-        (problem, beam, _draw(problem, rank, beam, k, params))
-        for problem in problems
-        for rank, beam in enumerate(problem.beams)
-        for k in range(_continuations(problem, params))
-    ]
-    pieces = stepper.draw([draw for _, _, draw in planned])
-    candidates: list[_Candidate] = []
-    for problem in problems:
-        drawn = [(n, beam, pieces[n]) for n, (p, beam, _) in enumerate(planned) if p is problem]
-        candidates += _candidates(problem, drawn)
-        problem.found.tokens_generated += sum(piece.drawn for _, _, piece in drawn)
-    scored = _scored(candidates, scoring)
-    kept = [(k, c) for problem in problems for k, c in _kept(problem, scored, params)]
-    if kept:
-        stepper.keep([candidate.draw for _, candidate in kept])
-        scoring.keep([k for k, _ in kept])
-    for problem in problems:
-        problem.round += 1
-        problem.beams = [_grown(c, row) for row, (_, c) in enumerate(kept) if c.problem is problem]
-
-
-def _draw(problem: _Problem, rank: int, beam: _Beam, k: int, params: BeamParams) -> Draw:
-    sample = (problem.round * 10_000 + rank) * 10_000 + k
-    return Draw(
-        row=beam.row,
-        key=stream_key(params.seed, problem.asked.prompt_id, sample),
-        written=len(beam.ids),
-        left=min(_room(problem, params), params.max_new_tokens - len(beam.ids)),
-        tail=beam.tail,
-        fresh=k > 0,
-    )
-
-
-def _candidates(problem: _Problem, drawn: Sequence[tuple[int, _Beam, Piece]]) -> list[_Candidate]:
-    """The different continuations that no limit cut; every one becomes a node of the tree."""
-    seen: dict[tuple[int, ...], Node] = {}
+def _candidates(planned: Sequence[tuple[_Beam, Draw]], pieces: Sequence[Piece]) -> list[_Candidate]:
+    """The different continuations that no limit cut; the cut ones go to the pool. Each is a node of the tree."""
+    nodes: dict[tuple[int, tuple[int, ...]], Node] = {}
     candidates = []
-    for number, beam, piece in drawn:
-        ids = beam.ids + piece.ids
-        if ids in seen:
-            seen[ids].merged += 1
+    for number, ((beam, draw), piece) in enumerate(zip(planned, pieces, strict=True)):
+        result, ids = beam.result, beam.ids + piece.ids
+        result.tokens_generated += piece.drawn
+        if (id(result), ids) in nodes:
+            nodes[id(result), ids].merged += 1
             continue
-        nodes = problem.found.nodes
-        node = Node(len(nodes), beam.node, problem.round + 1, piece.text, len(piece.ids), float("nan"), "pruned")
-        nodes.append(node)
-        seen[ids] = node
+        parent = beam.node
+        node = Node(len(result.nodes), parent.id, parent.round + 1, piece.text, len(piece.ids), float("nan"), "pruned")
+        nodes[id(result), ids] = node
+        result.nodes.append(node)
+        tail = (beam.tail + piece.text)[-_TAIL:]
+        grown = replace(beam, node=node, ids=ids, log_prob=beam.log_prob + piece.log_prob, tail=tail)
         if piece.stop_reason is StopReason.LENGTH:
             node.state = "truncated"
-            cut = Response(ids, beam.log_prob + piece.log_prob, StopReason.LENGTH, node=node.id)
-            problem.found.pool.append(cut)
+            result.pool.append(grown.ended(StopReason.LENGTH))
         else:
-            candidates.append(_Candidate(problem, beam, number, piece, node))
+            finished = piece.stop_reason is StopReason.STOP
+            candidates.append(_Candidate(number, Reading(draw.row, piece.ids, finished), grown))
     return candidates
 
 
-def _scored(candidates: Sequence[_Candidate], scoring: Scoring) -> list[_Candidate]:
-    """The candidates, their values on their nodes; a problem with a value that is none is given up."""
+def _score(candidates: Sequence[_Candidate], scoring: Scoring) -> None:
+    """Values onto the nodes of the candidates."""
     if not candidates:
-        return []
-    readings = [Reading(c.beam.row, c.piece.ids, c.piece.stop_reason is StopReason.STOP) for c in candidates]
-    values, read = scoring.score(readings)
-    for candidate, value, cost in zip(candidates, values.tolist(), read, strict=True):
-        candidate.node.value = value
-        candidate.problem.found.tokens_scored += cost
-        if np.isnan(value):
-            candidate.problem.found.error = "the scorer returned NaN"
-    return list(candidates)
-
-
-def _kept(problem: _Problem, scored: Sequence[_Candidate], params: BeamParams) -> list[tuple[int, _Candidate]]:
-    """The candidates of a problem that go on, with their numbers among the scored; finished ones go to the pool."""
-    if problem.found.error is not None:
-        return []
-    mine = [(k, c) for k, c in enumerate(scored) if c.problem is problem]
-    best = sorted(mine, key=lambda pair: -pair[1].node.value)[: params.width - len(problem.found.finished)]
-    going = []
-    for k, candidate in best:
-        piece, node, beam = candidate.piece, candidate.node, candidate.beam
-        if piece.stop_reason is StopReason.STOP:
-            node.state = "finished"
-            ids, log_prob = beam.ids + piece.ids, beam.log_prob + piece.log_prob
-            problem.found.pool.append(Response(ids, log_prob, StopReason.STOP, node.value, node.id))
-        else:
-            node.state = "kept"
-            going.append((k, candidate))
-    return going
-
-
-def _grown(candidate: _Candidate, row: int) -> _Beam:
-    beam, piece = candidate.beam, candidate.piece
-    tail = (beam.tail + piece.text)[-_TAIL:]
-    return _Beam(row, beam.ids + piece.ids, beam.log_prob + piece.log_prob, tail, candidate.node.id)
-
-
-def _choose(problem: _Problem, params: BeamParams, answer_of: AnswerOf | None) -> None:
-    """The response to answer with; those of a problem that was given up are not looked at."""
-    found = problem.found
-    if found.error is not None:
         return
-    if params.choose == "vote" and answer_of is not None:
-        answers = [answer_of(problem.asked.prompt_id, response) for response in found.finished]
-        best = by_weighted_vote([response.value for response in found.finished], answers)
+    values, read = scoring.score([candidate.reading for candidate in candidates])
+    for candidate, value, tokens in zip(candidates, values.tolist(), read, strict=True):
+        candidate.beam.node.value = value
+        candidate.beam.result.tokens_scored += tokens
+        if np.isnan(value):
+            candidate.beam.result.error = "the scorer returned NaN"
+
+
+def _keep(candidates: Sequence[_Candidate], spec: SearchSpec) -> list[int]:
+    """The numbers of the candidates that go on, prompt by prompt, the most valued first."""
+    kept = []
+    for _, group in groupby(range(len(candidates)), lambda k: candidates[k].prompt):
+        numbers = list(group)
+        result = candidates[numbers[0]].beam.result
+        if result.error is not None:
+            continue
+        numbers.sort(key=lambda k: -candidates[k].beam.node.value)
+        for k in numbers[: spec.width - len(result.finished)]:
+            _, reading, beam = candidates[k]
+            beam.node.state = "finished" if reading.finished else "kept"
+            if reading.finished:
+                result.pool.append(beam.ended(StopReason.STOP))
+            else:
+                kept.append(k)
+    return kept
+
+
+def _choose(request: Request, result: SearchResult, answer_of: AnswerOf | None) -> None:
+    """The response to answer with; there is none where the search was given up."""
+    if result.error is not None:
+        return
+    finished = result.finished
+    values = [response.value for response in finished]
+    if answer_of is None:
+        best = by_value(values)
     else:
-        best = by_value([response.value for response in found.finished])
-    found.chosen = None if best is None else found.finished[best]
+        best = by_weighted_vote(values, [answer_of(request.prompt_id, response) for response in finished])
+    result.chosen = None if best is None else finished[best]

@@ -1,4 +1,4 @@
-"""What a search works on and what it finds."""
+"""Result of a search: the responses that it ended, the one that it chose, its cost and its tree."""
 
 from __future__ import annotations
 
@@ -9,14 +9,6 @@ from stepcredit.episodes.episode import StopReason
 
 AnswerOf = Callable[[str, "Response"], str | None]
 """(prompt id, finished response) → what it votes for, equal for equal answers; None for no vote."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A prompt to be searched: its ids, and the id that keys its noise."""
-
-    prompt_id: str
-    prompt_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -63,8 +55,8 @@ class Node:
 
 
 @dataclass
-class Found:
-    """What a search found for one prompt.
+class SearchResult:
+    """What a search came to for one prompt.
 
     Attributes:
         chosen: the response to answer with; None where none has finished.

@@ -1,8 +1,9 @@
-"""Who says how good a state is: the value function, with its own cache; a reward model; any function.
+"""Scorers say how good states are: the value function, with its own cache; a reward model; any function.
 
 V of a response that goes on is V of the state after its last token. V of a finished response is V of the state before
 its last token, the one that ends it: that state is trained, the one after it never is. In a conversation that token is
-read all the same, once the reply is kept, and the observation after it.
+read all the same, once the reply is kept, and the observation after it. Shapes: P prompts, or rows that were kept;
+R readings.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Float64
 from torch import Tensor
 
 from stepcredit.engines.kv_cache import CachedRows, padded_left
@@ -43,7 +44,7 @@ class Reading:
 class Scoring(Protocol):
     """The scoring of one search: rows that grow with those of the stepper."""
 
-    def score(self, readings: Sequence[Reading]) -> tuple[NDArray[np.float64], list[int]]:
+    def score(self, readings: Sequence[Reading]) -> tuple[Float64[np.ndarray, " R"], list[int]]:
         """(a score for each piece, how many tokens were read for it)."""
         ...
 
@@ -63,7 +64,7 @@ class Scoring(Protocol):
 class Scorer(Protocol):
     """Anything that can tell better states from worse ones."""
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Scoring, NDArray[np.float64], list[int]]:
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Scoring, Float64[np.ndarray, " P"], list[int]]:
         """(a scoring whose rows are these prompts, a score for each prompt or NaN, tokens read for each)."""
         ...
 
@@ -79,7 +80,7 @@ class ValueScorer:
         self.model = model.eval()
 
     @torch.inference_mode()
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Scoring, NDArray[np.float64], list[int]]:
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Scoring, Float64[np.ndarray, " P"], list[int]]:
         """See `Scorer.start`."""
         rows = CachedRows.empty(self.model, len(prompts))
         ids, mask = padded_left(prompts, self.model.device)
@@ -90,14 +91,14 @@ class ValueScorer:
 class _ValueScoring:
     """The value model's cache, one row a kept sequence, all of whose tokens it has read but those that ended it."""
 
-    def __init__(self, rows: CachedRows, values: NDArray[np.float64]) -> None:
+    def __init__(self, rows: CachedRows, values: Float64[np.ndarray, " P"]) -> None:
         self._rows, self._values = rows, values
         self._grown = rows
         self._readings: list[Reading] = []
         self._unread: list[tuple[int, ...]] = [()] * len(rows)
 
     @torch.inference_mode()
-    def score(self, readings: Sequence[Reading]) -> tuple[NDArray[np.float64], list[int]]:
+    def score(self, readings: Sequence[Reading]) -> tuple[Float64[np.ndarray, " R"], list[int]]:
         """See `Scoring.score`."""
         parents = [reading.row for reading in readings]
         assert not any(self._unread[row] for row in parents), "a finished row goes on with `extend`"
@@ -144,7 +145,7 @@ class FunctionScorer:
     def __init__(self, function: ScoreRows) -> None:
         self.function = function
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Scoring, NDArray[np.float64], list[int]]:
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Scoring, Float64[np.ndarray, " P"], list[int]]:
         """See `Scorer.start`; the bare prompt is not scored."""
         scoring = _FunctionScoring(self.function, [list(prompt) for prompt in prompts])
         return scoring, np.full(len(prompts), np.nan), [0] * len(prompts)
@@ -157,7 +158,7 @@ class _FunctionScoring:
         self._function, self._rows = function, rows
         self._grown: list[list[int]] = []
 
-    def score(self, readings: Sequence[Reading]) -> tuple[NDArray[np.float64], list[int]]:
+    def score(self, readings: Sequence[Reading]) -> tuple[Float64[np.ndarray, " R"], list[int]]:
         """See `Scoring.score`."""
         self._grown = [self._rows[reading.row] + list(reading.ids) for reading in readings]
         return np.asarray(self._function(self._grown), dtype=np.float64), [len(row) for row in self._grown]

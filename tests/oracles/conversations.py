@@ -10,7 +10,7 @@ from oracles.beam import next_distribution, value
 from stepcredit.engines.noise import stream_key, uniform
 
 
-def slow_act(
+def slow_conversation(
     policy: Any,
     value_model: Any,
     tokenizer: Any,
@@ -23,12 +23,12 @@ def slow_act(
     max_turns: int,
     max_new_tokens: int,
     replies: int = 1,
-    choose: str = "value",
+    search: str = "best-of",
     seed: int = 0,
     max_length: int = 10_000,
 ) -> dict[str, Any]:
     """One conversation: ids, which of them are actions, their log-probabilities, and what it came to and cost."""
-    scores = replies > 1 and choose == "value"
+    scores = replies > 1 and search == "best-of"
     out: dict[str, Any] = {"rewards": [], "values": [], "replies": [], "error": None, "stop": "unknown"}
     text = "".join(f"<{m['role']}>{m['content']}<end>\n" for m in problem.prompt)
     ids = tokenizer(f"{text}<user>{environment.reset(problem).text}<end>\n<assistant>")["input_ids"]
@@ -51,7 +51,7 @@ def slow_act(
             out["scored"] += sum(len(r) - 1 for r in finished)
             reply = finished[int(np.argmax(values))]
             out["values"].append(max(values))
-        elif finished and choose == "random":
+        elif finished and search == "random":
             u = uniform(np.array([stream_key(seed, problem.prompt_id, -1 - sample)]), turn)[0]
             reply = finished[int(u * len(finished))]
         ids, log_prob, mask = ids + list(reply), log_prob + drawn[reply], mask + [True] * len(reply)

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from doubles.words import DOOR, END, EOS, GO, LEFT, RIGHT, WALL, word_tokenizer
-from oracles.acting import slow_act
+from oracles.conversations import slow_conversation
 from stepcredit.engines.decoding import Piece
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.engines.noise import stream_key
@@ -16,10 +16,12 @@ from stepcredit.engines.stepping import CachedStepper
 from stepcredit.episodes.alignment import action_runs, align
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import StepRule
+from stepcredit.episodes.turns import turn_ends
 from stepcredit.errors import InputError
 from stepcredit.models.loading import value_model_from
-from stepcredit.rollouts.acting import ActingParams, Play, Played, act, played_episode
+from stepcredit.rollouts.converse import Rollout, converse
 from stepcredit.search.scorers import FunctionScorer, ValueScorer
+from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.environment import Crash, Environment, Observation
 from stepcredit.tasks.task import Problem
 from stepcredit.verdict import Verdict
@@ -74,15 +76,15 @@ def problem(name, kind="plain", size=1):
     return Problem(name, [SYSTEM], "door", metadata={"kind": kind, "size": size})
 
 
-PLAYS = [
-    Play(problem("a")),
-    Play(problem("a"), 1),
-    Play(problem("b", size=6), 3),
-    Play(problem("c", "crashing")),
-    Play(problem("d", size=3)),
-    Play(problem("e", "stillborn")),
-    Play(problem("f", "crashing", 2), 2),
-    Play(problem("a"), 2),
+SAMPLES = [
+    (problem("a"), 0),
+    (problem("a"), 1),
+    (problem("b", size=6), 3),
+    (problem("c", "crashing"), 0),
+    (problem("d", size=3), 0),
+    (problem("e", "stillborn"), 0),
+    (problem("f", "crashing", 2), 2),
+    (problem("a"), 2),
 ]
 
 
@@ -104,14 +106,38 @@ def models():
     return policy, value
 
 
+class OneStepper:
+    """An engine with the stepper that it is given."""
+
+    batch_size = 64
+    tokenizer = TOKENIZER
+    ends = turn_ends(TOKENIZER)
+
+    def __init__(self, stepper, max_length=None):
+        self.one, self.max_length = stepper, max_length
+
+    def generate(self, requests, params):
+        raise NotImplementedError
+
+    def stepper(self, params, rule):
+        assert rule == StepRule(())
+        return self.one
+
+
 def stepper_of(policy):
     return CachedStepper(policy, TOKENIZER, SamplingParams(64), StepRule(()), frozenset([END, EOS]))
 
 
-def played(models, plays, environments=None, **given):
+def limits(search="best-of", replies=1, max_turns=4, max_new_tokens=8, max_length=None, seed=0):
+    """(search, turn limit, length limit) with defaults."""
+    return SearchSpec(search, replies, SamplingParams(max_new_tokens, seed=seed)), max_turns, max_length
+
+
+def rolled_out(models, samples, environments=None, **given):
     policy, value = models
-    params = ActingParams(**{"max_turns": 4, "max_new_tokens": 8, **given})
-    return act(plays, stepper_of(policy), TOKENIZER, ValueScorer(value), environments or Corridors(), params)
+    spec, max_turns, max_length = limits(**given)
+    engine = OneStepper(stepper_of(policy), max_length)
+    return converse(samples, engine, environments or Corridors(), spec, max_turns, ValueScorer(value))
 
 
 def same(one, other):
@@ -128,8 +154,8 @@ def same(one, other):
 SETTINGS = [
     {"replies": 1},
     {"replies": 3},
-    {"replies": 3, "choose": "random"},
-    {"replies": 1, "choose": "random"},
+    {"replies": 3, "search": "random"},
+    {"replies": 1, "search": "random"},
     {"replies": 4, "max_new_tokens": 4, "max_turns": 3},
     {"replies": 2, "max_length": 45},
 ]
@@ -141,39 +167,39 @@ def test_equal_to_the_slow_ones(models, given, seed):
     policy, value = models
     given = {"max_turns": 4, "max_new_tokens": 8, **given, "seed": seed}
     ends = set()
-    for play, found in zip(PLAYS, played(models, PLAYS, **given)):
-        assert found.play is play
-        if play.problem.metadata["kind"] == "stillborn":
+    for (problem, sample), found in zip(SAMPLES, rolled_out(models, SAMPLES, **given)):
+        assert (found.problem, found.sample) == (problem, sample)
+        if problem.metadata["kind"] == "stillborn":
             continue
-        slow = slow_act(
-            policy, value, TOKENIZER, play.problem, play.sample, Corridor(), end=END, end_ids={END, EOS}, **given
+        slow = slow_conversation(
+            policy, value, TOKENIZER, problem, sample, Corridor(), end=END, end_ids={END, EOS}, **given
         )
-        talk = found.conversation
-        assert talk.ids == slow["ids"]
-        tokens = talk.tokens()
+        conversation = found.conversation
+        assert conversation.ids == slow["ids"]
+        tokens = conversation.tokens()
         assert tokens.action_mask.tolist() == slow["mask"]
         assert tokens.behavior_log_prob == pytest.approx(np.array(slow["log_prob"]), abs=1e-6)
-        said = [m["content"] for m in talk.completion if m["role"] == "assistant"]
+        said = [m["content"] for m in conversation.completion if m["role"] == "assistant"]
         assert said[: len(slow["replies"])] == slow["replies"]
         assert (found.rewards, found.error, str(found.stop_reason)) == (slow["rewards"], slow["error"], slow["stop"])
         assert found.values == pytest.approx(slow["values"], abs=1e-9)
         assert (found.tokens_generated, found.tokens_scored) == (slow["generated"], slow["scored"])
-        ends.add((found.error is None, found.stop_reason, talk.turns > 1))
+        ends.add((found.error is None, found.stop_reason, conversation.turns > 1))
     assert len(ends) > 1
 
 
 @pytest.mark.parametrize("given", SETTINGS)
 def test_a_conversation_comes_to_the_same_alone_and_among_others(models, given):
-    together = played(models, PLAYS, **given)
-    backwards = played(models, PLAYS[::-1], **given)[::-1]
-    for play, found, again in zip(PLAYS, together, backwards):
-        (alone,) = played(models, [play], **given)
+    together = rolled_out(models, SAMPLES, **given)
+    backwards = rolled_out(models, SAMPLES[::-1], **given)[::-1]
+    for sample, found, again in zip(SAMPLES, together, backwards):
+        (alone,) = rolled_out(models, [sample], **given)
         same(alone, found)
         same(again, found)
 
 
-def test_no_plays_are_no_conversations(models):
-    assert played(models, []) == []
+def test_no_samples_are_no_conversations(models):
+    assert rolled_out(models, []) == []
 
 
 def test_the_first_reply_of_several_is_that_of_one(models):
@@ -188,11 +214,11 @@ def test_the_first_reply_of_several_is_that_of_one(models):
 
     for k in (1, 4):
         stepper = Remembering(models[0], TOKENIZER, SamplingParams(64), StepRule(()), frozenset([END, EOS]))
-        act(PLAYS[:3], stepper, TOKENIZER, None, Corridors(), ActingParams(2, 8, replies=k, choose="random", seed=7))
+        spec, *_ = limits("random", k, seed=7)
+        converse(SAMPLES[:3], OneStepper(stepper), Corridors(), spec, 2)
     assert keys[1] == keys[4][::4]
-    numbers = [play.sample * 100_000_000 + k for play in PLAYS[:3] for k in range(4)]
     expected = [
-        stream_key(7, play.problem.prompt_id, n) for play, n in zip([p for p in PLAYS[:3] for _ in range(4)], numbers)
+        stream_key(7, problem.prompt_id, sample * 100_000_000 + k) for problem, sample in SAMPLES[:3] for k in range(4)
     ]
     assert [key for _, key, _, _ in keys[4]] == expected
     assert {written for _, _, written, _ in keys[4]} == {0}
@@ -210,7 +236,7 @@ def test_every_token_is_read_once_by_policy_and_value_model(models, given, monke
             return forward(*args, **more)
 
         monkeypatch.setattr(model, "forward", counted)
-    found = [f for f in played(models, PLAYS, **given) if f.conversation is not None]
+    found = [f for f in rolled_out(models, SAMPLES, **given) if f.conversation is not None]
     expected = 0
     for one in found:
         mask = one.conversation.tokens().action_mask
@@ -220,7 +246,7 @@ def test_every_token_is_read_once_by_policy_and_value_model(models, given, monke
         expected += int((~mask).sum()) + one.tokens_generated - draws + seen
     assert read["policy"] == expected
     assert read["value"] == sum(one.tokens_scored for one in found)
-    assert (read["value"] > 0) == (given["replies"] > 1 and given.get("choose") != "random")
+    assert (read["value"] > 0) == (given["replies"] > 1 and given.get("search") != "random")
 
 
 class ScriptedStepper:
@@ -255,13 +281,14 @@ class ScriptedStepper:
 
 
 def by_hand(script, rows_value=None, environments=None, kinds=None, **given):
-    """Plays with the replies of a script; values from whole rows."""
+    """Conversations with the replies of a script; values from whole rows."""
     stepper = ScriptedStepper(script)
-    plays = [Play(problem(f"p{k}", (kinds or {}).get(k, "plain"))) for k in range(len(script))]
+    samples = [(problem(f"p{k}", (kinds or {}).get(k, "plain")), 0) for k in range(len(script))]
     scorer = None if rows_value is None else FunctionScorer(lambda rows: [rows_value(row) for row in rows])
-    params = ActingParams(**{"max_turns": 4, "max_new_tokens": 5, **given})
+    spec, max_turns, max_length = limits(**{"max_new_tokens": 5, **given})
     environments = environments or Corridors()
-    return act(plays, stepper, TOKENIZER, scorer, environments, params), stepper, environments
+    rollouts = converse(samples, OneStepper(stepper, max_length), environments, spec, max_turns, scorer)
+    return rollouts, stepper, environments
 
 
 def contents(found, role="assistant"):
@@ -302,9 +329,9 @@ def test_the_most_valued_reply_is_said_the_first_of_equals():
 def test_a_value_model_reads_replies_before_their_end_and_observations_once(models):
     """Values in the second turn are of the whole conversation so far, the end of the first reply included."""
     script = [[[STAY, ONE_LEFT], [[WALL, END], [RIGHT, RIGHT, EOS]]]]
-    params = ActingParams(2, 5, replies=2)
-    stepper = ScriptedStepper(script)
-    (found,) = act([Play(problem("p"))], stepper, TOKENIZER, ValueScorer(models[1]), Corridors(), params)
+    spec, *_ = limits(replies=2, max_new_tokens=5)
+    engine = OneStepper(ScriptedStepper(script))
+    (found,) = converse([(problem("p"), 0)], engine, Corridors(), spec, 2, ValueScorer(models[1]))
     tokens = found.conversation.tokens()
     with torch.inference_mode():
         plain = models[1](input_ids=torch.tensor(found.conversation.ids)[None]).logits[0, :, 0]
@@ -325,11 +352,11 @@ def test_a_cut_reply_ends_the_conversation_and_is_not_sent():
 
 def test_a_cut_reply_is_not_eligible_beside_a_finished_one():
     value = {GO: 9.0, LEFT: 0.0, DOOR: 1.0}
-    for choose in ("value", "random"):
+    for search in ("best-of", "random"):
         script = [[[CUT, ONE_LEFT, CUT, CUT], [CUT, OUT, CUT, CUT]]]
-        (found,), _, environments = by_hand(script, lambda row: value[row[-2]], replies=4, choose=choose)
+        (found,), _, environments = by_hand(script, lambda row: value[row[-2]], replies=4, search=search)
         assert environments.calls == [{0: "go left"}, {0: " left door"}]
-        assert found.values == ([0.0, 1.0] if choose == "value" else [])
+        assert found.values == ([0.0, 1.0] if search == "best-of" else [])
     (found,), _, environments = by_hand([[[CUT, [GO] * 4 + [LEFT]]]], lambda row: 0.0, replies=2)
     assert environments.calls == []
     assert found.stop_reason is StopReason.LENGTH
@@ -368,7 +395,7 @@ def test_room_runs_out():
     assert cut.stop_reason is StopReason.LENGTH
     (full,), *_ = by_hand([[[STAY]]], max_length=prompt)
     assert full.error == "the prompt has 11 tokens, the model reads 11"
-    assert played_episode(full).verdict is Verdict.UNDECIDED
+    assert full.episode().verdict is Verdict.UNDECIDED
 
 
 def test_a_crash_is_undecided_and_the_others_go_on():
@@ -377,18 +404,18 @@ def test_a_crash_is_undecided_and_the_others_go_on():
     found, *_ = by_hand(script[:3], kinds=kinds)
     assert [f.error for f in found] == [None, "the corridor fell in", None]
     assert found[1].rewards == [0]
-    episode = played_episode(found[1])
+    episode = found[1].episode()
     assert (episode.reward, episode.verdict, episode.stop_reason) == (None, Verdict.UNDECIDED, StopReason.UNKNOWN)
     assert episode.metadata["error"] == "the corridor fell in"
     assert episode.tokens is not None
     assert [m["role"] for m in episode.completion] == ["assistant", "user", "assistant"]
     for one in (found[0], found[2]):
-        assert played_episode(one).verdict is Verdict.RIGHT
+        assert one.episode().verdict is Verdict.RIGHT
     found, *_ = by_hand([script[0], [], [], []], kinds={1: "stillborn", 2: "stillborn", 3: "stillborn"})
     assert found[0].error is None
     for one in found[1:]:
         assert (one.error, one.conversation, one.tokens_generated) == ("no corridor", None, 0)
-        episode = played_episode(one)
+        episode = one.episode()
         assert (episode.reward, episode.verdict, episode.tokens) == (None, Verdict.UNDECIDED, None)
         assert episode.prompt == [SYSTEM]
         assert episode.completion == [{"role": "assistant", "content": ""}]
@@ -404,7 +431,7 @@ def test_a_value_that_is_none_ends_its_own_conversation_alone():
     found, _, environments = by_hand(script, value, replies=2)
     assert [f.error for f in found] == [None, "the scorer returned NaN", None]
     assert environments.calls == [{0: "go", 2: " left door"}, {0: " left door"}]
-    episode = played_episode(found[1])
+    episode = found[1].episode()
     assert (episode.verdict, episode.tokens, episode.reward) == (Verdict.UNDECIDED, None, None)
     assert episode.metadata == {
         "answer": "door", "kind": "plain", "size": 1, "turns": 0, "tokens_generated": 4,
@@ -421,7 +448,7 @@ def test_a_reward_that_is_no_number_is_undecided(reward):
 
     (found,), *_ = by_hand([[[STAY]]], environments=Corridors(Odd))
     assert found.error == f"the environment's reward is {reward}"
-    assert played_episode(found).verdict is Verdict.UNDECIDED
+    assert found.episode().verdict is Verdict.UNDECIDED
 
 
 def test_an_environment_that_is_over_before_it_began_is_undecided():
@@ -443,7 +470,7 @@ def paid(rewards, **given):
             return Observation("wall", rewards[self.turns - 1], self.turns == len(rewards))
 
     (found,), *_ = by_hand([[[STAY]] * len(rewards)], environments=Corridors(Paying), **given)
-    return found, played_episode(found)
+    return found, found.episode()
 
 
 @pytest.mark.parametrize(
@@ -480,13 +507,13 @@ def test_a_truncated_conversation_keeps_what_its_replies_were_rewarded_with():
         assert episode.step_rewards == expected
     (found,), *_ = by_hand([[[STAY], [CUT]]])
     found.rewards = [0.5]
-    assert played_episode(found).step_rewards == (0.5, 0.0)
+    assert found.episode().step_rewards == (0.5, 0.0)
 
 
-def test_an_episode_is_what_was_played():
+def test_an_episode_is_what_was_said():
     (found,), *_ = by_hand([[[STAY], [OUT]]])
-    found.play = Play(found.play.problem, 6)
-    episode = played_episode(found)
+    found.sample = 6
+    episode = found.episode()
     assert (episode.prompt_id, episode.sample) == ("p0", 6)
     assert episode.prompt == [SYSTEM, {"role": "user", "content": "wall left"}]
     assert [m["content"] for m in episode.completion] == ["go", "wall!go", " left door"]
@@ -494,21 +521,13 @@ def test_an_episode_is_what_was_played():
     assert episode.metadata == {
         "answer": "door", "kind": "plain", "size": 1, "turns": 2, "tokens_generated": 5, "tokens_scored": 0,
     }  # fmt: skip
-    nobody = Played(Play(Problem("q", [], "x")), error="gone")
-    assert played_episode(nobody).prompt == [{"role": "user", "content": ""}]
-
-
-@pytest.mark.parametrize(("name", "given"), [
-    ("max_turns", {"max_turns": 0}), ("max_new_tokens", {"max_new_tokens": 0}), ("replies", {"replies": 0}),
-    ("max_length", {"max_length": 0}), ("choose", {"choose": "luck"}),
-])  # fmt: skip
-def test_settings_out_of_range(name, given):
-    with pytest.raises(InputError, match=name):
-        ActingParams(**{"max_turns": 1, "max_new_tokens": 1, **given})
+    nobody = Rollout(Problem("q", [], "x"), error="gone")
+    assert nobody.episode().prompt == [{"role": "user", "content": ""}]
 
 
 def test_a_choice_by_value_needs_a_scorer(models):
-    with pytest.raises(InputError, match="choose: needs a scorer"):
-        act(PLAYS, stepper_of(models[0]), TOKENIZER, None, Corridors(), ActingParams(1, 1, replies=2))
-    assert len(act(PLAYS, stepper_of(models[0]), TOKENIZER, None, Corridors(), ActingParams(1, 1))) == len(PLAYS)
+    engine = OneStepper(stepper_of(models[0]))
+    with pytest.raises(InputError, match="search: best-of needs a scorer"):
+        converse(SAMPLES, engine, Corridors(), limits(replies=2, max_new_tokens=1)[0], 1)
+    assert len(converse(SAMPLES, engine, Corridors(), limits(replies=1, max_new_tokens=1)[0], 1)) == len(SAMPLES)
     assert isinstance(Corridor(), Environment)
