@@ -28,17 +28,11 @@ from stepcredit.rollouts.work_units import Unit, WorkFolder, work_units
 from stepcredit.search.beam import beam_search
 from stepcredit.search.responses import Response, SearchResult
 from stepcredit.search.scorers import Reading, Scorer, ValueScorer
-from stepcredit.search.selection import by_value, by_vote, by_weighted_vote
+from stepcredit.search.selection import CHOOSERS
 from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.task import Problem, Task, completion_of
 from stepcredit.verdict import Verdict
 
-CHOOSERS: dict[str, Callable[[Sequence[float], Sequence[str | None]], int | None]] = {
-    "vote": lambda values, answers: by_vote(answers),
-    "weighted-vote": by_weighted_vote,
-    "best-of": lambda values, answers: by_value(values),
-}
-"""Searches that choose from sampled responses: values and answers to the index of a response."""
 MAX_STEP_TOKENS = 256
 
 
