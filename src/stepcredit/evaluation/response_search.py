@@ -136,8 +136,8 @@ class ResponseSearch:
         """The episodes of all units, so many responses per problem; `make` makes those that are not there yet."""
         folder = self.folder.with_name(f"{self.folder.name}-{name}")
         work = WorkFolder(folder, self.settings, work_units(self.problems, responses))
-        if work.done() < len(work.units):
-            self.engine()  # one that does not load is found before anything is written
+        if work.done() < len(work.units):  # an engine that does not load, or cannot, is found before this writes
+            _ = stepping(self.engine(), "a beam") if spec.name == "beam" else self.engine()
         return list(work.finish(lambda unit, advance: make(unit, spec, advance), name, spec.samples))
 
     def _samples(self, problems: Unit, spec: SearchSpec, advance: Advance) -> list[Episode]:
