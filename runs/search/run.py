@@ -13,13 +13,14 @@ from typing import Any
 
 from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.steps import StepRule
-from stepcredit.evaluation.response_search import CHOOSERS, ResponseSearch
+from stepcredit.evaluation.response_search import ResponseSearch
 from stepcredit.evaluation.rows import result_row
 from stepcredit.files import write_json
 from stepcredit.models.loading import load_value_model
 from stepcredit.results.provenance import versions
 from stepcredit.results.store import add_rows
 from stepcredit.search.scorers import ValueScorer
+from stepcredit.search.selection import CHOOSERS
 from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.registry import load_task
 

@@ -1,15 +1,19 @@
 """Searches over a task: what is chosen, what it costs, what survives a fault; and from the command line."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from stepcredit.cli import main
 from stepcredit.engines.engine import SamplingParams
+from stepcredit.engines.scripted import ScriptedEngine
 from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.episodes.steps import StepRule
+from stepcredit.errors import InputError
+from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.evaluation.response_search import (
     ResponseSearch,
     affordable,
@@ -248,6 +252,18 @@ def test_what_cannot_work_is_found_before_anything_is_written(folders, tmp_path,
     assert run(folders, tmp_path / "out", *flags) == 2
     assert capsys.readouterr().err.strip().count("\n") == 0
     assert not (tmp_path / "out").exists()
+
+
+def test_an_engine_that_draws_whole_responses_alone_has_no_beam(folders, tmp_path):
+    tokenizer = TASK.tokenizer()
+    engine = ScriptedEngine(lambda request: [tokenizer.eos_token_id], tokenizer)
+    models = SimpleNamespace(tokenizer=tokenizer, engine=engine, scorer=FunctionScorer(lambda rows: [0.0] * len(rows)))
+    config = {"task": "arithmetic", "model": "in memory", "value_model": "in memory", "limit": 3}
+    with pytest.raises(InputError, match="engine: a beam draws a step or a turn at a time"):
+        evaluate(EvaluateConfig(**config, search="beam", output_dir=str(tmp_path / "out")), models)
+    assert not (tmp_path / "out").exists()
+    rows, _ = evaluate(EvaluateConfig(**config, search="best-of", output_dir=str(tmp_path / "out")), models)
+    assert [(row["search"], row["width"], row["n"]) for row in rows] == [("best-of", 4, 3)]
 
 
 def test_no_model_is_loaded_twice_and_no_policy_for_what_is_done(folders, tmp_path, monkeypatch):

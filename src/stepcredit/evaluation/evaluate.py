@@ -97,12 +97,16 @@ class EvaluateConfig(TaskChoice):
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code a model repository brings."})
 
 
-def evaluate(config: EvaluateConfig) -> tuple[list[AccuracyRow], list[GroupRow]]:
+def evaluate(config: EvaluateConfig, models: Models | None = None) -> tuple[list[AccuracyRow], list[GroupRow]]:
     """Writes the result files of one evaluation; returns its rows of `results.json` and of `groups.json`.
 
     1. Read the settings, and load what they name; whatever is wrong is found before anything is drawn or written.
     2. One search after the other: its episodes, drawn or read back, as lines for reading, a row, and rows by group.
     3. Judge the value model on the sampled episodes, where there is one.
+
+    Args:
+        config: what to evaluate, and how.
+        models: in place of those that the config names.
 
     Raises:
         InputError: an unknown task, split or search, or a model that does not load; the folder is being written.
@@ -110,7 +114,7 @@ def evaluate(config: EvaluateConfig) -> tuple[list[AccuracyRow], list[GroupRow]]
     task = config.load_task()  # 1.
     specs = _searches(config, task)
     problems = list(task.problems(config.split, config.limit, config.seed))
-    models, common = Models(config), _common(config, task)
+    models, common = models or Models(config), _common(config, task)
     out, watch = Path(config.output_dir), Stopwatch()
     rows: list[AccuracyRow] = []
     groups: list[GroupRow] = []
@@ -186,10 +190,10 @@ def _search(
     episodes depend on, without the widths, which are in the names too.
     """
     needs_scorer = any(spec.needs_scorer for spec in specs)
-    asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
+    settings = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
     left_out = {"output_dir", "batch_size", "data", "method", "width", "trace", "workers"}
     left_out |= set() if needs_scorer else {"value_model", "reward_model"}
-    settings = {name: value for name, value in asked.items() if name not in left_out}
+    settings = {name: value for name, value in settings.items() if name not in left_out}
     name = f"{config.method or 'policy'}-{config.split}-{config.search}-seed{config.seed}"
     if config.search != "greedy":
         name += "".join(f"-{key}{value:g}" for key, value in changed_from_default(config, SAMPLING).items())

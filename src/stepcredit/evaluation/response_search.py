@@ -28,17 +28,11 @@ from stepcredit.rollouts.work_units import Unit, WorkFolder, work_units
 from stepcredit.search.beam import beam_search
 from stepcredit.search.responses import Response, SearchResult
 from stepcredit.search.scorers import Reading, Scorer, ValueScorer
-from stepcredit.search.selection import by_value, by_vote, by_weighted_vote
+from stepcredit.search.selection import CHOOSERS
 from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.task import Problem, Task, completion_of
 from stepcredit.verdict import Verdict
 
-CHOOSERS: dict[str, Callable[[Sequence[float], Sequence[str | None]], int | None]] = {
-    "vote": lambda values, answers: by_vote(answers),
-    "weighted-vote": by_weighted_vote,
-    "best-of": lambda values, answers: by_value(values),
-}
-"""Searches that choose from sampled responses: values and answers to the index of a response."""
 MAX_STEP_TOKENS = 256
 
 
@@ -142,8 +136,8 @@ class ResponseSearch:
         """The episodes of all units, so many responses per problem; `make` makes those that are not there yet."""
         folder = self.folder.with_name(f"{self.folder.name}-{name}")
         work = WorkFolder(folder, self.settings, work_units(self.problems, responses))
-        if work.done() < len(work.units):
-            self.engine()  # one that does not load is found before anything is written
+        if work.done() < len(work.units):  # an engine that does not load, or cannot, is found before this writes
+            _ = stepping(self.engine(), "a beam") if spec.name == "beam" else self.engine()
         return list(work.finish(lambda unit, advance: make(unit, spec, advance), name, spec.samples))
 
     def _samples(self, problems: Unit, spec: SearchSpec, advance: Advance) -> list[Episode]:

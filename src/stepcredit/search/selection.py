@@ -6,7 +6,7 @@ does not depend on chance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 def by_value(values: Sequence[float]) -> int | None:
@@ -47,3 +47,11 @@ def _heaviest(answers: Sequence[str | None], weights: Sequence[float]) -> int | 
     if not totals:
         return 0 if answers else None
     return list(answers).index(max(totals, key=lambda answer: totals[answer]))
+
+
+CHOOSERS: dict[str, Callable[[Sequence[float], Sequence[str | None]], int | None]] = {
+    "vote": lambda values, answers: by_vote(answers),
+    "weighted-vote": by_weighted_vote,
+    "best-of": lambda values, answers: by_value(values),
+}
+"""Searches that choose from sampled responses, by name: values and answers to the index of a response."""

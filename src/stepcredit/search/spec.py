@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.errors import InputError
 from stepcredit.metrics.samples import powers_of_two
+from stepcredit.search.selection import CHOOSERS
 
-OF_RESPONSES = ("greedy", "sample", "vote", "weighted-vote", "best-of", "beam")
+OF_RESPONSES = ("greedy", "sample", *CHOOSERS, "beam")
 """Searches for a response."""
 OF_TURNS = ("greedy", "sample", "best-of", "random")
 """Searches for the next turn of a conversation."""
