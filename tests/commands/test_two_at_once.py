@@ -13,6 +13,7 @@ from doubles.holder import held_by_another
 from stepcredit.cli import main
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.results.store import read_rows
 from stepcredit.rollouts import work_units
 from stepcredit.tasks.arithmetic import Arithmetic
 
@@ -85,6 +86,7 @@ def test_dry_runs_are_not_refused(tmp_path, capsys):
 COLLECT = """
 import sys
 from stepcredit.cli import main
+from stepcredit.results.store import read_rows
 from stepcredit.rollouts import work_units
 work_units.UNIT_ROWS, append = 4, work_units.append_episodes
 
@@ -126,3 +128,20 @@ def test_two_collections_into_one_folder(killed, tmp_path, capsys, monkeypatch):
     found = [(e.prompt_id, e.sample) for e in load_episodes(out)]
     assert len(found) == len(set(found)) == 12
     assert sorted(p.name for p in out.iterdir()) == ["collect.json", *(f"episodes-0000{k}.parquet" for k in range(3))]
+
+
+ADD = """
+import sys
+from pathlib import Path
+from stepcredit.results.store import add_rows
+for k in range(100):
+    add_rows(Path(sys.argv[1]), [{"method": sys.argv[2], "at": k}])
+"""
+
+
+def test_rows_of_several_writers_are_all_kept(tmp_path):
+    file = tmp_path / "out" / "results.json"
+    writers = [subprocess.Popen([sys.executable, "-c", ADD, str(file), name]) for name in "abc"]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert {(row["method"], row["at"]) for row in read_rows(file)} == {(m, k) for m in "abc" for k in range(100)}
+    assert [p.name for p in file.parent.iterdir()] == ["results.json"]

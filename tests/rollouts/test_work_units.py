@@ -115,7 +115,7 @@ def test_names_tell_which_prompts_in_which_place(tmp_path):
     finish(tmp_path / "w")
     assert list(units_of(tmp_path / "w")) == work(tmp_path).names
     others = [Problem(f"x{k}", f"q{k}", "a") for k in range(6)]
-    with pytest.raises(InputError, match="was collected from other prompts"):
+    with pytest.raises(InputError, match="is a work unit of other prompts than these"):
         finish(tmp_path / "w", problems=others)
     assert units_of(tmp_path / "nothing") == {}
 

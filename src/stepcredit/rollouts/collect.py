@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from stepcredit.progress import Advance
 from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, Draw, multi_turn_rollouts
 from stepcredit.rollouts.single_turn import sample_and_grade, sampling
 from stepcredit.rollouts.task_settings import TaskChoice
-from stepcredit.rollouts.work_units import Unit, WorkFolder, work_units
+from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
 from stepcredit.search.spec import SearchSpec
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, SelfDemonstrating, Task, demonstrated
 
 SOLUTIONS = "solutions"
 """In place of a policy: the task's own worked solutions."""
+_UNBOUND = ("batch_size", "dry_run")
+"""Settings that leave the episodes as they are."""
 
 
 @dataclass(kw_only=True)
@@ -70,7 +72,7 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
     units = work_units(problems, config.num_generations, conversations)
     if config.dry_run:
         return {"prompts": len(problems), "responses": len(problems) * config.num_generations, "units": len(units)}
-    work = WorkFolder(Path(config.output_dir), _settings(config, task), units)
+    work = WorkFolder(Path(config.output_dir), settings_of(config, task, *_UNBOUND), units)
     with work.held("stepcredit collect") as finished:
         if (done := len(finished)) < len(units):
             engine = engine or config.load_engine(config.model, config.batch_size, config.trust_remote_code)
@@ -113,15 +115,7 @@ def _collect_solutions(config: CollectConfig, task: Task, problems: Sequence[Pro
                 yield demonstrated(problem)
             advance(1)
 
-    work = WorkFolder(Path(config.output_dir), _settings(config, task), [problems])
+    work = WorkFolder(Path(config.output_dir), settings_of(config, task, *_UNBOUND), [problems])
     with work.held("stepcredit collect"):
         episodes = work.finish(solved, f"solutions of {task.name}", counted="problems")
     return {"prompts": len(problems), "responses": len(episodes)}
-
-
-def _settings(config: CollectConfig, task: Task) -> dict[str, Any]:
-    """What decides which episodes are drawn."""
-    settings = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
-    settings["step_delimiters"] = list(task.step_delimiters)
-    left_out = ("output_dir", "batch_size", "dry_run", "data", "workers")
-    return {name: value for name, value in settings.items() if name not in left_out}

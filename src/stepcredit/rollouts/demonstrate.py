@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,7 +14,7 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.errors import InputError
 from stepcredit.processes import worker_count
 from stepcredit.progress import Advance
-from stepcredit.rollouts.work_units import Unit, WorkFolder
+from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
 from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS, demonstrations
 from stepcredit.tasks.alfworld.task import SPLITS, ALFWorld
 
@@ -65,11 +65,7 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
             raise InputError(f"{share} must lie in [0, 1]", name)
     task = ALFWorld(config.data, config.prompt_style)
     problems = list(task.problems(config.split, config.limit))
-    settings = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
-    settings["step_delimiters"] = list(task.step_delimiters)
-    kept = {name: value for name, value in settings.items() if name not in ("output_dir", "workers", "data")}
-    units = [problems[k : k + UNIT_GAMES] for k in range(0, len(problems), UNIT_GAMES)]
-    work = WorkFolder(Path(config.output_dir), kept, units)
+    work = WorkFolder(Path(config.output_dir), settings_of(config, task), work_units(problems, 1, UNIT_GAMES))
     play = partial(
         demonstrations,
         task,

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from stepcredit.episodes.store import EpisodeStore, append_episodes, units_of
 from stepcredit.errors import InputError
 from stepcredit.files import changed_settings, holds_something, locked, read_manifest, write_json
 from stepcredit.progress import Advance, track_units
-from stepcredit.tasks.task import Problem
+from stepcredit.tasks.task import Problem, Task
 
 UNIT_ROWS = 512
 """Responses of one work unit, about: a unit is written whole or drawn again."""
@@ -28,6 +28,14 @@ def work_units(problems: Sequence[Problem], samples: int, rows: int | None = Non
     """Problems in fixed groups of about `rows` responses (`UNIT_ROWS`): the same at every run."""
     size = max(1, (rows or UNIT_ROWS) // samples)
     return [problems[i : i + size] for i in range(0, len(problems), size)]
+
+
+def settings_of(config: Any, task: Task, *left_out: str) -> dict[str, Any]:
+    """What decides which episodes are made: all of a config but where things are and these fields, and the task's
+    own."""
+    about = {"task_version": task.version, "source_versions": task.source_versions}
+    settings = {**asdict(config), **about, "step_delimiters": list(task.step_delimiters)}
+    return {name: value for name, value in settings.items() if name not in ("output_dir", "data", "workers", *left_out)}
 
 
 Unit = Sequence[Problem]
@@ -80,7 +88,7 @@ class WorkFolder:
             raise InputError(f"was collected with another {', '.join(changed)}; choose another --output_dir",
                              str(self.folder))  # fmt: skip
         if other := finished.keys() - set(self.names):
-            raise InputError("was collected from other prompts of the same name; choose another --output_dir",
+            raise InputError("is a work unit of other prompts than these; choose another --output_dir",
                              str(finished[min(other)]))  # fmt: skip
         return finished
 
