@@ -112,11 +112,11 @@ class EnvironmentWorkers:
     ) -> None:
         self.close()
 
-    def _ask(self, asked: Mapping[int, Problem] | Mapping[int, str]) -> dict[int, Observation | Crash]:
+    def _ask(self, requests: Mapping[int, Problem] | Mapping[int, str]) -> dict[int, Observation | Crash]:
         """All answers, in the order in which they were asked for."""
         answers: dict[int, Answer] = {}
         shares: dict[EnvironmentWorker, dict[int, Problem | str]] = {}
-        for number, words in asked.items():
+        for number, words in requests.items():
             home = self._homes.get(number, NEVER)
             if isinstance(home, Crash):
                 answers[number] = home
@@ -133,7 +133,7 @@ class EnvironmentWorkers:
             for worker in busy:
                 self._lose(worker, "the call was interrupted")
         in_order: dict[int, Observation | Crash] = {}
-        for number in asked:
+        for number in requests:
             answer = answers[number]
             if isinstance(answer, InputError):
                 raise answer

@@ -62,8 +62,8 @@ def kind_of(name: str) -> str:
 def read_goal(game_file: Path) -> Goal:
     """What a game asks for, from the `traj_data.json` beside it."""
     data = json.loads((game_file.parent / "traj_data.json").read_text(encoding="utf-8"))
-    asked: dict[str, Any] = data["pddl_params"]
-    target, parent, lamp = (asked[k].lower() for k in ("object_target", "parent_target", "toggle_target"))
+    params: dict[str, Any] = data["pddl_params"]
+    target, parent, lamp = (params[k].lower() for k in ("object_target", "parent_target", "toggle_target"))
     return Goal(data["task_type"], target, parent, lamp)
 
 
