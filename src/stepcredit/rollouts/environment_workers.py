@@ -11,7 +11,6 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import wait
-from types import TracebackType
 
 from stepcredit.errors import InputError
 from stepcredit.rollouts.environment_process import GRACE, Answer, EnvironmentWorker, WorkerEndedError
@@ -107,9 +106,7 @@ class EnvironmentWorkers:
     def __enter__(self) -> EnvironmentWorkers:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _ask(self, requests: Mapping[int, Problem] | Mapping[int, str]) -> dict[int, Observation | Crash]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
 
 from stepcredit.errors import InputError
 from stepcredit.tasks.environment import Crash, Environment, Observation
@@ -67,9 +66,7 @@ class LocalEnvironments:
     def __enter__(self) -> LocalEnvironments:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _new(self) -> Environment | Crash:
