@@ -74,7 +74,6 @@ DIFFERENT = [
 @pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
     with Grader(1) as made:
-        made.warm()
         yield made
 
 
@@ -82,7 +81,6 @@ def grader() -> Iterator[Grader]:
 def hasty() -> Iterator[Grader]:
     """One that gives up soon."""
     with Grader(1, seconds=SECONDS / 4) as made:
-        made.warm()
         yield made
 
 
@@ -193,10 +191,9 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks a
 def test_no_process_is_left_behind(how: str) -> None:
     before = set(_children(os.getpid()))
     made = Grader(2, seconds=2.0)
-    made.warm()
     assert made.compare("\\sqrt{2}", "\\sqrt{8}/2").verdict is Verdict.RIGHT
     family = set(_children(os.getpid())) - before
-    assert len(family) >= 3
+    assert len(family) >= 2
     if how == "keeper killed":
         for keeper in [p for p in family if set(_children(p)) & family]:
             os.kill(keeper, signal.SIGKILL)

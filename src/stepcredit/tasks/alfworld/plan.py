@@ -67,12 +67,6 @@ def read_goal(game_file: Path) -> Goal:
     return Goal(data["task_type"], target, parent, lamp)
 
 
-def fetch(layout: Layout, name: str) -> list[str]:
-    """Go to where an object is and take it."""
-    place = layout.where[name]
-    return [*arrive(layout, place), f"take {name} from {place}"]
-
-
 def arrive(layout: Layout, place: str, opened: Iterable[str] = ()) -> list[str]:
     """Go to a receptacle and open it, unless it is open already."""
     opening = [f"open {place}"] if place in layout.openable and place not in opened else []
@@ -91,7 +85,9 @@ def plan(goal: Goal, layout: Layout, parent: str | None = None) -> list[str]:
     targets = layout.of_kind(goal.target, layout.where)
     if goal.lamp:
         lamp = layout.of_kind(goal.lamp, layout.where)[0]
-        return [*fetch(layout, targets[0]), f"go to {layout.where[lamp]}", f"use {lamp}"]
+        target, place = targets[0], layout.where[targets[0]]
+        fetched = [*arrive(layout, place), f"take {target} from {place}"]
+        return [*fetched, f"go to {layout.where[lamp]}", f"use {lamp}"]
     goal_place = parent or layout.of_kind(goal.parent, layout.receptacles)[0]
     opened: set[str] = set()
     commands: list[str] = []
