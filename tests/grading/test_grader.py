@@ -22,8 +22,9 @@ from oracles.near_misses import near_misses
 from oracles.respelling import respellings
 from stepcredit.errors import InputError
 from stepcredit.grading import workers as workers_module
+from stepcredit.grading.grade import Grade
 from stepcredit.grading.grader import SECONDS, Grader, grade_answer
-from stepcredit.grading.style import GSM8K, MATH
+from stepcredit.grading.style import GSM8K, MATH, AnswerStyle
 from stepcredit.grading.workers import Workers
 from stepcredit.verdict import Verdict
 
@@ -184,6 +185,21 @@ def _runs(pid: int) -> bool:
 
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
+
+
+def test_leaving_early_does_not_wait_for_what_nobody_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, begun = Grader(1), []
+
+    def slow(response: str, answer: str, style: AnswerStyle) -> Grade:
+        begun.append(response)
+        time.sleep(0.01)
+        return Grade(Verdict.RIGHT)
+
+    monkeypatch.setattr(made, "grade", slow)
+    grades = made.grade_all([("1", "1")] * 200, MATH)
+    next(grades)
+    grades.close()
+    assert len(begun) < 200
 
 
 @linux
