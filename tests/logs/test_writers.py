@@ -9,7 +9,7 @@ from stepcredit.errors import InputError
 from stepcredit.logs.formats import read_rows
 from stepcredit.logs.writers import RowWriter, output_path
 
-ASKED = {"file": "a.jsonl", "seconds": 0.8}
+SETTINGS = {"file": "a.jsonl", "seconds": 0.8}
 INPUT = [(k, "bad" if k in (1, 4, 5, 9, 12) else f"ü{k}") for k in range(1, 13)]
 GOOD = [{"k": k, "text": text} for k, text in INPUT if text != "bad"]
 
@@ -24,7 +24,7 @@ def lines(items):
 
 def work(out, chunk=3, **given):
     """What a command does: skip what is there, write the rest, finish."""
-    with RowWriter(out, ASKED, **given) as writer:
+    with RowWriter(out, SETTINGS, **given) as writer:
         resumed = writer.done, writer.bad
         rows = iter(INPUT[writer.done :])
         while part := list(islice(rows, chunk)):
@@ -75,7 +75,7 @@ def states():
 def test_whatever_a_kill_leaves_no_row_is_lost_or_doubled(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     out = tmp_path / "o.jsonl"
-    header = json.dumps({"asked": ASKED, "finished": False})
+    header = json.dumps({"settings": SETTINGS, "finished": False})
     for good, bad in states():
         (tmp_path / "o.jsonl.partial").write_bytes(good)
         (tmp_path / "o.jsonl.partial.quarantine.jsonl").write_bytes(bad)
@@ -120,26 +120,26 @@ def test_a_kill_at_the_end_is_made_good(suffix, tmp_path, monkeypatch):
         assert kept == {suffix: expected, f"{suffix}.quarantine.jsonl": WHOLE["o.jsonl.quarantine.jsonl"]}
 
 
-def test_only_what_was_asked_for_goes_on(tmp_path):
+def test_only_a_run_with_the_same_settings_goes_on(tmp_path):
     out = tmp_path / "o.jsonl"
 
-    def begin(asked):
-        with RowWriter(out, asked) as writer:
+    def begin(settings):
+        with RowWriter(out, settings) as writer:
             writer.write(GOOD[:1], [])
 
-    begin(ASKED)
+    begin(SETTINGS)
     before = files(tmp_path)
     with pytest.raises(InputError, match=r"\.partial: was begun with seconds 0\.8 \(now 2\), x None \(now 1\); "):
-        begin({**ASKED, "seconds": 2, "x": 1})
+        begin({**SETTINGS, "seconds": 2, "x": 1})
     assert files(tmp_path) == before
     (tmp_path / "o.jsonl.partial.json").unlink()
     with pytest.raises(InputError, match=r"partial: is there without o\.jsonl\.partial\.json; delete it"):
-        begin(ASKED)
+        begin(SETTINGS)
     (tmp_path / "o.jsonl.partial.json").write_text("{")
     with pytest.raises(InputError, match=r"partial\.json: is damaged; delete it"):
-        begin(ASKED)
+        begin(SETTINGS)
     (tmp_path / "o.jsonl.partial").write_bytes(b"")
-    begin({**ASKED, "seconds": 2})
+    begin({**SETTINGS, "seconds": 2})
 
 
 def test_a_file_that_only_has_the_name_is_left_alone(tmp_path):
@@ -150,11 +150,11 @@ def test_a_file_that_only_has_the_name_is_left_alone(tmp_path):
 
 
 def test_a_damaged_line_is_named(tmp_path):
-    with RowWriter(tmp_path / "o.jsonl", ASKED) as writer:
+    with RowWriter(tmp_path / "o.jsonl", SETTINGS) as writer:
         writer.write(GOOD[:2], [])
     (tmp_path / "o.jsonl.partial").write_bytes(lines(GOOD[:1]) + b"[]\n")
     with (
-        RowWriter(tmp_path / "o.jsonl", ASKED) as writer,
+        RowWriter(tmp_path / "o.jsonl", SETTINGS) as writer,
         pytest.raises(InputError, match=r"o\.jsonl\.partial:2: is damaged"),
     ):
         list(writer.kept())
@@ -169,7 +169,7 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path):
     with pytest.raises(InputError, match=r"o\.jsonl\.quarantine\.jsonl is there already"):
         work(out)
     work(out, overwrite=True)
-    with RowWriter(out, ASKED, overwrite=True) as writer:
+    with RowWriter(out, SETTINGS, overwrite=True) as writer:
         writer.write(GOOD, [])
         assert files(tmp_path).keys() > WHOLE.keys()
         writer.finish()
@@ -177,13 +177,13 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path):
 
 
 def test_nothing_written_leaves_nothing(tmp_path):
-    with RowWriter(tmp_path / "o.jsonl", ASKED):
+    with RowWriter(tmp_path / "o.jsonl", SETTINGS):
         assert len(files(tmp_path)) == 3
     assert files(tmp_path) == {}
 
 
 def test_one_run_at_a_time(tmp_path):
-    with RowWriter(tmp_path / "o.jsonl", ASKED):
+    with RowWriter(tmp_path / "o.jsonl", SETTINGS):
         with pytest.raises(InputError, match=r"o\.jsonl\.partial: another run is writing this file"):
             work(tmp_path / "o.jsonl")
         assert len(files(tmp_path)) == 3

@@ -45,10 +45,6 @@ class Grader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def warm(self) -> None:
-        """Start the workers now."""
-        self._workers.warm()
-
     def close(self) -> None:
         """End the workers."""
         self._workers.close()

@@ -4,7 +4,7 @@ Beside OUT stand, while the work lasts:
 
     OUT.partial                    the rows so far, one JSON object a line
     OUT.partial.quarantine.jsonl   the bad rows so far, each with its number in the input
-    OUT.partial.json               what was asked for: nothing else goes on with the rows that are there
+    OUT.partial.json               the settings: a run with others does not go on with the rows that are there
 
 Of each chunk the bad rows are written first and the good ones then, each synced. So the good rows that are there say
 how far the work has come, and every bad row before the last of them is there too. At the end OUT appears at once, as
@@ -20,7 +20,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from stepcredit.errors import InputError
@@ -48,7 +47,7 @@ class RowWriter:
 
     Args:
         out: the file; its folder is made where it is missing.
-        asked: all that the rows depend on, as JSON has it; a run that asks for something else is refused.
+        settings: all that the rows depend on, as JSON has it; a run with others is refused.
         overwrite: take the place of a file that is there.
 
     Attributes:
@@ -57,17 +56,17 @@ class RowWriter:
         first_bad: the first of these.
 
     Raises:
-        InputError: on entry: the file is there already, another run is writing it, or what is there of it was asked
-            for differently.
+        InputError: on entry: the file is there already, another run is writing it, or what is there of it has other
+            settings.
     """
 
-    def __init__(self, out: Path, asked: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.out = out
         self.quarantine = out.with_name(f"{out.name}.quarantine.jsonl")
         self._partial = out.with_name(f"{out.name}.partial")
         self._partial_quarantine = out.with_name(f"{out.name}.partial.quarantine.jsonl")
         self._header = out.with_name(f"{out.name}.partial.json")
-        self._asked: dict[str, Any] = json.loads(json.dumps(asked))
+        self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._overwrite = overwrite
         self.done = self.bad = 0
         self.first_bad: Mapping[str, Any] | None = None
@@ -89,7 +88,7 @@ class RowWriter:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._leave()
 
     def kept(self) -> Iterator[dict[str, Any]]:
@@ -150,10 +149,10 @@ class RowWriter:
     def _check_header(self) -> None:
         if not self._header.exists():
             raise InputError(f"is there without {self._header.name}; delete it", str(self._partial))
-        found = _parsed(self._header.read_bytes(), str(self._header))["asked"]
-        changed = [k for k in {**found, **self._asked} if found.get(k) != self._asked.get(k)]
+        found = _parsed(self._header.read_bytes(), str(self._header))["settings"]
+        changed = [k for k in {**found, **self._settings} if found.get(k) != self._settings.get(k)]
         if changed:
-            was = ", ".join(f"{k} {found.get(k)} (now {self._asked.get(k)})" for k in changed)
+            was = ", ".join(f"{k} {found.get(k)} (now {self._settings.get(k)})" for k in changed)
             raise InputError(f"was begun with {was}; delete it, or choose another --output_dir", str(self._partial))
 
     def _bad_before(self, good: int) -> int:
@@ -174,7 +173,7 @@ class RowWriter:
     def _write_header(self, *, finished: bool) -> None:
         draft = self._header.with_name(f"{self._header.name}.draft")
         with draft.open("w", encoding="utf-8") as file:
-            json.dump({"asked": self._asked, "finished": finished}, file, indent=1)
+            json.dump({"settings": self._settings, "finished": finished}, file, indent=1)
             _sync(file)
         os.replace(draft, self._header)
 

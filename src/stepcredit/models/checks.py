@@ -59,9 +59,9 @@ def check_loaded(model: Any, info: dict[str, Any], name: str, role: Role) -> Non
     """
     _check_kind(model, name, role)
     if shapes := sorted(info["mismatched_keys"]):
-        key, saved, asked = shapes[0]
+        key, saved, configured = shapes[0]
         raise InputError(
-            f"{key} is {list(saved)} in the weights and {list(asked)} by config.json{_and_more(shapes)}; "
+            f"{key} is {list(saved)} in the weights and {list(configured)} by config.json{_and_more(shapes)}; "
             "the two are not of one model", name,
         )  # fmt: skip
     if info["missing_keys"]:

@@ -84,12 +84,12 @@ class EnvironmentWorker:
         self._ready = self._refusal is None
         return self._refusal
 
-    def ask(self, asked: dict[int, Problem | str]) -> None:
+    def ask(self, requests: dict[int, Problem | str]) -> None:
         """Ask for these; the answers are heard one by one."""
-        self.owed = list(asked)
+        self.owed = list(requests)
         if self.wait_until_ready() is None:
             with contextlib.suppress(OSError):  # it has died; who hears it will be told
-                self.connection.send((self.released, asked))
+                self.connection.send((self.released, requests))
         self.released = []
         self.deadline = time.monotonic() + (self._seconds if self._ready else 0.0)
 
@@ -151,7 +151,7 @@ def serve(connection: Connection) -> None:
 
     Args:
         connection: to the parent. First comes the pickled `make`, which is answered with None or an error; then come
-            requests: (the conversations that have left, a problem to begin or a reply for each number). They are
+            pairs: (the conversations that have left, a problem to begin or a reply for each number). They are
             answered one by one with (number, answer); None, or the end, ends it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
@@ -169,10 +169,10 @@ def serve(connection: Connection) -> None:
         return
     connection.send(None)
     with LocalEnvironments(make) as held, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while (request := connection.recv()) is not None:
-            released, asked = request
+        while (message := connection.recv()) is not None:
+            released, requests = message
             held.release(released)
-            for number, words in asked.items():
+            for number, words in requests.items():
                 connection.send((number, _answer(held, number, words)))
 
 

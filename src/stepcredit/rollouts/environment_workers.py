@@ -11,7 +11,6 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import wait
-from types import TracebackType
 
 from stepcredit.errors import InputError
 from stepcredit.rollouts.environment_process import GRACE, Answer, EnvironmentWorker, WorkerEndedError
@@ -107,16 +106,14 @@ class EnvironmentWorkers:
     def __enter__(self) -> EnvironmentWorkers:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _ask(self, asked: Mapping[int, Problem] | Mapping[int, str]) -> dict[int, Observation | Crash]:
+    def _ask(self, requests: Mapping[int, Problem] | Mapping[int, str]) -> dict[int, Observation | Crash]:
         """All answers, in the order in which they were asked for."""
         answers: dict[int, Answer] = {}
         shares: dict[EnvironmentWorker, dict[int, Problem | str]] = {}
-        for number, words in asked.items():
+        for number, words in requests.items():
             home = self._homes.get(number, NEVER)
             if isinstance(home, Crash):
                 answers[number] = home
@@ -133,7 +130,7 @@ class EnvironmentWorkers:
             for worker in busy:
                 self._lose(worker, "the call was interrupted")
         in_order: dict[int, Observation | Crash] = {}
-        for number in asked:
+        for number in requests:
             answer = answers[number]
             if isinstance(answer, InputError):
                 raise answer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
 
 from stepcredit.errors import InputError
 from stepcredit.tasks.environment import Crash, Environment, Observation
@@ -34,7 +33,13 @@ class LocalEnvironments:
         Raises:
             InputError: `make` raised it: no environment can be made until the user has mended something.
         """
-        return {number: self._begin(number, problem) for number, problem in problems.items()}
+        answers: dict[int, Observation | Crash] = {}
+        for number, problem in problems.items():
+            self.release([number])
+            held = self._spare.pop() if self._spare else self._new()
+            self._held[number] = held
+            answers[number] = held if isinstance(held, Crash) else self._answer(number, held, problem)
+        return answers
 
     def step(self, replies: Mapping[int, str]) -> dict[int, Observation | Crash]:
         """The answers to these replies; the others wait."""
@@ -61,18 +66,8 @@ class LocalEnvironments:
     def __enter__(self) -> LocalEnvironments:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def _begin(self, number: int, problem: Problem) -> Observation | Crash:
-        self.release([number])
-        environment = self._spare.pop() if self._spare else self._new()
-        self._held[number] = environment
-        if isinstance(environment, Crash):
-            return environment
-        return self._answer(number, environment, problem)
 
     def _new(self) -> Environment | Crash:
         try:
@@ -82,9 +77,9 @@ class LocalEnvironments:
         except Exception as error:  # noqa: BLE001  whatever an environment raises: undecided, with the reason
             return Crash(name_and_message(error))
 
-    def _answer(self, number: int, environment: Environment, asked: Problem | str) -> Observation | Crash:
+    def _answer(self, number: int, environment: Environment, words: Problem | str) -> Observation | Crash:
         try:
-            return environment.reset(asked) if isinstance(asked, Problem) else environment.step(asked)
+            return environment.reset(words) if isinstance(words, Problem) else environment.step(words)
         except Exception as error:  # noqa: BLE001  whatever an environment raises: undecided, with the reason
             reason = name_and_message(error)
             try:

@@ -78,8 +78,8 @@ class MATH(WorkedTask):
 def _worked(prompt_id: str, row: SourceRow) -> Worked:
     solution = None if row.data.get("solution") is None else text_of(row, "solution")
     boxed = None if solution is None else boxed_gold(solution)
-    given = row.data.get("answer")
-    answer = (boxed or "").strip() if given is None else str(given).strip()
+    stated = row.data.get("answer")
+    answer = (boxed or "").strip() if stated is None else str(stated).strip()
     if not answer:
         raise InputError("no 'answer', and no \\boxed{} in the 'solution'", row.where)
     if solution is not None and boxed is None:

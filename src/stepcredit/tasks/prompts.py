@@ -92,12 +92,12 @@ class PromptStyle:
         """
         if len(examples) != self.shots:
             raise ValueError(f"{self.name} shows {self.shots} examples, not {len(examples)}")
-        asked = self.before + question + self.after
+        text = self.before + question + self.after
         if self.is_chat:
             system: list[Message] = [] if self.system is None else [{"role": "system", "content": self.system}]
-            return [*system, {"role": "user", "content": asked}]
+            return [*system, {"role": "user", "content": text}]
         shown = [self.before + example + self.after + self.lead + solution for example, solution in examples]
-        return "\n\n".join([*shown, asked])
+        return "\n\n".join([*shown, text])
 
 
 _NUMBER_BOXED = AnswerStyle(Marker.BOXED, Kind.NUMBER)

@@ -81,13 +81,13 @@ def build_actor_critic(
 
 
 def _init_kwargs(args: OfflineConfig) -> dict[str, Any]:
-    given = args.model_init_kwargs or {}
-    if isinstance(given, str):
+    kwargs = args.model_init_kwargs or {}
+    if isinstance(kwargs, str):
         try:
-            given = json.loads(given)
+            kwargs = json.loads(kwargs)
         except json.JSONDecodeError as error:
             raise InputError(f"not JSON: {error}", "model_init_kwargs") from error
-    return {**given, "trust_remote_code": args.trust_remote_code}
+    return {**kwargs, "trust_remote_code": args.trust_remote_code}
 
 
 def tokenizer_of(model: Any, args: OfflineConfig) -> Any:

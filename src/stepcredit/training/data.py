@@ -77,7 +77,7 @@ def prepare(
     """
     pieces, ends = PieceReader(tokenizer), ends or turn_ends(tokenizer)
     data = TrainingData()
-    for number, episode in enumerate(_wanted(episodes, config)):
+    for number, episode in enumerate(_training_episodes(episodes, config)):
         try:
             reason, trajectory = _encoded(episode, tokenizer, config, method, pieces, ends)
         except InputError as error:
@@ -103,14 +103,14 @@ def prepare(
     return data
 
 
-def _wanted(rows: Iterable[Any], config: OfflineConfig) -> Iterator[Episode]:
+def _training_episodes(rows: Iterable[Any], config: OfflineConfig) -> Iterator[Episode]:
     """The episodes to train on; with `split_turns` those without ids turn by turn, a cut one as lost if it counts."""
     for episode in as_episodes(rows, config.import_rules, check=config.reward_range is not None):
         cut_and_left_out = episode.truncated and config.truncated == "drop"
         if not config.split_turns or not episode.is_chat or episode.tokens is not None or cut_and_left_out:
             yield episode
         else:
-            yield from own_turns(_lost(episode) if episode.truncated else episode)
+            yield from own_turns(_as_lost(episode) if episode.truncated else episode)
 
 
 def _check_outcomes(trajectories: Sequence[Trajectory], threshold: float) -> None:
@@ -128,7 +128,7 @@ def _check_outcomes(trajectories: Sequence[Trajectory], threshold: float) -> Non
         )
 
 
-def _lost(episode: Episode) -> Episode:
+def _as_lost(episode: Episode) -> Episode:
     """A truncated episode that counts as lost: its return is 0, whatever its steps had earned."""
     return replace(episode, reward=0.0, outcome=None, step_rewards=None, verdict=None)
 
@@ -171,7 +171,7 @@ def _encoded(
             return "truncated", None
         if is_cut and not method.needs_value:
             raise InputError(f"{config.method} has no value model to bootstrap from; choose drop or zero", "truncated")
-        episode = replace(_lost(episode), step_rewards=episode.step_rewards if is_cut else None)
+        episode = replace(_as_lost(episode), step_rewards=episode.step_rewards if is_cut else None)
     if episode.reward is None:
         return "undecided", None
     trajectory = align(episode, tokenizer, config.step_rule, pieces, ends, as_written=config.split_turns)

@@ -182,7 +182,7 @@ class OfflineTrainer(Trainer):
         survey = self.method.survey
         if survey is None:
             return None
-        with self._looking() as model:
+        with self._without_gradient() as model:
             rows = (self._rows(self._prepare_inputs(batch))[1] for batch in batches)
             found = [survey(self._signals(model, surveyed)) for surveyed in rows]
         sums: Tensor = self.accelerator.reduce(torch.stack(found).sum(0), "sum")
@@ -218,14 +218,14 @@ class OfflineTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> Any:
         """One optimizer with a group for the policy and a group for the value model, each with its rate."""
         if getattr(self, "optimizer", None) is None:
-            optimizer_class, given = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
             rate = getattr(self.args, "value_learning_rate", None)
             rates = {POLICY: self.args.learning_rate, VALUE: self.args.learning_rate if rate is None else rate}
             groups = [
                 {"params": parameters, "lr": rates[name], "weight_decay": self.args.weight_decay, "name": name}
                 for name, parameters in self._parameters(model).items()
             ]
-            self.optimizer = optimizer_class(groups, **given)
+            self.optimizer = optimizer_class(groups, **kwargs)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -281,12 +281,12 @@ class OfflineTrainer(Trainer):
         self._stop(self._finite.weights(self.accelerator.unwrap_model(self.model).parts()), self.state.global_step)
         if self._latest is not None:
             rows, items = self._rows(self._latest)[0], len(self._latest["input_ids"]) // self.method.arrange.rows
-            with self._looking() as model:
+            with self._without_gradient() as model:
                 seen = watched(self._signals(model, rows), rows["prompt_id"], items)
             self._stop(self._finite.outputs([seen]), self.state.global_step)
 
     @contextmanager
-    def _looking(self) -> Iterator[nn.Module]:
+    def _without_gradient(self) -> Iterator[nn.Module]:
         """The models without gradient and dropout, for as long as the context lasts."""
         model = self.model_wrapped
         was_training = model.training

@@ -60,16 +60,16 @@ class ALFWorld:
         Raises:
             InputError: it is not given, or not there.
         """
-        given = self.data or os.environ.get(DATA)
-        if not given:
+        data = self.data or os.environ.get(DATA)
+        if not data:
             raise InputError(
                 f"which games? Give --data or ${DATA}: the published ones, or some that `stepcredit alfworld build` "
                 "makes",
                 "data",
             )
-        if not (Path(given) / GAMES).is_dir():
-            raise InputError(f"holds no {GAMES}: not a folder of ALFWorld games", given)
-        return Path(given)
+        if not (Path(data) / GAMES).is_dir():
+            raise InputError(f"holds no {GAMES}: not a folder of ALFWorld games", data)
+        return Path(data)
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
         """The first `count` games of a split, in an order that mixes families and rooms and is always the same.
