@@ -7,8 +7,8 @@ import dataclasses
 import difflib
 import inspect
 import json
-import typing
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def parse(command: str, kinds: Sequence[type], arguments: Sequence[str]) -> tupl
     if positional and not leading and tokens:
         leading, tokens = _positional_of(tokens, positional[0])
     result: tuple[Any, ...] = parser.parse_args_into_dataclasses(
-        args=[*leading, *tokens, *rest[len(_leading_positionals(rest)) :]]
+        args=[*leading, *tokens, *rest[len(_leading_positionals(rest)) :]], look_for_args_file=False
     )
     return result
 
@@ -42,24 +42,25 @@ def parse(command: str, kinds: Sequence[type], arguments: Sequence[str]) -> tupl
 def _parser(command: str, kinds: Sequence[type]) -> Any:
     from transformers import HfArgumentParser
 
+    own = set().union(*map(_own_fields, kinds))
+
     class Parser(HfArgumentParser):
-        """Puts our settings before those of transformers, adds positional ones, tells an error in one line."""
+        """Puts settings of transformers into a group of their own, takes positional ones, tells an error in one line.
 
-        def _add_dataclass_arguments(self, dtype: Any) -> None:
-            hints = typing.get_type_hints(dtype)
-            inherited = self.add_argument_group("settings of transformers.TrainingArguments")
-            for field in dataclasses.fields(dtype):
-                if field.init:
-                    field.type = hints[field.name]
-                    self._parse_dataclass_field(self if field.name in _own_fields(dtype) else inherited, field)
+        Its arguments are the fields of the configs, by their metadata.
+        """
 
-        @staticmethod
-        def _parse_dataclass_field(parser: Any, field: Any) -> None:
-            if field.metadata.get("positional"):
-                many = field.type is not str
-                parser.add_argument(field.name, nargs="+" if many else None, help=field.metadata.get("help"))
-            else:
-                HfArgumentParser._parse_dataclass_field(parser, field)
+        def add_argument(self, *names: str, positional: bool = False, **given: Any) -> Any:
+            if positional:
+                given.pop("required", None)
+                return super().add_argument(names[0].removeprefix("--"), **given)
+            if given.get("dest", names[0].removeprefix("--")) in own or "-h" in names:
+                return super().add_argument(*names, **given)
+            return self.inherited.add_argument(*names, **given)
+
+        @cached_property
+        def inherited(self) -> Any:
+            return self.add_argument_group("settings of transformers.TrainingArguments")
 
         def error(self, message: str) -> Any:
             raise InputError(f"{message}; see stepcredit {command} --help")

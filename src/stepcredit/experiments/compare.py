@@ -30,11 +30,12 @@ from stepcredit.experiments.initial_policy import (
 )
 from stepcredit.experiments.variants import variant_of, with_process_rewards
 from stepcredit.files import write_json
+from stepcredit.flags import flag
 from stepcredit.metrics.paired import mcnemar, paired_difference
 from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
-from stepcredit.tasks.registry import load_task
+from stepcredit.tasks.registry import TASK_NAMES, load_task
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import curve
 from stepcredit.verdict import Verdict
@@ -52,8 +53,8 @@ class CompareConfig:
     command once more to go on after a stop, or with more --methods or --seeds to extend the table.
     """
 
-    task: str = field(metadata={"help": "The task, for example arithmetic."})
-    output_dir: str = field(metadata={"help": "The folder to write; a broken run goes on in it."})
+    task: str = field(metadata=flag("task", TASK_NAMES))
+    output_dir: str = field(metadata=flag("output_dir", "A broken run goes on in it."))
     methods: list[str] = field(
         default_factory=lambda: ["rft", "dpo", "kto", "dro", "dqo", "oreo", "oreo-step", "oreo-response"],
         metadata={"help": "What is compared; the start, sft, is always there."},
@@ -64,12 +65,12 @@ class CompareConfig:
         default_factory=lambda: [2e-5, 1e-4, 5e-4], metadata={"help": "The rates that every method may choose from."}
     )
     steps: int = field(default=200, metadata={"help": "Optimizer steps of every method."})
-    model: str | None = field(default=None, metadata={"help": "The policy to start from, for all seeds."})
+    model: str | None = field(default=None, metadata=flag("model", "All seeds start from it."))
     episodes: str | None = field(default=None, metadata={"help": "The episodes that --model is trained on."})
     demonstrations: int = field(default=20_000, metadata={"help": "Embedded tasks: what SFT learns from."})
     sft_steps: int = field(default=150, metadata={"help": "Embedded tasks: optimizer steps of SFT."})
     train_prompts: int = field(default=800, metadata={"help": "Embedded tasks: prompts that are sampled."})
-    num_generations: int = field(default=8, metadata={"help": "Embedded tasks: responses a prompt."})
+    num_generations: int = field(default=8, metadata=flag("num_generations", "Of embedded tasks."))
     validation_prompts: int = field(default=400, metadata={"help": "Problems on which a rate is chosen."})
     test_prompts: int = field(default=1000, metadata={"help": "Problems of the table."})
     searches: list[str] = field(
@@ -90,7 +91,7 @@ class CompareConfig:
     )
     jobs: int = field(default=1, metadata={"help": "Cells that run at a time, each in a process of its own."})
     threads: int = field(default=1, metadata={"help": "CPU threads of each; part of what makes a run repeatable."})
-    dry_run: bool = field(default=False, metadata={"help": "Say what would be run, and stop."})
+    dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
 
 class Grid:

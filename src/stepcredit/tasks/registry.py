@@ -26,6 +26,9 @@ LOADED: dict[str, Callable[[str | None, str | None], Task]] = {
 }
 """Tasks that read their problems: called with `data` and `prompt_style`."""
 
+TASK_NAMES = f"By name: {', '.join([*GENERATED, *LOADED])}."
+"""For the help of `--task`."""
+
 
 def load_task(name: str, data: str | None = None, prompt_style: str | None = None) -> Task:
     """A task by name.

@@ -13,6 +13,7 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
 from stepcredit.files import write_json
+from stepcredit.flags import flag
 from stepcredit.progress import track
 from stepcredit.results.provenance import versions
 from stepcredit.training.configs import OfflineConfig
@@ -26,23 +27,13 @@ class TrainConfig:
     rft, dpo, kto, topr, dro, dqo or oreo. All other flags are those of the method's config, a
     `transformers.TrainingArguments`."""
 
-    model: str = field(
-        metadata={
-            "help": "The policy to start from: a folder (an adapter's is merged into its base), a .gguf file or a name "
-            "on the hub."
-        }
-    )
+    model: str = field(metadata=flag("model", "Training starts from it; an adapter is merged into its base."))
     episodes: str = field(metadata={"help": "The folder of episodes (stepcredit import or collect)."})
     eval_episodes: str | None = field(default=None, metadata={"help": "Episodes to evaluate the losses on."})
     value_model: str | None = field(
-        default=None,
-        metadata={
-            "help": "A value model to start from, of the policy's vocabulary; default: the policy with a head of zeros."
-        },
+        default=None, metadata=flag("value_model", default="the policy with a head of zeros")
     )
-    ref_model: str | None = field(
-        default=None, metadata={"help": "The reference, of the policy's vocabulary; default: the policy's start."}
-    )
+    ref_model: str | None = field(default=None, metadata=flag("ref_model", default="the policy before training"))
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the policy."})
     value_use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the value model."})
     lora_r: int = field(default=64, metadata={"help": "LoRA rank."})
@@ -50,7 +41,7 @@ class TrainConfig:
     lora_target_modules: list[str] = field(
         default_factory=lambda: ["all-linear"], metadata={"help": "Modules that LoRA adapts, by name."}
     )
-    dry_run: bool = field(default=False, metadata={"help": "Read everything, count the episodes, and stop."})
+    dry_run: bool = field(default=False, metadata=flag("dry_run", "Reads everything and counts the episodes."))
 
 
 def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
