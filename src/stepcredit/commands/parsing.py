@@ -15,9 +15,6 @@ from typing import Any
 from stepcredit.errors import InputError
 from stepcredit.files import read_yaml
 
-SELECTS = "method"
-"""The one setting that picks which config is parsed: `stepcredit train` reads it before all others."""
-
 
 def parse(command: str, kinds: Sequence[type], arguments: Sequence[str]) -> tuple[Any, ...]:
     """Flags, over a YAML file where `--config` names one, as one instance of each dataclass.
@@ -96,15 +93,23 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
 
 def take_flag(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
-    """(arguments without the flag and its value, the value)."""
-    for k, argument in enumerate(arguments):
-        if argument.startswith(f"{flag}="):
-            return arguments[:k] + arguments[k + 1 :], argument.partition("=")[2]
-        if argument == flag:
-            if k + 1 == len(arguments):
-                raise InputError("needs a value", flag)
-            return arguments[:k] + arguments[k + 2 :], arguments[k + 1]
-    return arguments, None
+    """(arguments without the flag and its value, the value).
+
+    Raises:
+        InputError: it has no value, or stands twice.
+    """
+    places = [k for k, argument in enumerate(arguments) if argument.partition("=")[0] == flag]
+    if not places:
+        return arguments, None
+    if len(places) > 1:
+        raise InputError("is given twice", flag)
+    (k,) = places
+    _, joined, value = arguments[k].partition("=")
+    if joined:
+        return arguments[:k] + arguments[k + 1 :], value
+    if k + 1 == len(arguments):
+        raise InputError("needs a value", flag)
+    return arguments[:k] + arguments[k + 2 :], arguments[k + 1]
 
 
 def _leading_positionals(arguments: Sequence[str]) -> list[str]:
@@ -125,8 +130,6 @@ def _tokens_of_yaml(file: Path, fields: dict[str, Any]) -> list[str]:
     """The settings of a YAML file as command-line tokens, checked by name."""
     tokens: list[str] = []
     for name, value in read_yaml(file).items():
-        if name == SELECTS and name not in fields:
-            continue
         if name not in fields:
             near = difflib.get_close_matches(name, fields, 1)
             hint = f"; did you mean {near[0]}?" if near else ""

@@ -14,7 +14,6 @@ from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
 from stepcredit.evaluation.breakdown import group_rows, reading_rows
 from stepcredit.evaluation.conversing import conversed
-from stepcredit.evaluation.models import Models
 from stepcredit.evaluation.rows import Search, named, result_row, search_params, write_value_files
 from stepcredit.evaluation.searching import CHOOSERS, NEED_SCORER, Bench, Strategy, trace_of
 from stepcredit.evaluation.value_quality import score
@@ -24,6 +23,7 @@ from stepcredit.metrics.samples import powers_of_two
 from stepcredit.models.states import ValueStates, value_states
 from stepcredit.results.provenance import Stopwatch, versions
 from stepcredit.results.store import add_rows, read_rows
+from stepcredit.rollouts.models import Models
 from stepcredit.rollouts.multi_turn import stepping
 from stepcredit.rollouts.single_turn import sample_and_grade, sampling
 from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
@@ -32,6 +32,7 @@ from stepcredit.search.beam import BeamParams
 from stepcredit.search.scorers import Scorer, ValueScorer
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, Task
+from stepcredit.training.methods import legend
 
 SEARCHES = ["greedy", "sample", *CHOOSERS, "beam", "random", "all"]
 
@@ -90,8 +91,12 @@ class EvaluateConfig(SamplingSettings, TaskSettings):
     num_generations: int = field(default=1, metadata=flag("num_generations", "With --search sample."))
 
 
-def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def evaluate(config: EvaluateConfig, models: Models | None = None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Writes the result files of one evaluation; returns its rows of `results.json` and of `groups.json`.
+
+    Args:
+        config: what to evaluate, and how.
+        models: in place of those that the config names.
 
     Raises:
         InputError: an unknown task, split or search, or a model that does not load.
@@ -112,7 +117,7 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
         "value": config.value_model,
     }
     responses = out / "responses" / f"{config.method or 'policy'}-{config.split}-{config.search}-seed{config.seed}"
-    models = Models(config)
+    models = models or Models(config)
     _ = models.tokenizer  # a policy that is not there is found before anything is written
     groups: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
@@ -132,7 +137,8 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
         scored = score(value_model, models.tokenizer, episodes, step_rule(task, value_states(value_model)))
         write_value_files(out, scored, task, problems, common)
     write_json(out / "timings.json", watch.phases)
-    write_json(out / "run.json", {"command": "evaluate", **vars(config), **versions()})
+    methods = legend(row["method"] for row in read_rows(out / "results.json"))
+    write_json(out / "run.json", {"command": "evaluate", **vars(config), "methods": methods, **versions()})
     return rows, groups
 
 

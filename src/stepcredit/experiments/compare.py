@@ -28,7 +28,7 @@ from stepcredit.experiments.initial_policy import (
     small_run,
     train_and_save,
 )
-from stepcredit.experiments.variants import variant_of, with_process_rewards
+from stepcredit.experiments.variants import BASE, legend, variant_of, with_process_rewards
 from stepcredit.files import write_json
 from stepcredit.flags import flag
 from stepcredit.metrics.paired import mcnemar, paired_difference
@@ -39,8 +39,6 @@ from stepcredit.tasks.registry import TASK_NAMES, load_task
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import curve
 from stepcredit.verdict import Verdict
-
-BASE = "sft"
 
 
 @dataclass
@@ -197,7 +195,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     write_json(grid.out / "pairs.json", pair_rows(config, results))
     write_json(grid.out / "curves.json", _curves(config, results))
     about = {k: v for k, v in vars(config).items() if k not in ("output_dir", "jobs", "dry_run", "settings")}
-    chosen = {"settings": grid.settings, "chosen_learning_rates": rates}
+    chosen = {"settings": grid.settings, "chosen_learning_rates": rates, "methods": legend([BASE, *config.methods])}
     write_json(grid.out / "run.json", {"command": "compare", **about, **chosen, **versions()})
     if config.credit_prompts:
         judged = grid.run("credit", [grid.credit(seed, rates) for seed in config.seeds])

@@ -27,6 +27,7 @@ from stepcredit.experiments.initial_policy import (
     small_run,
     train_and_save,
 )
+from stepcredit.experiments.variants import legend
 from stepcredit.files import write_json
 from stepcredit.flags import flag
 from stepcredit.report.page import write_report
@@ -191,4 +192,5 @@ def _judge_value(loop: Loop, policy: Any, value: Any) -> None:
 def _write_rest(loop: Loop) -> None:
     write_json(loop.out / "curves.json", loop.curves)
     settings = {k: v for k, v in vars(loop.config).items() if k != "output_dir"}
-    write_json(loop.out / "run.json", {"command": "quickstart", **settings, **versions()})
+    methods = legend(loop.curves)
+    write_json(loop.out / "run.json", {"command": "quickstart", **settings, "methods": methods, **versions()})

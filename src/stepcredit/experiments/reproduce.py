@@ -19,7 +19,7 @@ from typing import Any
 from stepcredit.errors import InputError
 from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.experiments.recipe import Recipe, read_recipe, split_settings
-from stepcredit.experiments.variants import variant_of
+from stepcredit.experiments.variants import legend, variant_of
 from stepcredit.files import write_json
 from stepcredit.flags import flag
 from stepcredit.progress import track
@@ -105,7 +105,10 @@ def steps_of(recipe: Recipe, config: ReproduceConfig) -> list[Step]:
 def gather(out: Path) -> None:
     """The rows of all evaluations in one `results.json`, and the page of them."""
     files = sorted(out.glob("seed*/evaluate-*/results.json"))
-    write_json(out / "results.json", [row for file in files for row in read_rows(file)])
+    rows = [row for file in files for row in read_rows(file)]
+    write_json(out / "results.json", rows)
+    methods = legend(row["method"] for row in rows)
+    write_json(out / "run.json", {"command": "reproduce", "methods": methods, **versions()})
     write_report(out)
 
 

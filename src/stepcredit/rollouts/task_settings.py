@@ -79,7 +79,7 @@ class SamplingSettings:
             merge_system_message=self.merge_system_message,
         )
 
-    def load_engine(self, policy: str, batch_size: int, trust_remote_code: bool, tokenizer: Any = None) -> Engine:
+    def load_engine(self, policy: Any, batch_size: int, trust_remote_code: bool, tokenizer: Any = None) -> Engine:
         """The policy's engine, with the tokenizer of `load_tokenizer`.
 
         Raises:

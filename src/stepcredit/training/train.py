@@ -17,18 +17,23 @@ from stepcredit.flags import flag
 from stepcredit.progress import track
 from stepcredit.results.provenance import versions
 from stepcredit.training.configs import OfflineConfig
+from stepcredit.training.methods import METHODS
 from stepcredit.training.progress_callback import show_progress
 from stepcredit.training.trainer import OfflineTrainer
 
 
 @dataclass
 class TrainConfig:
-    """Train a policy, and a value function where the method has one, on episodes. `--method` picks the method: sft,
-    rft, dpo, kto, topr, dro, dqo or oreo. All other flags are those of the method's config, a
-    `transformers.TrainingArguments`."""
+    """Train a policy, and a value function where the method has one, on episodes. `--method` picks the method; all
+    other flags are those of the method's config, a `transformers.TrainingArguments`."""
 
-    model: str = field(metadata=flag("model", "Training starts from it; an adapter is merged into its base."))
-    episodes: str = field(metadata={"help": "The folder of episodes (stepcredit import or collect)."})
+    method: str | None = field(
+        default=None, metadata={"help": "The method; its config brings more flags.", "choices": list(METHODS)}
+    )
+    model: str = field(
+        kw_only=True, metadata=flag("model", "Training starts from it; an adapter is merged into its base.")
+    )
+    episodes: str = field(kw_only=True, metadata={"help": "The folder of episodes (stepcredit import or collect)."})
     eval_episodes: str | None = field(default=None, metadata={"help": "Episodes to evaluate the losses on."})
     value_model: str | None = field(
         default=None, metadata=flag("value_model", default="the policy with a head of zeros")
@@ -71,7 +76,7 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
         (Path(args.output_dir) / "quarantine.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     show_progress(trainer, args.method)
     trainer.train(resume_from_checkpoint=_checkpoint(args))
-    finish(trainer, {"command": "train", "method": args.method, **vars(config), "data": summary})
+    finish(trainer, {"command": "train", **vars(config), "method": args.method, "data": summary})
     return dict(summary)
 
 
