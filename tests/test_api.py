@@ -1,5 +1,6 @@
 """The Python API: its names, and the commands as functions, with names or with models in memory."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -27,7 +28,8 @@ def test_importing_the_package_is_light():
 
 def test_the_public_names_are_pinned():
     assert stepcredit.__all__ == [
-        "DPOConfig", "DQOConfig", "DROConfig", "Episode", "Grade", "InputError", "InteractiveTask", "KTOConfig",
+        "DPOConfig", "DQOConfig", "DROConfig", "Episode", "Grade", "InputError", "InteractiveTask",
+        "InteractiveTaskDefaults", "KTOConfig",
         "OREOConfig", "Observation", "OfflineConfig", "OfflineTrainer", "Problem", "RFTConfig", "SFTConfig",
         "StopReason", "TOPRConfig", "Task", "TaskDefaults", "Verdict", "__version__", "append_episodes", "collect",
         "evaluate", "grade", "load_episodes", "search",
@@ -41,9 +43,12 @@ def test_the_public_names_are_pinned():
 
 
 def test_search_is_a_package_and_a_function():
-    code = "import stepcredit; f = stepcredit.search; import stepcredit.search.beam; assert f is stepcredit.search; f()"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "missing 2 required positional arguments: 'prompts' and 'model'" in ran.stderr
+    function = stepcredit.search
+    importlib.import_module("stepcredit.search.beam")
+    assert stepcredit.search is function
+    assert function.beam.__name__ == "stepcredit.search.beam"
+    with pytest.raises(TypeError, match="missing 2 required positional arguments: 'prompts' and 'model'"):
+        function()
 
 
 def test_collect_returns_the_episodes_that_the_command_writes(policy, tmp_path):

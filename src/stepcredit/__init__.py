@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stepcredit.errors import InputError as InputError
     from stepcredit.grading.grade import Grade as Grade
     from stepcredit.tasks.environment import InteractiveTask as InteractiveTask
+    from stepcredit.tasks.environment import InteractiveTaskDefaults as InteractiveTaskDefaults
     from stepcredit.tasks.environment import Observation as Observation
     from stepcredit.tasks.task import Problem as Problem
     from stepcredit.tasks.task import Task as Task
@@ -36,6 +37,7 @@ _HOME = {
     "Grade": "grading.grade",
     "InputError": "errors",
     "InteractiveTask": "tasks.environment",
+    "InteractiveTaskDefaults": "tasks.environment",
     "Observation": "tasks.environment",
     "OfflineTrainer": "training.trainer",
     "Problem": "tasks.task",

@@ -80,7 +80,8 @@ def _task_of_file(name: str, given: dict[str, str | None]) -> Task:
     missing = [part for part in _PARTS if not hasattr(task, part)]
     if missing:
         raise InputError(f"{name} lacks {', '.join(missing)}; stepcredit.TaskDefaults has all but name, version, "
-                         "problems and grade", "task")  # fmt: skip
+                         "problems and grade, stepcredit.InteractiveTaskDefaults all but name, version, problems and "
+                         "environment", "task")  # fmt: skip
     assert isinstance(task, Task)
     return task
 
