@@ -24,6 +24,7 @@ MEANINGS = {
     "top_k": "Top-k filter; 0 is off",
     "trust_remote_code": "Run code that a model repository brings",
     "dry_run": "Say what would be done, and stop",
+    "step_delimiters": "A reasoning step ends after any of these; \\n, \\t, \\r and \\\\ are understood",
     "prompt_style": "How the task puts a problem",
     "max_turns": "Turn limit of an episode",
     "workers": "Worker processes",
@@ -32,6 +33,12 @@ MEANINGS = {
     "merge_system_message": "Put the system text before the first user message, for templates that refuse a system",
 }
 """Flag → what it means in every command that has it."""
+
+OF_EPISODES = (
+    "The word none: a response, or a turn, is one step. Default: those of the task that the episodes were collected "
+    "for, and line breaks where they were imported."
+)
+"""Of `step_delimiters`, where there are episodes."""
 
 
 def flag(name: str, more: str = "", *, default: str = "", **metadata: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from stepcredit.commands.console import quiet
-from stepcredit.commands.parsing import parse
+from stepcredit.parsing import parse
 from stepcredit.report.groups import group_tables, samples_table
 from stepcredit.report.tables import results_table, value_table
 from stepcredit.results.store import read_rows

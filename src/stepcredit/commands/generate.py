@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from stepcredit.commands.console import quiet
-from stepcredit.commands.parsing import parse
 from stepcredit.files import write_lines
+from stepcredit.parsing import parse
 
 if TYPE_CHECKING:
     from stepcredit.rollouts.generate import Answer

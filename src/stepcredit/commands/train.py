@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from stepcredit.commands.console import counted, quiet
-from stepcredit.commands.parsing import parse, take_flag
 from stepcredit.errors import InputError
 from stepcredit.files import read_yaml
+from stepcredit.parsing import parse, take_flag
 
 
 def run(arguments: list[str]) -> int:

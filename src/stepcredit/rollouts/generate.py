@@ -65,8 +65,7 @@ class GenerateConfig(SamplingSettings):
     num_generations: int = field(default=1, metadata=flag("num_generations", "With --search sample."))
     max_new_tokens: int | None = field(default=512, metadata=flag("max_new_tokens"))
     step_delimiters: list[str] | None = field(
-        default=None,
-        metadata={"help": "A reasoning step ends after any of these; default: as V was trained, or line breaks."},
+        default=None, metadata=flag("step_delimiters", default="as V was trained, or line breaks")
     )
 
 

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from stepcredit.episodes.alignment import Level
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
-from stepcredit.flags import flag
+from stepcredit.flags import OF_EPISODES, flag
 from stepcredit.logs.columns import ImportRules
 
 
@@ -74,13 +74,7 @@ class OfflineConfig(TrainingArguments):
             "ones but for a single right one; drawn by seed."
         },
     )
-    step_delimiters: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "A reasoning step ends after any of these; none: a response, or a turn, is one step. Default: "
-            "those of the task that the episodes were collected for, and line breaks where they were imported."
-        },
-    )
+    step_delimiters: list[str] | None = field(default=None, metadata=flag("step_delimiters", OF_EPISODES))
     max_step_tokens: int | None = field(
         default=256, metadata={"help": "A step without a delimiter ends after so many tokens, in search as well."}
     )
