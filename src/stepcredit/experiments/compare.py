@@ -28,7 +28,7 @@ from stepcredit.experiments.initial_policy import (
     small_run,
     train_and_save,
 )
-from stepcredit.experiments.variants import BASE, legend, variant_of, with_process_rewards
+from stepcredit.experiments.variants import BASE, VARIANTS, legend, variant_of, with_process_rewards
 from stepcredit.files import write_json
 from stepcredit.flags import flag
 from stepcredit.metrics.paired import mcnemar, paired_difference
@@ -55,7 +55,7 @@ class CompareConfig:
     output_dir: str = field(metadata=flag("output_dir", "A broken run goes on in it."))
     methods: list[str] = field(
         default_factory=lambda: ["rft", "dpo", "kto", "dro", "dqo", "oreo", "oreo-step", "oreo-response"],
-        metadata={"help": "What is compared; the start, sft, is always there."},
+        metadata={"help": f"What is compared, of {', '.join(VARIANTS)}; the start, sft, is always there."},
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One policy each."})
     tuning_seed: int = field(default=100, metadata={"help": "The seed on which learning rates are chosen."})

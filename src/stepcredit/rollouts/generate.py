@@ -155,6 +155,9 @@ def generate(
         seed=config.seed,
     )
     requests = [Request(tuple(prompt_ids(p, engine.tokenizer)), str(k + 1)) for k, p in enumerate(prompts)]
+    for request in requests:
+        if not request.prompt_ids:
+            raise InputError("the prompt has no tokens", f"prompt {request.prompt_id}")
     each = {"greedy": 1, "sample": config.num_generations, "best-of": config.width, "beam": config.width**2}
     at_once = max(1, engine.batch_size // each[config.search])
     chunks = [requests[k : k + at_once] for k in range(0, len(requests), at_once)]
