@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -167,7 +167,7 @@ def generate(
             drawn = _beam(config, engine, scorer, chunk, params, rule)
         else:
             drawn = _sampled(config, engine, scorer, chunk, params)
-        answers += _with_values(models, rule, [(prompts[int(r.prompt_id) - 1], r, g) for r, g in drawn])
+        answers += _answers(models, rule, [(prompts[int(r.prompt_id) - 1], r, g) for r, g in drawn])
     return answers
 
 
@@ -260,31 +260,29 @@ def _beam(
     return drawn
 
 
-def _with_values(
-    models: Models, rule: StepRule, drawn: Sequence[tuple[Prompt, Request, Generation]]
-) -> Iterator[Answer]:
-    """The responses as answers, with V after each step where there is a value model."""
-    tokenizer, ends = models.tokenizer, models.engine.ends
-    trajectories, values, at_prompts = [], [], False
-    if models.value_model is not None:
-        states, pieces = value_states(models.value_model), PieceReader(tokenizer)
-        at_prompts = states is not None and states.level == "response"
-        episodes = [_episode(prompt, request, generation) for prompt, request, generation in drawn]
-        trajectories = [align(episode, tokenizer, rule, pieces, ends) for episode in episodes]
-        values = values_of(models.value_model, trajectories)
-    for k, (prompt, request, generation) in enumerate(drawn):
-        ids, finished = generation.ids.tolist(), generation.stop_reason is StopReason.STOP
-        answer = Answer(prompt, response_text(ids, tokenizer, ends), generation.stop_reason, len(ids))
-        if models.value_model is not None:
-            row, starts = trajectories[k].ids, step_starts(trajectories[k])
-            bounds = pairwise([*starts, len(row)] if not finished else starts)
-            steps = [response_text(row[a:b].tolist(), tokenizer, ends) for a, b in bounds]
-            after = [round(float(v), 4) for v in values[k][starts]][: 1 if at_prompts else None]
-            padded = [*after, *[None] * (len(steps) + 1 - len(after))]
-            answer = replace(answer, steps=tuple(steps), values=tuple(padded), value=padded[-1])
-        elif models.scorer is not None and finished:
-            answer = replace(answer, value=round(score_of(models.scorer, request, generation), 4))
-        yield answer
+def _answers(models: Models, rule: StepRule, drawn: Sequence[tuple[Prompt, Request, Generation]]) -> list[Answer]:
+    """The responses as answers, with what the value model or the reward model says of them."""
+    tokenizer, ends, scorer = models.tokenizer, models.engine.ends, models.scorer
+    answers = [
+        Answer(prompt, response_text(g.ids.tolist(), tokenizer, ends), g.stop_reason, len(g.ids))
+        for prompt, _, g in drawn
+    ]
+    if models.value_model is None:
+        scores = [
+            round(score_of(scorer, request, g), 4) if scorer is not None and g.stop_reason is StopReason.STOP else None
+            for _, request, g in drawn
+        ]
+        return [replace(answer, value=score) for answer, score in zip(answers, scores, strict=True)]
+    pieces, states = PieceReader(tokenizer), value_states(models.value_model)
+    rows = [align(_episode(*response), tokenizer, rule, pieces, ends) for response in drawn]
+    for k, value in enumerate(values_of(models.value_model, rows)):
+        starts, is_cut = step_starts(rows[k]), answers[k].stop_reason is StopReason.LENGTH
+        bounds = [*starts, len(rows[k])] if is_cut else starts
+        steps = [response_text(rows[k].ids[a:b].tolist(), tokenizer, ends) for a, b in pairwise(bounds)]
+        read = starts[:1] if states is not None and states.level == "response" else starts
+        values = [*(round(float(v), 4) for v in value[read]), *[None] * (len(steps) + 1 - len(read))]
+        answers[k] = replace(answers[k], steps=tuple(steps), values=tuple(values), value=values[-1])
+    return answers
 
 
 def _episode(prompt: Prompt, request: Request, generation: Generation) -> Episode:
