@@ -1,5 +1,7 @@
 """Help that teaches, settings from a file, and errors in one line with exit code 2."""
 
+import re
+
 import pytest
 
 from stepcredit.cli import COMMANDS, main
@@ -73,3 +75,16 @@ def test_positionals_may_stand_in_the_file(tmp_path, capsys):
     yaml.write_text(f"files: [{tmp_path / 'rows.jsonl'}]\noutput_dir: {tmp_path / 'e'}\n")
     assert main(["import", "--config", str(yaml)]) == 0
     assert main(["inspect", str(tmp_path / "e"), "--json"]) == 0
+
+
+def test_what_must_be_given_stands_first_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["collect", "--help"])
+    flags = re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE)
+    assert set(flags[:3]) == {"task", "model", "output_dir"}
+    with pytest.raises(SystemExit):
+        main(["train", "--method", "oreo", "--help"])
+    ours, theirs = capsys.readouterr().out.split("settings of transformers.TrainingArguments:")
+    assert set(re.findall(r"^  --(\w+)", ours, re.MULTILINE)[:2]) == {"model", "episodes"}
+    assert "--kl_coef" in ours
+    assert "--per_device_train_batch_size" in theirs

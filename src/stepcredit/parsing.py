@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,10 @@ def _placeholder(kinds: Sequence[type]) -> str:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps paragraphs, and shows defaults where there is one to show."""
+    """Keeps paragraphs, puts what must be given first, and shows defaults where there is one to show."""
+
+    def add_arguments(self, actions: Iterable[argparse.Action]) -> None:
+        super().add_arguments(sorted(actions, key=lambda action: not (action.required or action.dest == "help")))
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, []) else super()._get_help_string(action)
