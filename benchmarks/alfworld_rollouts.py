@@ -122,7 +122,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         print(json.dumps(rows[-1]))
     median = {name: statistics.median(row[name] for row in rows) for name in ("stock", "ours", "ours again")}
     return {
-        "games": len(problems), "episodes": len(problems) * args.samples, "turns": rows[0]["turns"], "rows": rows,
+        "games": len(problems), "episodes": len(problems) * args.num_generations,
+        "turns": rows[0]["turns"], "rows": rows,
         "ratio": median["stock"] / median["ours"], "ratio again": median["stock"] / median["ours again"],
         "seconds a turn": {name: seconds / rows[0]["turns"] for name, seconds in median.items()},
     }  # fmt: skip
@@ -134,16 +135,16 @@ def main() -> None:
     parser.add_argument("policy")
     parser.add_argument("--split", default="train")
     parser.add_argument("--games", type=int, default=24)
-    parser.add_argument("--samples", type=int, default=5)
+    parser.add_argument("--num_generations", type=int, default=5)
     parser.add_argument("--max_turns", type=int, default=20)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     found = compare(args)
     settings = {k: v for k, v in vars(args).items() if k not in ("games_folder", "policy", "out")}
-    write_json(args.out, {**found, "settings": settings, "processors": os.cpu_count(), **versions()})
+    write_json(args.output, {**found, "settings": settings, "processors": os.cpu_count(), **versions()})
     print(f"{found['ratio']:.1f} times as fast; {found['ratio again']:.1f} with the translations kept on disk")
 
 

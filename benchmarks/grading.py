@@ -1,4 +1,4 @@
-"""Answers graded a second, beside plain math-verify in the same run: python benchmarks/grading.py DATA [--out FILE]
+"""Answers graded a second, beside plain math-verify in the same run: python benchmarks/grading.py DATA [--output FILE]
 
 GSM8K: all 12,800 real responses of DATA. MATH: its worked solutions, one half against their own gold answers in another
 spelling, the other against another problem's. Through the whole path: extraction, exact layers, algebra in workers.
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder of gsm8k_test.jsonl.gz and its like")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="a JSON file for the numbers")
+    parser.add_argument("--output", type=Path, help="a JSON file for the numbers")
     args = parser.parse_args()
     _quiet()
     found = []
@@ -119,8 +119,8 @@ def main() -> None:
             }
         )
         print(json.dumps(found[-1]), flush=True)
-    if args.out is not None:
-        write_json(args.out, found)
+    if args.output is not None:
+        write_json(args.output, found)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A step beam with caches, beside one that reads everything again: python benchmarks/search.py [--out FILE]
+"""A step beam with caches, beside one that reads everything again: python benchmarks/search.py [--output FILE]
 
 The baseline is the published scheme by its description: each of the K continuations of all beams is an engine call of
 its own on the whole text so far, and the critic reads every candidate from its first token. Both draw the same
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="a JSON file for the numbers")
+    parser.add_argument("--output", type=Path, help="a JSON file for the numbers")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     policy, value = models(args.hidden, args.layers)
@@ -226,8 +226,8 @@ def main() -> None:
         "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
     }
     print(json.dumps(result, indent=1))
-    if args.out is not None:
-        write_json(args.out, result)
+    if args.output is not None:
+        write_json(args.output, result)
 
 
 if __name__ == "__main__":

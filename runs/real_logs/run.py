@@ -6,7 +6,7 @@ asks of V: within a held-out question, does it rank right above wrong responses,
 it stands what any value function must beat: length, the variant's success rate, and a bag-of-words classifier on
 the same prefix; and all of them again on pairs matched on length and variant.
 
-    python runs/real_logs/run.py --data DIR [--seed 0] [--out runs/real_logs]
+    python runs/real_logs/run.py --data DIR [--seed 0] [--output_dir runs/real_logs]
 
 Writes results.json and settings.json; timings go to standard output alone. The policy has trained on responses to
 GSM8K *test* questions: no GSM8K score of it is reported anywhere.
@@ -66,11 +66,11 @@ def main() -> None:
             )  # fmt: skip
     with watch.phase("score"):
         rows = judge(model, tokenizer, train, test, options.seed)
-    write_json(options.out / "results.json", rows)
+    write_json(options.output_dir / "results.json", rows)
     settings = {k: v for k, v in vars(options).items() if k not in ("data", "out")}
     about = {"train_episodes": len(train), "test_episodes": len(test), "data": FILE}
     parameters = sum(p.numel() for p in policy.parameters())
-    write_json(options.out / "settings.json", {**settings, **about, "parameters": parameters, **versions()})
+    write_json(options.output_dir / "settings.json", {**settings, **about, "parameters": parameters, **versions()})
     for row in rows:
         print(f"{row['score']:<24} at {row['at']:<5} {'matched' if row['matched'] else 'all':<8} "
               f"{row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  {row['pairs']} pairs")  # fmt: skip
@@ -80,7 +80,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help=f"folder that holds {FILE}")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--output_dir", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--test-share", type=float, default=0.25)

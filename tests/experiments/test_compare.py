@@ -132,7 +132,7 @@ def test_runs_side_by_side_go_on_after_one_fails(tmp_path):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("--methods grpo", "methods: no method 'grpo' to compare"),
+        ("--methods grpo", "methods: unknown method 'grpo'"),
         ("--task sums", "task: unknown task 'sums'"),
         ("--seeds 0 0", "seeds: needs at least one, each once"),
         ("--seeds 0 100", "tuning_seed: 100 is among the compared seeds"),

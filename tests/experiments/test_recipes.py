@@ -224,7 +224,7 @@ def test_annotated_episodes_take_the_place_of_solutions(toy, tmp_path):
         ("solutions={episodes: x, limit: 3}", "solutions: episodes are taken as they are, without split or"),
         *[(f"{section}.trust_remote_code=true", f"{section}: trust_remote_code follows from the rest of the recipe")
           for section in ("sft", "collect", "train", "methods.oreo", "evaluate")],
-        ("methods.oroe={}", "no method 'oroe' to compare"),
+        ("methods.oroe={}", "unknown method 'oroe'"),
         ("train=3", "train: must be a mapping of settings"),
         ("model=null", "must say which model"),
         ("task", "'task': give section.setting=value"),

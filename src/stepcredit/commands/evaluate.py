@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from stepcredit.commands.console import quiet
-from stepcredit.commands.parsing import parse
+from stepcredit.parsing import parse
 from stepcredit.report.legend import Legend
 from stepcredit.report.tables import group_tables, results_table, samples_table, value_table
 from stepcredit.results.schema import ValueRow

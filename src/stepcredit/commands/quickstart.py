@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stepcredit.commands.console import quiet, show_results
-from stepcredit.commands.parsing import parse
+from stepcredit.parsing import parse
 from stepcredit.report.legend import Legend
 from stepcredit.report.tables import value_table
 from stepcredit.results.schema import ValueRow

@@ -11,7 +11,6 @@ from typing import Any
 from stepcredit.errors import InputError
 from stepcredit.evaluation.breakdown import group_rows, reading_rows
 from stepcredit.evaluation.conversation_search import ConversationSearch
-from stepcredit.evaluation.models import Models
 from stepcredit.evaluation.response_search import ResponseSearch, search_rule, step_rule
 from stepcredit.evaluation.rows import (
     SAMPLING,
@@ -23,30 +22,32 @@ from stepcredit.evaluation.rows import (
 )
 from stepcredit.evaluation.value_quality import score
 from stepcredit.files import locked, write_json, write_lines
+from stepcredit.flags import flag
 from stepcredit.models.states import value_states
 from stepcredit.results.provenance import Stopwatch, versions
 from stepcredit.results.schema import AccuracyRow, GroupRow
 from stepcredit.results.store import add_rows, read_rows
+from stepcredit.rollouts.models import Models
 from stepcredit.rollouts.multi_turn import multi_turn_rollouts
 from stepcredit.rollouts.single_turn import sampling
-from stepcredit.rollouts.task_settings import TaskChoice
+from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
 from stepcredit.search.spec import SEARCHES, SearchSpec, requested_searches
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, Task
+from stepcredit.training.methods import legend
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig(TaskChoice):
+class EvaluateConfig(SamplingSettings, TaskSettings):
     """Score a policy on a task's problems, with a standard error and the tokens it cost: strict and lenient accuracy,
     pass@k and maj@k of several samples, by level and type; with a value model, also what that knows about the
     responses. Every response is kept for reading. Run it again to go on where it stopped."""
 
-    model: str = field(metadata={"help": "The policy: a folder, a .gguf file or a name on the hub."})
-    output_dir: str = field(metadata={"help": "The folder of result files and of responses/, every response."})
-    value_model: str | None = field(default=None, metadata={"help": "A value model to be judged (--search sample)."})
+    model: str = field(metadata=flag("model"))
+    output_dir: str = field(metadata=flag("output_dir", "Every response is kept in responses/."))
+    value_model: str | None = field(default=None, metadata=flag("value_model", "Judged with --search sample."))
     method: str = field(default="", metadata={"help": "What the rows call the policy; default: its folder."})
-    split: str = field(default="test", metadata={"help": "Which of the task's splits."})
-    limit: int | None = field(default=None, metadata={"help": "How many problems; default: the whole split."})
+    split: str = field(default="test", metadata=flag("split"))
     search: str = field(
         default="greedy",
         metadata={
@@ -82,19 +83,12 @@ class EvaluateConfig(TaskChoice):
     )
     reward_model: str | None = field(
         default=None,
-        metadata={"help": "A sequence classifier with one label, to score with in place of --value_model."},
+        metadata=flag("reward_model"),
     )
     trace: str | None = field(
         default=None, metadata={"help": "A page that draws the beam's tree of the first problem (--search beam)."}
     )
-    num_generations: int = field(default=1, metadata={"help": "Responses a problem with --search sample (K)."})
-    seed: int = field(default=0, metadata={"help": "Seed of generated problems and of the sampling noise."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus filter; 1 is off."})
-    top_k: int = field(default=0, metadata={"help": "Top-k filter; 0 is off."})
-    max_new_tokens: int | None = field(default=None, metadata={"help": "Length limit; default: the task's."})
-    batch_size: int = field(default=64, metadata={"help": "Responses drawn at a time."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code a model repository brings."})
+    num_generations: int = field(default=1, metadata=flag("num_generations", "With --search sample."))
 
 
 def evaluate(config: EvaluateConfig, models: Models | None = None) -> tuple[list[AccuracyRow], list[GroupRow]]:
@@ -141,7 +135,8 @@ def evaluate(config: EvaluateConfig, models: Models | None = None) -> tuple[list
             scored = score(models.value_model, models.tokenizer, episodes, rule)
             write_value_files(out, scored, task, problems, about)
         write_json(out / "timings.json", watch.phases)
-        write_json(out / "run.json", {"command": "evaluate", **vars(config), **versions()})
+        methods = legend(row.method for row in read_rows(out / "results.json", AccuracyRow))
+        write_json(out / "run.json", {"command": "evaluate", **vars(config), "methods": methods, **versions()})
     return rows, groups
 
 

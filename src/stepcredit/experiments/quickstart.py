@@ -28,6 +28,9 @@ from stepcredit.experiments.initial_policy import (
     train_and_save,
 )
 from stepcredit.files import holds_something, locked, write_json
+from stepcredit.experiments.variants import legend
+from stepcredit.files import write_json
+from stepcredit.flags import flag
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import Stopwatch, versions
 from stepcredit.results.schema import AccuracyRow
@@ -47,15 +50,13 @@ class QuickstartConfig:
     same number of threads; timings are kept in a file of their own.
     """
 
-    output_dir: str = field(
-        default="quickstart", metadata={"help": "The folder to write; it must not hold anything yet."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of everything: problems, weights, noise, order."})
+    output_dir: str = field(default="quickstart", metadata=flag("output_dir", "It must not hold anything yet."))
+    seed: int = field(default=0, metadata=flag("seed"))
     threads: int = field(default=2, metadata={"help": "CPU threads; part of what makes a run repeatable."})
     demonstrations: int = field(default=20_000, metadata={"help": "Demonstrations that SFT learns from."})
     sft_steps: int = field(default=150, metadata={"help": "Optimizer steps of SFT."})
     train_prompts: int = field(default=800, metadata={"help": "Prompts that are sampled for training."})
-    num_generations: int = field(default=8, metadata={"help": "Responses a prompt, for training and for judging V."})
+    num_generations: int = field(default=8, metadata=flag("num_generations", "For training and for judging V."))
     epochs: float = field(default=2.0, metadata={"help": "Passes of rejection sampling and OREO over the samples."})
     value_warmup_steps: int = field(
         default=60, metadata={"help": "OREO steps at the start in which only the value model learns."}
@@ -199,4 +200,5 @@ def _judge_value(loop: Loop, policy: Any, value: Any) -> None:
 def _write_rest(loop: Loop) -> None:
     write_json(loop.out / "curves.json", loop.curves)
     settings = {k: v for k, v in vars(loop.config).items() if k != "output_dir"}
-    write_json(loop.out / "run.json", {"command": "quickstart", **settings, **versions()})
+    methods = legend(loop.curves)
+    write_json(loop.out / "run.json", {"command": "quickstart", **settings, "methods": methods, **versions()})

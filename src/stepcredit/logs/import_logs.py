@@ -18,6 +18,7 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
 from stepcredit.files import holds_something, locked
+from stepcredit.flags import flag
 from stepcredit.logs.columns import ImportRules
 from stepcredit.logs.formats import Row, read_rows
 from stepcredit.logs.importers import EpisodeImporter
@@ -37,7 +38,7 @@ class ImportConfig:
     files: list[str] = field(
         metadata={"help": "Logs: .jsonl (or .ndjson), .json, .csv (each also .gz) or .parquet.", "positional": True}
     )
-    output_dir: str = field(metadata={"help": "The folder of episodes to write."})
+    output_dir: str = field(metadata=flag("output_dir"))
     columns: list[str] = field(
         default_factory=list,
         metadata={"help": "Where names differ, ours=theirs: prompt=question completion=answer_text."},

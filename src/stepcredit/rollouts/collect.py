@@ -12,12 +12,13 @@ from stepcredit.engines.engine import Engine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
+from stepcredit.flags import flag
 from stepcredit.progress import Advance
 from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, Draw, multi_turn_rollouts
 from stepcredit.rollouts.single_turn import sample_and_grade, sampling
-from stepcredit.rollouts.task_settings import TaskChoice
 from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
 from stepcredit.search.spec import SearchSpec
+from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, SelfDemonstrating, Task, demonstrated
 
@@ -28,27 +29,19 @@ _UNBOUND = ("batch_size", "dry_run")
 
 
 @dataclass(kw_only=True)
-class CollectConfig(TaskChoice):
+class CollectConfig(SamplingSettings, TaskSettings):
     """Sample and grade responses. Run it again to go on where it stopped."""
 
     model: str = field(
-        metadata={
-            "help": "The policy: a folder, a .gguf file or a name on the hub; or the word solutions, for the worked "
-            "solutions that gsm8k and math bring, and for careful demonstrators of alfworld."
-        }
+        metadata=flag(
+            "model",
+            "Or the word solutions: the worked solutions that gsm8k and math bring, careful demonstrators of alfworld.",
+        )
     )
-    output_dir: str = field(metadata={"help": "The folder of episodes to write; a broken run goes on in it."})
-    split: str = field(default="train", metadata={"help": "Which of the task's splits."})
-    limit: int | None = field(default=None, metadata={"help": "How many prompts; default: all."})
-    num_generations: int = field(default=8, metadata={"help": "Responses a prompt (K)."})
-    seed: int = field(default=0, metadata={"help": "Seed of generated problems and of the sampling noise."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 is greedy."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus filter; 1 is off."})
-    top_k: int = field(default=0, metadata={"help": "Top-k filter; 0 is off."})
-    max_new_tokens: int | None = field(default=None, metadata={"help": "Length limit; default: the task's."})
-    batch_size: int = field(default=64, metadata={"help": "Responses drawn at a time."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code a model repository brings."})
-    dry_run: bool = field(default=False, metadata={"help": "Say what would be done, and stop."})
+    output_dir: str = field(metadata=flag("output_dir", "A broken run goes on in it."))
+    split: str = field(default="train", metadata=flag("split"))
+    num_generations: int = field(default=8, metadata=flag("num_generations"))
+    dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
 
 def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from stepcredit.episodes.episode import Episode
 from stepcredit.errors import InputError
+from stepcredit.flags import flag
 from stepcredit.processes import worker_count
 from stepcredit.progress import Advance
 from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
@@ -27,15 +28,15 @@ class DemonstrateConfig:
     """Have ALFWorld games played by demonstrators of mixed quality, who know where everything is and are careless
     to a different degree: episodes to fine-tune a policy on. Run it again to go on where it stopped."""
 
-    output_dir: str = field(metadata={"help": "The folder of episodes to write."})
-    data: str | None = field(default=None, metadata={"help": "The folder of games; default: $ALFWORLD_DATA."})
+    output_dir: str = field(metadata=flag("output_dir", "A broken run goes on in it."))
+    data: str | None = field(default=None, metadata=flag("data", default="$ALFWORLD_DATA"))
     prompt_style: str | None = field(
         default=None,
-        metadata={"help": "react (default: thought and action), think (without instructions) or act (commands)."},
+        metadata=flag("prompt_style", "react (default), think (without instructions) or act (commands)."),
     )
-    split: str = field(default="train", metadata={"help": "Which split.", "choices": list(SPLITS)})
-    limit: int | None = field(default=None, metadata={"help": "How many games; default: all."})
-    num_generations: int = field(default=4, metadata={"help": "Demonstrations a game."})
+    split: str = field(default="train", metadata=flag("split", choices=list(SPLITS)))
+    limit: int | None = field(default=None, metadata=flag("limit", default="all"))
+    num_generations: int = field(default=4, metadata=flag("num_generations"))
     careless: float | None = field(
         default=None,
         metadata={"help": f"How careless all of them are, 0 to 1; default: each draws one of {CARELESSNESS}."},
@@ -44,9 +45,9 @@ class DemonstrateConfig:
         default=0.0,
         metadata={"help": "Their chance to lose the thread for several turns, at each place they look into."},
     )
-    max_turns: int = field(default=ALFWorld.max_turns, metadata={"help": "Turn limit; it cuts the careless."})
-    seed: int = field(default=0, metadata={"help": "Seed of the demonstrators."})
-    workers: int | None = field(default=None, metadata={"help": "Processes; default: one a processor."})
+    max_turns: int = field(default=ALFWorld.max_turns, metadata=flag("max_turns", "It cuts the careless."))
+    seed: int = field(default=0, metadata=flag("seed"))
+    workers: int | None = field(default=None, metadata=flag("workers", default="one per processor"))
 
 
 def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:

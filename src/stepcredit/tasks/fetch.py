@@ -32,9 +32,8 @@ import numpy as np
 
 from stepcredit.episodes.episode import Episode, Message, StopReason
 from stepcredit.errors import InputError
-from stepcredit.grading.grade import Grade
 from stepcredit.tasks.digits import SPLITS
-from stepcredit.tasks.environment import Observation
+from stepcredit.tasks.environment import InteractiveTaskDefaults, Observation
 from stepcredit.tasks.task import Problem
 from stepcredit.verdict import Verdict
 
@@ -88,16 +87,13 @@ class FetchEnvironment:
         """It holds nothing."""
 
 
-class Fetch:
+class Fetch(InteractiveTaskDefaults):
     """See the module's docstring. Problems are drawn from a seed; one belongs to one split for good."""
 
     name = "fetch"
     version = "1"
-    step_delimiters: tuple[str, ...] = ()
     max_new_tokens = 6
     max_turns = 8
-    stop: tuple[str, ...] = ()
-    source_versions: dict[str, str] = {}  # noqa: RUF012  none: problems are made here
 
     def tokenizer(self) -> Any:
         """One token a word; `<eos>` ends every turn of its chat template."""
@@ -128,18 +124,6 @@ class Fetch:
     def environment(self) -> FetchEnvironment:
         """A new environment."""
         return FetchEnvironment()
-
-    def grade(self, problem: Problem, response: str) -> Grade:
-        """Not to be asked.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError("graded by its environment", self.name)
-
-    def wrong_steps(self, problem: Problem, response: str) -> list[bool] | None:
-        """None: a response alone does not tell what the environment answered."""
-        return None
 
     def demonstrations(self, count: int, seed: int) -> list[Episode]:
         """Played episodes of the mixed demonstrators, one a problem of the train split."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from stepcredit.errors import InputError
 from stepcredit.files import holds_something, locked, read_manifest, write_json
+from stepcredit.files import write_json
+from stepcredit.flags import flag
 from stepcredit.processes import worker_count
 from stepcredit.progress import track
 from stepcredit.tasks.alfworld.build import build_games, wanted_games
@@ -24,13 +26,13 @@ class BuildConfig:
     before it counts. Needs the extra: pip install 'stepcredit[alfworld]'. Run it again to go on where it stopped.
     Scores on built games are not comparable with published scores."""
 
-    output_dir: str = field(metadata={"help": "The folder to build in; afterwards --data or $ALFWORLD_DATA."})
+    output_dir: str = field(metadata=flag("output_dir", "Afterwards it is --data, or $ALFWORLD_DATA."))
     train: int = field(default=600, metadata={"help": "Games of the train split; a multiple of six is balanced."})
     valid_seen: int = field(default=120, metadata={"help": "Games of valid_seen."})
     valid_unseen: int = field(default=120, metadata={"help": "Games of valid_unseen."})
-    seed: int = field(default=0, metadata={"help": "Seed of rooms, placements and tasks."})
-    workers: int | None = field(default=None, metadata={"help": "Processes; default: one a processor."})
-    dry_run: bool = field(default=False, metadata={"help": "Say what would be done, and stop."})
+    seed: int = field(default=0, metadata=flag("seed"))
+    workers: int | None = field(default=None, metadata=flag("workers", default="one per processor"))
+    dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
 
 def build(config: BuildConfig) -> dict[str, Any]:

@@ -7,16 +7,13 @@ import dataclasses
 import difflib
 import inspect
 import json
-import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from stepcredit.errors import InputError
 from stepcredit.files import read_yaml
-
-SELECTS = "method"
-"""The one setting that picks which config is parsed: `stepcredit train` reads it before all others."""
 
 
 def parse(command: str, kinds: Sequence[type], arguments: Sequence[str]) -> tuple[Any, ...]:
@@ -34,7 +31,7 @@ def parse(command: str, kinds: Sequence[type], arguments: Sequence[str]) -> tupl
     if positional and not leading and tokens:
         leading, tokens = _positional_of(tokens, positional[0])
     result: tuple[Any, ...] = parser.parse_args_into_dataclasses(
-        args=[*leading, *tokens, *rest[len(_leading_positionals(rest)) :]]
+        args=[*leading, *tokens, *rest[len(_leading_positionals(rest)) :]], look_for_args_file=False
     )
     return result
 
@@ -42,24 +39,25 @@ def parse(command: str, kinds: Sequence[type], arguments: Sequence[str]) -> tupl
 def _parser(command: str, kinds: Sequence[type]) -> Any:
     from transformers import HfArgumentParser
 
+    own = set().union(*map(_own_fields, kinds))
+
     class Parser(HfArgumentParser):
-        """Puts our settings before those of transformers, adds positional ones, tells an error in one line."""
+        """Puts settings of transformers into a group of their own, takes positional ones, tells an error in one line.
 
-        def _add_dataclass_arguments(self, dtype: Any) -> None:
-            hints = typing.get_type_hints(dtype)
-            inherited = self.add_argument_group("settings of transformers.TrainingArguments")
-            for field in dataclasses.fields(dtype):
-                if field.init:
-                    field.type = hints[field.name]
-                    self._parse_dataclass_field(self if field.name in _own_fields(dtype) else inherited, field)
+        Its arguments are the fields of the configs, by their metadata.
+        """
 
-        @staticmethod
-        def _parse_dataclass_field(parser: Any, field: Any) -> None:
-            if field.metadata.get("positional"):
-                many = field.type is not str
-                parser.add_argument(field.name, nargs="+" if many else None, help=field.metadata.get("help"))
-            else:
-                HfArgumentParser._parse_dataclass_field(parser, field)
+        def add_argument(self, *names: str, positional: bool = False, **given: Any) -> Any:
+            if positional:
+                given.pop("required", None)
+                return super().add_argument(names[0].removeprefix("--"), **given)
+            if given.get("dest", names[0].removeprefix("--")) in own or "-h" in names:
+                return super().add_argument(*names, **given)
+            return self.inherited.add_argument(*names, **given)
+
+        @cached_property
+        def inherited(self) -> Any:
+            return self.add_argument_group("settings of transformers.TrainingArguments")
 
         def error(self, message: str) -> Any:
             raise InputError(f"{message}; see stepcredit {command} --help")
@@ -88,22 +86,33 @@ def _placeholder(kinds: Sequence[type]) -> str:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps paragraphs, and shows defaults where there is one to show."""
+    """Keeps paragraphs, puts what must be given first, and shows defaults where there is one to show."""
+
+    def add_arguments(self, actions: Iterable[argparse.Action]) -> None:
+        super().add_arguments(sorted(actions, key=lambda action: not (action.required or action.dest == "help")))
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, []) else super()._get_help_string(action)
 
 
 def take_flag(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
-    """(arguments without the flag and its value, the value)."""
-    for k, argument in enumerate(arguments):
-        if argument.startswith(f"{flag}="):
-            return arguments[:k] + arguments[k + 1 :], argument.partition("=")[2]
-        if argument == flag:
-            if k + 1 == len(arguments):
-                raise InputError("needs a value", flag)
-            return arguments[:k] + arguments[k + 2 :], arguments[k + 1]
-    return arguments, None
+    """(arguments without the flag and its value, the value).
+
+    Raises:
+        InputError: it has no value, or stands twice.
+    """
+    places = [k for k, argument in enumerate(arguments) if argument.partition("=")[0] == flag]
+    if not places:
+        return arguments, None
+    if len(places) > 1:
+        raise InputError("is given twice", flag)
+    (k,) = places
+    _, joined, value = arguments[k].partition("=")
+    if joined:
+        return arguments[:k] + arguments[k + 1 :], value
+    if k + 1 == len(arguments):
+        raise InputError("needs a value", flag)
+    return arguments[:k] + arguments[k + 2 :], arguments[k + 1]
 
 
 def _leading_positionals(arguments: Sequence[str]) -> list[str]:
@@ -124,8 +133,6 @@ def _tokens_of_yaml(file: Path, fields: dict[str, Any]) -> list[str]:
     """The settings of a YAML file as command-line tokens, checked by name."""
     tokens: list[str] = []
     for name, value in read_yaml(file).items():
-        if name == SELECTS and name not in fields:
-            continue
         if name not in fields:
             near = difflib.get_close_matches(name, fields, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
