@@ -18,8 +18,10 @@ def loaded(script: str) -> Iterator[ModuleType]:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str((RUNS / script).parent))  # as where the script is run
     try:
         spec.loader.exec_module(module)
         yield module
     finally:
         del sys.modules[name]
+        sys.path.remove(str((RUNS / script).parent))
