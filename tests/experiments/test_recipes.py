@@ -17,7 +17,6 @@ from stepcredit.errors import InputError
 from stepcredit.experiments import reproduce as reproducing
 from stepcredit.experiments.recipe import read_recipe
 from stepcredit.experiments.reproduce import ReproduceConfig, steps_of
-from stepcredit.models import vocabulary
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import multi_turn as acting
 from stepcredit.rollouts.collect import SOLUTIONS, collect
@@ -60,7 +59,7 @@ def household(built, tmp_path_factory):
     task = ALFWorld(str(games))
     played = [e for problem in task.problems("train") for e in demonstrations(task, problem, 3, 0, TURNS)]
     texts = [m["content"] for e in played for m in [*e.prompt, *e.completion]]
-    tokenizer = vocabulary.trained_tokenizer(texts, 512)
+    tokenizer = trained_tokenizer(texts)
     policy_from_scratch(tokenizer, ModelSize(16, 32, 1, 2, max_length=4096), seed=0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return games, folder, played

@@ -17,7 +17,7 @@ from stepcredit.experiments.compare_runs import INITIAL, make_initial, train_and
 from stepcredit.experiments.grid import Run, run_grid
 from stepcredit.experiments.initial_policy import Embedded
 from stepcredit.experiments.pairs import pair_rows
-from stepcredit.experiments.variants import BASE, VARIANTS, legend, variant_of
+from stepcredit.experiments.variants import VARIANTS, legend, variant_of
 from stepcredit.files import locked, write_json
 from stepcredit.flags import flag
 from stepcredit.report.page import write_report
@@ -192,7 +192,11 @@ def _compare(comparison: Comparison, initial: Sequence[Run]) -> dict[str, Any]:
     curves = {r["rows"][0]["method"]: r["curve"] for r in results if r["rows"][0]["seed"] == config.seeds[0]}
     write_json(out / "curves.json", curves)
     about = {k: v for k, v in vars(config).items() if k not in ("output_dir", "jobs", "dry_run", "settings")}
-    chosen = {"settings": comparison.settings, "chosen_learning_rates": rates, "methods": legend([INITIAL, *config.methods])}
+    chosen = {
+        "settings": comparison.settings,
+        "chosen_learning_rates": rates,
+        "methods": legend([INITIAL, *config.methods]),
+    }
     write_json(out / "run.json", {"command": "compare", **about, **chosen, **versions()})
     if config.credit_prompts:
         judged = comparison.run("credit", [comparison.credit(seed, rates) for seed in config.seeds])

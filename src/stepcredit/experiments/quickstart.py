@@ -27,9 +27,8 @@ from stepcredit.experiments.initial_policy import (
     small_run,
     train_and_save,
 )
-from stepcredit.files import holds_something, locked, write_json
 from stepcredit.experiments.variants import legend
-from stepcredit.files import write_json
+from stepcredit.files import holds_something, locked, write_json
 from stepcredit.flags import flag
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import Stopwatch, versions

@@ -19,9 +19,8 @@ from typing import Any
 from stepcredit.errors import InputError
 from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.experiments.recipe import Recipe, read_recipe, split_settings
-from stepcredit.files import locked, write_json
 from stepcredit.experiments.variants import legend, variant_of
-from stepcredit.files import write_json
+from stepcredit.files import locked, write_json
 from stepcredit.flags import flag
 from stepcredit.progress import track
 from stepcredit.report.page import write_report

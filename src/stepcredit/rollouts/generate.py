@@ -159,7 +159,9 @@ def generate(
     chunks = [requests[k : k + at_once] for k in range(0, len(requests), at_once)]
     answers: list[Answer] = []
     for chunk in track(chunks, "answering", len(chunks), "batches"):
-        drawn = _beam(engine, scorer, chunk, spec, rule) if spec.name == "beam" else _sampled(engine, scorer, chunk, spec)
+        drawn = (
+            _beam(engine, scorer, chunk, spec, rule) if spec.name == "beam" else _sampled(engine, scorer, chunk, spec)
+        )
         answers += _answers(models, rule, [(prompts[int(r.prompt_id) - 1], r, g) for r, g in drawn])
     return answers
 

@@ -13,7 +13,6 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
 from stepcredit.files import locked, write_json, write_lines
-from stepcredit.files import write_json
 from stepcredit.flags import flag
 from stepcredit.progress import track
 from stepcredit.results.provenance import versions

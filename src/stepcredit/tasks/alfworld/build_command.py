@@ -9,7 +9,6 @@ from typing import Any
 
 from stepcredit.errors import InputError
 from stepcredit.files import holds_something, locked, read_manifest, write_json
-from stepcredit.files import write_json
 from stepcredit.flags import flag
 from stepcredit.processes import worker_count
 from stepcredit.progress import track

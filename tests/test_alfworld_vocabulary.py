@@ -8,9 +8,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from scripts import loaded
 from stepcredit.episodes.encoding import decode, plain_ids, tokenise
 from stepcredit.episodes.episode import Episode, StopReason
-from stepcredit.models.vocabulary import ASSISTANT, END, PAD, USER, WORDS, trained_tokenizer
+
+with loaded("alfworld/vocabulary.py") as vocabulary:
+    ASSISTANT, END, PAD, USER = vocabulary.ASSISTANT, vocabulary.END, vocabulary.PAD, vocabulary.USER
+    WORDS, trained_tokenizer = vocabulary.WORDS, vocabulary.trained_tokenizer
 
 ROOM = "You are in a room. You see a mug 1, a mug 2, a desk 12 and a safe 1.\n\nYour task is to: put a mug in safe."
 SAID = "Thought: find a mug\nAction: take mug 1 from desk 12"
