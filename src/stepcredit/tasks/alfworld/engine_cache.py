@@ -24,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from stepcredit.files import written_whole
 from stepcredit.tasks.alfworld.installation import alfworld_module
 
 CACHE = "STEPCREDIT_CACHE"
@@ -157,10 +158,8 @@ def _translation(domain: str, problem: str) -> tuple[Any, str]:
         return _task(domain, problem), zlib.decompress(kept.read_bytes()).decode()
     with _arguments_of_translator():
         task, sas = alfworld_module("fast_downward.interface").pddl2sas(domain, problem)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    whole = kept.with_suffix(f".{os.getpid()}.tmp")
-    whole.write_bytes(zlib.compress(sas.encode(), 1))
-    whole.replace(kept)
+    with written_whole(kept) as part:
+        part.write_bytes(zlib.compress(sas.encode(), 1))
     return task, sas
 
 
