@@ -31,8 +31,12 @@ _TAIL = 64
 
 @dataclass(frozen=True)
 class _Beam:
-    """A response in the making: the prompt, the result of its search, ids and log μ so far, last characters, node."""
+    """A response in the making: its prompt, the result of the search, its node, ids, log μ and last characters so far.
 
+    Beams of one prompt follow each other.
+    """
+
+    prompt: int
     request: Request
     result: SearchResult
     node: Node
@@ -51,11 +55,6 @@ class _Candidate(NamedTuple):
     draw: int
     reading: Reading
     beam: _Beam
-
-    @property
-    def prompt(self) -> int:
-        """The same number for candidates of one prompt, which follow each other."""
-        return id(self.beam.result)
 
 
 def beam_search(
@@ -94,10 +93,10 @@ def beam_search(
     scoring, values, read = scorer.start(prompts)  # 1.
     stepper.start(prompts)
     beams = []
-    for request, value, tokens in zip(requests, values.tolist(), read, strict=True):
+    for prompt, (request, value, tokens) in enumerate(zip(requests, values.tolist(), read, strict=True)):
         root = Node(0, None, 0, "", 0, value, "root")
-        beams.append(_Beam(request, SearchResult(tokens_scored=tokens, nodes=[root]), root))
-    searches = [(beam.request, beam.result) for beam in beams]
+        beams.append(_Beam(prompt, request, SearchResult(tokens_scored=tokens, nodes=[root]), root))
+    results = [beam.result for beam in beams]
     for past_rounds in count():
         planned = _plan(beams, spec, past_rounds)  # 2.
         if not planned:
@@ -110,16 +109,16 @@ def beam_search(
         if kept:
             stepper.keep([candidates[k].draw for k in kept])
             scoring.keep(kept)
-    for request, result in searches:
+    for request, result in zip(requests, results, strict=True):
         _choose(request, result, answer_of if spec.choose == "vote" else None)  # 7.
-    return [result for _, result in searches]
+    return results
 
 
 def _plan(beams: Sequence[_Beam], spec: SearchSpec, past_rounds: int) -> list[tuple[_Beam, Draw]]:
     """The draws of a round, each with its beam; drawing and scoring all of them keeps the budget."""
     each = spec.steps * (1 if past_rounds else spec.width)
     planned = []
-    for _, group in groupby(enumerate(beams), lambda numbered: id(numbered[1].result)):
+    for _, group in groupby(enumerate(beams), lambda numbered: numbered[1].prompt):
         rows = list(group)
         request, result = rows[0][1].request, rows[0][1].result
         room = spec.params.max_new_tokens
@@ -142,12 +141,12 @@ def _candidates(planned: Sequence[tuple[_Beam, Draw]], pieces: Sequence[Piece]) 
     for number, ((beam, draw), piece) in enumerate(zip(planned, pieces, strict=True)):
         result, ids = beam.result, beam.ids + piece.ids
         result.tokens_generated += piece.drawn
-        if (id(result), ids) in nodes:
-            nodes[id(result), ids].merged += 1
+        if (beam.prompt, ids) in nodes:
+            nodes[beam.prompt, ids].merged += 1
             continue
         parent = beam.node
         node = Node(len(result.nodes), parent.id, parent.round + 1, piece.text, len(piece.ids), float("nan"), "pruned")
-        nodes[id(result), ids] = node
+        nodes[beam.prompt, ids] = node
         result.nodes.append(node)
         tail = (beam.tail + piece.text)[-_TAIL:]
         grown = replace(beam, node=node, ids=ids, log_prob=beam.log_prob + piece.log_prob, tail=tail)
@@ -175,7 +174,7 @@ def _score(candidates: Sequence[_Candidate], scoring: Scoring) -> None:
 def _keep(candidates: Sequence[_Candidate], spec: SearchSpec) -> list[int]:
     """The numbers of the candidates that go on, prompt by prompt, the most valued first."""
     kept = []
-    for _, group in groupby(range(len(candidates)), lambda k: candidates[k].prompt):
+    for _, group in groupby(range(len(candidates)), lambda k: candidates[k].beam.prompt):
         numbers = list(group)
         result = candidates[numbers[0]].beam.result
         if result.error is not None:
