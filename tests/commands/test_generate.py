@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -212,4 +211,10 @@ def test_a_real_model_answers_a_chat(capsys):
     (answer,) = stepcredit.search(chat, smollm2_folder().as_posix(), max_new_tokens=24)
     assert "Paris" in answer.text
     assert answer.row["completion"] == [{"role": "assistant", "content": answer.text}]
-    assert np.isnan(answer.value) if isinstance(answer.value, float) else answer.value is None
+    assert answer.value is None
+    given = {"model": smollm2_folder().as_posix(), "max_new_tokens": 24}
+    (text,) = stepcredit.search(chat[0]["content"], **given)
+    assert (text.prompt, text.text) == (chat, answer.text)
+    (plain,) = stepcredit.search("The capital of France is", chat=False, **given)
+    assert plain.prompt == "The capital of France is"
+    assert plain.text.startswith(" ")

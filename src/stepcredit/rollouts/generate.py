@@ -39,8 +39,7 @@ _FILES = (".txt", ".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".gz")
 
 @dataclass(kw_only=True)
 class GenerateConfig(SamplingSettings):
-    """Answer prompts of your own: greedily, sampled, or guided by a value model, which then says V after every step.
-    A chat model gets a text prompt as it is, and messages through its chat template."""
+    """Answer prompts of your own: greedily, sampled, or guided by a value model, which then says V after every step."""
 
     prompts: list[str] = field(
         metadata={
@@ -52,6 +51,13 @@ class GenerateConfig(SamplingSettings):
     model: str = field(metadata=flag("model"))
     value_model: str | None = field(default=None, metadata=flag("value_model"))
     reward_model: str | None = field(default=None, metadata=flag("reward_model"))
+    chat: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether a text is put as a user's message, through the chat template; default: where the policy "
+            "has one. Messages always go through it."
+        },
+    )
     output: str | None = field(default=None, metadata={"help": "A new .jsonl file for the responses."})
     search: str = field(
         default="greedy",
@@ -143,8 +149,10 @@ def generate(
             load.
     """
     _check(config)
-    prompts = read_prompts(config.prompts) if prompts is None else prompts
     models = models or Models(config)
+    prompts = read_prompts(config.prompts) if prompts is None else prompts
+    if config.chat or (config.chat is None and models.tokenizer.chat_template):
+        prompts = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
     rule = _rule(config, models)
     engine, scorer = models.engine, models.scorer
     limit = 512 if config.max_new_tokens is None else config.max_new_tokens
