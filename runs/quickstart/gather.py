@@ -1,4 +1,4 @@
-"""Rows of several quickstarts into one result file each: python gather.py FOLDER_OF_RUNS OUT."""
+"""Merge the rows of several quickstart runs into one file per kind of result: python gather.py FOLDER_OF_RUNS OUT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stepcredit.results.store import add_rows, read_rows
 
 
 def main(runs: Path, out: Path) -> None:
-    """One folder a seed in; `results.json`, `value.json` and the settings of the first out."""
+    """Read one folder per seed; write `results.json`, `value.json` and the settings of the first run."""
     folders = sorted(p for p in runs.iterdir() if p.is_dir())
     for folder in folders:
         add_rows(out / "results.json", read_rows(folder / "results.json", AccuracyRow))
