@@ -31,9 +31,9 @@ from stepcredit.results.provenance import versions
 from stepcredit.rollouts.environment_workers import EnvironmentWorkers
 from stepcredit.rollouts.local_environments import LocalEnvironments
 from stepcredit.rollouts.multi_turn import MultiTurnRollouts
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.spec import SearchSpec
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
 from stepcredit.tasks.alfworld.engine_cache import CACHE
-from stepcredit.tasks.alfworld.task import ALFWorld
 from stepcredit.tasks.alfworld.wording import wording
 from stepcredit.tasks.environment import Observation
 from stepcredit.tasks.task import Problem

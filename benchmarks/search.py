@@ -29,10 +29,10 @@ from stepcredit.engines.stepping import CachedStepper, Stepper
 from stepcredit.episodes.steps import StepRule
 from stepcredit.files import write_json
 from stepcredit.models.loading import value_model_from
-from stepcredit.search.beam import beam_search
-from stepcredit.search.responses import SearchResult
-from stepcredit.search.scorers import Reading, Scorer, Scoring, ValueScorer
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.beam import beam_search
+from stepcredit.searching.responses import SearchResult
+from stepcredit.searching.scorers import Reading, Scorer, Scoring, ValueScorer
+from stepcredit.searching.spec import SearchSpec
 
 VOCABULARY = 2_000
 ENDS = frozenset(range(10))

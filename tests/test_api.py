@@ -1,6 +1,5 @@
 """The Python API: its names, and the commands as functions, with names or with models in memory."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import stepcredit
 from stepcredit.cli import main
 from stepcredit.errors import InputError
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.results.schema import written
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.training.methods import METHODS
 
@@ -42,15 +42,6 @@ def test_the_public_names_are_pinned():
             getattr(stepcredit, name)
 
 
-def test_search_is_a_package_and_a_function():
-    function = stepcredit.search
-    importlib.import_module("stepcredit.search.beam")
-    assert stepcredit.search is function
-    assert function.beam.__name__ == "stepcredit.search.beam"
-    with pytest.raises(TypeError, match="missing 2 required positional arguments: 'prompts' and 'model'"):
-        function()
-
-
 def test_collect_returns_the_episodes_that_the_command_writes(policy, tmp_path):
     tokenizer, given = Arithmetic().tokenizer(), {"limit": 3, "num_generations": 2, "seed": 5}
     policy.save_pretrained(tmp_path / "policy")
@@ -69,8 +60,8 @@ def test_collect_returns_the_episodes_that_the_command_writes(policy, tmp_path):
 def test_evaluate_returns_rows_and_never_goes_on_with_other_weights(policy, tmp_path):
     given = {"task": "arithmetic", "tokenizer": Arithmetic().tokenizer(), "limit": 4, "output_dir": str(tmp_path)}
     (row,) = stepcredit.evaluate(model=policy, **given)
-    assert row == json.loads((tmp_path / "results.json").read_text())[0]
-    assert (row["n"], row["search"]) == (4, "greedy")
+    assert written(row) == json.loads((tmp_path / "results.json").read_text())[0]
+    assert (row.n, row.search) == (4, "greedy")
     assert stepcredit.evaluate(model=policy, **given) == [row]
     with torch.no_grad():
         policy.lm_head.weight += 0.01

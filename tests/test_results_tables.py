@@ -6,8 +6,8 @@ from doubles.results import METHODS, accuracies
 from scripts import loaded
 from stepcredit.report.legend import Legend
 from stepcredit.report.scores import aggregate
+from stepcredit.results.row_files import parsed
 from stepcredit.results.schema import PairRow, SignalRow
-from stepcredit.results.store import parsed
 
 LEGEND = Legend({**METHODS, "oreo-step": {"label": "OREO (step)", "color": "#3fa3d9"}})
 

@@ -22,8 +22,8 @@ from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.experiments.variants import variant_of
 from stepcredit.files import write_json
 from stepcredit.results.provenance import versions
+from stepcredit.results.row_files import read_rows, write_rows
 from stepcredit.results.schema import AccuracyRow
-from stepcredit.results.store import read_rows, write_rows
 from stepcredit.rollouts.collect import CollectConfig, collect
 from stepcredit.rollouts.demonstrate import DemonstrateConfig, demonstrate
 

@@ -17,8 +17,8 @@ from typing import Any
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.files import write_json
+from stepcredit.results.row_files import read_rows
 from stepcredit.results.schema import AccuracyRow
-from stepcredit.results.store import read_rows
 
 IDLE = ("look", "inventory", "examine")
 IN_VAIN = "Nothing happens."

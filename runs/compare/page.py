@@ -19,8 +19,8 @@ from stepcredit.report.figures import accuracy_svg
 from stepcredit.report.legend import Legend
 from stepcredit.report.scores import Score, aggregate
 from stepcredit.report.step_credit import Signals, foresight, localisation
+from stepcredit.results.row_files import read_object, read_rows
 from stepcredit.results.schema import AccuracyRow, PairRow, SignalRow
-from stepcredit.results.store import read_object, read_rows
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent.parent / "docs" / "results.md"

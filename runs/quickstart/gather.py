@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from stepcredit.files import write_json
+from stepcredit.results.row_files import add_rows, read_rows
 from stepcredit.results.schema import AccuracyRow, ValueRow
-from stepcredit.results.store import add_rows, read_rows
 
 
 def main(runs: Path, out: Path) -> None:

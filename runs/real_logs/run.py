@@ -37,8 +37,8 @@ from stepcredit.logs.import_logs import ImportConfig, import_logs
 from stepcredit.metrics.ranking import Estimate, auc_within
 from stepcredit.models.scoring import values_of
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
-from stepcredit.training.progress_callback import show_progress
 from stepcredit.results.provenance import Stopwatch, versions
+from stepcredit.training.progress_callback import show_progress
 
 FILE = "gsm8k_test_rollouts_llama2chat_k16.jsonl.gz"
 SHARES = (0.25, 0.5, 0.75, 1.0)

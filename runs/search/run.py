@@ -18,10 +18,10 @@ from stepcredit.evaluation.rows import result_row
 from stepcredit.files import write_json
 from stepcredit.models.loading import load_value_model
 from stepcredit.results.provenance import versions
-from stepcredit.results.store import add_rows
-from stepcredit.search.scorers import ValueScorer
-from stepcredit.search.selection import CHOOSERS
-from stepcredit.search.spec import SearchSpec
+from stepcredit.results.row_files import add_rows
+from stepcredit.searching.scorers import ValueScorer
+from stepcredit.searching.selection import CHOOSERS
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.registry import load_task
 
 PROMPTS = 200

@@ -50,16 +50,15 @@ _HOME = {
     "evaluate": "api",
     "grade": "api",
     "load_episodes": "episodes.store",
+    "search": "api",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"stepcredit.{_HOME[name]}"), name)
-    if name == "search":  # a package that can be called
-        return importlib.import_module("stepcredit.search")
     if name == "__all__":
-        return sorted([*_HOME, *_configs(), "__version__", "search"])
+        return sorted([*_HOME, *_configs(), "__version__"])
     if name.endswith("Config") and name in _configs():
         return _configs()[name]
     raise AttributeError(f"module 'stepcredit' has no attribute {name!r}")

@@ -13,8 +13,8 @@ from stepcredit.episodes.store import load_episodes
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import demonstrate as demonstrating
 from stepcredit.tasks.alfworld import installation
+from stepcredit.tasks.alfworld.alfworld_task import SPLITS, ALFWorld
 from stepcredit.tasks.alfworld.scenario import FAMILIES
-from stepcredit.tasks.alfworld.task import SPLITS, ALFWorld
 from stepcredit.verdict import Verdict
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*tw-pddl:ResourceWarning")  # left open by textworld

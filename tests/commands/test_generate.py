@@ -15,7 +15,7 @@ from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.models.states import ValueStates
 from stepcredit.rollouts.generate import Answer, read_prompts
 from stepcredit.rollouts.models import name_of
-from stepcredit.search.scorers import Reading, ValueScorer
+from stepcredit.searching.scorers import Reading, ValueScorer
 from stepcredit.tasks.arithmetic import Arithmetic
 
 TASK = Arithmetic()

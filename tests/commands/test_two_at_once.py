@@ -13,7 +13,8 @@ from doubles.holder import held_by_another
 from stepcredit.cli import main
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
-from stepcredit.results.store import read_rows
+from stepcredit.results.row_files import read_rows
+from stepcredit.results.schema import AccuracyRow
 from stepcredit.rollouts import work_units
 from stepcredit.tasks.arithmetic import Arithmetic
 
@@ -86,7 +87,8 @@ def test_dry_runs_are_not_refused(tmp_path, capsys):
 COLLECT = """
 import sys
 from stepcredit.cli import main
-from stepcredit.results.store import read_rows
+from stepcredit.results.row_files import read_rows
+from stepcredit.results.schema import AccuracyRow
 from stepcredit.rollouts import work_units
 work_units.UNIT_ROWS, append = 4, work_units.append_episodes
 
@@ -133,9 +135,11 @@ def test_two_collections_into_one_folder(killed, tmp_path, capsys, monkeypatch):
 ADD = """
 import sys
 from pathlib import Path
-from stepcredit.results.store import add_rows
+from stepcredit.results.row_files import add_rows
+from stepcredit.results.schema import AccuracyRow
 for k in range(100):
-    add_rows(Path(sys.argv[1]), [{"method": sys.argv[2], "at": k}])
+    row = AccuracyRow(task="t", method=sys.argv[2], seed=k, search="greedy", n=1, accuracy=1.0)
+    add_rows(Path(sys.argv[1]), [row])
 """
 
 
@@ -143,5 +147,7 @@ def test_rows_of_several_writers_are_all_kept(tmp_path):
     file = tmp_path / "out" / "results.json"
     writers = [subprocess.Popen([sys.executable, "-c", ADD, str(file), name]) for name in "abc"]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
-    assert {(row["method"], row["at"]) for row in read_rows(file)} == {(m, k) for m in "abc" for k in range(100)}
+    assert {(row.method, row.seed) for row in read_rows(file, AccuracyRow)} == {
+        (m, k) for m in "abc" for k in range(100)
+    }
     assert [p.name for p in file.parent.iterdir()] == ["results.json"]

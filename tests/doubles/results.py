@@ -1,8 +1,8 @@
 """Result rows from objects written by hand, and a legend of three methods."""
 
 from stepcredit.report.legend import Legend
+from stepcredit.results.row_files import parsed
 from stepcredit.results.schema import AccuracyRow, ValueRow
-from stepcredit.results.store import parsed
 
 METHODS = {
     "oreo": {"label": "OREO", "color": "#2476c4"},

@@ -15,7 +15,7 @@ from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import work_units
 from stepcredit.rollouts.collect import CollectConfig, collect
 from stepcredit.rollouts.single_turn import sample_and_grade
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.arithmetic import Arithmetic, work
 from stepcredit.verdict import Verdict
 

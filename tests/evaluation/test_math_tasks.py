@@ -16,7 +16,7 @@ from stepcredit.evaluation.rows import measure
 from stepcredit.grading.grader import shared_grader
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import work_units
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.gsm8k import GSM8K
 from stepcredit.tasks.math import MATH
 from stepcredit.verdict import Verdict

@@ -8,7 +8,7 @@ from stepcredit.engines.engine import SamplingParams
 from stepcredit.evaluation.evaluate import EvaluateConfig
 from stepcredit.evaluation.rows import ALWAYS, BEAM, CHOICES, named, result_row, settings_told
 from stepcredit.results.schema import PolicyRow
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.spec import SearchSpec
 
 OTHER = {
     "max_new_tokens": 12, "max_turns": 3, "engine": "scripted", "chat_template": "original",

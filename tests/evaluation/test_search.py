@@ -23,9 +23,9 @@ from stepcredit.evaluation.response_search import (
 )
 from stepcredit.models.loading import value_model_from
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
-from stepcredit.search.responses import SearchResult
-from stepcredit.search.scorers import FunctionScorer, ValueScorer
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.responses import SearchResult
+from stepcredit.searching.scorers import FunctionScorer, ValueScorer
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.verdict import Verdict
 
@@ -263,12 +263,11 @@ def test_an_engine_that_draws_whole_responses_alone_has_no_beam(folders, tmp_pat
         evaluate(EvaluateConfig(**config, search="beam", output_dir=str(tmp_path / "out")), models)
     assert not (tmp_path / "out").exists()
     rows, _ = evaluate(EvaluateConfig(**config, search="best-of", output_dir=str(tmp_path / "out")), models)
-    assert [(row["search"], row["width"], row["n"]) for row in rows] == [("best-of", 4, 3)]
+    assert [(row.search, row.width, row.n) for row in rows] == [("best-of", 4, 3)]
 
 
 def test_no_model_is_loaded_twice_and_no_policy_for_what_is_done(folders, tmp_path, monkeypatch):
-    from stepcredit.evaluation import models
-    from stepcredit.rollouts import task_settings
+    from stepcredit.rollouts import models, task_settings
 
     loaded = []
 

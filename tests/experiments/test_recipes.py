@@ -21,8 +21,8 @@ from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import multi_turn as acting
 from stepcredit.rollouts.collect import SOLUTIONS, collect
 from stepcredit.rollouts.local_environments import LocalEnvironments
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
 from stepcredit.tasks.alfworld.demonstrators import demonstrations
-from stepcredit.tasks.alfworld.task import ALFWorld
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*tw-pddl:ResourceWarning")  # left open by textworld
 RECIPES = sorted(p for p in (Path(__file__).parents[2] / "recipes").glob("*.yaml") if not p.stem.startswith("compare"))

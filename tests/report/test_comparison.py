@@ -7,8 +7,8 @@ from stepcredit.report.formatting import over_seeds, p_value, points
 from stepcredit.report.page import render
 from stepcredit.report.pairs import is_clear, matrices, pair_note, seen_from
 from stepcredit.report.step_credit import foresight, localisation
+from stepcredit.results.row_files import parsed
 from stepcredit.results.schema import PairRow, SignalRow
-from stepcredit.results.store import parsed
 
 PAIR = {
     "task": "arithmetic", "search": "greedy", "method_a": "rft", "method_b": "oreo", "difference": -0.25,

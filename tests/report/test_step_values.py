@@ -1,8 +1,8 @@
 import pytest
 
 from stepcredit.report.step_values import marked, pair_up, value_colour
+from stepcredit.results.row_files import parsed
 from stepcredit.results.schema import CreditExample
-from stepcredit.results.store import parsed
 
 
 def response(values=(), rights=None, initial=None, **fields):

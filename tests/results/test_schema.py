@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepcredit.errors import InputError
+from stepcredit.results.row_files import add_rows, parsed, read_curves, read_rows, write_rows
 from stepcredit.results.schema import (
     BY_SEED,
     AccuracyRow,
@@ -23,7 +24,6 @@ from stepcredit.results.schema import (
     ValueRow,
     written,
 )
-from stepcredit.results.store import add_rows, parsed, read_curves, read_rows, write_rows
 
 RANGED = {
     "accuracy": st.floats(0, 1), "accuracy_strict": st.none() | st.floats(0, 1), "p": st.floats(0, 1),

@@ -20,8 +20,8 @@ from stepcredit.episodes.turns import turn_ends
 from stepcredit.errors import InputError
 from stepcredit.models.loading import value_model_from
 from stepcredit.rollouts.converse import Rollout, converse
-from stepcredit.search.scorers import FunctionScorer, ValueScorer
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.scorers import FunctionScorer, ValueScorer
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.environment import Crash, Environment, Observation
 from stepcredit.tasks.task import Problem
 from stepcredit.verdict import Verdict

@@ -25,7 +25,7 @@ from stepcredit.rollouts import multi_turn
 from stepcredit.rollouts.collect import CollectConfig, collect
 from stepcredit.rollouts.environment_workers import EnvironmentWorkers
 from stepcredit.rollouts.local_environments import LocalEnvironments
-from stepcredit.search.scorers import FunctionScorer
+from stepcredit.searching.scorers import FunctionScorer
 from stepcredit.tasks.fetch import Fetch, FetchEnvironment, first_words
 from stepcredit.training.configs import SFTConfig
 from stepcredit.verdict import Verdict

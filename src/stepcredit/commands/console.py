@@ -11,8 +11,8 @@ from rich.console import Console
 
 from stepcredit.report.legend import Legend
 from stepcredit.report.tables import results_table
+from stepcredit.results.row_files import read_rows
 from stepcredit.results.schema import AccuracyRow
-from stepcredit.results.store import read_rows
 
 
 def quiet() -> None:

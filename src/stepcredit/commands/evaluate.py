@@ -10,8 +10,8 @@ from stepcredit.commands.console import quiet
 from stepcredit.parsing import parse
 from stepcredit.report.legend import Legend
 from stepcredit.report.tables import group_tables, results_table, samples_table, value_table
+from stepcredit.results.row_files import read_rows
 from stepcredit.results.schema import ValueRow
-from stepcredit.results.store import read_rows
 
 
 def run(arguments: list[str]) -> int:

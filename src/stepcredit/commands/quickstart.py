@@ -8,8 +8,8 @@ from stepcredit.commands.console import quiet, show_results
 from stepcredit.parsing import parse
 from stepcredit.report.legend import Legend
 from stepcredit.report.tables import value_table
+from stepcredit.results.row_files import read_rows
 from stepcredit.results.schema import ValueRow
-from stepcredit.results.store import read_rows
 
 
 def run(arguments: list[str]) -> int:

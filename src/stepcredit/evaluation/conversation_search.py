@@ -10,7 +10,7 @@ from typing import Any
 from stepcredit.episodes.episode import Episode
 from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, MultiTurnRollouts
 from stepcredit.rollouts.work_units import WorkFolder, work_units
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.task import Problem
 
 

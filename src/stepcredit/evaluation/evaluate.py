@@ -25,13 +25,13 @@ from stepcredit.files import locked, write_json, write_lines
 from stepcredit.flags import flag
 from stepcredit.models.states import value_states
 from stepcredit.results.provenance import Stopwatch, versions
+from stepcredit.results.row_files import add_rows, read_rows
 from stepcredit.results.schema import AccuracyRow, GroupRow
-from stepcredit.results.store import add_rows, read_rows
 from stepcredit.rollouts.models import Models
 from stepcredit.rollouts.multi_turn import multi_turn_rollouts
 from stepcredit.rollouts.single_turn import sampling
 from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
-from stepcredit.search.spec import SEARCHES, SearchSpec, requested_searches
+from stepcredit.searching.spec import SEARCHES, SearchSpec, requested_searches
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, Task
 from stepcredit.training.methods import legend

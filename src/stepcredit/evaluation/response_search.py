@@ -25,11 +25,11 @@ from stepcredit.progress import Advance
 from stepcredit.rollouts.multi_turn import stepping
 from stepcredit.rollouts.single_turn import graded_episode, sample_and_grade
 from stepcredit.rollouts.work_units import Unit, WorkFolder, work_units
-from stepcredit.search.beam import beam_search
-from stepcredit.search.responses import Response, SearchResult
-from stepcredit.search.scorers import Reading, Scorer, ValueScorer
-from stepcredit.search.selection import CHOOSERS
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.beam import beam_search
+from stepcredit.searching.responses import Response, SearchResult
+from stepcredit.searching.scorers import Reading, Scorer, ValueScorer
+from stepcredit.searching.selection import CHOOSERS
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.task import Problem, Task, completion_of
 from stepcredit.verdict import Verdict
 

@@ -12,11 +12,11 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.evaluation.breakdown import at_k, is_strictly_right, rate
 from stepcredit.evaluation.value_quality import Scored, credit_examples, value_rows
 from stepcredit.progress import track_units
+from stepcredit.results.row_files import add_rows, write_rows
 from stepcredit.results.schema import AccuracyRow, ValueRow
-from stepcredit.results.store import add_rows, write_rows
 from stepcredit.rollouts.single_turn import sample_and_grade
 from stepcredit.rollouts.work_units import work_units
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.task import Problem, Task
 from stepcredit.verdict import Verdict
 

@@ -22,8 +22,8 @@ from stepcredit.files import locked, write_json
 from stepcredit.flags import flag
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
+from stepcredit.results.row_files import parsed, write_rows
 from stepcredit.results.schema import AccuracyRow, SignalRow
-from stepcredit.results.store import parsed, write_rows
 from stepcredit.tasks.registry import TASK_NAMES, load_task
 from stepcredit.training.methods import METHODS
 

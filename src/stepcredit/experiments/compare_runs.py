@@ -23,7 +23,7 @@ from stepcredit.experiments.initial_policy import (
 from stepcredit.experiments.variants import variant_of, with_process_rewards
 from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.results.schema import AccuracyRow, written
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.registry import load_task
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import curve

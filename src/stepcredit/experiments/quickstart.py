@@ -32,9 +32,9 @@ from stepcredit.files import holds_something, locked, write_json
 from stepcredit.flags import flag
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import Stopwatch, versions
+from stepcredit.results.row_files import add_rows
 from stepcredit.results.schema import AccuracyRow
-from stepcredit.results.store import add_rows
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.training.configs import OfflineConfig, OREOConfig, RFTConfig
 from stepcredit.training.train import curve

@@ -25,8 +25,8 @@ from stepcredit.flags import flag
 from stepcredit.progress import track
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
+from stepcredit.results.row_files import read_rows, write_rows
 from stepcredit.results.schema import AccuracyRow
-from stepcredit.results.store import read_rows, write_rows
 from stepcredit.rollouts.collect import SOLUTIONS, CollectConfig, collect
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import TrainConfig, train

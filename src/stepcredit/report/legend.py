@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stepcredit.report.formatting import printable
-from stepcredit.results.store import read_object
+from stepcredit.results.row_files import read_object
 
 PALETTE = (
     *("#2476c4", "#e07418", "#239b76", "#8a6bc9", "#cf4f3e", "#c45c9c", "#858c96"),

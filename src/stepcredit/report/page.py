@@ -21,8 +21,8 @@ from stepcredit.report.scores import Score, ValueScore, aggregate, aggregate_val
 from stepcredit.report.step_credit import foresight, localisation
 from stepcredit.report.step_values import marked, pair_up, value_colour
 from stepcredit.report.tables import spread_note
+from stepcredit.results.row_files import read_curves, read_object, read_rows
 from stepcredit.results.schema import AccuracyRow, CreditExample, PairRow, PhaseTime, SignalRow, ValueRow
-from stepcredit.results.store import read_curves, read_object, read_rows
 
 MOST_PAIRS = 12
 MOST_OTHERS = 24

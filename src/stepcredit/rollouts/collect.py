@@ -18,7 +18,7 @@ from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, Draw, multi_turn_
 from stepcredit.rollouts.single_turn import sample_and_grade, sampling
 from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
 from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, SelfDemonstrating, Task, demonstrated
 

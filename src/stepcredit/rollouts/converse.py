@@ -16,8 +16,8 @@ from stepcredit.episodes.conversation import Conversation
 from stepcredit.episodes.episode import Episode, Message, StopReason
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
-from stepcredit.search.scorers import Reading, Scorer, Scoring
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.scorers import Reading, Scorer, Scoring
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.environment import Crash, Environments
 from stepcredit.tasks.task import Problem
 from stepcredit.verdict import Verdict

@@ -16,8 +16,8 @@ from stepcredit.flags import flag
 from stepcredit.processes import worker_count
 from stepcredit.progress import Advance
 from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
+from stepcredit.tasks.alfworld.alfworld_task import SPLITS, ALFWorld
 from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS, demonstrations
-from stepcredit.tasks.alfworld.task import SPLITS, ALFWorld
 
 UNIT_GAMES = 32
 """Games of one work unit of demonstrations: written whole or played again."""

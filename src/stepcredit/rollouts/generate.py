@@ -26,10 +26,10 @@ from stepcredit.progress import track
 from stepcredit.rollouts.models import Models
 from stepcredit.rollouts.multi_turn import stepping
 from stepcredit.rollouts.task_settings import SamplingSettings
-from stepcredit.search.beam import beam_search
-from stepcredit.search.scorers import Reading, Scorer
-from stepcredit.search.selection import by_value
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.beam import beam_search
+from stepcredit.searching.scorers import Reading, Scorer
+from stepcredit.searching.selection import by_value
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.task import completion_of
 
 Prompt = str | list[Message]

@@ -10,7 +10,7 @@ import torch
 
 from stepcredit.engines.engine import Engine
 from stepcredit.models.loading import load_reward_model, load_value_model, placed
-from stepcredit.search.scorers import Scorer, ValueScorer, reward_model_scorer
+from stepcredit.searching.scorers import Scorer, ValueScorer, reward_model_scorer
 
 
 class Models:

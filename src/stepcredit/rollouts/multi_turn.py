@@ -13,8 +13,8 @@ from stepcredit.processes import worker_count
 from stepcredit.progress import Advance, unseen
 from stepcredit.rollouts.converse import converse
 from stepcredit.rollouts.environment_workers import EnvironmentWorkers
-from stepcredit.search.scorers import Scorer
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.scorers import Scorer
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.environment import Environments, InteractiveTask
 from stepcredit.tasks.task import Problem
 

@@ -97,7 +97,7 @@ class Fetch(InteractiveTaskDefaults):
 
     def tokenizer(self) -> Any:
         """One token a word; `<eos>` ends every turn of its chat template."""
-        from stepcredit.tasks.words import word_tokenizer  # here: workers play without loading transformers
+        from stepcredit.tasks.word_tokenizer import word_tokenizer  # here: workers play without loading transformers
 
         first = ["<user>", "<assistant>", "find", "ok", "boxes", "open", "take", "bring", "empty", "a", "you",
                  "nothing", "over"]  # fmt: skip

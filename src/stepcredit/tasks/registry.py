@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stepcredit.errors import InputError
-from stepcredit.tasks.alfworld.task import ALFWorld
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.tasks.chain import Chain
 from stepcredit.tasks.fetch import Fetch

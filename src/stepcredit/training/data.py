@@ -21,7 +21,7 @@ from stepcredit.logs.importers import EpisodeImporter
 from stepcredit.training.batching import Item
 from stepcredit.training.configs import LabelConfig, OfflineConfig
 from stepcredit.training.methods import Method
-from stepcredit.training.selection import balanced
+from stepcredit.training.outcome_limits import balanced
 
 
 @dataclass

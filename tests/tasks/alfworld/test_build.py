@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from stepcredit.tasks.alfworld import build
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
 from stepcredit.tasks.alfworld.build import Wanted, build_game, build_games, certify, wanted_games
 from stepcredit.tasks.alfworld.engine_cache import CACHE
 from stepcredit.tasks.alfworld.installation import alfworld_module, shipped
 from stepcredit.tasks.alfworld.rooms import scenes
 from stepcredit.tasks.alfworld.scenario import FAMILIES, draw_scenario
-from stepcredit.tasks.alfworld.task import ALFWorld
 
 
 def contents(folder):

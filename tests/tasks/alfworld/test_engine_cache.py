@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from stepcredit.tasks.alfworld import engine_cache
-from stepcredit.tasks.alfworld.engine import Game
 from stepcredit.tasks.alfworld.engine_cache import CACHE, _Grammar, cache_folder, cached_environment
+from stepcredit.tasks.alfworld.game import Game
 from stepcredit.tasks.alfworld.installation import alfworld_module
 
 GO = "go to [{r.name | receptacleatlocation(r:receptacle, lend:location)}]"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stepcredit.tasks.alfworld import engine_cache
-from stepcredit.tasks.alfworld.engine import Game
+from stepcredit.tasks.alfworld.game import Game
 from stepcredit.tasks.alfworld.installation import alfworld_module
 from stepcredit.tasks.alfworld.scenario import FAMILIES
 

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from stepcredit.tasks.alfworld.engine import Game
+from stepcredit.tasks.alfworld.alfworld_task import GAMES
+from stepcredit.tasks.alfworld.game import Game
 from stepcredit.tasks.alfworld.installation import shipped
 from stepcredit.tasks.alfworld.pddl import pddl_problem
 from stepcredit.tasks.alfworld.plan import plan, read_goal
 from stepcredit.tasks.alfworld.rooms import Room, load_room, scenes
 from stepcredit.tasks.alfworld.scenario import FAMILIES, Scenario, draw_scenario
-from stepcredit.tasks.alfworld.task import GAMES
 
 _ATTEMPTS = 20
 

@@ -12,10 +12,10 @@ from stepcredit.files import holds_something, locked, read_manifest, write_json
 from stepcredit.flags import flag
 from stepcredit.processes import worker_count
 from stepcredit.progress import track
+from stepcredit.tasks.alfworld.alfworld_task import GAMES, SPLITS
 from stepcredit.tasks.alfworld.build import build_games, wanted_games
 from stepcredit.tasks.alfworld.installation import shipped
 from stepcredit.tasks.alfworld.scenario import FAMILIES
-from stepcredit.tasks.alfworld.task import GAMES, SPLITS
 
 
 @dataclass

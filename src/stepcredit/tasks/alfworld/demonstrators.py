@@ -22,10 +22,10 @@ from functools import cache
 import numpy as np
 
 from stepcredit.episodes.episode import Episode, StopReason
-from stepcredit.tasks.alfworld.engine import Game
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
+from stepcredit.tasks.alfworld.game import Game
 from stepcredit.tasks.alfworld.installation import alfworld_module
 from stepcredit.tasks.alfworld.plan import STATIONS, Goal, Layout, kind_of, read_goal
-from stepcredit.tasks.alfworld.task import ALFWorld
 from stepcredit.tasks.alfworld.wording import Wording, wording
 from stepcredit.tasks.task import Problem
 from stepcredit.verdict import Verdict

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcredit.search.selection import by_value, by_vote, by_weighted_vote
+from stepcredit.searching.selection import by_value, by_vote, by_weighted_vote
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ from stepcredit.models.chat_templates import with_chat_template
 from stepcredit.models.loading import value_model_from
 from stepcredit.models.scoring import values_of
 from stepcredit.rollouts.converse import converse
-from stepcredit.search.beam import beam_search
-from stepcredit.search.scorers import Reading, ValueScorer
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.beam import beam_search
+from stepcredit.searching.scorers import Reading, ValueScorer
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.environment import Observation
 from stepcredit.tasks.math import MATH
 from stepcredit.tasks.task import Problem

@@ -11,7 +11,7 @@ from stepcredit.errors import InputError
 from stepcredit.training.configs import DPOConfig, OREOConfig, RFTConfig
 from stepcredit.training.data import prepare
 from stepcredit.training.methods import METHODS
-from stepcredit.training.selection import balanced
+from stepcredit.training.outcome_limits import balanced
 
 
 def labelled(prompt: str, reward: float, number: int) -> Trajectory:

@@ -20,10 +20,10 @@ from stepcredit.engines.engine import Request
 from stepcredit.engines.noise import stream_key
 from stepcredit.engines.stepping import Stepper
 from stepcredit.episodes.episode import StopReason
-from stepcredit.search.responses import AnswerOf, Node, Response, SearchResult
-from stepcredit.search.scorers import Reading, Scorer, Scoring
-from stepcredit.search.selection import by_value, by_weighted_vote
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.responses import AnswerOf, Node, Response, SearchResult
+from stepcredit.searching.scorers import Reading, Scorer, Scoring
+from stepcredit.searching.selection import by_value, by_weighted_vote
+from stepcredit.searching.spec import SearchSpec
 
 _TAIL = 64
 """Characters of a response that are kept for stop strings that begin in one step and end in another."""

@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from oracles.beam import value as plain
 from stepcredit.models.loading import value_model_from
-from stepcredit.search.scorers import FunctionScorer, Reading, Scoring, ValueScorer
+from stepcredit.searching.scorers import FunctionScorer, Reading, Scoring, ValueScorer
 
 END = 11
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9]]

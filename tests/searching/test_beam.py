@@ -13,9 +13,9 @@ from stepcredit.engines.stepping import CachedStepper
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import StepRule
 from stepcredit.models.loading import value_model_from
-from stepcredit.search.beam import beam_search
-from stepcredit.search.scorers import FunctionScorer, ValueScorer
-from stepcredit.search.spec import SearchSpec
+from stepcredit.searching.beam import beam_search
+from stepcredit.searching.scorers import FunctionScorer, ValueScorer
+from stepcredit.searching.spec import SearchSpec
 
 RULE = StepRule(("\n",), max_tokens=6)
 

@@ -4,7 +4,7 @@ import pytest
 
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.errors import InputError
-from stepcredit.search.spec import SEARCHES, SearchSpec, requested_searches
+from stepcredit.searching.spec import SEARCHES, SearchSpec, requested_searches
 
 PARAMS = SamplingParams(8, temperature=0.7, top_p=0.9, top_k=5, seed=3)
 

@@ -15,7 +15,7 @@ from transformers import (
 from stepcredit.engines.kv_cache import CachedRows
 from stepcredit.errors import InputError
 from stepcredit.models.loading import value_model_from
-from stepcredit.search.scorers import Reading, ValueScorer, reward_model_scorer
+from stepcredit.searching.scorers import Reading, ValueScorer, reward_model_scorer
 
 SMALL = {
     "vocab_size": 12, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -15,7 +15,7 @@ from typing import Any
 from stepcredit.episodes.episode import Episode
 from stepcredit.errors import InputError
 from stepcredit.grading.grade import Grade
-from stepcredit.tasks.alfworld.engine import Game
+from stepcredit.tasks.alfworld.game import Game
 from stepcredit.tasks.alfworld.installation import DATA, alfworld_module
 from stepcredit.tasks.alfworld.wording import wording
 from stepcredit.tasks.environment import Observation

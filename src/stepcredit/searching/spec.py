@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.errors import InputError
 from stepcredit.metrics.samples import powers_of_two
-from stepcredit.search.selection import CHOOSERS
+from stepcredit.searching.selection import CHOOSERS
 
 OF_RESPONSES = ("greedy", "sample", *CHOOSERS, "beam")
 """Searches for a response."""
