@@ -73,16 +73,14 @@ def judge_credit(
     if not judged or not training:
         raise InputError(f"no step of {task.name} is known to be right or wrong; leave it at 0", "credit_prompts")
     rates = rates_of_kinds(training)
-    values = {
-        method: values_after_steps(judged, load_value_model(str(runs / name / "value")))
-        for method, name in trained.items()
-        if (runs / name / "value").is_dir()
-    }
+    values = _values(judged, {method: runs / name / "value" for method, name in trained.items()})
     signals: dict[str, Signal] = {PRIOR: prior_changes(judged, rates)}
-    signals |= {f"{method} {EXPLICIT}": changes(value) for method, value in values.items()}
-    for method, beta in betas.items():
-        policy = load_policy(str(runs / trained[method] / "policy"))
-        signals[f"{method} {IMPLICIT}"] = implicit_changes(judged, policy, reference, beta)
+    for method, name in trained.items():
+        if method in values:
+            signals[f"{method} {EXPLICIT}"] = changes(values[method])
+        if method in betas:
+            policy = load_policy(str(runs / name / "policy"))
+            signals[f"{method} {IMPLICIT}"] = implicit_changes(judged, policy, reference, betas[method])
     common = {"task": task.name, "task_version": task.version, "split": "test", "seed": seed}
     rows: list[SignalRow] = []
     for method, name in {"sft": initial, **{m: trained[m] for m in ("oreo",) if m in trained}}.items():
@@ -94,6 +92,12 @@ def judge_credit(
     for method, value in values.items():
         rows += auc_rows(with_values(judged, value), {**common, "signal": f"{method} V"}, seed)
     return {"rows": [written(row) for row in rows], "kind_rates": rates, "responses": len(judged)}
+
+
+def _values(judged: list[Judged], folders: dict[str, Path]) -> dict[str, Signal]:
+    """V after every step, of each method that has a value model."""
+    loaded = {method: load_value_model(str(folder)) for method, folder in folders.items() if folder.is_dir()}
+    return {method: values_after_steps(judged, model) for method, model in loaded.items()}
 
 
 def _training_steps(task: Task, episodes: Path, tokenizer: Any, rule: StepRule) -> list[Judged]:
