@@ -28,10 +28,12 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.files import write_json
 from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.results.provenance import versions
-from stepcredit.rollouts.environment_workers import EnvironmentWorkers, LocalEnvironments
-from stepcredit.rollouts.multi_turn import Choice, Stage
-from stepcredit.tasks.alfworld.memory import CACHE
-from stepcredit.tasks.alfworld.task import ALFWorld
+from stepcredit.rollouts.environment_workers import EnvironmentWorkers
+from stepcredit.rollouts.local_environments import LocalEnvironments
+from stepcredit.rollouts.multi_turn import MultiTurnRollouts
+from stepcredit.searching.spec import SearchSpec
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
+from stepcredit.tasks.alfworld.engine_cache import CACHE
 from stepcredit.tasks.alfworld.wording import wording
 from stepcredit.tasks.environment import Observation
 from stepcredit.tasks.task import Problem
@@ -95,17 +97,17 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     problems = list(task.problems(args.split, args.games))
     tokenizer = load_tokenizer(args.policy)
     policy = load_policy(args.policy, dtype=torch.float64)  # so that batches change no draw
-    params = SamplingParams(max_new_tokens=24, seed=0)
+    spec = SearchSpec("sample", args.samples, SamplingParams(max_new_tokens=24, seed=0))
 
     def one_at_a_time() -> list[Episode]:
         environments = LocalEnvironments(lambda: StockHousehold(task))
-        stage = Stage(TransformersEngine(policy, tokenizer, 1), environments, params, args.max_turns)
-        return stage.episodes(problems, args.samples, Choice())
+        engine = TransformersEngine(policy, tokenizer, 1)
+        return MultiTurnRollouts(engine, environments, args.max_turns).episodes(problems, spec)
 
     def together() -> list[Episode]:
         with EnvironmentWorkers(task.environment, args.workers) as environments:
-            stage = Stage(TransformersEngine(policy, tokenizer, args.batch_size), environments, params, args.max_turns)
-            return stage.episodes(problems, args.samples, Choice())
+            engine = TransformersEngine(policy, tokenizer, args.batch_size)
+            return MultiTurnRollouts(engine, environments, args.max_turns).episodes(problems, spec)
 
     rows = []
     for _ in range(args.repeats):
@@ -120,7 +122,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         print(json.dumps(rows[-1]))
     median = {name: statistics.median(row[name] for row in rows) for name in ("stock", "ours", "ours again")}
     return {
-        "games": len(problems), "episodes": len(problems) * args.samples, "turns": rows[0]["turns"], "rows": rows,
+        "games": len(problems), "episodes": len(problems) * args.num_generations,
+        "turns": rows[0]["turns"], "rows": rows,
         "ratio": median["stock"] / median["ours"], "ratio again": median["stock"] / median["ours again"],
         "seconds a turn": {name: seconds / rows[0]["turns"] for name, seconds in median.items()},
     }  # fmt: skip
@@ -132,16 +135,16 @@ def main() -> None:
     parser.add_argument("policy")
     parser.add_argument("--split", default="train")
     parser.add_argument("--games", type=int, default=24)
-    parser.add_argument("--samples", type=int, default=5)
+    parser.add_argument("--num_generations", type=int, default=5)
     parser.add_argument("--max_turns", type=int, default=20)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     found = compare(args)
     settings = {k: v for k, v in vars(args).items() if k not in ("games_folder", "policy", "out")}
-    write_json(args.out, {**found, "settings": settings, "processors": os.cpu_count(), **versions()})
+    write_json(args.output, {**found, "settings": settings, "processors": os.cpu_count(), **versions()})
     print(f"{found['ratio']:.1f} times as fast; {found['ratio again']:.1f} with the translations kept on disk")
 
 

@@ -1,9 +1,10 @@
-"""Answers graded a second, beside plain math-verify in the same run: python benchmarks/grading.py DATA [--out FILE]
+"""Answers graded per second, against plain math-verify in the same run: benchmarks/grading.py DATA [--output FILE]
 
 GSM8K: all 12,800 real responses of DATA. MATH: its worked solutions, one half against their own gold answers in another
-spelling, the other against another problem's. Through the whole path: extraction, exact layers, algebra in workers.
-math-verify reads the same text with its defaults (its time limits are on: without them it hangs on bad answers), in
-this process and in as many processes as ours has workers. Medians of several repeats, and their ratio.
+spelling and the other half against another problem's answer. The timing covers the whole path: extraction, exact
+comparison, and algebra in workers. math-verify reads the same text with its defaults, in as many processes as the
+grader has workers. Its time limits are on, because without them it hangs on bad answers. Reports medians of several
+repeats and their ratio.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def gsm8k_pairs(folder: Path) -> list[Pair]:
 
 
 def math_pairs(folder: Path) -> list[Pair]:
-    """(solution, gold): every second one against the gold answer of the problem after it."""
+    """(solution, gold) pairs; every second solution gets the gold answer of the next problem."""
     solutions = [row["solution"] for row in [*rows(folder, "math500"), *rows(folder, "math_train4500")]]
     golds = [(boxed_gold(solution) or "").replace("\\frac", "\\dfrac") for solution in solutions]
     return [(solution, golds[(k + k % 2) % len(golds)]) for k, solution in enumerate(solutions)]
@@ -57,7 +58,7 @@ def ours(pairs: list[Pair], style: AnswerStyle, workers: int) -> Callable[[], li
 
 
 def plain(pair: Pair) -> bool:
-    """math-verify with its defaults on the whole response."""
+    """The verdict of math-verify with its defaults on the whole response."""
     from math_verify import parse, verify
 
     response, gold = pair
@@ -77,7 +78,7 @@ def plain_in_processes(pairs: list[Pair], workers: int) -> Callable[[], list[boo
 
 
 def measured(run: Callable[[], list[bool]], repeats: int) -> tuple[float, list[bool]]:
-    """(median seconds, the verdicts)."""
+    """(median seconds, verdicts of the last repeat)."""
     seconds = []
     verdicts: list[bool] = []
     for _ in range(repeats):
@@ -89,10 +90,10 @@ def measured(run: Callable[[], list[bool]], repeats: int) -> tuple[float, list[b
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="the folder of gsm8k_test.jsonl.gz and its like")
+    parser.add_argument("data", type=Path, help="the folder with gsm8k_test.jsonl.gz and the other data files")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="a JSON file for the numbers")
+    parser.add_argument("--output", type=Path, help="the JSON file to write the results to")
     args = parser.parse_args()
     _quiet()
     found = []
@@ -119,8 +120,8 @@ def main() -> None:
             }
         )
         print(json.dumps(found[-1]), flush=True)
-    if args.out is not None:
-        write_json(args.out, found)
+    if args.output is not None:
+        write_json(args.output, found)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A step beam with caches, beside one that reads everything again: python benchmarks/search.py [--out FILE]
+"""A step beam with caches, beside one that reads everything again: python benchmarks/search.py [--output FILE]
 
 The baseline is the published scheme by its description: each of the K continuations of all beams is an engine call of
 its own on the whole text so far, and the critic reads every candidate from its first token. Both draw the same
@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from stepcredit.engines.decoding import Draw, Drawing, NextStep, Piece, PieceEnd, Sampler
-from stepcredit.engines.engine import SamplingParams
+from stepcredit.engines.engine import Request, SamplingParams
 from stepcredit.engines.kv_cache import padded_left
 from stepcredit.engines.stepping import CachedStepper, Stepper
 from stepcredit.episodes.steps import StepRule
 from stepcredit.files import write_json
 from stepcredit.models.loading import value_model_from
-from stepcredit.search.beam import BeamParams, beam_search
-from stepcredit.search.responses import Asked, Found
-from stepcredit.search.scorers import Reading, Scorer, Scoring, ValueScorer
+from stepcredit.searching.beam import beam_search
+from stepcredit.searching.responses import SearchResult
+from stepcredit.searching.scorers import Reading, Scorer, Scoring, ValueScorer
+from stepcredit.searching.spec import SearchSpec
 
 VOCABULARY = 2_000
 ENDS = frozenset(range(10))
@@ -153,14 +154,14 @@ class RereadingScorer:
         return out.logits[:, -1, 0].double().numpy()
 
 
-def asked(problems: int) -> list[Asked]:
+def requests(problems: int) -> list[Request]:
     rng = np.random.default_rng(0)
     return [
-        Asked(f"p{k}", tuple(rng.integers(210, VOCABULARY, rng.integers(100, 250)).tolist())) for k in range(problems)
+        Request(tuple(rng.integers(210, VOCABULARY, rng.integers(100, 250)).tolist()), f"p{k}") for k in range(problems)
     ]
 
 
-def timed(run: Callable[[], list[Found]], repeats: int) -> tuple[float, list[Found]]:
+def timed(run: Callable[[], list[SearchResult]], repeats: int) -> tuple[float, list[SearchResult]]:
     seconds, found = [], run()
     for _ in range(repeats):
         start = time.perf_counter()
@@ -175,31 +176,31 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="a JSON file for the numbers")
+    parser.add_argument("--output", type=Path, help="a JSON file for the numbers")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     policy, value = models(args.hidden, args.layers)
     sampling = SamplingParams(96, seed=0)
 
-    def ours(prompts: list[Asked], params: BeamParams) -> list[Found]:
+    def ours(prompts: list[Request], spec: SearchSpec) -> list[SearchResult]:
         stepper: Stepper = CachedStepper(policy, Words(), sampling, RULE, ENDS)
         scorer: Scorer = ValueScorer(value)
-        return beam_search(prompts, stepper, scorer, params)
+        return beam_search(prompts, stepper, scorer, spec)
 
-    def theirs(prompts: list[Asked], params: BeamParams) -> list[Found]:
+    def theirs(prompts: list[Request], spec: SearchSpec) -> list[SearchResult]:
         end = PieceEnd(Words(), (), RULE, ENDS)
-        return beam_search(prompts, RereadingStepper(policy, end), RereadingScorer(value), params)
+        return beam_search(prompts, RereadingStepper(policy, end), RereadingScorer(value), spec)
 
-    def params(width: int) -> BeamParams:
-        return BeamParams(width, 4, max_new_tokens=96)
+    def beam(width: int) -> SearchSpec:
+        return SearchSpec("beam", width, sampling, continuations=4)
 
-    twelve = asked(12)
-    fast, found = timed(lambda: ours(twelve, params(4)), args.repeats)
-    slow, same = timed(lambda: theirs(twelve, params(4)), args.repeats)
+    twelve = requests(12)
+    fast, found = timed(lambda: ours(twelve, beam(4)), args.repeats)
+    slow, same = timed(lambda: theirs(twelve, beam(4)), args.repeats)
     equal = [[r.ids for r in a.pool] == [r.ids for r in b.pool] for a, b in zip(found, same, strict=True)]
 
     def grown(problems: int, width: int) -> dict[str, Any]:
-        took, all_found = timed(lambda: ours(asked(problems), params(width)), args.repeats)
+        took, all_found = timed(lambda: ours(requests(problems), beam(width)), args.repeats)
         drawn = sum(f.tokens_generated for f in all_found)
         return {"seconds": round(took, 3), "tokens": drawn, "ms_per_token": round(1000 * took / drawn, 3)}
 
@@ -225,8 +226,8 @@ def main() -> None:
         "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
     }
     print(json.dumps(result, indent=1))
-    if args.out is not None:
-        write_json(args.out, result)
+    if args.output is not None:
+        write_json(args.output, result)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import torch
 from hypothesis import settings
 
 from stepcredit.cli import main
+from stepcredit.tasks.alfworld.engine_cache import CACHE
 from stepcredit.tasks.alfworld.installation import DATA
-from stepcredit.tasks.alfworld.memory import CACHE
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -18,8 +18,16 @@ def loaded(script: str) -> Iterator[ModuleType]:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    before, folder = set(sys.modules), str((RUNS / script).parent)
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
         yield module
     finally:
-        del sys.modules[name]
+        sys.path.remove(folder)
+        for beside in [n for n, m in sys.modules.items() if n not in before and _is_in_runs(m)] + [name]:
+            del sys.modules[beside]
+
+
+def _is_in_runs(module: ModuleType) -> bool:
+    return RUNS in Path(getattr(module, "__file__", None) or "/").resolve().parents

@@ -8,7 +8,6 @@ import pytest
 
 from scripts import RUNS, loaded
 from stepcredit.episodes.episode import Episode, StopReason
-from stepcredit.models.vocabulary import trained_tokenizer
 
 SAID = [
     ("the mug for the bed is to be found", "go to desk 1", "On the desk 1, you see a mug 2, and a pen 1."),
@@ -48,7 +47,9 @@ def seen(answer):
 
 def test_glimpses(start, episode):
     """Of seven thoughts two: not the first, nor one about what goes somewhere, of an empty place, or that is false."""
-    tokenizer = trained_tokenizer([m["content"] for m in [*episode.prompt, *episode.completion]], pattern=start.PATTERN)
+    tokenizer = start.trained_tokenizer(
+        [m["content"] for m in [*episode.prompt, *episode.completion]], pattern=start.PATTERN
+    )
     task = "<|user|>Your task is to: put some mug on bed.<|end|>"
     template = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Your task is to: put some mug on bed."}], tokenize=False
@@ -70,7 +71,9 @@ def test_glimpses(start, episode):
 
 def test_decisions(start, episode):
     """What is to be done with what was taken; and that the thing is not there, two turns after it was looked for."""
-    tokenizer = trained_tokenizer([m["content"] for m in [*episode.prompt, *episode.completion]], pattern=start.PATTERN)
+    tokenizer = start.trained_tokenizer(
+        [m["content"] for m in [*episode.prompt, *episode.completion]], pattern=start.PATTERN
+    )
     task = "<|user|>Your task is to: put some mug on bed.<|end|>"
 
     def turn(i):
@@ -85,7 +88,9 @@ def test_decisions(start, episode):
 def test_searches(start, episode):
     """Where to look next: of three thoughts one is about a place that is left; none in a room without it."""
     pytest.importorskip("alfworld", reason="what may hold what is alfworld's")
-    tokenizer = trained_tokenizer([m["content"] for m in [*episode.prompt, *episode.completion]], pattern=start.PATTERN)
+    tokenizer = start.trained_tokenizer(
+        [m["content"] for m in [*episode.prompt, *episode.completion]], pattern=start.PATTERN
+    )
     room = episode.prompt[0]["content"]
     assert [(s.prompt, s.completion, s.sample) for s in start.searches(episode, tokenizer, 1, random.Random(0))] == [
         (
@@ -151,7 +156,7 @@ def test_smaller_rooms(start):
 
 
 def test_texts_are_learnt_but_for_their_first_token(start, episode):
-    tokenizer = trained_tokenizer([m["content"] for m in episode.completion], pattern=start.PATTERN)
+    tokenizer = start.trained_tokenizer([m["content"] for m in episode.completion], pattern=start.PATTERN)
     text = start.as_text(episode, tokenizer)
     whole = tokenizer.apply_chat_template([*episode.prompt, *episode.completion], tokenize=False)
     assert text.prompt + text.completion + "<|end|>" == whole

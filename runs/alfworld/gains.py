@@ -1,9 +1,10 @@
-"""What choosing by V is worth, game by game: gains.py OUT NAME METHOD TEMPERATURE, after replies.py GAMES OUT NAME
+"""Gain from choosing replies by V, per game: gains.py OUT NAME METHOD TEMPERATURE, after replies.py GAMES OUT NAME
 
-The same games were played in every way, so that ways are compared on each game and what makes a game hard cancels.
-Writes OUT/NAME-gains.json: differences in games won with 95% bootstrap intervals over games, all seeds together. Of the
-most valued of K and any of K, for each K and for all; of the most valued of the most replies and one reply, which was
-played by itself and, as any of K, once for each K.
+Every search played the same games, so searches are compared game by game and the difficulty of a game cancels.
+Writes OUT/NAME-gains.json: differences in games won with 95% bootstrap intervals over games, all seeds together. The
+first rows compare the most valued of K replies with a random one of K, for each K and for all K together. The last two
+compare the most valued of the largest K with a single reply: with the evaluation that drew one reply, and with that one
+and all random replies of K, each of which is a single reply as well.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Won = dict[tuple[int, str], float]
 
 
 def won(out: Path, folder: str) -> Won:
-    """Who won what in the evaluations of this name, of all seeds."""
+    """The games won and lost in the evaluations with this folder name, over all seeds."""
     found: Won = {}
     for evaluation in sorted(out.glob(f"seed*/{folder}")):
         seed = int(evaluation.relative_to(out).parts[0].removeprefix("seed"))
@@ -34,7 +35,7 @@ def won(out: Path, folder: str) -> Won:
 
 
 def gain(name: str, pairs: Sequence[tuple[Won, Won]]) -> dict[str, Any]:
-    """A row: how many more games the first of each pair wins."""
+    """A result row: how many more games the first of each pair wins."""
     rows = [(a[key], b[key], key[1]) for a, b in pairs for key in sorted(a)]
     more, fewer, games = (np.array(column) for column in zip(*rows, strict=True))
     estimate = paired_difference(more, fewer, games)

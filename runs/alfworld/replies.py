@@ -1,14 +1,15 @@
-"""K replies a turn on other games: replies.py GAMES OUT NAME [--temperatures …] [--methods …], after run.py … OUT
+"""K replies per turn on other games: replies.py GAMES OUT NAME [--temperatures …] [--methods …], after run.py … OUT
 
-The policies of OUT play the unseen rooms of GAMES: greedily, and at several temperatures one reply a turn, the most
-valued of K and any of K. Rows go to OUT/NAME.json; finished work is not done again. Two were made so:
+The policies of OUT play the unseen rooms of GAMES: greedily, and at several temperatures with one reply per turn, the
+most valued of K and a random one of K. Rows go to OUT/NAME.json; finished work is not repeated. Two result files were
+made like this:
 
     stepcredit alfworld build --output_dir TRIAL --train 0 --valid_seen 0 --valid_unseen 60 --seed 7
     replies.py TRIAL OUT temperatures --temperatures 0.3 0.5 0.7 1 --searches best-of
     stepcredit alfworld build --output_dir WIDE --train 0 --valid_seen 0 --valid_unseen 300 --seed 11
     replies.py WIDE OUT wide --methods sft
 
-The first chose the temperature that is run.py's second one (COOL); the second has more games, for closer numbers.
+The first chose the second temperature of run.py (COOL). The second has more games, for smaller standard errors.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[COOL])
-    parser.add_argument("--methods", nargs="+", default=REPLYING, help="whose policies")
-    parser.add_argument("--searches", nargs="+", default=SEARCHES, help="how one of K is chosen")
+    parser.add_argument("--methods", nargs="+", default=REPLYING, help="methods whose policies draw the replies")
+    parser.add_argument("--searches", nargs="+", default=SEARCHES, help="how one of K replies is chosen")
     parser.add_argument("--best_of", type=int, default=BEST_OF)
-    parser.add_argument("--workers", type=int, help="environments' processes; default: one a processor")
+    parser.add_argument("--workers", type=int, help="environment processes; default: one per processor")
     args = parser.parse_args()
     play = {**playing(args.games, args.workers), "split": SPLIT}
     for seed in args.seeds:

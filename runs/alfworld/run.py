@@ -1,9 +1,9 @@
 """Offline learning on built ALFWorld games: run.py GAMES OUT [--seeds 0 1 2] [--splits …] [--methods …]
 
-GAMES is what `stepcredit alfworld build --output_dir GAMES --train 480 --valid_seen 100 --valid_unseen 100` made.
-A small Llama from nothing learns from what demonstrators of mixed quality did (start.py). For each seed it is
-fine-tuned on them, plays every training game five times, and learns from these episodes by each method; all are
-evaluated on both splits. Rows go to OUT/results.json; finished work is kept in OUT and not done again.
+GAMES is the output of `stepcredit alfworld build --output_dir GAMES --train 480 --valid_seen 100 --valid_unseen 100`.
+The base model is a small Llama trained from scratch on demonstrations of mixed quality (start.py). For each seed it is
+fine-tuned on demonstrations, plays every training game five times, and is trained on these episodes by each method. All
+policies are evaluated on both splits. Rows go to OUT/results.json; finished work is kept in OUT and not repeated.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,17 @@ from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.experiments.variants import variant_of
 from stepcredit.files import write_json
 from stepcredit.results.provenance import versions
-from stepcredit.results.store import read_rows
+from stepcredit.results.row_files import read_rows, write_rows
+from stepcredit.results.schema import AccuracyRow
 from stepcredit.rollouts.collect import CollectConfig, collect
 from stepcredit.rollouts.demonstrate import DemonstrateConfig, demonstrate
 
 STYLE, TURNS = "think", 16
 CAREFUL, CARELESS = {"careless": 0.1}, {"careless": 0.9}
-"""How those err from whom the start is made. SFT learns from others (--careless, --distracted), who all err alike, so
-that what tells won games from lost ones are single steps, not who played."""
+"""Faults of the demonstrators that the base model is trained on. SFT uses others (--careless, --distracted), who all
+have the same degree of faults, so that won and lost games differ by single steps and not by who played."""
 SFT: dict[str, Any] = {"learning_rate": 2e-4, "num_train_epochs": 1, "warmup_steps": 0.05, "truncated": "zero"}
-# A game that the turn limit ended is lost: reward 0, as in the paper.
+# A game that reaches the turn limit is lost: reward 0, as in the paper.
 LEARNING: dict[str, Any] = {"truncated": "zero", "num_train_epochs": 1, "gradient_accumulation_steps": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "rft": {"learning_rate": 3e-4, "num_train_epochs": 3},
@@ -46,18 +48,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 STARTED = Path(__file__).parent / "started"
-"""What start.py made, for it takes forty minutes: a seed can be added without it."""
+"""The base model made by start.py. It takes forty minutes to train, so it is kept here for further seeds."""
 BEST_OF = 5
 VALUED = "oreo-step"
-"""Whose V chooses among replies. One reply is one action, as V is read once a reply."""
+"""The method whose V chooses among replies. One reply is one action, as V is read once per reply."""
 REPLYING, SEARCHES = (VALUED, "sft"), ("best-of", "random")
-"""Whose replies are chosen among, and how: the most valued of K, and any of K."""
+"""The methods whose policies draw the replies, and how one is chosen: the most valued of K, or a random one of K."""
 COOL = 0.3
-"""K replies are drawn at temperature 1, and at this one, which was chosen on other games (replies.py)."""
+"""K replies are drawn at temperature 1 and at this temperature, which was chosen on other games (replies.py)."""
 
 
 def demonstrations(games: Path, out: Path, shares: dict[str, float]) -> Path:
-    """Episodes of demonstrators who all err alike, the same for all seeds."""
+    """Episodes of demonstrators who all have the same degree of faults, the same for all seeds."""
     folder = out / "-".join(["demonstrations", *(f"{name}-{share}" for name, share in shares.items())])
     asked: dict[str, Any] = {"prompt_style": STYLE, "num_generations": 4, "max_turns": TURNS, **shares}
     demonstrate(DemonstrateConfig(output_dir=str(folder), data=str(games), **asked))
@@ -65,7 +67,7 @@ def demonstrations(games: Path, out: Path, shares: dict[str, float]) -> Path:
 
 
 def playing(games: Path, workers: int | None) -> dict[str, Any]:
-    """How the games are played, in collection and evaluation alike."""
+    """How the games are played, both in collection and in evaluation."""
     return {
         "task": "alfworld",
         "data": str(games),
@@ -78,7 +80,7 @@ def playing(games: Path, workers: int | None) -> dict[str, Any]:
 
 
 def scored(here: Path, policy: Path, method: str, seed: int, **given: Any) -> None:
-    """A row of one policy on one split, unless it is there."""
+    """Evaluate one policy on one split, unless this is done already."""
     out = here / "-".join(["evaluate", method, given["split"], f"{given['search']}{given.get('width', 1)}"])
     if not (out / "run.json").exists():
         evaluate(EvaluateConfig(model=str(policy), method=method, output_dir=str(out), seed=seed, **given))
@@ -94,7 +96,7 @@ def several(
     searches: Sequence[str] = SEARCHES,
     **given: Any,
 ) -> None:
-    """One reply a turn, and one of K for K up to `best_of`, by the policies of a seed, whose folder is `trained`."""
+    """Evaluate one reply per turn, and one of K for K up to `best_of`, for the policies in the folder `trained`."""
     value = str(trained / VALUED / "value")
     for method in methods:
         policy = trained / method / "policy"
@@ -104,12 +106,12 @@ def several(
 
 
 def faults(args: argparse.Namespace) -> dict[str, float]:
-    """How those err from whom SFT learns."""
+    """Faults of the demonstrators that SFT learns from."""
     return {"careless": args.careless, "distracted": args.distracted}
 
 
 def begun(args: argparse.Namespace) -> Path:
-    """The policy that all seeds start from."""
+    """The base model, from which all seeds start."""
     if args.start:
         return Path(args.start)
     careful, careless = (demonstrations(args.games, args.out, shares) for shares in (CAREFUL, CARELESS))
@@ -117,7 +119,7 @@ def begun(args: argparse.Namespace) -> Path:
 
 
 def trained(args: argparse.Namespace, seed: int, play: dict[str, Any]) -> dict[str, Path]:
-    """The policies of one seed, and the one that it starts from."""
+    """The policies of one seed, including the base model."""
     here, shown, base = args.out / f"seed{seed}", demonstrations(args.games, args.out, faults(args)), begun(args)
     sft = learnt("sft", base, shown, here / "sft", seed, SFT)
     collect(CollectConfig(**play, model=str(sft), num_generations=5, seed=seed, output_dir=str(here / "episodes")))
@@ -129,7 +131,7 @@ def trained(args: argparse.Namespace, seed: int, play: dict[str, Any]) -> dict[s
 
 
 def one_seed(args: argparse.Namespace, seed: int) -> None:
-    """Everything of a seed: training, every policy on every split, and several replies a turn on the first split."""
+    """Run one seed: training, every policy on every split, and several replies per turn on the first split."""
     here, play = args.out / f"seed{seed}", playing(args.games, args.workers)
     policies = trained(args, seed, play)
     for split in args.splits:
@@ -142,13 +144,15 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
 
 
 def gather(out: Path, into: str, *evaluations: str) -> None:
-    """All rows of these evaluations in one file, each once; without the paths of one machine."""
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    """Write all rows of these evaluations to one file, each once, with folder names instead of absolute paths."""
+    rows: dict[str, AccuracyRow] = {}
     for file in sorted(file for of in evaluations for file in out.glob(f"seed*/{of}/results.json")):
-        for row in read_rows(file):
-            key = tuple(row.get(name) for name in ("method", "split", "search", "width", "temperature", "seed"))
-            rows[key] = {**row, **{k: v and Path(v).parent.name for k, v in row.items() if k in ("policy", "value")}}
-    write_json(out / into, list(rows.values()))
+        for row in read_rows(file, AccuracyRow):
+            names = {
+                name: path and Path(path).parent.name for name in ("policy", "value") if (path := getattr(row, name))
+            }
+            rows[row.key(without=("policy", "value"))] = replace(row, **names)
+    write_rows(out / into, list(rows.values()))
 
 
 def main() -> None:
@@ -159,10 +163,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=["rft", "dpo", VALUED])
     parser.add_argument("--splits", nargs="*", default=["valid_unseen", "valid_seen"])
     parser.add_argument("--best_of", type=int, default=BEST_OF)
-    parser.add_argument("--careless", type=float, default=0.1, help="of the demonstrators from whom SFT learns")
-    parser.add_argument("--distracted", type=float, default=0.3, help="likewise")
-    parser.add_argument("--start", default=str(STARTED), help="what all seeds start from; '' makes it anew (start.py)")
-    parser.add_argument("--workers", type=int, help="environments' processes; default: one a processor")
+    parser.add_argument("--careless", type=float, default=0.1, help="degree for the demonstrators of SFT")
+    parser.add_argument("--distracted", type=float, default=0.3, help="share of places at which they lose track")
+    parser.add_argument("--start", default=str(STARTED), help="the base model; '' trains a new one (start.py)")
+    parser.add_argument("--workers", type=int, help="environment processes; default: one per processor")
     args = parser.parse_args()
     for seed in args.seeds:
         one_seed(args, seed)

@@ -1,8 +1,8 @@
-"""V of what OREO's policy does: second.py GAMES OUT [--seeds 0 1 2], after run.py GAMES OUT
+"""V fitted to the games of OREO's policy: second.py GAMES OUT [--seeds 0 1 2], after run.py GAMES OUT
 
-OREO's V comes from the SFT policy's games. Here OREO's policy plays every training game five times, a V is fitted to
-that while the policy rests, and chooses among this policy's replies on unseen rooms. Rows go to OUT/second.json, beside
-those with one reply and with any of K that run.py made; finished work is not done again.
+OREO's V is trained on the SFT policy's games. Here OREO's policy plays every training game five times, and a new V is
+fitted to these games with the policy frozen. It then chooses among this policy's replies on unseen rooms. Rows go to
+OUT/second.json, together with run.py's rows for one reply and for a random one of K; finished work is not repeated.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ AT_REST: dict[str, Any] = {
     "value_learning_rate": 5e-4,
     "value_warmup_steps": 10**6,
 }
-"""V learns alone for longer than there are updates: the policy, which is the reference too, stays what it is."""
+"""V is trained alone for more updates than there are, so the policy, which is also the reference, does not change."""
 
 
 def one_seed(args: argparse.Namespace, seed: int) -> None:
-    """Plays, fits V, chooses by it."""
+    """Play the training games, fit V to them, and evaluate best of K by this V."""
     here, play = args.out / f"seed{seed}", playing(args.games, args.workers)
     policy, own = here / VALUED / "policy", here / "own"
     collect(CollectConfig(**play, model=str(policy), num_generations=5, seed=seed, output_dir=str(own / "episodes")))
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--best_of", type=int, default=BEST_OF)
-    parser.add_argument("--workers", type=int, help="environments' processes; default: one a processor")
+    parser.add_argument("--workers", type=int, help="environment processes; default: one per processor")
     args = parser.parse_args()
     for seed in args.seeds:
         one_seed(args, seed)

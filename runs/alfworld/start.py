@@ -1,11 +1,14 @@
-"""The start of all seeds: a small Llama from nothing that has seen what demonstrators did.
+"""The base model of all seeds: a small Llama trained from scratch on demonstrations, in five stages (`LESSONS`).
 
-It reads all demonstrations, what the game says included, which teaches it to copy names; learns from short pieces of
-them whether a name is among those in sight, which it does not learn from whole ones in the time there is, and where to
-look next; practises what careful demonstrators did; and rehearses all of it together, for practice alone takes away
-what short pieces taught. What teaches it to copy and to see it reads with names exchanged as well, so that a name is
-worth what it is worth in this game. Practice exchanges those of things alone, as where a thing may be is to be learnt
-there too.
+- reading: all demonstrations, including the game's messages. This teaches the model to copy names.
+- glimpses: short excerpts that teach whether a name is among the objects in sight. The model does not learn this from
+  whole demonstrations in the available time.
+- searches: short excerpts that teach where to look next.
+- practice: the actions of careful demonstrators in games they won.
+- rehearsal: conversations and excerpts together, because practice alone makes the model forget the excerpts.
+
+Reading and glimpses also use copies with exchanged names, so that the model relies on what a name means in the current
+game. Practice exchanges only the names of things, because it also has to teach which places may hold a thing.
 """
 
 from __future__ import annotations
@@ -19,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from vocabulary import END, USER, trained_tokenizer
 
 from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.experiments.variants import Variant, variant_of
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
-from stepcredit.models.vocabulary import END, USER, trained_tokenizer
 from stepcredit.tasks.alfworld.demonstrators import as_listed, may_hold
 from stepcredit.tasks.alfworld.plan import kind_of
 from stepcredit.training.methods import METHODS
@@ -37,7 +40,8 @@ PATTERN = (
     r"|,(?: (?:you see|and))? an?\b|[A-Z][a-z]*(?: [a-z]+\b(?! \d))*"
     r"| ?[A-Za-z]+| ?\d+| ?[^A-Za-z0-9\s]+|\s+"
 )
-"""Names and numbers apart, both to be copied; a list's glue and the first words of a sentence are one token each."""
+"""Names and numbers are separate tokens, so that both can be copied. Connecting words of a list and the first words of
+a sentence are one token each."""
 THOUGHT = re.compile(
     r"Thought: the ([a-z]+)( \d+)?(?: for the [a-z]+)? is (?:(not )?at |(?P<todo>to (?:be |go in ))).*"
 )
@@ -56,8 +60,14 @@ SHARED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Lesson:
-    """With how many sets of names each episode is written (names of which kinds are exchanged in all but the first), in
-    how many rooms (all but the first smaller than its own), and the training."""
+    """One training stage.
+
+    Attributes:
+        names: copies of each episode, each with another set of names; the first keeps its own.
+        exchanged: the kinds of names that are exchanged in the other copies.
+        rooms: copies of each episode, each in another room; the first is its own, the others are smaller.
+        training: settings of the training run.
+    """
 
     names: int
     exchanged: tuple[str, ...]
@@ -75,11 +85,11 @@ LESSONS = {
     "rehearsal": Lesson(2, ("things",), 4, {**ONCE, "learning_rate": 6e-4, "gradient_accumulation_steps": 4}),
 }
 TEXTS = 20_000
-"""Short texts of each kind in the rehearsal, which has conversations and all that was learnt from short texts."""
+"""Number of short texts of each kind in the rehearsal, next to its conversations."""
 
 
 def start(careful: Path, careless: Path, here: Path) -> Path:
-    """A policy that plays like a careful demonstrator; it stands for a pretrained one."""
+    """Train a policy that plays like a careful demonstrator; it stands for a pretrained model."""
     policy = here / "scratch"
     if not (policy / "model.safetensors").exists():  # written last
         shutil.rmtree(here, ignore_errors=True)
@@ -90,7 +100,7 @@ def start(careful: Path, careless: Path, here: Path) -> Path:
 
 
 def prepare(careful: list[Episode], careless: list[Episode], here: Path) -> None:
-    """Write the lessons' episodes, and the policy from nothing."""
+    """Write the episodes of all stages and the untrained policy."""
     shown, won = careful + careless, [e for e in careful if e.reward]
     said = [m["content"] for e in shown for m in (*e.prompt, *e.completion)]
     tokenizer, groups = trained_tokenizer(said, pattern=PATTERN), exchangeable(said)
@@ -117,9 +127,9 @@ def prepare(careful: list[Episode], careless: list[Episode], here: Path) -> None
 
 
 def glimpses(episode: Episode, tokenizer: Any) -> list[Episode]:
-    """Short texts about whether what is sought is there: the task, one turn, what is seen then, the name it looks for.
+    """Short texts that teach whether the object is in sight: the task, one turn, its observation and the object's name.
 
-    The rest of the thought is learnt, where it is true.
+    The completion is the rest of the thought. Thoughts that are not true are left out.
     """
     return [
         rest_of_thought(episode, i, 1, thought, tokenizer)
@@ -129,8 +139,10 @@ def glimpses(episode: Episode, tokenizer: Any) -> list[Episode]:
 
 
 def decisions(episode: Episode, tokenizer: Any) -> list[Episode]:
-    """Likewise about what is to be done with a thing; and about what is thought after a turn in vain, with the turn
-    before it."""
+    """Short texts that teach what to do with a thing, and what to think after a turn without effect.
+
+    The latter also contain the turn before that one.
+    """
     todo = [(i, 1, thought) for i, thought, _ in thoughts(episode, 1) if thought["todo"]]
     again = [
         (i, 2, thought)
@@ -141,7 +153,7 @@ def decisions(episode: Episode, tokenizer: Any) -> list[Episode]:
 
 
 def thoughts(episode: Episode, turns: int) -> list[tuple[int, re.Match[str], str]]:
-    """(where it stands, a thought, what was heard in the last turns before it) of all that have as many before them."""
+    """(index, thought, observations of the last `turns` turns) for every thought after that many turns."""
     said, found = [*episode.prompt, *episode.completion], []
     for i in range(1 + 2 * turns, len(said), 2):
         thought = THOUGHT.match(said[i]["content"])
@@ -151,12 +163,12 @@ def thoughts(episode: Episode, turns: int) -> list[tuple[int, re.Match[str], str
 
 
 def is_seen(thought: re.Match[str], heard: str) -> bool:
-    """Whether something was to be seen, and a thing that is said to be there was."""
+    """Whether the observation lists anything, and lists the thing if the thought says it is there."""
     return "you see a" in heard and bool(thought[3] or f" a {thought[1]}{thought[2]}" in heard)
 
 
 def rest_of_thought(episode: Episode, i: int, turns: int, thought: re.Match[str], tokenizer: Any) -> Episode:
-    """The task, the last turns and the name that a thought begins with; what it goes on with is learnt."""
+    """An episode whose prompt is the task, the last turns and the thought up to its first name; the rest is learnt."""
     said = [*episode.prompt, *episode.completion]
     task = {"role": "user", "content": said[0]["content"].split("\n\n")[-1]}
     shown = [task, *said[i - 2 * turns : i]]
@@ -166,11 +178,11 @@ def rest_of_thought(episode: Episode, i: int, turns: int, thought: re.Match[str]
 
 
 def searches(episode: Episode, tokenizer: Any, rooms: int, rng: random.Random) -> list[Episode]:
-    """Short texts about where to look: what was asked, one turn, what is seen then, and that it is not there.
+    """Short texts that teach where to look next: the task, one turn, its observation, and that the object is not there.
 
-    The next place is learnt: the next one of the room's list that may hold it and was not visited. Each text is
-    written for the room as it is and for `rooms` - 1 others that lack some places nobody had gone to, for a place that
-    most rooms have is soon known by heart.
+    The completion is the next place: the next in the room's list that may hold the object and was not visited. Each
+    text is written for the original room and for `rooms` - 1 rooms without some of the places that were not visited.
+    Otherwise the model would memorise places that most rooms have.
     """
     said, found, visited = [*episode.prompt, *episode.completion], [], set[str]()
     for i in range(3, len(said), 2):
@@ -189,7 +201,7 @@ def searches(episode: Episode, tokenizer: Any, rooms: int, rng: random.Random) -
 
 
 def elsewhere(episode: Episode, rooms: int, rng: random.Random) -> list[Episode]:
-    """The episode in its room, and `rooms` - 1 times in one that lacks some places nobody went to: it is as right."""
+    """The episode in its room and in `rooms` - 1 rooms without some unvisited places, in which it is right as well."""
     room, *others = episode.prompt
     visited = {place for m in episode.completion for place in re.findall(r"go to ([a-z]+ \d+)", m["content"])}
     return [
@@ -203,13 +215,13 @@ def elsewhere(episode: Episode, rooms: int, rng: random.Random) -> list[Episode]
 
 
 def next_place(room: str, sought: str, at: str, visited: set[str]) -> str | None:
-    """Where a careful demonstrator looks next; None where all that may hold it was visited."""
+    """Where a careful demonstrator looks next; None if every place that may hold the object was visited."""
     likely = [p for p in LISTED.findall(room) if p not in visited and may_hold(kind_of(p), sought)]
     return next((p for p in likely if as_listed(p) > as_listed(at)), likely[0] if likely else None)
 
 
 def smaller(room: str, visited: set[str], rng: random.Random) -> str:
-    """The room without some places: of a kind that nobody went to, as many as chance leaves, in half of the cases."""
+    """The room without some places: of a random half of the unvisited kinds, only a random number is kept."""
     places, gone = LISTED.findall(room), {kind_of(p) for p in visited}
     counts = Counter(map(kind_of, places))
     left = {k: n if k in gone or rng.random() < 0.5 else rng.randint(0, n) for k, n in counts.items()}
@@ -219,7 +231,7 @@ def smaller(room: str, visited: set[str], rng: random.Random) -> str:
 
 
 def varied(episodes: list[Episode], groups: list[list[str]], times: int) -> list[Episode]:
-    """Each episode as it is, and `times` - 1 times with the names of each group exchanged at random."""
+    """Each episode unchanged, and `times` - 1 copies with the names of each group exchanged at random."""
     rng = random.Random(0)
     return [
         replace(renamed(e, groups, rng) if k else e, sample=e.sample * times + k)
@@ -229,7 +241,7 @@ def varied(episodes: list[Episode], groups: list[list[str]], times: int) -> list
 
 
 def renamed(episode: Episode, groups: list[list[str]], rng: random.Random) -> Episode:
-    """The episode with each group's names exchanged."""
+    """The episode with the names of each group exchanged."""
     names = {old: new for group in groups for old, new in zip(group, rng.sample(group, len(group)), strict=True)}
     known = re.compile(rf"\b(?:{'|'.join(names)})\b")
 
@@ -240,20 +252,20 @@ def renamed(episode: Episode, groups: list[list[str]], rng: random.Random) -> Ep
 
 
 def exchangeable(said: list[str]) -> dict[str, list[str]]:
-    """Kinds of things that were taken, and kinds of places that were gone to and neither opened nor used."""
+    """Kinds of things that were taken, and kinds of places that were visited but neither opened nor used."""
     text = "\n".join(said)
     kinds = {verb: set(re.findall(rf"{verb} ([a-z]+) \d", text)) for verb in ("take", "go to", "open", "with")}
     return {"things": sorted(kinds["take"]), "places": sorted(kinds["go to"] - kinds["open"] - kinds["with"])}
 
 
 def as_text(episode: Episode, tokenizer: Any) -> Episode:
-    """A conversation as one text behind its first token, every other token of which is learnt."""
+    """A conversation as one text: the prompt is its first token, and all other tokens are learnt."""
     text = tokenizer.apply_chat_template([*episode.prompt, *episode.completion], tokenize=False)
     return as_learnt(episode, USER, text.removeprefix(USER).removesuffix(END), episode.sample)
 
 
 def as_learnt(episode: Episode, prompt: str, completion: str, sample: int) -> Episode:
-    """A text whose completion is learnt."""
+    """An episode whose completion is learnt."""
     return Episode(
         prompt=prompt,
         completion=completion,
@@ -265,7 +277,7 @@ def as_learnt(episode: Episode, prompt: str, completion: str, sample: int) -> Ep
 
 
 def learnt(method: str, model: Path, episodes: Path, out: Path, seed: int, given: dict[str, Any]) -> Path:
-    """A policy trained by a method; its folder."""
+    """Train a policy by a method, unless this is done already, and return its folder."""
     if not (out / "run.json").exists():
         variant = Variant("sft") if method == "sft" else variant_of(method)
         args = METHODS[variant.method].config(

@@ -1,8 +1,8 @@
-"""Where the turns go: turns.py OUT, after run.py GAMES OUT.
+"""Shares of turns that change nothing: turns.py OUT, after run.py GAMES OUT.
 
 Reads the conversations of every evaluation of run.py and writes OUT/turns.json: a row for each policy, split, search, K
-and seed, with the shares of turns that change nothing: idle ones (look, inventory, examine), and those that nothing
-comes of, by their verb. A pattern over the policy's own words; a turn without a command counts as other.
+and seed, with the shares of idle turns (look, inventory, examine) and of turns without effect ("in vain"), by verb. The
+verb is found by a pattern in the policy's reply; a reply without a command counts as other.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from typing import Any
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.files import write_json
-from stepcredit.results.store import read_rows
+from stepcredit.results.row_files import read_rows
+from stepcredit.results.schema import AccuracyRow
 
 IDLE = ("look", "inventory", "examine")
 IN_VAIN = "Nothing happens."
 COMMAND = re.compile(r"Action: (\w+)")
+NAMES = ("method", "split", "search", "width", "temperature", "seed")
 KINDS = ("idle", "go in vain", "take in vain", "other in vain")
 
 
 def kinds(episode: Episode) -> Iterator[str]:
-    """What each turn was."""
+    """The kind of each turn."""
     assert not isinstance(episode.completion, str)
     said = [str(message["content"]) for message in episode.completion]
     for reply, answer in zip(said[::2], [*said[1::2], ""], strict=False):
@@ -41,17 +43,16 @@ def kinds(episode: Episode) -> Iterator[str]:
 
 
 def shares(responses: Path) -> dict[str, float]:
-    """The kinds' shares of all turns of an evaluation."""
+    """The share of each kind in all turns of an evaluation."""
     folders = {shard.parent for shard in responses.rglob("episodes-*.parquet")}
     counts = Counter(kind for folder in folders for episode in load_episodes(folder) for kind in kinds(episode))
     return {kind: counts[kind] / counts.total() for kind in KINDS}
 
 
 def row(evaluation: Path) -> dict[str, Any]:
-    """An evaluation's names and shares."""
-    (result,) = read_rows(evaluation / "results.json") or []
-    told = ("method", "split", "search", "width", "temperature", "seed")
-    names = {name: result[name] for name in told if name in result}
+    """A result row: the settings and the shares of one evaluation."""
+    (result,) = read_rows(evaluation / "results.json", AccuracyRow)
+    names = {name: told for name in NAMES if (told := getattr(result, name)) is not None}
     return {**names, **shares(evaluation / "responses")}
 
 

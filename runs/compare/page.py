@@ -8,24 +8,42 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
-from stepcredit.report import markdown
-from stepcredit.report.cost import cost_svg, cost_table, standing
+import markdown_tables as markdown
+from reply_tables import replies, replies_svg, replies_table, temperatures_table
+
+from stepcredit.files import read_json
+from stepcredit.report.cost import cost_svg, standing
 from stepcredit.report.figures import accuracy_svg
-from stepcredit.report.pairs import read_pairs
-from stepcredit.report.replies import replies, replies_svg, replies_table, temperatures_table
-from stepcredit.report.scores import Score, aggregate, method_label
-from stepcredit.report.tables import percent
-from stepcredit.results.fields import Row, read_object, read_rows, row_of
+from stepcredit.report.legend import Legend
+from stepcredit.report.scores import Score, aggregate
+from stepcredit.report.step_credit import Signals, foresight, localisation
+from stepcredit.results.row_files import read_object, read_rows
+from stepcredit.results.schema import AccuracyRow, PairRow, SignalRow
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent.parent / "docs" / "results.md"
 MARKER = re.compile(r"(<!-- (?P<task>\w+) (?P<table>\w+) -->\n)(?P<old>.*?)(<!-- end -->)", re.DOTALL)
 
 
-def rows(task: str, name: str) -> list[Row]:
-    path = HERE / task / f"{name}.json"
-    return [row_of(row, str(path)) for row in read_rows(path) or []]
+LEGEND = Legend(read_object(HERE / "methods.json"))
+
+
+def rows(task: str, name: str) -> list[AccuracyRow]:
+    return read_rows(HERE / task / f"{name}.json", AccuracyRow)
+
+
+def pairs(task: str) -> list[PairRow]:
+    return read_rows(HERE / task / "pairs.json", PairRow)
+
+
+def signals(task: str) -> list[SignalRow]:
+    return read_rows(HERE / task / "localisation.json", SignalRow)
+
+
+def written(found: Signals) -> str:
+    return markdown.table(found.header, found.lines)
 
 
 REPRODUCED = HERE.parent / "reproduce"
@@ -34,14 +52,13 @@ NOT_RUN = "not run: pretrained weights were not at hand"
 
 def published_table() -> str:
     """The paper's accuracies beside ours, a row for each method of each recipe; a row that was not run says so."""
-    known = read_object(REPRODUCED / "published.json") or {}
+    known = read_object(REPRODUCED / "published.json")
     lines = ["| recipe | method | paper | ours |", "| --- | --- | ---: | ---: |"]
-    for recipe, theirs in row_of(known["recipes"], "recipes").items():
+    for recipe, theirs in known["recipes"].items():
         folder = REPRODUCED / recipe
-        found = aggregate([row_of(row, recipe) for row in read_rows(folder / "results.json") or []])
-        ours = {score.method: percent(score) for score in found}
-        for method, accuracy in row_of(theirs, recipe).items():
-            lines.append(f"| {recipe} | {method_label(method)} | {accuracy} | {ours.get(method, NOT_RUN)} |")
+        ours = {s.method: s.percent for s in aggregate(read_rows(folder / "results.json", AccuracyRow))}
+        for method, accuracy in theirs.items():
+            lines.append(f"| {recipe} | {LEGEND.label(method)} | {accuracy} | {ours.get(method, NOT_RUN)} |")
     return "\n".join(lines)
 
 
@@ -50,31 +67,35 @@ SEARCHED = HERE.parent / "search"
 
 def searched(task: str) -> list[Score]:
     """The scores of the searches on a task."""
-    path = SEARCHED / task / "results.json"
-    return aggregate([row_of(row, str(path)) for row in read_rows(path) or []])
+    return aggregate(read_rows(SEARCHED / task / "results.json", AccuracyRow), LEGEND)
 
 
 ACTED = HERE.parent / "alfworld"
 SPLITS = ("valid_unseen", "valid_seen")
 
 
-def acted(name: str) -> list[Row]:
+def acted(name: str) -> list[AccuracyRow]:
     """The result rows of the run on built ALFWorld games."""
-    path = ACTED / f"{name}.json"
-    return [row_of(row, str(path)) for row in read_rows(path) or []]
+    return read_rows(ACTED / f"{name}.json", AccuracyRow)
+
+
+def measured(name: str) -> list[dict[str, Any]]:
+    """What a script of that run wrote beside them."""
+    rows: Any = read_json(ACTED / f"{name}.json")
+    return list(rows)
 
 
 def turn_table() -> str:
     """Shares of turns that change nothing on unseen rooms, in percent, mean over seeds: a row for each policy with one
     reply a turn, and with the most valued of the most replies."""
-    unseen = [row for row in acted("turns") if row["split"] == SPLITS[0]]
+    unseen = [row for row in measured("turns") if row["split"] == SPLITS[0]]
     most = max((row["width"] for row in unseen if row["search"] == "best-of"), default=1)
     shown = {("sample", 1): "sampled", ("best-of", most): f"most valued of {most}"}
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for row in unseen:
         if how := shown.get((row["search"], row["width"])):
             at = f" at {row['temperature']:g}" if "temperature" in row else ""
-            found.setdefault(f"{method_label(row['method'])}, {how}{at}", []).append(row)
+            found.setdefault(f"{LEGEND.label(row['method'])}, {how}{at}", []).append(row)
     kinds = ("idle", "go in vain", "take in vain", "other in vain")
     means = {name: [100 * mean(row[kind] for row in of) for kind in kinds] for name, of in found.items()}
     idlest_first = sorted(means.items(), key=lambda item: -item[1][0])
@@ -85,32 +106,34 @@ def turn_table() -> str:
 def gain_table() -> str:
     """What choosing by V is worth game by game, in points, with 95% intervals."""
     lines = []
-    for row in acted("wide-gains"):
+    for row in measured("wide-gains"):
         points, low, high = (100 * row[name] for name in ("estimate", "low", "high"))
         lines.append([str(row["of"]), f"{points:+.1f}", f"{low:+.1f} to {high:+.1f}"])
     return markdown.table(["games won, points", "difference", "95% interval"], lines)
 
 
 TABLES = {
-    "acting": lambda task: markdown.split_table(acted("results"), SPLITS, ("sample", "greedy")),
-    "fourth": lambda task: markdown.split_table(acted("seed3/results"), SPLITS, ("sample", "greedy")),
-    "careless": lambda task: markdown.split_table(acted("careless-0.5/results"), SPLITS[:1], ("sample", "greedy")),
+    "acting": lambda task: markdown.split_table(acted("results"), SPLITS, ("sample", "greedy"), LEGEND),
+    "fourth": lambda task: markdown.split_table(acted("seed3/results"), SPLITS, ("sample", "greedy"), LEGEND),
+    "careless": lambda task: markdown.split_table(
+        acted("careless-0.5/results"), SPLITS[:1], ("sample", "greedy"), LEGEND
+    ),
     "turns": lambda task: turn_table(),
-    "replies": lambda task: replies_table(acted("results"), SPLITS),
-    "cool": lambda task: replies_table(acted("cool"), SPLITS),
-    "wide": lambda task: replies_table(acted("wide"), SPLITS),
+    "replies": lambda task: replies_table(acted("results"), SPLITS, LEGEND),
+    "cool": lambda task: replies_table(acted("cool"), SPLITS, LEGEND),
+    "wide": lambda task: replies_table(acted("wide"), SPLITS, LEGEND),
     "gains": lambda task: gain_table(),
-    "temperatures": lambda task: temperatures_table(acted("temperatures"), SPLITS),
-    "second": lambda task: replies_table(acted("second"), SPLITS),
-    "scores": lambda task: markdown.score_table(rows(task, "results")),
-    "grid": lambda task: markdown.grid_table(rows(task, "grid")),
-    "greedy": lambda task: markdown.pair_table(read_pairs(rows(task, "pairs")), "oreo", "greedy"),
-    "sample": lambda task: markdown.pair_table(read_pairs(rows(task, "pairs")), "oreo", "sample"),
-    "localisation": lambda task: markdown.localisation_table(rows(task, "localisation")),
-    "auc": lambda task: markdown.auc_table(rows(task, "localisation")),
-    "calibration": lambda task: markdown.calibration_table(rows(task, "localisation"), "oreo V", "oreo continuations"),
-    "beside": lambda task: cost_table(searched(task), "sft"),
-    "trained": lambda task: cost_table(searched(task), "oreo"),
+    "temperatures": lambda task: temperatures_table(acted("temperatures"), SPLITS, LEGEND),
+    "second": lambda task: replies_table(acted("second"), SPLITS, LEGEND),
+    "scores": lambda task: markdown.score_table(rows(task, "results"), LEGEND),
+    "grid": lambda task: markdown.grid_table(rows(task, "grid"), LEGEND),
+    "greedy": lambda task: markdown.pair_table(pairs(task), "oreo", "greedy", LEGEND),
+    "sample": lambda task: markdown.pair_table(pairs(task), "oreo", "sample", LEGEND),
+    "localisation": lambda task: written(localisation(signals(task))),
+    "auc": lambda task: written(foresight(signals(task))),
+    "calibration": lambda task: markdown.calibration_table(signals(task), "oreo V", "oreo continuations"),
+    "beside": lambda task: markdown.cost_table(searched(task), "sft"),
+    "trained": lambda task: markdown.cost_table(searched(task), "oreo"),
     "published": lambda paper: published_table(),
 }
 
@@ -130,7 +153,7 @@ def page(text: str) -> str:
 
 def figure(task: str) -> str:
     """Accuracies of a task as a picture that stands by itself."""
-    return standing(accuracy_svg(aggregate(rows(task, "results"))))
+    return standing(accuracy_svg(aggregate(rows(task, "results"), LEGEND), LEGEND))
 
 
 if __name__ == "__main__":
@@ -139,8 +162,8 @@ if __name__ == "__main__":
     for folder in sorted(f for f in SEARCHED.iterdir() if (f / "results.json").exists()):
         (folder / "cost.svg").write_text(standing(cost_svg(searched(folder.name))), encoding="utf-8")
     for rows_of, picture in (("results", "replies"), ("cool", "cool")):
-        if replies(acted(rows_of), SPLITS):
-            drawn = standing(replies_svg(acted(rows_of), SPLITS, picture))
+        if replies(acted(rows_of), SPLITS, LEGEND):
+            drawn = standing(replies_svg(acted(rows_of), SPLITS, LEGEND, picture))
             (ACTED / f"{picture}.svg").write_text(drawn, encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(PAGE)

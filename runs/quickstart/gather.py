@@ -1,4 +1,4 @@
-"""Rows of several quickstarts into one result file each: python gather.py FOLDER_OF_RUNS OUT."""
+"""Merge the rows of several quickstart runs into one file per kind of result: python gather.py FOLDER_OF_RUNS OUT."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import sys
 from pathlib import Path
 
 from stepcredit.files import write_json
-from stepcredit.results.store import add_rows, read_rows
+from stepcredit.results.row_files import add_rows, read_rows
+from stepcredit.results.schema import AccuracyRow, ValueRow
 
 
 def main(runs: Path, out: Path) -> None:
-    """One folder a seed in; `results.json`, `value.json` and the settings of the first out."""
+    """Read one folder per seed; write `results.json`, `value.json` and the settings of the first run."""
     folders = sorted(p for p in runs.iterdir() if p.is_dir())
-    for name in ("results.json", "value.json"):
-        for folder in folders:
-            add_rows(out / name, read_rows(folder / name))
+    for folder in folders:
+        add_rows(out / "results.json", read_rows(folder / "results.json", AccuracyRow))
+        add_rows(out / "value.json", read_rows(folder / "value.json", ValueRow))
     first = (folders[0] / "run.json").read_text(encoding="utf-8")
     write_json(out / "run.json", json.loads(first))
 

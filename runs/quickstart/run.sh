@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The quickstart on three seeds, as published: runs/quickstart/run.sh   (two to five minutes a seed on two cores)
-# Writes results.json (accuracy) and value.json (what V knows) here; `stepcredit report runs/quickstart` draws them.
+# The quickstart on three seeds, as published: runs/quickstart/run.sh   (two to five minutes per seed on two cores)
+# Writes results.json (accuracy) and value.json (quality of V) here; `stepcredit report runs/quickstart` plots them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_WAIT_POLICY=PASSIVE

@@ -1,15 +1,15 @@
-"""What does a value function learn from 12,800 real graded responses, and does it beat what is easy?
+"""What does a value function learn from 12,800 real graded responses, and does it beat simple baselines?
 
-Takes the logs of 16 prompt variants of Llama-2-chat on the first 800 GSM8K test questions, splits them by
-question, trains a tokenizer and a small model from nothing on the training questions, runs OREO end to end on it, and
-asks of V: within a held-out question, does it rank right above wrong responses, finished or half-finished? Beside
-it stands what any value function must beat: length, the variant's success rate, and a bag-of-words classifier on
-the same prefix; and all of them again on pairs matched on length and variant.
+Reads the logs of 16 prompt variants of Llama-2-chat on the first 800 GSM8K test questions and splits them by question.
+Trains a tokenizer and a small model from scratch on the training questions and runs OREO end to end. Then measures
+whether V ranks right above wrong responses within a held-out question, for complete and partial responses. The
+baselines are length, the variant's success rate, and a bag-of-words classifier on the same prefix. All are measured
+again on pairs matched on length and variant.
 
-    python runs/real_logs/run.py --data DIR [--seed 0] [--out runs/real_logs]
+    python runs/real_logs/run.py --data DIR [--seed 0] [--output_dir runs/real_logs]
 
-Writes results.json and settings.json; timings go to standard output alone. The policy has trained on responses to
-GSM8K *test* questions: no GSM8K score of it is reported anywhere.
+Writes results.json and settings.json; timings go to standard output only. The policy is trained on responses to GSM8K
+*test* questions, so no GSM8K score of it is reported anywhere.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from stepcredit.logs.import_logs import ImportConfig, import_logs
 from stepcredit.metrics.ranking import Estimate, auc_within
 from stepcredit.models.scoring import values_of
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
-from stepcredit.progress import show_progress
 from stepcredit.results.provenance import Stopwatch, versions
+from stepcredit.training.progress_callback import show_progress
 
 FILE = "gsm8k_test_rollouts_llama2chat_k16.jsonl.gz"
 SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -47,7 +47,7 @@ LENGTH_TOLERANCE, RATE_TOLERANCE = 0.1, 0.03
 
 
 def main() -> None:
-    """Everything, in order."""
+    """Run all steps in order."""
     options = _options()
     torch.set_num_threads(options.threads)
     set_seed(options.seed)
@@ -66,11 +66,11 @@ def main() -> None:
             )  # fmt: skip
     with watch.phase("score"):
         rows = judge(model, tokenizer, train, test, options.seed)
-    write_json(options.out / "results.json", rows)
-    settings = {k: v for k, v in vars(options).items() if k not in ("data", "out")}
+    write_json(options.output_dir / "results.json", rows)
+    settings = {k: v for k, v in vars(options).items() if k not in ("data", "output_dir")}
     about = {"train_episodes": len(train), "test_episodes": len(test), "data": FILE}
     parameters = sum(p.numel() for p in policy.parameters())
-    write_json(options.out / "settings.json", {**settings, **about, "parameters": parameters, **versions()})
+    write_json(options.output_dir / "settings.json", {**settings, **about, "parameters": parameters, **versions()})
     for row in rows:
         print(f"{row['score']:<24} at {row['at']:<5} {'matched' if row['matched'] else 'all':<8} "
               f"{row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  {row['pairs']} pairs")  # fmt: skip
@@ -79,8 +79,8 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help=f"folder that holds {FILE}")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--data", type=Path, required=True, help=f"folder that contains {FILE}")
+    parser.add_argument("--output_dir", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--test-share", type=float, default=0.25)
@@ -89,12 +89,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--sft-epochs", type=float, default=1.0)
     parser.add_argument("--oreo-epochs", type=float, default=1.0)
-    parser.add_argument("--value_model-lr", type=float, default=1e-3)
+    parser.add_argument("--value-lr", type=float, default=1e-3)
     return parser.parse_args()
 
 
 def read(data: Path, out: Path) -> Sequence[Episode]:
-    """The logs, through the importer as a user would."""
+    """Import the logs with the importer, as a user would."""
     columns = ["completion=response", "prompt_id=qid"]
     print(import_logs(ImportConfig(files=[str(data / FILE)], output_dir=str(out), columns=columns)).summary())
     return list(load_episodes(out))
@@ -111,7 +111,7 @@ def split_by_question(episodes: Sequence[Episode], test_share: float) -> tuple[l
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
-    """A byte-level BPE trained on the training texts: any text comes back exactly."""
+    """A byte-level BPE tokenizer trained on the training texts; it reproduces any text exactly."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -133,7 +133,7 @@ def fit(
     epochs: float,
     **rates: float,
 ) -> Any:
-    """The trained policy, or for OREO policy and value model."""
+    """Train and return the policy, or policy and value model for OREO."""
     args = kind(
         output_dir=folder, num_train_epochs=epochs, per_device_train_batch_size=16, gradient_accumulation_steps=4,
         seed=options.seed, data_seed=options.seed, use_cpu=True, save_strategy="no", report_to="none", **rates,
@@ -145,7 +145,7 @@ def fit(
 
 
 def judge(model: Any, tokenizer: Any, train: list[Episode], test: list[Episode], seed: int) -> list[dict[str, Any]]:
-    """One row a score, share of the response, and matching."""
+    """One row per score, share of the response, and matching."""
     pieces, rule = PieceReader(tokenizer), StepRule()
     rows = [align(e, tokenizer, rule, pieces) for e in test]
     values = values_of(model.value, rows)
@@ -176,7 +176,7 @@ def _row(name: str, share: float, is_matched: bool, e: Estimate) -> dict[str, An
 
 
 def value_at(trajectory: Trajectory, value: NDArray[np.float32], share: float) -> float:
-    """V once this share of the response's tokens is written; 1.0 is the state before the end token."""
+    """V after this share of the response's tokens; 1.0 is the state before the end token."""
     positions = np.flatnonzero(trajectory.action_mask)
     return float(value[positions[int(share * (len(positions) - 1))]])
 
@@ -201,7 +201,7 @@ def bag_of_words(train: Sequence[Episode], test: Sequence[Episode], share: float
 
 
 def prefix(episode: Episode, share: float) -> str:
-    """This share of a response's characters."""
+    """The first characters of a response, up to this share."""
     text = str(episode.completion)
     return text[: int(share * len(text))]
 

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stepcredit.engines.engine import SamplingParams, load_engine
-from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
-from stepcredit.evaluation.rows import Search, result_row
-from stepcredit.evaluation.searching import CHOOSERS, Bench, Strategy
+from stepcredit.evaluation.response_search import ResponseSearch
+from stepcredit.evaluation.rows import result_row
 from stepcredit.files import write_json
 from stepcredit.models.loading import load_value_model
 from stepcredit.results.provenance import versions
-from stepcredit.results.store import add_rows
-from stepcredit.search.beam import BeamParams
-from stepcredit.search.scorers import ValueScorer
+from stepcredit.results.row_files import add_rows
+from stepcredit.searching.scorers import ValueScorer
+from stepcredit.searching.selection import CHOOSERS
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.registry import load_task
 
 PROMPTS = 200
@@ -40,36 +39,25 @@ def run_of(comparison: Path, method: str, seed: int) -> Path:
     return comparison / Path(policy).parent
 
 
-def bench_of(task_name: str, comparison: Path, method: str, seed: int, out: Path) -> Bench:
+def search_of(task_name: str, comparison: Path, method: str, seed: int, out: Path) -> ResponseSearch:
     task = load_task(task_name)
-    folder = run_of(comparison, method, seed)
     value = run_of(comparison, "oreo", seed) / "value"
-    engine = load_engine(str(folder / "policy"), batch_size=512)
-    params = SamplingParams(task.max_new_tokens, seed=seed)
-    problems = list(task.problems("test", PROMPTS, seed))
-    return Bench(
+    engine = load_engine(str(run_of(comparison, method, seed) / "policy"), batch_size=512)
+    return ResponseSearch(
         task,
-        problems,
-        engine,
+        list(task.problems("test", PROMPTS, seed)),
+        lambda: engine,
         ValueScorer(load_value_model(str(value))),
-        params,
-        BeamParams(1, max_new_tokens=task.max_new_tokens, seed=seed),
         StepRule(task.step_delimiters, 64),
         out / "responses" / f"{method}-seed{seed}",
         {"task": task_name, "task_version": task.version, "method": method, "seed": seed, "prompts": PROMPTS},
+        POOL,
     )
 
 
-def answered(bench: Bench) -> Iterator[tuple[Search, list[Episode]]]:
-    greedy = SamplingParams(bench.params.max_new_tokens, temperature=0.0)
-    plain = Bench(bench.task, bench.problems, bench.engine, None, greedy, bench.beam,
-                  bench.responses.with_name(f"{bench.responses.name}-greedy"), bench.asked)  # fmt: skip
-    yield Search("greedy", 1, greedy), [group[0] for group in plain.pool(1)]
-    for name in CHOOSERS:
-        for width in WIDTHS:
-            yield Search(name, width, bench.params), bench.answers(Strategy(name, width), POOL)
-    for width in BEAMS:
-        yield Search("beam", width, bench.params), bench.answers(Strategy("beam", width), POOL)
+def searches(params: SamplingParams) -> list[SearchSpec]:
+    chosen = [SearchSpec(name, width, params) for name in CHOOSERS for width in WIDTHS]
+    return [SearchSpec("greedy", 1, params), *chosen, *(SearchSpec("beam", width, params) for width in BEAMS)]
 
 
 def main() -> None:
@@ -82,19 +70,20 @@ def main() -> None:
     args = parser.parse_args()
     for seed in args.seeds:
         for method in args.policies:
-            bench = bench_of(args.task, args.comparison, method, seed, args.out)
+            search = search_of(args.task, args.comparison, method, seed, args.out)
             common: dict[str, Any] = {
                 "task": args.task,
-                "task_version": bench.task.version,
+                "task_version": search.task.version,
                 "split": "test",
                 "seed": seed,
                 "method": method,
                 "value": "oreo",
             }
-            rows = [result_row(episodes, bench.problems, search, common) for search, episodes in answered(bench)]
+            params = SamplingParams(search.task.max_new_tokens, seed=seed)
+            rows = [result_row(search.episodes(spec), search.problems, spec, common) for spec in searches(params)]
             add_rows(args.out / "results.json", rows)
             for row in rows:
-                print(seed, method, row["search"], row["width"], row["accuracy"], row["tokens_generated"], flush=True)
+                print(seed, method, row.search, row.width, row.accuracy, row.tokens_generated, flush=True)
     write_json(args.out / "run.json", {"prompts": PROMPTS, "pool": POOL, "beams": BEAMS, **versions()})
 
 

@@ -1,13 +1,13 @@
-"""Does a policy that chat logs taught know when to stop, if the tokenizer names another end than the template writes?
+"""Does a policy trained on chat logs learn to stop if the tokenizer's end token differs from the template's?
 
-SmolLM2-135M-Instruct (`make assets`) whose end of sequence is changed to `<|endoftext|>`, in tokenizer and generation
-config, as Qwen2.5 bases and Llama 3 are saved: the template still ends a turn with `<|im_end|>`. Sixty steps of SFT on
-short chat logs, then ten responses at temperature 1 of at most 64 tokens.
+Uses SmolLM2-135M-Instruct (`make assets`) with its end of sequence changed to `<|endoftext|>` in tokenizer and
+generation config, as Qwen2.5 base models and Llama 3 are saved. The template still ends a turn with `<|im_end|>`. Runs
+sixty steps of SFT on short chat logs and then draws ten responses of at most 64 tokens at temperature 1.
 
-    python runs/turn_ends/run.py OUT        # ten minutes on one core; goes on where it stopped
+    python runs/turn_ends/run.py OUT        # ten minutes on one core; resumes where it stopped
 
-Writes OUT/results.json: how many responses stopped and with what, and whether each imported episode has the end of turn
-as an action.
+Writes OUT/results.json: how many responses stopped and with which token, and whether each imported episode has the end
+of turn as an action.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ END_OF_TURN, OTHER_END = "<|im_end|>", "<|endoftext|>"
 
 
 def renamed(smollm2: Path, folder: Path) -> None:
-    """The model with another end of sequence in tokenizer and generation config."""
+    """Save the model with a different end of sequence in tokenizer and generation config."""
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     tokenizer.eos_token = OTHER_END
     model = AutoModelForCausalLM.from_pretrained(smollm2)
@@ -43,7 +43,7 @@ def renamed(smollm2: Path, folder: Path) -> None:
 
 
 def logs(file: Path, count: int) -> None:
-    """Short chats: a sum is asked, and answered in a sentence."""
+    """Write short chats: a question for a sum, and a one-sentence answer."""
     draw = random.Random(0)
     rows = []
     for _ in range(count):
@@ -54,7 +54,7 @@ def logs(file: Path, count: int) -> None:
 
 
 def stops(policy: str, tokenizer: Any) -> list[dict[str, Any]]:
-    """Ten responses: why each ended, its last token, its text."""
+    """Ten responses: the stop reason, the last token and the text of each."""
     engine = load_engine(policy, tokenizer=tokenizer)
     asked = [[{"role": "user", "content": f"What is {n} + {2 * n}?"}] for n in range(RESPONSES)]
     requests = [Request(tuple(prompt_ids(m, tokenizer)), f"p{k}") for k, m in enumerate(asked)]
@@ -70,7 +70,7 @@ def stops(policy: str, tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def run(smollm2: Path, out: Path) -> dict[str, Any]:
-    """Everything that is not done yet; the results."""
+    """Run every step that is not done yet and return the results."""
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "start" / "model.safetensors").exists():
         renamed(smollm2, out / "start")

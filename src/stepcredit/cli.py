@@ -33,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "grade": Command("responses and gold answers → verdicts and rewards; resumes by itself", "grade"),
     "train": Command("train a policy, and a value function, on episodes", "train"),
     "evaluate": Command("score a policy, with standard errors and what it cost", "evaluate"),
+    "generate": Command("answers to prompts of your own, with V per step", "generate"),
     "compare": Command("every method on the same episodes; resumes by itself", "compare"),
     "reproduce": Command("a recipe from pretrained weights to its table; resumes by itself", "reproduce"),
     "alfworld": Command("build ALFWorld games (build), have them demonstrated (demonstrate)", "alfworld"),

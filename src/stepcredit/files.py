@@ -1,32 +1,154 @@
-"""Files written whole or not at all, and read with errors that name the file."""
+"""Files and folders: written whole or not at all, by one process at a time, and read with errors that name the file."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import secrets
+import socket
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from stepcredit.errors import InputError
+
+LOCK, HOLDER = ".lock", ".lock.json"
+"""While a process writes into a folder: the file that it holds locked, and who it is."""
+_PATIENCE = 0.2  # seconds: the lock file of a process that has just finished may be gone before it is locked
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` at the end; where the block raises, `path` stays as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Any) -> None:
     """JSON, whole or not at all, readable and in a fixed order."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with written_whole(path) as part:
+        part.write_text(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """One JSON object a line, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
+    with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(part, path)
+
+
+@contextmanager
+def locked(folder: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
+    """Holds a folder for this process alone; made where it is missing, and gone again if nothing is written into it.
+
+    The lock is the kernel's: it ends with the process that holds it, however that ends. One thread may lock a folder
+    several times over. Whatever a command checks in the folder, it checks (again) under the lock.
+
+    Args:
+        folder: what is written into.
+        doing: by which command, for the error of whoever comes second, such as "stepcredit collect".
+        wait: for so many seconds where another process holds it.
+
+    Raises:
+        InputError: another process holds it, by name; or it cannot be written.
+    """
+    folder = Path(folder).absolute()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = FileLock(folder / LOCK, is_singleton=True)
+    if lock.is_locked:
+        yield
+        return
+    try:
+        _acquire(lock, folder, max(wait, _PATIENCE))
+    except Timeout:
+        raise InputError(f"is being written by {_holder(folder)}; wait for it, or choose another --output_dir",
+                         str(folder)) from None  # fmt: skip
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", str(folder)) from error
+    try:
+        about = {"doing": doing, "pid": os.getpid(), "host": socket.gethostname()}
+        write_json(folder / HOLDER, {**about, "since": datetime.now().strftime("%Y-%m-%d %H:%M")})
+        yield
+    finally:
+        (folder / HOLDER).unlink(missing_ok=True)
+        (folder / LOCK).unlink(
+            missing_ok=True
+        )  # before the release: who waits for this file finds it gone, and retries
+        lock.release()
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
+
+
+def _acquire(lock: FileLock, folder: Path, wait: float, again: int = 3) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(wait)
+    except FileNotFoundError:  # the folder has gone with a process that wrote nothing into it
+        if not again:
+            raise
+        _acquire(lock, folder, wait, again - 1)
+
+
+def _holder(folder: Path) -> str:
+    """Who writes into a locked folder."""
+    try:
+        about = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return "`{doing}` (process {pid} on {host}, since {since})".format(**about)
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def holds_something(folder: Path, besides: Collection[str] = ()) -> bool:
+    """Whether there is anything in a folder, if there is one at all, besides files of these names.
+
+    Its lock, and the hidden files that a killed process leaves half-written, do not count.
+
+    Raises:
+        InputError: it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file; give a folder", str(folder))
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    left = [name for name in names if not (name.startswith(".") and name.endswith((".part", ".claim")))]
+    return not {LOCK, HOLDER, *besides}.issuperset(left)
+
+
+def read_manifest(path: Path, names: Collection[str] = ()) -> dict[str, Any]:
+    """A JSON object that a command wrote of itself.
+
+    Args:
+        path: the file.
+        names: what it must have.
+
+    Raises:
+        InputError: it is damaged or half-written.
+    """
+    try:
+        read = read_json(path)
+    except InputError as error:
+        raise InputError(f"damaged or half-written, {error.what}; {_MEND}", str(path)) from error
+    if not isinstance(read, dict) or not read or not set(names) <= read.keys():
+        raise InputError(f"damaged or half-written, {read!r:.40} in place of settings; {_MEND}", str(path))
+    return read
+
+
+_MEND = "restore it, or choose another --output_dir"
+
+
+def changed_settings(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The names of settings that differ from those that a manifest keeps; one that is missing counts as None."""
+    as_kept = json.loads(json.dumps(wanted, default=str))
+    return sorted(name for name in {*kept, *as_kept} if kept.get(name) != as_kept.get(name))
 
 
 def read_json(path: Path) -> object:

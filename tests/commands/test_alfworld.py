@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from doubles.tokenizers import trained_tokenizer
 from stepcredit.cli import main
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.store import load_episodes
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
-from stepcredit.models.vocabulary import trained_tokenizer
 from stepcredit.rollouts import demonstrate as demonstrating
 from stepcredit.tasks.alfworld import installation
+from stepcredit.tasks.alfworld.alfworld_task import SPLITS, ALFWorld
 from stepcredit.tasks.alfworld.scenario import FAMILIES
-from stepcredit.tasks.alfworld.task import SPLITS, ALFWorld
 from stepcredit.verdict import Verdict
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*tw-pddl:ResourceWarning")  # left open by textworld
@@ -192,7 +192,7 @@ def test_solutions_are_right_and_played_once(games, tmp_path, monkeypatch, capsy
 
 def test_a_policy_is_evaluated_to_a_row_with_its_families(games, demonstrated, tmp_path):
     texts = [m["content"] for e in load_episodes(demonstrated) for m in [*e.prompt, *e.completion]]
-    tokenizer = trained_tokenizer(texts, 512)
+    tokenizer = trained_tokenizer(texts)
     policy = policy_from_scratch(tokenizer, ModelSize(16, 32, 1, 2, max_length=2048), seed=0)
     for saved in (policy, tokenizer):
         saved.save_pretrained(tmp_path / "policy")
@@ -210,7 +210,7 @@ def test_a_policy_is_evaluated_to_a_row_with_its_families(games, demonstrated, t
     assert row["tokens_generated"] == sum(int(e.tokens.action_mask.sum()) for e in episodes)
     for e in episodes:
         assert "Your task is to: " in e.prompt[-1]["content"]
-        assert tokenizer.decode(e.tokens.ids[: -e.tokens.action_mask.sum()].tolist()).endswith("<|assistant|>")
+        assert tokenizer.decode(e.tokens.ids[: -e.tokens.action_mask.sum()].tolist()).endswith("<assistant>")
 
 
 # ---- one line of help, or of what is missing ---------------------------------------------------------

@@ -19,13 +19,13 @@ def test_a_conversation_by_hand():
     talk = Conversation(HI, word_tokenizer())
     prompt = [USER, GO, LEFT, END, LINE, ASSISTANT]
     assert talk.ids == prompt
-    assert (talk.sampled, talk.turns, talk.completion) == (0, 0, [])
+    assert (talk.turns, talk.completion) == (0, [])
     assert talk.reply([GO, RIGHT, END], [-1.0, -0.5, -0.25]) == "go right"
     seen = [LINE, USER, WALL, BANG, END, LINE, ASSISTANT]
     assert talk.observe("wall!") == seen
     assert talk.reply((END,), (-2.0,)) == ""
     assert talk.ids == [*prompt, GO, RIGHT, END, *seen, END]
-    assert (talk.sampled, talk.turns) == (4, 2)
+    assert (talk.tokens().action_mask.sum(), talk.turns) == (4, 2)
     assert talk.completion == [
         {"role": "assistant", "content": "go right"},
         {"role": "user", "content": "wall!"},

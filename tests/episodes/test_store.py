@@ -175,7 +175,7 @@ def test_others_can_read_the_columns(tmp_path):
 
 def test_leftovers_are_ignored_and_numbers_never_reused(tmp_path):
     append_episodes(tmp_path, numbered(1))
-    (tmp_path / ".episodes-1-dead.tmp").write_bytes(b"PAR1")
+    (tmp_path / ".episodes-1-dead.part").write_bytes(b"PAR1")
     (tmp_path / ".episodes-00001.parquet.claim").touch()
     (tmp_path / "notes.parquet").write_bytes(b"")
     assert append_episodes(tmp_path, numbered(2)).name == "episodes-00002.parquet"
@@ -276,7 +276,7 @@ def test_kill_in_the_middle_of_a_write(tmp_path):
     assert process.stdout.readline() == b"writing\n"
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    assert [p.suffix for p in tmp_path.iterdir() if p.name.startswith(".")] == [".tmp"]
+    assert [p.suffix for p in tmp_path.iterdir() if p.name.startswith(".")] == [".part"]
     assert len(load_episodes(tmp_path)) == 2
     append_episodes(tmp_path, numbered(3))
     assert len(load_episodes(tmp_path)) == 5

@@ -10,11 +10,12 @@ from stepcredit.engines.engine import Request, SamplingParams
 from stepcredit.engines.scripted import ScriptedEngine
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.store import load_episodes
-from stepcredit.evaluation.rows import Search, measure
+from stepcredit.evaluation.rows import measure
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import work_units
 from stepcredit.rollouts.collect import CollectConfig, collect
 from stepcredit.rollouts.single_turn import sample_and_grade
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.arithmetic import Arithmetic, work
 from stepcredit.verdict import Verdict
 
@@ -126,12 +127,14 @@ def test_verdicts_truncation_and_cost_in_a_row():
         rambling.prompt_id: "guess",
     }
     engine = scripted(texts)
-    row, episodes = measure(TASK, problems, engine, Search("greedy", 1, SamplingParams(40)), {"method": "x"})
+    row, episodes = measure(
+        TASK, problems, engine, SearchSpec("greedy", 1, SamplingParams(40)), {"task": "t", "method": "x"}
+    )
     assert [e.verdict for e in episodes] == [Verdict.RIGHT, Verdict.WRONG, None, Verdict.WRONG]
     assert episodes[2].stop_reason is StopReason.LENGTH
-    assert (row["accuracy"], row["truncated"], row["undecided"], row["n"]) == (0.25, 1, 0, 4)
-    assert row["stderr"] == pytest.approx(0.25, abs=1e-6)
-    assert row["tokens_generated"] == (3 * 11 + 5) + 5 + 40 + 2
+    assert (row.accuracy, row.truncated, row.undecided, row.n) == (0.25, 1, 0, 4)
+    assert row.stderr == pytest.approx(0.25, abs=1e-6)
+    assert row.tokens_generated == (3 * 11 + 5) + 5 + 40 + 2
 
 
 def test_an_engine_that_dies_is_an_error_and_not_a_wrong_answer():
@@ -185,7 +188,7 @@ def test_collect_train_evaluate_from_the_command_line(policy, tmp_path, capsys):
     )
     (row,) = json.loads((results / "results.json").read_text())
     assert (row["n"], row["width"], row["search"], row["method"]) == (5, 3, "sample", "policy")
-    assert len(load_episodes(results / "responses" / "policy-test-sample-seed0")) == 15
+    assert len(load_episodes(results / "responses" / "policy-test-sample-seed0-sample3")) == 15
     assert "seconds" not in row
     assert json.loads((results / "timings.json").read_text())[0]["phase"] == "generate"
 

@@ -12,10 +12,11 @@ from stepcredit.episodes.encoding import tokenise
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.store import load_episodes
 from stepcredit.evaluation.breakdown import at_k, group_rows, reading_rows
-from stepcredit.evaluation.rows import Search, measure
+from stepcredit.evaluation.rows import measure
 from stepcredit.grading.grader import shared_grader
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import work_units
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.gsm8k import GSM8K
 from stepcredit.tasks.math import MATH
 from stepcredit.verdict import Verdict
@@ -29,6 +30,8 @@ PROBLEMS = [
     {"problem": "The root of 2?", "solution": "It is $\\boxed{\\sqrt{2}}$.", "level": "Level 1", "type": "Geometry"},
     {"problem": "Twice x?", "solution": "It is $\\boxed{2x}$.", "level": "Level 2", "type": "Algebra"},
 ]
+
+ABOUT = {"task": "math", "method": "m"}
 
 
 def lines(path, rows):
@@ -97,10 +100,10 @@ def test_strict_lenient_truncated_and_undecided_in_a_row(gsm8k, monkeypatch):
     ]))  # fmt: skip
     engine = scripted(texts)
     monkeypatch.setattr(shared_grader(), "_seconds", 0.2)
-    row, episodes = measure(task, problems, engine, Search("greedy", 1, SamplingParams(60)), {})
+    row, episodes = measure(task, problems, engine, SearchSpec("greedy", 1, SamplingParams(60)), ABOUT)
     assert [str(e.verdict) for e in episodes] == ["right", "right", "wrong", "None", str(episodes[4].verdict), "wrong"]
-    assert (row["accuracy"], row["accuracy_strict"]) == (pytest.approx(2 / 6, abs=1e-6), pytest.approx(1 / 6, abs=1e-6))
-    assert row["truncated"] == 1
+    assert (row.accuracy, row.accuracy_strict) == (pytest.approx(2 / 6, abs=1e-6), pytest.approx(1 / 6, abs=1e-6))
+    assert row.truncated == 1
     assert episodes[4].verdict is not Verdict.RIGHT
     assert episodes[4].reward in (None, 0.0)
     said = list(reading_rows(episodes))
@@ -120,20 +123,20 @@ def test_levels_types_pass_and_majority(tmp_path):
         ["so $2x$", "no", "no", "so $2 x$"],
     ]))  # fmt: skip
     engine = scripted(texts)
-    row, episodes = measure(task, problems, engine, Search("sample", 4, SamplingParams(60)), {"task": "math"})
+    row, episodes = measure(task, problems, engine, SearchSpec("sample", 4, SamplingParams(60)), ABOUT)
     assert episodes[0].prompt[1]["content"] == "Half of 1?"
-    assert row["accuracy"] == pytest.approx(5 / 12, abs=1e-6)
-    assert row["accuracy_strict"] == pytest.approx(3 / 12, abs=1e-6)
-    assert [(r["k"], r["pass"], r["majority"]) for r in row["at_k"]] == [
+    assert row.accuracy == pytest.approx(5 / 12, abs=1e-6)
+    assert row.accuracy_strict == pytest.approx(3 / 12, abs=1e-6)
+    assert [(r.k, r.pass_, r.majority) for r in row.at_k] == [
         (1, pytest.approx(5 / 12, abs=1e-6), pytest.approx(5 / 12, abs=1e-6)),
         (2, pytest.approx((5 / 6 + 1 / 2 + 5 / 6) / 3, abs=1e-6), pytest.approx((0.5 + 0.5 + 1) / 3, abs=1e-6)),
         (4, 1.0, pytest.approx(2 / 3, abs=1e-6)),
     ]
-    rows = group_rows(episodes, problems, {"task": "math"})
-    assert [(r["by"], r["group"], r["n"], r["accuracy"]) for r in rows] == [
+    rows = group_rows(episodes, problems, ABOUT)
+    assert [(r.by, r.group, r.n, r.accuracy) for r in rows] == [
         ("level", 1, 2, 0.375), ("level", 2, 1, 0.5), ("type", "Algebra", 2, 0.5), ("type", "Geometry", 1, 0.25),
     ]  # fmt: skip
-    assert at_k(episodes, 1) == row["at_k"][:1]
+    assert at_k(episodes, 1) == row.at_k[:1]
 
 
 def test_evaluate_goes_on_where_it_stopped(gsm8k, policy, tmp_path, monkeypatch, capsys):
@@ -157,11 +160,11 @@ def test_evaluate_goes_on_where_it_stopped(gsm8k, policy, tmp_path, monkeypatch,
     assert not (tmp_path / "broken" / "results.json").exists()
     assert run(tmp_path / "broken", "--batch_size", "3") == 0
     assert len(calls) == 4
-    for file in ("results.json", "responses/policy-train-sample-seed0.jsonl"):
+    for file in ("results.json", "responses/policy-train-sample-seed0-sample2.jsonl"):
         assert (tmp_path / "broken" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     (row,) = json.loads((tmp_path / "whole" / "results.json").read_text())
     assert row["source_versions"]["train"].startswith("sha256:")
     assert (row["prompt_style"], row["n"], len(row["at_k"])) == ("plain", 6, 2)
     capsys.readouterr()
-    assert run(tmp_path / "whole", "--temperature", "0.5") == 2
-    assert "was collected with another temperature; choose another --output_dir" in capsys.readouterr().err
+    assert run(tmp_path / "whole", "--max_new_tokens", "3") == 2
+    assert "was collected with another max_new_tokens; choose another --output_dir" in capsys.readouterr().err

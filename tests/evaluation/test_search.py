@@ -1,18 +1,21 @@
-"""Search strategies over a task: what is chosen, what it costs, what survives a fault; and from the command line."""
+"""Searches over a task: what is chosen, what it costs, what survives a fault; and from the command line."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from stepcredit.cli import main
 from stepcredit.engines.engine import SamplingParams
+from stepcredit.engines.scripted import ScriptedEngine
 from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.episodes.steps import StepRule
-from stepcredit.evaluation.searching import (
-    Bench,
-    Strategy,
+from stepcredit.errors import InputError
+from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
+from stepcredit.evaluation.response_search import (
+    ResponseSearch,
     affordable,
     chosen_from,
     one_by_one_if_needed,
@@ -20,13 +23,17 @@ from stepcredit.evaluation.searching import (
 )
 from stepcredit.models.loading import value_model_from
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
-from stepcredit.search.beam import BeamParams
-from stepcredit.search.responses import Found
-from stepcredit.search.scorers import FunctionScorer, ValueScorer
+from stepcredit.searching.responses import SearchResult
+from stepcredit.searching.scorers import FunctionScorer, ValueScorer
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.verdict import Verdict
 
 TASK = Arithmetic()
+
+
+def spec(name, width):
+    return SearchSpec(name, width, SamplingParams(12))
 
 
 @pytest.fixture(scope="module")
@@ -68,31 +75,31 @@ POOL = [
 
 
 @pytest.mark.parametrize(
-    ("strategy", "chosen", "generated", "scored"),
+    ("search", "chosen", "generated", "scored"),
     [
-        (Strategy("vote", 1), 0, 5, 0),
-        (Strategy("vote", 2), 1, 9, 0),
-        (Strategy("vote", 4), 2, 18, 0),
-        (Strategy("best-of", 4), 1, 18, 2 + 3 + 2 + 5),
-        (Strategy("best-of", 2), 1, 9, 2 + 3),
-        (Strategy("weighted-vote", 4), 3, 18, 2 + 3 + 2 + 5),
-        (Strategy("weighted-vote", 3), 1, 12, 2 + 3 + 2),
+        (spec("vote", 1), 0, 5, 0),
+        (spec("vote", 2), 1, 9, 0),
+        (spec("vote", 4), 2, 18, 0),
+        (spec("best-of", 4), 1, 18, 2 + 3 + 2 + 5),
+        (spec("best-of", 2), 1, 9, 2 + 3),
+        (spec("weighted-vote", 4), 3, 18, 2 + 3 + 2 + 5),
+        (spec("weighted-vote", 3), 1, 12, 2 + 3 + 2),
     ],
 )
-def test_what_is_chosen_and_what_it_cost(strategy, chosen, generated, scored):
-    (found,) = chosen_from([POOL], strategy)
+def test_what_is_chosen_and_what_it_cost(search, chosen, generated, scored):
+    (found,) = chosen_from([POOL], search)
     assert found.sample == chosen
     assert (found.metadata["tokens_generated"], found.metadata["tokens_scored"]) == (generated, scored)
 
 
 def test_a_value_that_is_none_is_undecided_and_the_other_problem_unharmed():
     broken = [response(0, 4, "4", 0.5, True), response(1, 4, "4", None, True)]
-    found = chosen_from([broken, POOL], Strategy("best-of", 4))
+    found = chosen_from([broken, POOL], spec("best-of", 4))
     assert (found[0].verdict, found[0].reward, found[0].metadata["error"]) == (
         Verdict.UNDECIDED, None, "the scorer returned NaN",
     )  # fmt: skip
     assert found[1].sample == 1
-    assert chosen_from([broken], Strategy("vote", 2))[0].verdict is Verdict.RIGHT
+    assert chosen_from([broken], spec("vote", 2))[0].verdict is Verdict.RIGHT
 
 
 def test_a_budget_counts_responses_as_if_drawn_one_by_one():
@@ -120,7 +127,7 @@ def test_a_search_that_dies_takes_one_problem_with_it():
         calls.append(list(problems))
         if "bad" in problems:
             raise RuntimeError("out of memory\nmore")
-        return [Found(tokens_generated=len(p)) for p in problems]
+        return [SearchResult(tokens_generated=len(p)) for p in problems]
 
     found = one_by_one_if_needed(["a", "bad", "ccc"], search)
     assert [f.error for f in found] == [None, "RuntimeError: out of memory", None]
@@ -149,13 +156,11 @@ def test_a_scorer_that_dies_on_one_problem_leaves_the_others_as_they_are(folders
     problems = list(TASK.problems("test", 4))
     engine = TransformersEngine(load_policy(str(folders / "policy")), tokenizer, 64)
     scorer = ValueScorer(load_value_model(str(folders / "value")))
-    beam = BeamParams(2, max_new_tokens=12)
 
     def answers(scorer, name):
-        bench = Bench(
-            TASK, problems, engine, scorer, SamplingParams(12), beam, StepRule(("\n",), 6), tmp_path / name / "r", {}
-        )
-        return bench.answers(Strategy("beam", 2), 1)
+        rule = StepRule(("\n",), 6)
+        search = ResponseSearch(TASK, problems, lambda: engine, scorer, rule, tmp_path / name / "r", {})
+        return search.episodes(spec("beam", 2))
 
     whole = answers(scorer, "whole")
     broken = answers(DiesAt(scorer, tuple(tokenizer(problems[1].prompt)["input_ids"])), "broken")
@@ -170,7 +175,7 @@ def run(folders, out, *more):
     return main(["evaluate", *flags, "--output_dir", str(out), "--method", "m", *more])
 
 
-def test_all_strategies_in_one_run_and_again(folders, tmp_path, capsys):
+def test_all_searches_in_one_run_and_again(folders, tmp_path, capsys):
     value = ["--value_model", str(folders / "value"), "--search", "all", "--width", "4"]
     assert run(folders, tmp_path / "a", *value) == 0
     rows = json.loads((tmp_path / "a" / "results.json").read_text())
@@ -187,11 +192,20 @@ def test_all_strategies_in_one_run_and_again(folders, tmp_path, capsys):
     assert json.loads((tmp_path / "a" / "results.json").read_text()) == rows
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("episodes-*.parquet")} == before
     capsys.readouterr()
-    assert run(folders, tmp_path / "a", *value, "--seed", "0", "--temperature", "0.5") == 2
-    assert "was collected with another temperature" in capsys.readouterr().err
+    assert run(folders, tmp_path / "a", *value, "--seed", "0", "--max_new_tokens", "5") == 2
+    assert "was collected with another max_new_tokens" in capsys.readouterr().err
 
 
-def test_one_strategy_finds_what_it_finds_among_all(folders, tmp_path):
+def test_evaluations_at_two_temperatures_stand_side_by_side(folders, tmp_path):
+    for temperature in ("1", "0.5"):
+        flags = ["--search", "sample", "--num_generations", "2", "--temperature", temperature]
+        assert run(folders, tmp_path, *flags) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [row.get("temperature") for row in rows] == [None, 0.5]
+    assert len(list((tmp_path / "responses").glob("*/collect.json"))) == 2
+
+
+def test_one_search_finds_what_it_finds_among_all(folders, tmp_path):
     value = ["--value_model", str(folders / "value")]
     assert run(folders, tmp_path / "all", *value, "--search", "all", "--width", "2") == 0
     rows = {(r["search"], r["width"]): r for r in json.loads((tmp_path / "all" / "results.json").read_text())}
@@ -199,7 +213,7 @@ def test_one_strategy_finds_what_it_finds_among_all(folders, tmp_path):
     assert run(folders, tmp_path / "beam", *value, "--search", "beam", "--width", "2", *trace) == 0
     (row,) = json.loads((tmp_path / "beam" / "results.json").read_text())
     assert row == rows["beam", 2]
-    assert "<svg" in (tmp_path / "tree.html").read_text()
+    assert "<details" in (tmp_path / "tree.html").read_text()
     lines = (tmp_path / "beam" / "responses" / "m-test-beam-seed0-beam2.jsonl").read_text().splitlines()
     assert len(lines) == 6
 
@@ -216,3 +230,54 @@ def test_one_strategy_finds_what_it_finds_among_all(folders, tmp_path):
 def test_bad_settings_are_one_line(folders, tmp_path, capsys, flags, error):
     assert run(folders, tmp_path / "x", *flags) == 2
     assert error in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--value_model", "nowhere", "--search", "greedy"],
+        ["--value_model", "nowhere", "--search", "vote"],
+        ["--value_model", "nowhere", "--search", "beam"],
+        ["--reward_model", "nowhere", "--search", "all"],
+        ["--search", "all", "--continuations", "0"],
+        ["--search", "greedy", "--budget", "0"],
+        ["--model", "POLICY WITHOUT WEIGHTS", "--search", "greedy"],
+        ["--task", "fetch", "--value_model", "nowhere", "--search", "random"],
+    ],
+)
+def test_what_cannot_work_is_found_before_anything_is_written(folders, tmp_path, capsys, flags):
+    bare = tmp_path / "bare"
+    TASK.tokenizer().save_pretrained(bare)
+    flags = [str(bare) if flag.startswith("POLICY") else flag for flag in flags]
+    assert run(folders, tmp_path / "out", *flags) == 2
+    assert capsys.readouterr().err.strip().count("\n") == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_engine_that_draws_whole_responses_alone_has_no_beam(folders, tmp_path):
+    tokenizer = TASK.tokenizer()
+    engine = ScriptedEngine(lambda request: [tokenizer.eos_token_id], tokenizer)
+    models = SimpleNamespace(tokenizer=tokenizer, engine=engine, scorer=FunctionScorer(lambda rows: [0.0] * len(rows)))
+    config = {"task": "arithmetic", "model": "in memory", "value_model": "in memory", "limit": 3}
+    with pytest.raises(InputError, match="engine: a beam draws a step or a turn at a time"):
+        evaluate(EvaluateConfig(**config, search="beam", output_dir=str(tmp_path / "out")), models)
+    assert not (tmp_path / "out").exists()
+    rows, _ = evaluate(EvaluateConfig(**config, search="best-of", output_dir=str(tmp_path / "out")), models)
+    assert [(row.search, row.width, row.n) for row in rows] == [("best-of", 4, 3)]
+
+
+def test_no_model_is_loaded_twice_and_no_policy_for_what_is_done(folders, tmp_path, monkeypatch):
+    from stepcredit.rollouts import models, task_settings
+
+    loaded = []
+
+    def counting(load):
+        return lambda *given, **more: loaded.append(load.__name__) or load(*given, **more)
+
+    monkeypatch.setattr(models, "load_value_model", counting(models.load_value_model))
+    monkeypatch.setattr(task_settings, "load_engine", counting(task_settings.load_engine))
+    flags = ["--value_model", str(folders / "value"), "--search", "all", "--width", "2"]
+    assert run(folders, tmp_path, *flags) == 0
+    assert sorted(loaded) == ["load_engine", "load_value_model"]
+    assert run(folders, tmp_path, *flags) == 0
+    assert sorted(loaded) == ["load_engine", "load_value_model", "load_value_model"]

@@ -30,6 +30,8 @@ from stepcredit.metrics.localisation import ANY_KIND
 from stepcredit.models.loading import value_model_from
 from stepcredit.models.scoring import step_starts
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.results.schema import SignalRow
+from stepcredit.results.schema import written as written_row
 from stepcredit.tasks.arithmetic import Arithmetic, work
 
 TASK = Arithmetic()
@@ -74,8 +76,12 @@ def oracle(judged):
     return [np.array([1.0, *np.cumprod([not w for w in j.wrong])]) for j in judged]
 
 
+ABOUT = {"task": "t"}
+OF_V = {"task": "t", "signal": "V"}
+
+
 def the(rows, metric, signal=None, at=None):
-    (row,) = [r for r in rows if r["metric"] == metric and r.get("signal") == signal and r["at"] == at]
+    (row,) = [r for r in rows if (r.metric, r.signal, r.at) == (metric, signal or "V", at)]
     return row
 
 
@@ -122,27 +128,27 @@ def test_tasks_that_know_less():
 
 def test_a_value_that_knows_finds_every_first_wrong_step():
     judged = judged_responses(*FOUR)
-    rows = credit_rows(judged, {"oracle": changes(oracle(judged))}, {"method": "m"})
-    assert the(rows, "first_wrong_step", "oracle") == {
-        "method": "m",
-        "signal": "oracle",
-        "metric": "first_wrong_step",
-        "at": None,
-        "estimate": 1.0,
-        "low": 1.0,
-        "high": 1.0,
-        "n": 3,
-        "prompts": 2,
-        "note": "largest drop is the first wrong step",
-    }
+    rows = credit_rows(judged, {"oracle": changes(oracle(judged))}, ABOUT)
+    assert the(rows, "first_wrong_step", "oracle") == SignalRow(
+        task="t",
+        signal="oracle",
+        metric="first_wrong_step",
+        at=None,
+        estimate=1.0,
+        low=1.0,
+        high=1.0,
+        n=3,
+        prompts=2,
+        note="largest drop is the first wrong step",
+    )
     # A: the wrong guess against two right ones; B: two first wrong guesses against one right one
-    assert the(rows, "kind_matched_pairs", "oracle")["n"] == 4
-    assert the(rows, "kind_matched_pairs", "oracle")["estimate"] == 1.0
+    assert the(rows, "kind_matched_pairs", "oracle").n == 4
+    assert the(rows, "kind_matched_pairs", "oracle").estimate == 1.0
     # and in B the wrong work at the end of the third, which drops no more than two right ones: V is 0 already
     row = the(rows, "kind_matched_pairs_all", "oracle")
-    assert (row["n"], row["estimate"]) == (2 + 2 + 2, round((2 + 2 + 2 * 0.5) / 6, 6))
+    assert (row.n, row.estimate) == (2 + 2 + 2, round((2 + 2 + 2 * 0.5) / 6, 6))
     chance = the(rows, "first_wrong_step_chance", "chance")
-    assert (chance["estimate"], chance["low"], chance["high"], chance["n"]) == (0.25, None, None, 3)
+    assert (chance.estimate, chance.low, chance.high, chance.n) == (0.25, None, None, 3)
 
 
 def test_the_kind_prior_by_hand():
@@ -153,18 +159,18 @@ def test_the_kind_prior_by_hand():
     judged = judged_responses(*FOUR)
     prior = prior_changes(judged, rates)
     assert prior[0].tolist() == [0.0, -1 / 3, 0.0, 0.0]
-    rows = credit_rows(judged, {"prior": prior}, {})
-    assert the(rows, "first_wrong_step", "prior")["estimate"] == round(2 / 3, 6)
-    assert the(rows, "kind_matched_pairs", "prior")["estimate"] == 0.5
-    assert the(rows, "kind_matched_pairs_all", "prior")["estimate"] == 0.5
+    rows = credit_rows(judged, {"prior": prior}, ABOUT)
+    assert the(rows, "first_wrong_step", "prior").estimate == round(2 / 3, 6)
+    assert the(rows, "kind_matched_pairs", "prior").estimate == 0.5
+    assert the(rows, "kind_matched_pairs_all", "prior").estimate == 0.5
 
 
 def test_right_responses_count_in_pairs_alone():
     judged = judged_responses(FOUR[1])
-    assert credit_rows(judged, {"oracle": changes(oracle(judged))}, {}) == []
+    assert credit_rows(judged, {"oracle": changes(oracle(judged))}, ABOUT) == []
     lucky = judged_responses(episode(A, str(FOUR[0].completion), reward=1.0), FOUR[1])
-    rows = credit_rows(lucky, {"oracle": changes(oracle(lucky))}, {})
-    assert {r["metric"] for r in rows} == {"kind_matched_pairs", "kind_matched_pairs_all"}
+    rows = credit_rows(lucky, {"oracle": changes(oracle(lucky))}, ABOUT)
+    assert {r.metric for r in rows} == {"kind_matched_pairs", "kind_matched_pairs_all"}
 
 
 @pytest.mark.parametrize(
@@ -178,7 +184,7 @@ def test_right_responses_count_in_pairs_alone():
 def test_a_signal_that_does_not_fit_is_refused(spoil, message):
     judged = judged_responses(*FOUR)
     with pytest.raises(InputError, match=message):
-        credit_rows(judged, {"x": spoil(changes(oracle(judged)))}, {})
+        credit_rows(judged, {"x": spoil(changes(oracle(judged)))}, ABOUT)
 
 
 class Recording(ScriptedEngine):
@@ -274,14 +280,14 @@ def test_no_room_is_no_success():
 def test_auc_at_shares_of_the_steps():
     """The oracle drops at step 2 of 4 in A, at 1 and 3 in B, where no response is right."""
     judged = judged_responses(*FOUR)
-    rows = auc_rows(with_values(judged, oracle(judged)), {"method": "m"})
+    rows = auc_rows(with_values(judged, oracle(judged)), OF_V)
     within = [the(rows, "auc_within_prompt", at=s) for s in (0.25, 0.5, 0.75, 1.0)]
     across = [the(rows, "auc_across_prompts", at=s) for s in (0.25, 0.5, 0.75, 1.0)]
-    assert [r["estimate"] for r in within] == [0.5, 1, 1, 1]
-    assert [r["estimate"] for r in across] == [round(2 / 3, 6), round(2.5 / 3, 6), 1, 1]
-    assert [(r["n"], r["prompts"]) for r in (within[0], across[0])] == [(1, 1), (3, 2)]
-    assert [r["note"] for r in across[2:]] == ["75% of the steps written", "before the end token"]
-    assert auc_rows([], {}) == []
+    assert [r.estimate for r in within] == [0.5, 1, 1, 1]
+    assert [r.estimate for r in across] == [round(2 / 3, 6), round(2.5 / 3, 6), 1, 1]
+    assert [(r.n, r.prompts) for r in (within[0], across[0])] == [(1, 1), (3, 2)]
+    assert [r.note for r in across[2:]] == ["75% of the steps written", "before the end token"]
+    assert auc_rows([], OF_V) == []
 
 
 def test_calibration_of_values_by_hand():
@@ -290,17 +296,17 @@ def test_calibration_of_values_by_hand():
     success = oracle(judged)
     ones = int(sum(s.sum() for s in success))
     values = [np.where(s == 1, 0.9, 0.2) for s in success]
-    rows = calibration_rows(with_values(judged, values), success, 8, {"method": "m"})
-    bins = [r for r in rows if r["metric"] == "calibration"]
-    assert [(r["at"], r["to"], r["predicted"], r["estimate"], r["n"]) for r in bins] == [
+    rows = calibration_rows(with_values(judged, values), success, 8, OF_V)
+    bins = [r for r in rows if r.metric == "calibration"]
+    assert [(r.at, r.to, r.predicted, r.estimate, r.n) for r in bins] == [
         (0.2, 0.3, 0.2, 0.0, 15 - ones),
         (0.9, 1.0, 0.9, 1.0, ones),
     ]
-    assert the(rows, "expected_calibration_error")["estimate"] == round((ones * 0.1 + (15 - ones) * 0.2) / 15, 6)
+    assert the(rows, "expected_calibration_error").estimate == round((ones * 0.1 + (15 - ones) * 0.2) / 15, 6)
     error = the(rows, "value_squared_error")
-    assert error["estimate"] == round((ones * 0.01 + (15 - ones) * 0.04) / 15, 6)
-    assert (error["n"], error["prompts"]) == (15, 2)
-    assert calibration_rows([], [], 8, {}) == []
+    assert error.estimate == round((ones * 0.01 + (15 - ones) * 0.04) / 15, 6)
+    assert (error.n, error.prompts) == (15, 2)
+    assert calibration_rows([], [], 8, OF_V) == []
 
 
 def test_end_to_end_with_models():
@@ -330,9 +336,9 @@ def test_end_to_end_with_models():
     assert [s.shape for s in twice] == [s.shape for s in signals["explicit"]]
     scored = with_values(judged, values)
     rows = [
-        *credit_rows(judged, signals, {"method": "m"}),
-        *auc_rows(scored, {}),
-        *calibration_rows(scored[:4], success[0], 2, {}),
+        *credit_rows(judged, signals, ABOUT),
+        *auc_rows(scored, OF_V),
+        *calibration_rows(scored[:4], success[0], 2, OF_V),
     ]
-    assert {r["signal"] for r in rows if "signal" in r} == {*signals, "chance"}
-    json.dumps(rows, allow_nan=False)
+    assert {r.signal for r in rows} == {*signals, "chance", "V"}
+    json.dumps([written_row(r) for r in rows], allow_nan=False)

@@ -113,11 +113,11 @@ def test_paired_rows_by_hand():
         result("rft", 1, [1, 0, 1]),
     ]
     (row,) = pair_rows("arithmetic", results)
-    assert (row["method_a"], row["method_b"], row["n"]) == ("sft", "rft", 6)
-    assert (row["only_a"], row["only_b"]) == (1, 3)
-    assert row["difference"] == pytest.approx(-2 / 6, abs=1e-6)
-    assert row["p"] == pytest.approx(2 * (1 + 4) / 16)
-    assert row["low"] <= row["difference"] <= row["high"]
+    assert (row.method_a, row.method_b, row.n) == ("sft", "rft", 6)
+    assert (row.only_a, row.only_b) == (1, 3)
+    assert row.difference == pytest.approx(-2 / 6, abs=1e-6)
+    assert row.p == pytest.approx(2 * (1 + 4) / 16)
+    assert row.low <= row.difference <= row.high
 
 
 def test_runs_side_by_side_go_on_after_one_fails(tmp_path):
@@ -132,7 +132,7 @@ def test_runs_side_by_side_go_on_after_one_fails(tmp_path):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("--methods grpo", "methods: no method 'grpo' to compare"),
+        ("--methods grpo", "methods: unknown method 'grpo'"),
         ("--task sums", "task: unknown task 'sums'"),
         ("--seeds 0 0", "seeds: needs at least one, each once"),
         ("--seeds 0 100", "tuning_seed: 100 is among the compared seeds"),

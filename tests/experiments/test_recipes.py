@@ -17,13 +17,12 @@ from stepcredit.errors import InputError
 from stepcredit.experiments import reproduce as reproducing
 from stepcredit.experiments.recipe import read_recipe
 from stepcredit.experiments.reproduce import ReproduceConfig, steps_of
-from stepcredit.models import vocabulary
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import multi_turn as acting
 from stepcredit.rollouts.collect import SOLUTIONS, collect
-from stepcredit.rollouts.environment_workers import LocalEnvironments
+from stepcredit.rollouts.local_environments import LocalEnvironments
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
 from stepcredit.tasks.alfworld.demonstrators import demonstrations
-from stepcredit.tasks.alfworld.task import ALFWorld
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file.*tw-pddl:ResourceWarning")  # left open by textworld
 RECIPES = sorted(p for p in (Path(__file__).parents[2] / "recipes").glob("*.yaml") if not p.stem.startswith("compare"))
@@ -60,7 +59,7 @@ def household(built, tmp_path_factory):
     task = ALFWorld(str(games))
     played = [e for problem in task.problems("train") for e in demonstrations(task, problem, 3, 0, TURNS)]
     texts = [m["content"] for e in played for m in [*e.prompt, *e.completion]]
-    tokenizer = vocabulary.trained_tokenizer(texts, 512)
+    tokenizer = trained_tokenizer(texts)
     policy_from_scratch(tokenizer, ModelSize(16, 32, 1, 2, max_length=4096), seed=0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return games, folder, played
@@ -224,7 +223,7 @@ def test_annotated_episodes_take_the_place_of_solutions(toy, tmp_path):
         ("solutions={episodes: x, limit: 3}", "solutions: episodes are taken as they are, without split or"),
         *[(f"{section}.trust_remote_code=true", f"{section}: trust_remote_code follows from the rest of the recipe")
           for section in ("sft", "collect", "train", "methods.oreo", "evaluate")],
-        ("methods.oroe={}", "no method 'oroe' to compare"),
+        ("methods.oroe={}", "unknown method 'oroe'"),
         ("train=3", "train: must be a mapping of settings"),
         ("model=null", "must say which model"),
         ("task", "'task': give section.setting=value"),

@@ -7,7 +7,7 @@ from stepcredit.episodes.alignment import align
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
-from stepcredit.experiments.variants import VARIANTS, variant_of, with_process_rewards
+from stepcredit.experiments.variants import VARIANTS, legend, variant_of, with_process_rewards
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.training.methods import METHODS
 
@@ -18,7 +18,7 @@ def test_every_variant_is_a_method_with_settings_that_it_knows():
     for variant in VARIANTS.values():
         assert variant.method in METHODS
         assert set(variant.given) <= set(METHODS[variant.method].config.__dataclass_fields__)
-    with pytest.raises(InputError, match="no method 'ppo' to compare"):
+    with pytest.raises(InputError, match="unknown method 'ppo'; choose from rft"):
         variant_of("ppo")
 
 
@@ -65,3 +65,14 @@ def test_a_task_that_knows_no_wrong_steps_is_refused():
 
     with pytest.raises(InputError, match="does not know which steps are wrong"):
         with_process_rewards(Silent(), TASK.demonstrations(1, 0))
+
+
+def test_labels_and_colours_of_methods_and_variants():
+    assert legend(["sft", "oreo-step", "base", "mine"]) == {
+        "sft": {"label": "SFT", "color": "#858c96"},
+        "oreo-step": {"label": "OREO (step)", "color": "#3fa3d9"},
+        "base": {"label": "base model", "color": "#a9a294"},
+    }
+    looks = legend(VARIANTS).values()
+    assert len({look["label"] for look in looks}) == len({look["color"] for look in looks}) == len(VARIANTS)
+    assert set(METHODS) == {*VARIANTS, "sft"} & set(METHODS)

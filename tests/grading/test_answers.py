@@ -17,7 +17,6 @@ ROWS = [json.loads(line) for line in (Path(__file__).parent / "answers.jsonl").r
 @pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
     with Grader(1) as made:
-        made.warm()
         yield made
 
 

@@ -6,14 +6,14 @@ import pytest
 
 from stepcredit.grading.extraction import response as extraction
 from stepcredit.grading.extraction.response import extract
-from stepcredit.grading.style import AUTO, GSM8K, MATH, Kind
+from stepcredit.grading.style import GSM8K, MATH, AnswerStyle, Kind
 
 UNITS = [
     "\\(", "\\[", "$", "$$", "$a ", "{", "}", "####", "#### 1\n", "#### Step 1\n", "**", "\\boxed{", "\\boxed{a",
     "\\boxed{1} or ", "A: ", "final answer is ", "answer is ", "1", "1 ", "1,", "- ", "(", "(1 a", "[", "=", "½", "√",
     " ", "\n", "\\", "<|", "</think>", "Question: ", "`", "\\text{", "1'", "! ", "is ", "x = ", "|",
 ]  # fmt: skip
-STYLES = [GSM8K, MATH, AUTO.with_kind(Kind.NUMBER, several=False), AUTO.with_kind(Kind.EXPRESSION, several=True)]
+STYLES = [GSM8K, MATH, AnswerStyle(None, Kind.NUMBER), AnswerStyle(None, Kind.EXPRESSION, several=True)]
 
 
 def seconds(text: str) -> float:

@@ -22,7 +22,8 @@ from stepcredit.errors import InputError
 from stepcredit.grading.extraction.boxes import boxed_gold
 from stepcredit.logs import grade_logs as module
 from stepcredit.logs.formats import Row, read_rows
-from stepcredit.logs.grade_logs import GradeConfig, gold_answer, grade_rows
+from stepcredit.logs.grade_logs import GradeConfig, grade_rows
+from stepcredit.logs.graded_rows import ADDED, gold_answer
 from stepcredit.logs.import_logs import ImportConfig, import_logs
 from stepcredit.verdict import Verdict
 
@@ -54,7 +55,7 @@ def grade_of(k):
     found = (1.0, "right") if k % 2 == 0 else (0.0, "wrong")
     reason = "the same spelling" if k % 2 == 0 else "another number"
     written = str(k if k % 2 == 0 else -k)
-    return dict(zip(module._ADDED, (*found, written, k % 4 == 0, reason)))
+    return dict(zip(ADDED, (*found, written, k % 4 == 0, reason)))
 
 
 def numbers(file, out, **given):
@@ -92,7 +93,7 @@ def test_the_exact_output_of_a_small_file(tmp_path):
     )
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
 @pytest.mark.parametrize("source", ["jsonl", "json", "csv", "parquet", "jsonl.gz"])
 def test_all_kinds_of_files_in_and_out(source, suffix, tmp_path):
     rows, file = [row(k, level=k) for k in range(10)], tmp_path / f"a.{source}"
@@ -110,13 +111,11 @@ def test_all_kinds_of_files_in_and_out(source, suffix, tmp_path):
     assert graded(out) == [{**r, **grade_of(k)} for k, r in enumerate(rows)]
     assert (report.right, report.strict, report.wrong) == (5, 3, 5)
     assert {p.name for p in tmp_path.iterdir()} == {file.name, out.name}
-    if suffix == ".parquet":
-        assert [str(t) for t in pq.read_schema(out).types[-5:]] == ["double", "string", "string", "bool", "string"]
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path):
     file = write(tmp_path / "a.jsonl", [row(k) for k in range(300)])
-    for suffix in (".jsonl", ".jsonl.gz", ".parquet"):
+    for suffix in (".jsonl", ".jsonl.gz"):
         for name, workers in (("a", 1), ("b", 3)):
             grade_rows(numbers(file, tmp_path / f"out-{name}{suffix}", workers=workers))
         one, other = ((tmp_path / f"out-{name}{suffix}").read_bytes() for name in "ab")
@@ -201,7 +200,7 @@ def test_the_gold_answer_says_whether_a_dollar_is_money_or_a_fence(tmp_path):
 def test_algebra_decides_and_the_hostile_stay_undecided_without_a_reward(tmp_path):
     answers = ["\\frac{2}{\\sqrt{2}}", TOWER, "\\sqrt{8}/2", "\\sqrt{3}"]
     rows = [{"response": f"\\boxed{{{a}}}", "answer": "\\sqrt{2}"} for a in answers]
-    out = tmp_path / "o.parquet"
+    out = tmp_path / "o.jsonl"
     report = grade_rows(GradeConfig(write(tmp_path / "a.jsonl", rows), str(out), seconds=0.3, workers=2))
     found = graded(out)
     assert [(r["verdict"], r["reward"]) for r in found] == [
@@ -294,7 +293,7 @@ def test_columns_of_our_names_are_replaced_only_when_asked(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
     grade_rows(numbers(file, out, overwrite=True))
     assert graded(out) == [{**row(k), **grade_of(k)} for k in (0, 2)]
-    assert list(graded(out)[1]) == [*row(2), *module._ADDED]
+    assert list(graded(out)[1]) == [*row(2), *ADDED]
 
 
 # ---- bad rows ----------------------------------------------------------------------------------------
@@ -382,7 +381,7 @@ def test_nothing_to_grade_leaves_nothing(rows, message, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--output", "o.txt"], "output: o.txt: unknown kind of file; use .jsonl, .jsonl.gz or .parquet"),
+        (["--output", "o.txt"], "output: o.txt: unknown kind of file; use .jsonl or .jsonl.gz"),
         (["--output", "a.jsonl"], "output: is the file that is read; choose another"),
         (["--output", "there.jsonl"], "output: there.jsonl is there already; --overwrite replaces it"),
         (["--output", "a.jsonl/o.jsonl"], "output: a.jsonl/o.jsonl cannot be written (File exists)"),
@@ -430,14 +429,6 @@ def test_a_gzip_cut_off_is_told_and_what_was_graded_stays(tmp_path, monkeypatch)
     assert not (tmp_path / "o.jsonl").exists()
 
 
-def test_columns_that_parquet_cannot_hold_are_told(tmp_path):
-    file = write(tmp_path / "a.jsonl", [row(0, level=1), row(1, level="hard")])
-    with pytest.raises(InputError, match=r"column 'level' cannot be written as Parquet: it holds text and whole"):
-        grade_rows(numbers(file, tmp_path / "o.parquet"))
-    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
-    grade_rows(numbers(file, tmp_path / "o.jsonl"))
-
-
 # ---- interrupted -------------------------------------------------------------------------------------
 
 KILLED = """
@@ -474,7 +465,7 @@ INTERRUPTED = [
     ("call", "resumed", "suffix"),
     [
         *((call, resumed, ".jsonl") for call, resumed in [(1, 0), (2, 0), (3, 3), (4, 3), (5, 8), (6, 8), (8, 12)]),
-        *((5, 8, suffix) for suffix in (".jsonl.gz", ".parquet")),
+        (5, 8, ".jsonl.gz"),
     ],
 )
 def test_a_kill_and_another_run_are_one_run(call, resumed, suffix, tmp_path):
@@ -675,20 +666,20 @@ def test_the_hint_to_import_works_as_it_stands(data, columns, tmp_path, monkeypa
     given += ["finish_reason=why"] if "why" in data else []
     write(tmp_path / "a.jsonl", [{**data, "answer": 1}])
     flags = ["--columns", *given] if given else []
-    assert main(["grade", "a.jsonl", "--output", "my file.parquet", *flags]) == 0
+    assert main(["grade", "a.jsonl", "--output", "my file.jsonl", *flags]) == 0
     *_, last = capsys.readouterr().out.splitlines()
     if columns is None:
         assert "Next" not in last
         return
     hint = shlex.split(last.removeprefix("Next: "))
     expected = ["--columns", *columns] if columns else []
-    assert hint == ["stepcredit", "import", "my file.parquet", "--output_dir", "episodes", *expected]
+    assert hint == ["stepcredit", "import", "my file.jsonl", "--output_dir", "episodes", *expected]
     assert main(hint[1:]) == 0
     (episode,) = load_episodes("episodes")
     assert (episode.prompt, episode.completion, episode.reward, episode.verdict) == ("q", "1", 1.0, Verdict.RIGHT)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
 def test_graded_rows_become_episodes(suffix, tmp_path):
     rows = [row(0, sample=0), row(1, sample=1), row(2, answer="17", response=f"\\boxed{{{TOWER}}}", stop_reason="stop")]
     rows += [row(3, response="")]
@@ -746,6 +737,6 @@ def test_real_solutions_are_right_by_their_own_gold_answers(tmp_path):
     assert all(gold_answer(r["solution"]) == boxed_gold(r["solution"]).strip() for r in rows)
     assert all(gold_answer(r["answer"]) == r["answer"].strip() for r in rows)
     sample = write(tmp_path / "a.jsonl", [{**r, "response": r["solution"]} for r in rows[:100]])
-    report = grade_rows(GradeConfig(sample, str(tmp_path / "o.parquet"), columns=["answer=solution"]))
+    report = grade_rows(GradeConfig(sample, str(tmp_path / "o.jsonl"), columns=["answer=solution"]))
     assert (report.right, report.strict) == (100, 100)
     assert report.import_columns == ("prompt=problem",)

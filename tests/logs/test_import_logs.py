@@ -209,7 +209,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
         import_logs(ImportConfig([logs], str(tmp_path)))
     with pytest.raises(InputError, match="no shards"):
         import_logs(ImportConfig([logs], str(tmp_path), append=True))
-    with pytest.raises(InputError, match=r"output_dir: .*a\.jsonl is a file"):
+    with pytest.raises(InputError, match=r"a\.jsonl: is a file; give a folder"):
         import_logs(ImportConfig([logs], logs))
     (tmp_path / "empty").mkdir()
     assert import_logs(ImportConfig([logs], str(tmp_path / "empty"))).episodes == 1
@@ -278,7 +278,7 @@ def test_a_kill_leaves_nothing_half_written(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     logs = write(tmp_path / "a.jsonl", [row(0)])
-    with pytest.raises(InputError, match=r"output_dir: .* cannot be written \(Not a directory\)"):
+    with pytest.raises(InputError, match=r"deeper/out: cannot be written \(Not a directory\)"):
         import_logs(ImportConfig([logs], f"{logs}/deeper/out"))
 
 

@@ -3,15 +3,13 @@ import json
 import os
 from itertools import islice
 
-import pyarrow.parquet as pq
 import pytest
 
 from stepcredit.errors import InputError
-from stepcredit.logs import writers
 from stepcredit.logs.formats import read_rows
-from stepcredit.logs.writers import ParquetColumns, RowWriter, output_path
+from stepcredit.logs.writers import RowWriter, output_path
 
-ASKED = {"file": "a.jsonl", "seconds": 0.8}
+SETTINGS = {"file": "a.jsonl", "seconds": 0.8}
 INPUT = [(k, "bad" if k in (1, 4, 5, 9, 12) else f"ü{k}") for k in range(1, 13)]
 GOOD = [{"k": k, "text": text} for k, text in INPUT if text != "bad"]
 
@@ -26,7 +24,7 @@ def lines(items):
 
 def work(out, chunk=3, **given):
     """What a command does: skip what is there, write the rest, finish."""
-    with RowWriter(out, ASKED, **given) as writer:
+    with RowWriter(out, SETTINGS, **given) as writer:
         resumed = writer.done, writer.bad
         rows = iter(INPUT[writer.done :])
         while part := list(islice(rows, chunk)):
@@ -49,7 +47,7 @@ def test_rows_appear_with_the_bad_ones_beside_them(tmp_path):
     assert files(tmp_path / "deep") == WHOLE
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
 def test_all_formats_hold_the_same_and_the_same_bytes_every_time(suffix, tmp_path):
     for name in ("a", "b"):
         work(tmp_path / f"{name}{suffix}")
@@ -77,7 +75,7 @@ def states():
 def test_whatever_a_kill_leaves_no_row_is_lost_or_doubled(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     out = tmp_path / "o.jsonl"
-    header = json.dumps({"asked": ASKED, "finished": False})
+    header = json.dumps({"settings": SETTINGS, "finished": False})
     for good, bad in states():
         (tmp_path / "o.jsonl.partial").write_bytes(good)
         (tmp_path / "o.jsonl.partial.quarantine.jsonl").write_bytes(bad)
@@ -94,7 +92,7 @@ class Killed(BaseException):
     """A kill, as far as one can be had in this process."""
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
 def test_a_kill_at_the_end_is_made_good(suffix, tmp_path, monkeypatch):
     real, out = os.replace, tmp_path / f"o{suffix}"
     work(tmp_path / f"whole{suffix}")
@@ -122,26 +120,26 @@ def test_a_kill_at_the_end_is_made_good(suffix, tmp_path, monkeypatch):
         assert kept == {suffix: expected, f"{suffix}.quarantine.jsonl": WHOLE["o.jsonl.quarantine.jsonl"]}
 
 
-def test_only_what_was_asked_for_goes_on(tmp_path):
+def test_only_a_run_with_the_same_settings_goes_on(tmp_path):
     out = tmp_path / "o.jsonl"
 
-    def begin(asked):
-        with RowWriter(out, asked) as writer:
+    def begin(settings):
+        with RowWriter(out, settings) as writer:
             writer.write(GOOD[:1], [])
 
-    begin(ASKED)
+    begin(SETTINGS)
     before = files(tmp_path)
     with pytest.raises(InputError, match=r"\.partial: was begun with seconds 0\.8 \(now 2\), x None \(now 1\); "):
-        begin({**ASKED, "seconds": 2, "x": 1})
+        begin({**SETTINGS, "seconds": 2, "x": 1})
     assert files(tmp_path) == before
     (tmp_path / "o.jsonl.partial.json").unlink()
     with pytest.raises(InputError, match=r"partial: is there without o\.jsonl\.partial\.json; delete it"):
-        begin(ASKED)
+        begin(SETTINGS)
     (tmp_path / "o.jsonl.partial.json").write_text("{")
     with pytest.raises(InputError, match=r"partial\.json: is damaged; delete it"):
-        begin(ASKED)
+        begin(SETTINGS)
     (tmp_path / "o.jsonl.partial").write_bytes(b"")
-    begin({**ASKED, "seconds": 2})
+    begin({**SETTINGS, "seconds": 2})
 
 
 def test_a_file_that_only_has_the_name_is_left_alone(tmp_path):
@@ -152,11 +150,11 @@ def test_a_file_that_only_has_the_name_is_left_alone(tmp_path):
 
 
 def test_a_damaged_line_is_named(tmp_path):
-    with RowWriter(tmp_path / "o.jsonl", ASKED) as writer:
+    with RowWriter(tmp_path / "o.jsonl", SETTINGS) as writer:
         writer.write(GOOD[:2], [])
     (tmp_path / "o.jsonl.partial").write_bytes(lines(GOOD[:1]) + b"[]\n")
     with (
-        RowWriter(tmp_path / "o.jsonl", ASKED) as writer,
+        RowWriter(tmp_path / "o.jsonl", SETTINGS) as writer,
         pytest.raises(InputError, match=r"o\.jsonl\.partial:2: is damaged"),
     ):
         list(writer.kept())
@@ -171,7 +169,7 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path):
     with pytest.raises(InputError, match=r"o\.jsonl\.quarantine\.jsonl is there already"):
         work(out)
     work(out, overwrite=True)
-    with RowWriter(out, ASKED, overwrite=True) as writer:
+    with RowWriter(out, SETTINGS, overwrite=True) as writer:
         writer.write(GOOD, [])
         assert files(tmp_path).keys() > WHOLE.keys()
         writer.finish()
@@ -179,19 +177,19 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path):
 
 
 def test_nothing_written_leaves_nothing(tmp_path):
-    with RowWriter(tmp_path / "o.jsonl", ASKED):
+    with RowWriter(tmp_path / "o.jsonl", SETTINGS):
         assert len(files(tmp_path)) == 3
     assert files(tmp_path) == {}
 
 
 def test_one_run_at_a_time(tmp_path):
-    with RowWriter(tmp_path / "o.jsonl", ASKED):
+    with RowWriter(tmp_path / "o.jsonl", SETTINGS):
         with pytest.raises(InputError, match=r"o\.jsonl\.partial: another run is writing this file"):
             work(tmp_path / "o.jsonl")
         assert len(files(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a", "a.parquet.gz"])
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a", "a.parquet"])
 def test_other_suffixes_are_refused(name):
     with pytest.raises(InputError, match=f"output: {name}: unknown kind of file; use"):
         output_path(name)
@@ -202,83 +200,3 @@ def test_a_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="is a folder"):
         output_path(str(tmp_path / "a.jsonl"))
     assert str(output_path("b/A.JSONL.GZ")) == "b/A.JSONL.GZ"
-
-
-# ---- Parquet -----------------------------------------------------------------------------------------
-
-
-def parquet(tmp_path, rows, **types):
-    with RowWriter(tmp_path / "o.parquet", ASKED, types) as writer:
-        for row in rows:
-            writer.write([row], [])
-        writer.finish()
-    return pq.read_table(tmp_path / "o.parquet")
-
-
-def test_columns_take_all_that_fits(tmp_path, monkeypatch):
-    monkeypatch.setattr(writers, "_ROWS_PER_GROUP", 2)
-    rows = [
-        {"n": 3, "list": [], "object": {"a": 1}, "empty": {}, "extracted": None},
-        {"n": 2.5, "list": [1], "object": {"b": ["x"]}, "empty": {}, "extracted": None},
-        {"n": None, "list": [0.5, None], "object": None, "new": True, "extracted": None},
-    ]
-    table = parquet(tmp_path, rows, extracted=writers.pa.string())
-    assert {f.name: str(f.type) for f in table.schema} == {
-        "n": "double",
-        "list": "list<element: double>",
-        "object": "struct<a: int64, b: list<element: string>>",
-        "empty": "null",
-        "new": "bool",
-        "extracted": "string",
-    }
-    assert table.to_pylist() == [
-        {"n": 3.0, "list": [], "object": {"a": 1, "b": None}, "empty": None, "new": None, "extracted": None},
-        {"n": 2.5, "list": [1.0], "object": {"a": None, "b": ["x"]}, "empty": None, "new": None, "extracted": None},
-        {"n": None, "list": [0.5, None], "object": None, "empty": None, "new": True, "extracted": None},
-    ]
-    assert pq.ParquetFile(tmp_path / "o.parquet").num_row_groups == 2
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ([1, "a"], "it holds text and whole numbers"),
-        (["a", 1], "it holds text and whole numbers"),
-        ([True, 1], "it holds booleans and whole numbers"),
-        ([0.5, False], "it holds booleans and numbers"),
-        ([[1], 1], "it holds lists and whole numbers"),
-        ([{"a": 1}, "x"], "it holds objects and text"),
-        ([{"a": [1]}, {"a": ["x"]}], "it holds text and whole numbers"),
-        ([2**63], "a number is too large"),
-    ],
-)
-def test_a_mixed_column_is_refused_at_once_and_nothing_of_its_chunk_is_written(values, message, tmp_path):
-    with pytest.raises(InputError, match=f"column 'x' cannot be written as Parquet: {message}; use .jsonl"):
-        parquet(tmp_path, [{"x": value} for value in values])
-    good = tmp_path / "o.parquet.partial"
-    assert good.exists() == (len(values) > 1)
-    assert not good.exists() or good.read_bytes() == lines([{"x": values[0]}])
-
-
-def test_an_interrupted_parquet_file_knows_its_columns(tmp_path):
-    with RowWriter(tmp_path / "o.parquet", ASKED) as writer:
-        writer.write([{"x": 0.5}], [])
-    with RowWriter(tmp_path / "o.parquet", ASKED) as writer:
-        writer.write([{"x": 2, "y": "a"}], [])
-        writer.finish()
-    assert pq.read_table(tmp_path / "o.parquet").to_pylist() == [{"x": 0.5, "y": None}, {"x": 2.0, "y": "a"}]
-    assert [p.name for p in tmp_path.iterdir()] == ["o.parquet"]
-
-
-def test_a_number_that_loses_digits_is_refused_at_the_end(tmp_path):
-    with pytest.raises(InputError, match=r"output: these rows cannot be written as Parquet \(Integer value .*; use"):
-        parquet(tmp_path, [{"x": 2**60 + 1}, {"x": 0.5}])
-    assert not list(tmp_path.glob("*.draft"))
-
-
-def test_what_is_nested_too_deeply_is_refused():
-    value = None
-    for _ in range(5000):
-        value = [value]
-    with pytest.raises(InputError, match="nested too deeply"):
-        ParquetColumns({}).add([{"x": value}])

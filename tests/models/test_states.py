@@ -5,7 +5,7 @@ import pytest
 from doubles.models import tiny_llama
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
-from stepcredit.evaluation.evaluate import step_rule
+from stepcredit.evaluation.response_search import step_rule
 from stepcredit.models.loading import load_value_model, value_model_from
 from stepcredit.models.states import ValueStates, value_states
 from stepcredit.tasks.math import MATH

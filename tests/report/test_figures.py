@@ -5,21 +5,17 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 
-from stepcredit.errors import InputError
-from stepcredit.report.figures import (
-    accuracy_alt,
-    accuracy_svg,
-    check_curves,
-    curve_legend,
-    curve_panels,
-    method_colours,
-)
+from doubles.results import LEGEND, METHODS, accuracies
+from stepcredit.report.figures import accuracy_alt, accuracy_svg, curve_lines, curve_panels
+from stepcredit.report.legend import PALETTE, Legend
 from stepcredit.report.scores import aggregate
+
+NAN = math.nan
 
 
 def scores(*methods):
     rows = [{"task": "t", "method": m, "search": "greedy", "n": 100, "accuracy": 0.9} for m in methods]
-    return aggregate(rows)
+    return aggregate(accuracies(rows), LEGEND)
 
 
 def texts(svg):
@@ -49,7 +45,7 @@ def test_no_date_no_font_no_size_and_the_ink_of_the_page():
 
 
 def test_ids_belong_to_one_figure():
-    first, second = (accuracy_svg(scores("oreo"), name) for name in ("one", "two"))
+    first, second = (accuracy_svg(scores("oreo"), name=name) for name in ("one", "two"))
     ids = [set(re.findall(r'\bid="([^"]*)"', svg)) for svg in (first, second)]
     assert ids[0]
     assert not ids[0] & ids[1]
@@ -74,52 +70,41 @@ def test_the_description_holds_the_numbers():
     )
 
 
-def test_known_methods_keep_their_colour():
-    alone, together = method_colours(["oreo"]), method_colours(["zeta", "alpha", "oreo"])
-    assert alone["oreo"] == together["oreo"]
-    assert len(set(together.values())) == 3
+def test_recorded_methods_keep_their_look_and_others_get_the_palette():
+    legend = Legend({**METHODS, "evil": {"label": 3, "color": '" onload="x'}, "worse": "text"})
+    assert [legend.label(m) for m in ("oreo", "evil", "worse", "a\x1b")] == ["OREO", "evil", "worse", "a\ufffd"]
+    assert legend.colour("oreo") == "#2476c4"
+    others = [legend.colour(m) for m in ("zeta", "evil", "alpha")]
+    assert others == [colour for colour in PALETTE if colour != "#2476c4"][:3]
+    assert [legend.colour(m) for m in ("zeta", "evil", "alpha")] == others
+    assert {legend.colour(f"m{k}") for k in range(30)} <= set(PALETTE)
+    assert Legend(["oreo"]).label("oreo") == "oreo"
 
 
 def curve(**points):
     columns = [{"step": 10.0 * i} | dict(zip(points, row)) for i, row in enumerate(zip(*points.values()))]
-    return check_curves({"oreo": columns})
+    return {"oreo": columns}
 
 
 def test_a_panel_for_each_known_quantity_with_a_number():
-    panels = curve_panels(curve(loss=[1.0, 0.5], kl=[None, None], mystery=[1, 2], reward=[math.nan, 1]))
+    panels = curve_panels(curve(loss=[1.0, 0.5], kl=[NAN, NAN], mystery=[1.0, 2.0], reward=[NAN, 1.0]), LEGEND)
     assert [panel.title for panel in panels] == ["loss", "reward"]
     assert panels[0].alt == "Line plot of loss over training steps: OREO from 1 to 0.5 at step 10."
 
 
 def test_values_that_are_not_finite_leave_a_gap():
-    full, gap = (curve_panels(curve(loss=[4, 3, x, 1, 2]))[0].svg for x in (2, math.inf))
+    full, gap = (curve_panels(curve(loss=[4.0, 3.0, x, 1.0, 2.0]), LEGEND)[0].svg for x in (2.0, NAN))
     moves = [max(len(re.findall("M ", d)) for d in re.findall(r' d="([^"]*)"', svg)) for svg in (full, gap)]
     assert moves == [1, 2]
 
 
 def test_long_curves_are_averaged_down():
-    short, long = (len(curve_panels(curve(loss=[math.sin(i) for i in range(n)]))[0].svg) for n in (300, 9000))
+    short, long = (len(curve_panels(curve(loss=[math.sin(i) for i in range(n)]), LEGEND)[0].svg) for n in (300, 9000))
     assert long < 1.2 * short
 
 
-def test_the_legend_tells_methods_apart_without_colour():
-    curves = check_curves({name: [{"step": 1, "loss": 1.0}] for name in ("sft", "oreo", "dqo")} | {"dpo": []})
-    legend = curve_legend(curves)
-    assert [entry.label for entry in legend] == ["OREO", "DQO", "SFT"]
-    assert len({entry.dashes for entry in legend}) == 3
-    assert curve_panels(curves) == curve_panels(dict(reversed(curves.items())))
-
-
-@pytest.mark.parametrize(
-    ("payload", "where"),
-    [
-        ({"oreo": {"step": 1}}, "curves.json"),
-        ({"oreo": [{"step": 1}, {"loss": 1.0}]}, "curves.json, 'oreo' row 2"),
-        ({"oreo": [3]}, "curves.json, 'oreo' row 1"),
-        ({"oreo": [{"step": 1, "loss": "low"}]}, "curves.json, 'oreo' row 1"),
-    ],
-)
-def test_malformed_curves_are_named(payload, where):
-    with pytest.raises(InputError) as caught:
-        check_curves(payload)
-    assert caught.value.where == where
+def test_lines_tell_methods_apart_without_colour():
+    curves = {name: [{"step": 1.0, "loss": 1.0}] for name in ("sft", "oreo", "dqo")}
+    lines = curve_lines(curves, LEGEND)
+    assert [line.label for line in lines.values()] == ["SFT", "OREO", "dqo"]
+    assert len({line.dashes for line in lines.values()}) == 3

@@ -1,46 +1,14 @@
 import json
-from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+from doubles.pages import HOSTILE, UNSEEN, Reader
+from doubles.results import LEGEND, accuracies
 from stepcredit.errors import InputError
-from stepcredit.report.page import duration, headline, render, signed, write_report
+from stepcredit.report.formatting import duration, signed
+from stepcredit.report.page import headline, render, write_report
 from stepcredit.report.scores import aggregate
-
-VOID = {"meta", "br", "line", "use", "path", "rect"}
-
-
-class Reader(HTMLParser):
-    """Collects tags, attributes and text, and checks that what is opened is closed."""
-
-    def __init__(self):
-        super().__init__()
-        self.tags, self.attributes, self.words, self.open = [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @classmethod
-    def of(cls, text):
-        reader = cls()
-        reader.feed(text)
-        reader.close()
-        assert reader.open == []
-        return reader
 
 
 def row(**fields):
@@ -65,6 +33,7 @@ def files(evil=""):
         ],
         "value.json": [
             {
+                "task": "sums",
                 "method": f"oreo{evil}",
                 "metric": m,
                 "at": 0.5,
@@ -82,7 +51,11 @@ def files(evil=""):
             response | {"extracted": evil, "verdict": "undecided", "steps": []},
         ],
         "timings.json": [{"phase": f"collect{evil}", "seconds": 65.0}, {"phase": "train", "seconds": 5}],
-        "run.json": {f"command{evil}": f"run{evil}", f"model{evil}": {f"a{evil}": {f"b{evil}": [1, evil]}}},
+        "run.json": {
+            "methods": {"sft": {"label": f"SFT{evil}", "color": evil}},
+            f"command{evil}": f"run{evil}",
+            f"model{evil}": {f"a{evil}": {f"b{evil}": [1, evil]}},
+        },
     }
 
 
@@ -140,21 +113,7 @@ def test_equal_files_give_equal_bytes(folder, tmp_path):
     assert write_report(source, tmp_path / "deep" / "again.html").read_bytes() == first
 
 
-@pytest.mark.parametrize(
-    "evil",
-    [
-        "<script>alert(1)</script>",
-        "</style><b onmouseover=alert(1)>",
-        '" onload="alert(1)',
-        "' onload='alert(1)",
-        "</title><img src=x onerror=alert(1)>",
-        "</svg><script>alert(1)</script>",
-        "{{ 7 * 191 }}{% raw %}",
-        "--><script>alert(1)</script><!--",
-        "javascript:alert(1)",
-        "\ud800\x00\u202e",
-    ],
-)
+@pytest.mark.parametrize("evil", HOSTILE)
 def test_every_text_is_escaped(folder, evil):
     page = write_report(folder(files(evil)))
     reader = Reader.of(page.read_text(encoding="utf-8"))
@@ -163,6 +122,7 @@ def test_every_text_is_escaped(folder, evil):
     assert {name for name, _ in reader.attributes} == {name for name, _ in clean.attributes}
     assert not any((value or "").startswith("javascript") for _, value in reader.attributes)
     assert "1337" not in "".join(reader.words)
+    assert not UNSEEN.search(page.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("absent", ["value", "curves", "credit", "timings", "run"])
@@ -197,9 +157,11 @@ def test_a_folder_without_results_is_refused(folder, contents):
     [
         ("results.json", [row(accuracy=0.5), row()], "row 2"),
         ("results.json", {"rows": []}, "results.json"),
+        ("results.json", [row(accuracy=0.5), row(accuracy=0.5)], "row 2"),
         ("value.json", [{"method": "oreo"}], "row 1"),
         ("curves.json", [], "curves.json"),
         ("curves.json", {"oreo": [{}]}, "'oreo' row 1"),
+        ("pairs.json", [{"task": "sums"}], "row 1"),
         ("credit.json", [{"prompt": "p"}], "row 1"),
         ("timings.json", [{"phase": "a", "seconds": -1}], "row 1"),
         ("run.json", [1], "run.json"),
@@ -236,6 +198,23 @@ def test_a_failed_run_keeps_the_page_of_before(folder):
     assert page.read_bytes() == before
 
 
+def test_a_full_disk_keeps_the_page_of_before(folder, monkeypatch):
+    path = folder(files())
+    page = write_report(path)
+    before = page.read_bytes()
+
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_report(folder(files("again")))
+    assert page.read_bytes() == before
+    assert not list(path.glob(".*.part"))
+
+
 def test_the_page_is_no_folder(folder):
     path = folder(files())
     with pytest.raises(InputError, match="is a folder"):
@@ -253,7 +232,7 @@ def test_the_headline_is_computed_from_the_rows():
         *(row(accuracy=a, seed=s, tokens_generated=100) for s, a in enumerate((0.92, 0.94))),
         *(row(accuracy=a, seed=s, search="beam", width=4, tokens_generated=430) for s, a in enumerate((0.95, 0.95))),
     ]
-    assert plain(headline(aggregate(rows))) == [
+    assert plain(headline(aggregate(accuracies(rows), LEGEND))) == [
         "On 1,000 problems of sums (test), OREO solves 93.0 ± 1.0 %, rejection sampling 55.0 ± 1.6 % "
         "and SFT 31.2 ± 1.5 %.",
         "With step beam of width 4, OREO reaches 95.0 ± 0.0 %, for 4.3 times the tokens generated.",
@@ -266,7 +245,7 @@ def test_without_greedy_the_headline_takes_the_most_common_search():
         row(search="sample", accuracy=0.5, n=100),
         row(search="vote", width=8, accuracy=0.25, n=100),
     ]
-    assert plain(headline(aggregate(rows))) == [
+    assert plain(headline(aggregate(accuracies(rows), LEGEND))) == [
         "On 100–400 problems of sums (test), OREO solves 50.0 ± 5.0 % and SFT 25.0 ± 2.2 %."
     ]
 

@@ -13,7 +13,8 @@ import pytest
 
 from broken_environments import BadlyClosed, Deadly, Diary, OnlyIn, Recording, no_extra, no_luck
 from stepcredit.errors import InputError
-from stepcredit.rollouts.environment_workers import EnvironmentWorkers, LocalEnvironments
+from stepcredit.rollouts.environment_workers import EnvironmentWorkers
+from stepcredit.rollouts.local_environments import LocalEnvironments
 from stepcredit.tasks.environment import Crash, Observation
 from stepcredit.tasks.fetch import Fetch
 from stepcredit.tasks.task import Problem
@@ -280,7 +281,6 @@ def test_workers_end_with_their_parent(hangs):
     code = (
         "import os, signal, time\n"
         "from broken_environments import Diary\n"
-        "from stepcredit.rollouts import environment_workers\n"
         "from stepcredit.rollouts.environment_workers import EnvironmentWorkers\n"
         "from stepcredit.tasks.task import Problem\n"
         "import threading\n"
@@ -321,12 +321,12 @@ def test_workers_that_cannot_start(make, match):
 
 
 def test_a_worker_that_cannot_be_started_again(monkeypatch):
-    from stepcredit.rollouts import environment_workers
+    from stepcredit.rollouts import environment_process
 
     with EnvironmentWorkers(Diary, 1, 60.0) as workers:
         workers.reset({0: problem("p0")})
         with monkeypatch.context() as patch:
-            patch.setattr(environment_workers, "serve", print)
+            patch.setattr(environment_process, "serve", print)
             answers = workers.step({0: "exit"})
             assert answers == {0: Crash("the environment's worker ended with code 3")}
             [crash] = workers.reset({0: problem("p0")}).values()

@@ -13,23 +13,25 @@ from stepcredit.episodes.encoding import decode, plain_ids, prompt_ids
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
-from stepcredit.evaluation import conversing
+from stepcredit.evaluation import conversation_search
 from stepcredit.evaluation import evaluate as evaluating
 from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.experiments.initial_policy import small_run, train_and_save
 from stepcredit.models.loading import load_policy, load_tokenizer, value_model_from
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.results.schema import written
 from stepcredit.rollouts import collect as collecting
-from stepcredit.rollouts import multi_turn as acting
+from stepcredit.rollouts import multi_turn
 from stepcredit.rollouts.collect import CollectConfig, collect
-from stepcredit.rollouts.environment_workers import EnvironmentWorkers, LocalEnvironments
-from stepcredit.search.scorers import FunctionScorer
+from stepcredit.rollouts.environment_workers import EnvironmentWorkers
+from stepcredit.rollouts.local_environments import LocalEnvironments
+from stepcredit.searching.scorers import FunctionScorer
 from stepcredit.tasks.fetch import Fetch, FetchEnvironment, first_words
 from stepcredit.training.configs import SFTConfig
 from stepcredit.verdict import Verdict
 
 TASK = Fetch()
-PLAY = acting.act
+CONVERSE = multi_turn.converse
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def models(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
     """Environments in this process: workers take seconds to start. Where a test needs them it asks for `workers`."""
-    monkeypatch.setattr(acting, "EnvironmentWorkers", lambda make, workers: LocalEnvironments(make))
+    monkeypatch.setattr(multi_turn, "EnvironmentWorkers", lambda make, workers: LocalEnvironments(make))
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def real_workers(here, monkeypatch):
         asked.append(workers)
         return EnvironmentWorkers(make, workers)
 
-    monkeypatch.setattr(acting, "EnvironmentWorkers", made)
+    monkeypatch.setattr(multi_turn, "EnvironmentWorkers", made)
     return asked
 
 
@@ -176,17 +178,17 @@ def test_an_interrupted_collection_goes_on_and_ends_as_if_it_had_not_been(models
         played.append(1)
         if len(played) == 2:
             raise KeyboardInterrupt
-        return PLAY(*given)
+        return CONVERSE(*given)
 
-    monkeypatch.setattr(acting, "act", dies_at_the_second)
+    monkeypatch.setattr(multi_turn, "converse", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         collected(models, tmp_path / "broken", limit=5, num_generations=2)
     assert len(shards(tmp_path / "broken")) == 1
-    monkeypatch.setattr(acting, "act", PLAY)
+    monkeypatch.setattr(multi_turn, "converse", CONVERSE)
     _, counts = collected(models, tmp_path / "broken", limit=5, num_generations=2, workers=3)
     assert counts == {"prompts": 5, "responses": 10, "units_resumed": 1}
     assert shards(tmp_path / "broken") == whole
-    monkeypatch.setattr(acting, "act", None)  # and nothing is played once more
+    monkeypatch.setattr(multi_turn, "converse", None)  # and nothing is played once more
     _, counts = collected(models, tmp_path / "broken", limit=5, num_generations=2)
     assert counts["units_resumed"] == 3
     assert shards(tmp_path / "broken") == whole
@@ -278,7 +280,7 @@ def evaluated(models, out, **given):
         "method": "m",
         **given,
     }
-    return evaluate(EvaluateConfig(**config))
+    return tuple([written(row) for row in rows] for rows in evaluate(EvaluateConfig(**config)))
 
 
 def kept(out, search, width):
@@ -386,7 +388,7 @@ def test_all_searches_in_one_run_again_without_a_draw_and_each_alone(models, tmp
     assert len(before) == 6
 
     with monkeypatch.context() as patch:
-        patch.setattr(acting, "act", None)
+        patch.setattr(multi_turn, "converse", None)
         again = [*flags, "--workers", "2", "--batch_size", "7"]
         assert main(["evaluate", *again, "--output_dir", str(tmp_path / "all"), "--search", "all"]) == 0
     assert json.loads((tmp_path / "all" / "results.json").read_text()) == rows
@@ -410,7 +412,7 @@ def test_without_a_value_all_leaves_best_of_out(models, tmp_path):
 
 
 def test_an_interrupted_evaluation_goes_on(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(conversing, "UNIT_CONVERSATIONS", 2)
+    monkeypatch.setattr(conversation_search, "UNIT_CONVERSATIONS", 2)
     rows, _ = evaluated(models, tmp_path / "whole", search="random", width=2)
     played = []
 
@@ -418,9 +420,9 @@ def test_an_interrupted_evaluation_goes_on(models, tmp_path, monkeypatch):
         played.append(1)
         if len(played) == 2:
             raise KeyboardInterrupt
-        return PLAY(*given)
+        return CONVERSE(*given)
 
-    monkeypatch.setattr(acting, "act", dies_at_the_second)
+    monkeypatch.setattr(multi_turn, "converse", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         evaluated(models, tmp_path / "broken", search="random", width=2)
     again, _ = evaluated(models, tmp_path / "broken", search="random", width=2, batch_size=3)
@@ -549,8 +551,8 @@ def test_the_reply_that_is_worth_most_is_said(models, tmp_path, monkeypatch):
     problems = list(TASK.problems("test", 6))
     monkeypatch.setattr(evaluating.Models, "scorer", knowing_scorer(problems, tokenizer))
     rows = {}
-    for search in ("best-of", "random"):
-        (rows[search],), _ = evaluated(models, tmp_path, search=search, width=24, limit=6, value_model="made by hand")
+    for search, value_model in (("best-of", "made by hand"), ("random", None)):
+        (rows[search],), _ = evaluated(models, tmp_path, search=search, width=24, limit=6, value_model=value_model)
     assert rows["best-of"]["accuracy"] == 1.0
     assert rows["random"]["accuracy"] < 0.7
     for e in kept(tmp_path, "best-of", 24):

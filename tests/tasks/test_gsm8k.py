@@ -10,7 +10,7 @@ from stepcredit.grading.extraction.response import extract
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.style import GSM8K as HASHES_NUMBER
 from stepcredit.grading.style import AnswerStyle, Kind, Marker
-from stepcredit.tasks import gsm8k
+from stepcredit.tasks import prompts
 from stepcredit.tasks.gsm8k import GSM8K
 from stepcredit.tasks.prompts import PROMPT_STYLES
 from stepcredit.tasks.registry import load_task
@@ -170,7 +170,7 @@ def test_grading_asks_for_what_the_prompt_asked_for(monkeypatch, style, expected
         asked.append(args)
         return Grade(Verdict.RIGHT, "72")
 
-    monkeypatch.setattr(gsm8k, "grade_answer", grade_answer)
+    monkeypatch.setattr(prompts, "grade_answer", grade_answer)
     task = GSM8K("unread", style)
     problem = Problem("p", "Q?", "72")
     assert task.grade(problem, "#### 72") == Grade(Verdict.RIGHT, "72")

@@ -10,7 +10,7 @@ from stepcredit.grading.extraction.boxes import boxed_gold
 from stepcredit.grading.extraction.response import extract
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.style import MATH as BOXED_EXPRESSION
-from stepcredit.tasks import math
+from stepcredit.tasks import prompts
 from stepcredit.tasks.math import MATH, SUBJECTS
 from stepcredit.tasks.prompts import PROMPT_STYLES
 from stepcredit.tasks.registry import load_task
@@ -181,7 +181,7 @@ def test_grading_looks_for_a_box(monkeypatch, style):
         asked.append(args)
         return Grade(Verdict.WRONG, "3")
 
-    monkeypatch.setattr(math, "grade_answer", grade_answer)
+    monkeypatch.setattr(prompts, "grade_answer", grade_answer)
     task = MATH("unread", style)
     problem = Problem("p", "P?", "2")
     assert task.grade(problem, "\\boxed{3}") == Grade(Verdict.WRONG, "3")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_arrangement import data as right_and_wrong
+from test_batching import data as right_and_wrong
 from test_trainer import episodes, trainer
 from transformers import TrainerCallback
 

@@ -20,7 +20,8 @@ from stepcredit import Episode, InputError, OfflineTrainer, OREOConfig, RFTConfi
 from stepcredit.episodes.alignment import at_states, bootstrapped, collate
 from stepcredit.logs.columns import ImportRules
 from stepcredit.models.loading import value_model_from
-from stepcredit.training.data import LengthSortedSampler, as_episodes, prepare
+from stepcredit.training.batching import LengthSortedSampler
+from stepcredit.training.data import as_episodes, prepare
 from stepcredit.training.methods import METHODS, method_of
 
 

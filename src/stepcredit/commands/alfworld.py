@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 
 from stepcredit.commands.console import counted
-from stepcredit.commands.parsing import parse
 from stepcredit.errors import InputError
+from stepcredit.parsing import parse
 from stepcredit.rollouts.demonstrate import DemonstrateConfig, demonstrate
 from stepcredit.tasks.alfworld.build_command import BuildConfig, build
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepcredit.commands.console import counted, quiet
-from stepcredit.commands.parsing import parse
+from stepcredit.parsing import parse
 
 
 def run(arguments: list[str]) -> int:

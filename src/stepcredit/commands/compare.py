@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stepcredit.commands.console import counted, quiet, show_results
-from stepcredit.commands.parsing import parse
+from stepcredit.parsing import parse
 
 
 def run(arguments: list[str]) -> int:

@@ -9,8 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
+from stepcredit.report.legend import Legend
 from stepcredit.report.tables import results_table
-from stepcredit.results.store import read_rows
+from stepcredit.results.row_files import read_rows
+from stepcredit.results.schema import AccuracyRow
 
 
 def quiet() -> None:
@@ -31,5 +33,5 @@ def counted(counts: Mapping[str, Any]) -> str:
 def show_results(folder: Path) -> Console:
     """Print the table of a folder's `results.json`; returns the console for what else there is to say."""
     console = Console()
-    console.print(results_table(read_rows(folder / "results.json")))
+    console.print(results_table(read_rows(folder / "results.json", AccuracyRow), Legend.of(folder)))
     return console

@@ -7,10 +7,11 @@ from pathlib import Path
 from rich.console import Console
 
 from stepcredit.commands.console import quiet
-from stepcredit.commands.parsing import parse
-from stepcredit.report.groups import group_tables, samples_table
-from stepcredit.report.tables import results_table, value_table
-from stepcredit.results.store import read_rows
+from stepcredit.parsing import parse
+from stepcredit.report.legend import Legend
+from stepcredit.report.tables import group_tables, results_table, samples_table, value_table
+from stepcredit.results.row_files import read_rows
+from stepcredit.results.schema import ValueRow
 
 
 def run(arguments: list[str]) -> int:
@@ -21,15 +22,16 @@ def run(arguments: list[str]) -> int:
     (config,) = parse("evaluate", [EvaluateConfig], arguments)
     console = Console()
     rows, groups = evaluate(config)
-    console.print(results_table(rows))
+    out = Path(config.output_dir)
+    console.print(results_table(rows, Legend.of(out)))
     for table in [samples_table(rows[0]), *group_tables(groups)]:
         if table is not None:
             console.print(table)
-    console.print(f"Every response: {Path(config.output_dir) / 'responses'}", soft_wrap=True)
+    console.print(f"Every response: {out / 'responses'}", soft_wrap=True)
     if config.value_model is not None and config.search in ("greedy", "sample"):
-        console.print(value_table(read_rows(Path(config.output_dir) / "value.json")))
-    if config.search == "all" and (Path(config.output_dir) / "cost.svg").exists():
-        console.print(f"Accuracy against tokens: {Path(config.output_dir) / 'cost.svg'}", soft_wrap=True)
+        console.print(value_table(read_rows(out / "value.json", ValueRow), Legend.of(out)))
+    if config.search == "all" and (out / "cost.svg").exists():
+        console.print(f"Accuracy against tokens: {out / 'cost.svg'}", soft_wrap=True)
     if config.trace is not None:
         console.print(f"The tree: {config.trace}", soft_wrap=True)
     return 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepcredit.commands.parsing import parse
 from stepcredit.logs.import_logs import ImportConfig, import_logs
+from stepcredit.parsing import parse
 
 
 def run(arguments: list[str]) -> int:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stepcredit.commands.parsing import parse
 from stepcredit.episodes.delimiters import step_rule
 from stepcredit.episodes.store import load_episodes
 from stepcredit.episodes.summary import step_previews, summarise
+from stepcredit.flags import OF_EPISODES, flag
 from stepcredit.metrics.dataset import Summary
+from stepcredit.parsing import parse
 from stepcredit.progress import track
 from stepcredit.report.dataset import dataset_tables, preview_panels
 
@@ -23,16 +24,9 @@ class InspectConfig:
 
     episodes: str = field(metadata={"help": "The folder of episodes.", "positional": True})
     tokenizer: str | None = field(
-        default=None,
-        metadata={"help": "Counts tokens where no ids are stored: a folder or a name on the hub."},
+        default=None, metadata={"help": "Counts tokens where no ids are stored: a folder or a name on the hub."}
     )
-    step_delimiters: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Where a step ends; \\n, \\t, \\r and \\\\ are understood. Default: those of the task that the "
-            "episodes were collected for, and line breaks where they were imported."
-        },
-    )
+    step_delimiters: list[str] | None = field(default=None, metadata=flag("step_delimiters", OF_EPISODES))
     preview: int = field(default=0, metadata={"help": "Show this many responses cut into their steps."})
     json: bool = field(default=False, metadata={"help": "Print JSON in place of tables."})
 

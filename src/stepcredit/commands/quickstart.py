@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from stepcredit.commands.console import quiet, show_results
-from stepcredit.commands.parsing import parse
+from stepcredit.parsing import parse
+from stepcredit.report.legend import Legend
 from stepcredit.report.tables import value_table
-from stepcredit.results.store import read_rows
+from stepcredit.results.row_files import read_rows
+from stepcredit.results.schema import ValueRow
 
 
 def run(arguments: list[str]) -> int:
@@ -18,6 +20,6 @@ def run(arguments: list[str]) -> int:
     (config,) = parse("quickstart", [QuickstartConfig], arguments)
     report = quickstart(config)
     console = show_results(Path(config.output_dir))
-    console.print(value_table(read_rows(Path(config.output_dir) / "value.json")))
+    console.print(value_table(read_rows(Path(config.output_dir) / "value.json", ValueRow), Legend.of(report.parent)))
     console.print(f"Look at it: {report}", soft_wrap=True)
     return 0

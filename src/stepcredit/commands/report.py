@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stepcredit.commands.parsing import parse
+from stepcredit.parsing import parse
 from stepcredit.report.page import write_report
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from stepcredit.commands.console import counted, quiet
-from stepcredit.commands.parsing import SELECTS, parse, take_flag
 from stepcredit.errors import InputError
 from stepcredit.files import read_yaml
+from stepcredit.parsing import parse, take_flag
 
 
 def run(arguments: list[str]) -> int:
-    """Train by the method that `--method`, or the YAML file, names."""
+    """Train by the method that `--method`, or the YAML file, names: it decides which other flags there are."""
     quiet()
     from stepcredit.training.methods import METHODS
     from stepcredit.training.train import TrainConfig, train
@@ -19,13 +19,13 @@ def run(arguments: list[str]) -> int:
     rest, method = take_flag(arguments, "--method")
     _, file = take_flag(list(rest), "--config")
     if method is None and file is not None:
-        method = read_yaml(Path(file)).get(SELECTS)
+        method = read_yaml(Path(file)).get("method")
     if method is None and {"-h", "--help"} & set(rest):
         method = "oreo"
     if method not in METHODS:
         raise InputError(f"choose one of {', '.join(METHODS)}", "--method")
     kinds: list[type] = [TrainConfig, METHODS[method].config]
-    config, args = parse(f"train --method {method}", kinds, rest)
+    config, args = parse(f"train --method {method}", kinds, [*rest, "--method", method])
     print(counted(train(config, args)))
     if not config.dry_run:
         print(f"Next: stepcredit evaluate --task TASK --model {args.output_dir}/policy --output_dir results")

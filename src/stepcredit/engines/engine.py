@@ -1,4 +1,4 @@
-"""What an engine is: prompts in, sampled token ids out."""
+"""Engines: prompts in, sampled token ids out."""
 
 from __future__ import annotations
 
@@ -76,20 +76,29 @@ class Engine(Protocol):
     """Anything that draws responses. The noise is keyed by (seed, prompt_id, sample, position), so neither
     order nor batching changes a draw.
 
-    One that echoes the prompt, whole:
+    A new one is a file in `engines/`, and its line in `ENGINES`. One that echoes the prompt, the whole file:
+
+        import numpy as np
+
+        from stepcredit.engines.engine import Generation
+        from stepcredit.episodes.episode import StopReason
+        from stepcredit.episodes.turns import turn_ends
 
         class Echo:
-            batch_size = 8
-
-            def __init__(self, tokenizer):
-                self.tokenizer, self.ends = tokenizer, turn_ends(tokenizer)
+            def __init__(self, tokenizer, batch_size):
+                self.tokenizer, self.ends, self.batch_size = tokenizer, turn_ends(tokenizer), batch_size
 
             def generate(self, requests, params):
                 for request in requests:
                     ids = np.array([*request.prompt_ids, self.ends.of_text], dtype=np.int32)
-                    yield Generation(ids, np.zeros(len(ids), dtype=np.float32), StopReason.STOP)
+                    cut = ids[: params.max_new_tokens]
+                    reason = StopReason.STOP if len(cut) == len(ids) else StopReason.LENGTH
+                    yield Generation(cut, np.zeros(len(cut), dtype=np.float32), reason)
 
-    `engines/scripted.py` is a double for tests. For `--engine NAME` add a line to `ENGINES`.
+        def load(model, *, tokenizer, batch_size, trust_remote_code):
+            return Echo(tokenizer, batch_size)
+
+    `engines/scripted.py` is a double for tests.
 
     Attributes:
         tokenizer: of the policy.

@@ -186,7 +186,7 @@ def _steps(
         has_end = not (is_cut and stop == runs[-1][1])
         body = slice(start, stop - has_end)
         texts = pieces(tokens.ids[body].tolist())
-        ends = _given_ends(episode.steps) if episode.steps else rule.ends("".join(texts))
+        ends = list(itertools.accumulate(map(len, episode.steps))) if episode.steps else rule.ends("".join(texts))
         if texts:
             in_text = step_of_each_token(texts, ends)
             steps = np.unique(in_text, return_inverse=True)[1] if episode.steps else steps_of_tokens(texts, rule)
@@ -201,10 +201,6 @@ def _steps(
             dense[stop - 1] = next_dense
             next_dense += 1
     return dense, raw
-
-
-def _given_ends(steps: Sequence[str]) -> list[int]:
-    return list(itertools.accumulate(len(s) for s in steps))
 
 
 def action_runs(action_mask: NDArray[np.bool_]) -> list[tuple[int, int]]:

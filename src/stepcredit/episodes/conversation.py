@@ -50,11 +50,6 @@ class Conversation:
         return [*self.prompt, *self.completion]
 
     @property
-    def sampled(self) -> int:
-        """How many ids were sampled so far."""
-        return sum(self._is_action)
-
-    @property
     def turns(self) -> int:
         """How many replies there are so far."""
         return sum(message["role"] == "assistant" for message in self.completion)

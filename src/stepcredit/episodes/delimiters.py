@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
+from stepcredit.files import read_manifest
 
 COLLECTED = "collect.json"
 """The manifest of a folder of collected episodes: what it was made with, its task's step delimiters among it."""
@@ -36,16 +36,15 @@ def collected_delimiters(episodes: Path) -> tuple[str, ...] | None:
     """Where the steps end of the task that episodes were collected for; None where they were imported.
 
     Raises:
-        InputError: a damaged manifest.
+        InputError: a damaged manifest, or one of other work.
     """
     manifest = episodes / COLLECTED
     if not manifest.exists():
         return None
-    try:
-        told = json.loads(manifest.read_text(encoding="utf-8"))
-        return tuple(told["step_delimiters"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot be read: {error}", str(manifest)) from error
+    told = read_manifest(manifest).get("step_delimiters")
+    if not isinstance(told, list) or not all(isinstance(text, str) for text in told):
+        raise InputError("tells of no step delimiters; give --step_delimiters", str(manifest))
+    return tuple(told)
 
 
 def _unescape(text: str) -> str:

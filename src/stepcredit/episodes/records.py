@@ -104,8 +104,9 @@ def from_batch(rows: Any, made: list[Episode]) -> None:
     plain = {name: rows.column(name).to_pylist() for name in SCHEMA.names if name not in _TOKEN_COLUMNS}
     arrays = {name: _as_arrays(rows.column(name)) for name in _TOKEN_COLUMNS}
     for k in range(rows.num_rows):
-        values = {name: column[k] for name, column in plain.items()}
-        made.append(_as_episode(values, _as_tokens(*(arrays[name][k] for name in _TOKEN_COLUMNS))))
+        ids, mask, log_prob = (arrays[name][k] for name in _TOKEN_COLUMNS)
+        tokens = None if ids is None or mask is None else Tokens(ids, mask.astype(np.bool_), log_prob)
+        made.append(_as_episode({name: column[k] for name, column in plain.items()}, tokens))
 
 
 def _as_arrays(lists: Any) -> list[NDArray[Any] | None]:
@@ -117,14 +118,6 @@ def _as_arrays(lists: Any) -> list[NDArray[Any] | None]:
         rows.append(None if length is None else flat[at : at + length].copy())
         at += length or 0
     return rows
-
-
-def _as_tokens(
-    ids: NDArray[Any] | None, action_mask: NDArray[Any] | None, behavior_log_prob: NDArray[Any] | None
-) -> Tokens | None:
-    if ids is None or action_mask is None:
-        return None
-    return Tokens(ids, action_mask.astype(np.bool_), behavior_log_prob)
 
 
 def _as_episode(row: dict[str, Any], tokens: Tokens | None) -> Episode:

@@ -26,6 +26,7 @@ from stepcredit.episodes.records import HELD_SCHEMA, OPTIONAL, SCHEMA, from_batc
 from stepcredit.errors import InputError
 
 _ROWS_PER_GROUP = 1024
+_UNIT = b"stepcredit.unit"
 _SHARD = re.compile(r"episodes-(\d{5,})\.parquet")
 
 
@@ -38,20 +39,25 @@ def load_episodes(path: str | Path) -> EpisodeStore:
     return EpisodeStore(path)
 
 
-def append_episodes(path: str | Path, episodes: Iterable[Episode]) -> Path:
+def append_episodes(path: str | Path, episodes: Iterable[Episode], unit: str | None = None) -> Path:
     """Write episodes as one new shard, whole or not at all, and return its path.
 
     Any number of processes may append to one folder at once. The folder is made where it is missing. The
     same episodes always give the same bytes.
+
+    Args:
+        path: the folder.
+        episodes: at least one.
+        unit: the name of the work unit that they are, if they are one; `units_of` finds it again.
 
     Raises:
         InputError: there are no episodes, or one holds something that cannot be stored.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".episodes-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    draft = folder / f".episodes-{os.getpid()}-{secrets.token_hex(8)}.part"
     try:
-        _write_draft(draft, episodes)
+        _write_draft(draft, episodes, unit)
         shard = _publish(draft, folder)
     finally:
         draft.unlink(missing_ok=True)
@@ -59,15 +65,39 @@ def append_episodes(path: str | Path, episodes: Iterable[Episode]) -> Path:
     return shard
 
 
+def units_of(path: str | Path) -> dict[str, Path]:
+    """The work units that a folder holds, each with its shard; shards that are no unit, such as imported ones, are
+    left out, and so is a folder that is not there.
+
+    Raises:
+        InputError: a shard that cannot be read, or a unit that is there twice.
+    """
+    units: dict[str, Path] = {}
+    for _, shard in _numbered(Path(path)) if Path(path).is_dir() else ():
+        try:
+            unit = (pq.read_schema(shard).metadata or {}).get(_UNIT)
+        except (pa.ArrowException, OSError) as error:
+            raise _corrupt(shard, error) from error
+        if unit is not None:
+            first = units.setdefault(unit.decode(), shard)
+            if first != shard:
+                raise InputError(f"holds the same work unit as {first.name}; remove one of them", str(shard))
+    return units
+
+
 class EpisodeStore(Sequence[Episode]):
     """A folder of shards as a sequence of episodes, made on access; see `load_episodes`.
 
     Slices give lists. The columns are held in memory as Arrow tables, not as objects.
+
+    Args:
+        path: the folder.
+        shards: those of its files that are read, in this order; None: all, by number.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, shards: Iterable[Path] | None = None) -> None:
         self.path = Path(path)
-        self.shards = tuple(_find_shards(self.path))
+        self.shards = tuple(_find_shards(self.path) if shards is None else shards)
         self._parts = [part for shard in self.shards for part in _read_shard(shard)]
         self._ends = list(accumulate(part.batch.num_rows for part in self._parts))
 
@@ -103,15 +133,16 @@ class EpisodeStore(Sequence[Episode]):
         return [value for part in self._parts for value in part.batch.column(name).to_pylist()]
 
 
-def _write_draft(draft: Path, episodes: Iterable[Episode]) -> None:
+def _write_draft(draft: Path, episodes: Iterable[Episode], unit: str | None) -> None:
     """A complete, synced Parquet file under a name that readers ignore."""
     rows = iter(episodes)
     group = list(islice(rows, _ROWS_PER_GROUP))
     if not group:
         raise InputError("there are no episodes to write")
     options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+    schema = SCHEMA if unit is None else SCHEMA.with_metadata({**(SCHEMA.metadata or {}), _UNIT: unit})
     with draft.open("xb") as file:
-        with pq.ParquetWriter(file, SCHEMA, **options) as writer:
+        with pq.ParquetWriter(file, schema, **options) as writer:
             while group:
                 writer.write_batch(to_batch(group))
                 group = list(islice(rows, _ROWS_PER_GROUP))
@@ -199,8 +230,11 @@ def _read_shard(shard: Path) -> list[_Part]:
                 table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
             table = table.select(SCHEMA.names).cast(HELD_SCHEMA)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"corrupt shard, restore it or remove it ({reason})", str(shard)) from error
+        raise _corrupt(shard, error) from error
     batches = table.to_batches()
     firsts = accumulate((b.num_rows for b in batches), initial=0)
     return [_Part(shard, first, batch) for first, batch in zip(firsts, batches, strict=False)]
+
+
+def _corrupt(shard: Path, error: Exception) -> InputError:
+    return InputError(f"corrupt shard, restore it or remove it ({str(error).splitlines()[0]})", str(shard))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stepcredit.episodes.encoding import tokenise
 from stepcredit.episodes.episode import Episode, Message
@@ -37,17 +38,6 @@ class _Prompt:
     clashes: bool = False
 
 
-@dataclass
-class _Lengths:
-    """Numbers per response, kept compactly."""
-
-    prompt_characters: array[int] = field(default_factory=lambda: array("q"))
-    completion_characters: array[int] = field(default_factory=lambda: array("q"))
-    completion_tokens: array[int] = field(default_factory=lambda: array("q"))
-    total_tokens: array[int] = field(default_factory=lambda: array("q"))
-    steps: array[int] = field(default_factory=lambda: array("q"))
-
-
 def summarise(episodes: Iterable[Episode], rule: StepRule, tokenizer: Tokenizer | None = None) -> Summary:
     """Read through the episodes once and sum them up; memory grows by some bytes an episode.
 
@@ -70,7 +60,7 @@ class _Tally:
         self._rule, self._tokenizer = rule, tokenizer
         self._prompts: dict[str, _Prompt] = {}
         self._seen: set[bytes] = set()
-        self._lengths = _Lengths()
+        self._lengths: dict[str, array[int]] = defaultdict(lambda: array("q"))  # one number per response
         self._outcomes = {"right": 0, "wrong": 0, "undecided": 0, "truncated": 0}
         self._own_ids = self._multi_turn = self._untokenised = 0
 
@@ -88,10 +78,10 @@ class _Tally:
         turns = policy_turns(episode.completion)
         self._multi_turn += len(turns) > 1
         prompt = [episode.prompt] if isinstance(episode.prompt, str) else [m["content"] or "" for m in episode.prompt]
-        self._lengths.prompt_characters.append(sum(map(len, prompt)))
-        self._lengths.completion_characters.append(sum(map(len, turns)))
+        self._lengths["prompt_characters"].append(sum(map(len, prompt)))
+        self._lengths["completion_characters"].append(sum(map(len, turns)))
         steps = len(episode.steps) if episode.steps else sum(len(self._rule.split(turn)) for turn in turns)
-        self._lengths.steps.append(steps)
+        self._lengths["steps"].append(steps)
 
     def _add_tokens(self, episode: Episode) -> None:
         self._own_ids += episode.tokens is not None
@@ -102,8 +92,8 @@ class _Tally:
         except InputError:
             self._untokenised += 1
             return
-        self._lengths.completion_tokens.append(int(tokens.action_mask.sum()))
-        self._lengths.total_tokens.append(len(tokens))
+        self._lengths["completion_tokens"].append(int(tokens.action_mask.sum()))
+        self._lengths["total_tokens"].append(len(tokens))
 
     def summary(self) -> Summary:
         """Everything so far."""
@@ -128,12 +118,12 @@ class _Tally:
             prompts_undecided=lessons.count("undecided"),
             duplicates=episodes - len(self._seen),
             prompt_id_clashes=sum(p.clashes for p in prompts),
-            prompt_characters=distribution(lengths.prompt_characters),
-            completion_characters=distribution(lengths.completion_characters),
-            completion_tokens=distribution(lengths.completion_tokens) if lengths.completion_tokens else None,
-            total_tokens=distribution(lengths.total_tokens) if lengths.total_tokens else None,
+            prompt_characters=distribution(lengths["prompt_characters"]),
+            completion_characters=distribution(lengths["completion_characters"]),
+            completion_tokens=distribution(lengths["completion_tokens"]) if lengths["completion_tokens"] else None,
+            total_tokens=distribution(lengths["total_tokens"]) if lengths["total_tokens"] else None,
             untokenised=self._untokenised,
-            steps=distribution(lengths.steps),
+            steps=distribution(lengths["steps"]),
             own_ids=self._own_ids / episodes,
             multi_turn=self._multi_turn / episodes,
         )

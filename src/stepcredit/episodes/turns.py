@@ -273,8 +273,8 @@ def render(messages: Sequence[Message], tokenizer: Tokenizer, *, open_turn: bool
 
 
 def _applied(conversation: list[dict[str, Any]], tokenizer: Tokenizer, open_turn: bool, tools: Tools) -> str:
-    given = {"tools": [dict(tool) for tool in tools]} if tools else {}
-    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=open_turn, **given))
+    kwargs = {"tools": [dict(tool) for tool in tools]} if tools else {}
+    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=open_turn, **kwargs))
 
 
 def check_tools(tools: Tools, tokenizer: Tokenizer) -> None:

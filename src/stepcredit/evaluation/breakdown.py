@@ -11,6 +11,7 @@ from stepcredit.episodes.episode import Episode, Message
 from stepcredit.grading.keys import answer_key
 from stepcredit.metrics.accuracy import mean_and_stderr
 from stepcredit.metrics.samples import majority_at_k, pass_at_k, powers_of_two
+from stepcredit.results.schema import AtK, GroupRow
 from stepcredit.tasks.task import Problem
 from stepcredit.verdict import Verdict
 
@@ -42,7 +43,7 @@ def by_problem(episodes: Iterable[Episode]) -> list[list[Episode]]:
     return [sorted(responses, key=lambda e: e.sample) for responses in found.values()]
 
 
-def at_k(episodes: Sequence[Episode], samples: int) -> list[dict[str, Any]]:
+def at_k(episodes: Sequence[Episode], samples: int) -> list[AtK]:
     """pass@k and maj@k with their standard errors over problems, for every power of two up to `samples`.
 
     A vote is for an answer up to its spelling (`stepcredit.grading.keys`); truncated responses have none.
@@ -53,11 +54,10 @@ def at_k(episodes: Sequence[Episode], samples: int) -> list[dict[str, Any]]:
     has_answers = any(answer is not None for votes in answers for answer in votes)
     rows = []
     for k in powers_of_two(samples):
-        numbers = dict(zip(("pass", "pass_stderr"), mean_and_stderr(pass_at_k(right, k)), strict=True))
-        if has_answers:  # conversations have none
-            voted = mean_and_stderr(majority_at_k(answers, right, k))
-            numbers |= dict(zip(("majority", "majority_stderr"), voted, strict=True))
-        rows.append({"k": k, **{name: _rounded(number) for name, number in numbers.items()}})
+        mean, stderr = mean_and_stderr(pass_at_k(right, k))
+        voted = mean_and_stderr(majority_at_k(answers, right, k)) if has_answers else None  # conversations have none
+        votes = {} if voted is None else {"majority": round(voted[0], 6), "majority_stderr": _rounded(voted[1])}
+        rows.append(AtK(k=k, pass_=round(mean, 6), pass_stderr=_rounded(stderr), **votes))
     return rows
 
 
@@ -70,9 +70,7 @@ def _rounded(number: float) -> float | None:
     return None if np.isnan(number) else round(number, 6)
 
 
-def group_rows(
-    episodes: Sequence[Episode], problems: Sequence[Problem], common: dict[str, Any]
-) -> list[dict[str, Any]]:
+def group_rows(episodes: Sequence[Episode], problems: Sequence[Problem], common: dict[str, Any]) -> list[GroupRow]:
     """One row for each level and each type of problem, where the task tells them."""
     metadata = {problem.prompt_id: problem.metadata for problem in problems}
     rows = []
@@ -85,16 +83,16 @@ def group_rows(
             accuracy, stderr = rate(members)
             strict, strict_stderr = rate(members, is_strictly_right)
             rows.append(
-                {
+                GroupRow(
                     **common,
-                    "by": by,
-                    "group": group,
-                    "n": len({e.prompt_id for e in members}),
-                    "accuracy": accuracy,
-                    "stderr": stderr,
-                    "accuracy_strict": strict,
-                    "stderr_strict": strict_stderr,
-                }
+                    by=by,
+                    group=group,
+                    n=len({e.prompt_id for e in members}),
+                    accuracy=accuracy,
+                    stderr=stderr,
+                    accuracy_strict=strict,
+                    stderr_strict=strict_stderr,
+                )
             )
     return rows
 

@@ -2,51 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepcredit.engines.engine import SamplingParams
-from stepcredit.episodes.episode import Episode
-from stepcredit.episodes.steps import StepRule
-from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
 from stepcredit.evaluation.breakdown import group_rows, reading_rows
-from stepcredit.evaluation.conversing import conversed
-from stepcredit.evaluation.models import Models
-from stepcredit.evaluation.rows import Search, named, result_row, search_params, write_value_files
-from stepcredit.evaluation.searching import CHOOSERS, NEED_SCORER, Bench, Strategy, trace_of
+from stepcredit.evaluation.conversation_search import ConversationSearch
+from stepcredit.evaluation.response_search import ResponseSearch, search_rule, step_rule
+from stepcredit.evaluation.rows import (
+    SAMPLING,
+    changed_from_default,
+    named,
+    result_row,
+    settings_told,
+    write_value_files,
+)
 from stepcredit.evaluation.value_quality import score
-from stepcredit.files import write_json, write_lines
-from stepcredit.metrics.samples import powers_of_two
-from stepcredit.models.states import ValueStates, value_states
+from stepcredit.files import locked, write_json, write_lines
+from stepcredit.flags import flag
+from stepcredit.models.states import value_states
 from stepcredit.results.provenance import Stopwatch, versions
-from stepcredit.results.store import add_rows, read_rows
-from stepcredit.rollouts.multi_turn import stepping
-from stepcredit.rollouts.single_turn import sample_and_grade, sampling
-from stepcredit.rollouts.task_settings import TaskChoice
-from stepcredit.rollouts.work_units import WorkFolder, work_units
-from stepcredit.search.beam import BeamParams
-from stepcredit.search.scorers import Scorer, ValueScorer
+from stepcredit.results.row_files import add_rows, read_rows
+from stepcredit.results.schema import AccuracyRow, GroupRow
+from stepcredit.rollouts.models import Models
+from stepcredit.rollouts.multi_turn import multi_turn_rollouts
+from stepcredit.rollouts.single_turn import sampling
+from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
+from stepcredit.searching.spec import SEARCHES, SearchSpec, requested_searches
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, Task
-
-SEARCHES = ["greedy", "sample", *CHOOSERS, "beam", "random", "all"]
+from stepcredit.training.methods import legend
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig(TaskChoice):
+class EvaluateConfig(SamplingSettings, TaskSettings):
     """Score a policy on a task's problems, with a standard error and the tokens it cost: strict and lenient accuracy,
     pass@k and maj@k of several samples, by level and type; with a value model, also what that knows about the
     responses. Every response is kept for reading. Run it again to go on where it stopped."""
 
-    model: str = field(metadata={"help": "The policy: a folder, a .gguf file or a name on the hub."})
-    output_dir: str = field(metadata={"help": "The folder of result files and of responses/, every response."})
-    value_model: str | None = field(default=None, metadata={"help": "A value model to be judged (--search sample)."})
+    model: str = field(metadata=flag("model"))
+    output_dir: str = field(metadata=flag("output_dir", "Every response is kept in responses/."))
+    value_model: str | None = field(default=None, metadata=flag("value_model", "Judged with --search sample."))
     method: str = field(default="", metadata={"help": "What the rows call the policy; default: its folder."})
-    split: str = field(default="test", metadata={"help": "Which of the task's splits."})
-    limit: int | None = field(default=None, metadata={"help": "How many problems; default: the whole split."})
+    split: str = field(default="test", metadata=flag("split"))
     search: str = field(
         default="greedy",
         metadata={
@@ -55,7 +56,7 @@ class EvaluateConfig(TaskChoice):
             "most valued response (best-of); a step beam of --width (beam); or all of these at every power of two up "
             "to --width (all). Of an interactive task: greedy, sample, the most valued of --width replies each turn "
             "(best-of), any of as many (random), or all of these up to --width (all).",
-            "choices": SEARCHES,
+            "choices": [*SEARCHES, "all"],
         },
     )
     width: int = field(default=4, metadata={"help": "Responses (K) or beams (B) of a search."})
@@ -82,32 +83,86 @@ class EvaluateConfig(TaskChoice):
     )
     reward_model: str | None = field(
         default=None,
-        metadata={"help": "A sequence classifier with one label, to score with in place of --value_model."},
+        metadata=flag("reward_model"),
     )
     trace: str | None = field(
         default=None, metadata={"help": "A page that draws the beam's tree of the first problem (--search beam)."}
     )
-    num_generations: int = field(default=1, metadata={"help": "Responses a problem with --search sample (K)."})
-    seed: int = field(default=0, metadata={"help": "Seed of generated problems and of the sampling noise."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus filter; 1 is off."})
-    top_k: int = field(default=0, metadata={"help": "Top-k filter; 0 is off."})
-    max_new_tokens: int | None = field(default=None, metadata={"help": "Length limit; default: the task's."})
-    batch_size: int = field(default=64, metadata={"help": "Responses drawn at a time."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code a model repository brings."})
+    num_generations: int = field(default=1, metadata=flag("num_generations", "With --search sample."))
 
 
-def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def evaluate(config: EvaluateConfig, models: Models | None = None) -> tuple[list[AccuracyRow], list[GroupRow]]:
     """Writes the result files of one evaluation; returns its rows of `results.json` and of `groups.json`.
 
+    1. Read the settings, and load what they name; whatever is wrong is found before anything is drawn or written.
+    2. One search after the other: its episodes, drawn or read back, as lines for reading, a row, and rows by group.
+    3. Judge the value model on the sampled episodes, where there is one.
+
+    Args:
+        config: what to evaluate, and how.
+        models: in place of those that the config names.
+
     Raises:
-        InputError: an unknown task, split or search, or a model that does not load.
+        InputError: an unknown task, split or search, or a model that does not load; the folder is being written.
     """
-    task = config.load_task()
-    _check(config, task)
-    out, watch = Path(config.output_dir), Stopwatch()
+    task = config.load_task()  # 1.
+    specs = _searches(config, task)
     problems = list(task.problems(config.split, config.limit, config.seed))
-    common = {
+    models, common = models or Models(config), _common(config, task)
+    out, watch = Path(config.output_dir), Stopwatch()
+    rows: list[AccuracyRow] = []
+    groups: list[GroupRow] = []
+    with locked(out, "stepcredit evaluate"), _search(config, task, problems, models, specs) as search:
+        with watch.phase("generate"):
+            for spec in specs:  # 2.
+                episodes = search.episodes(spec)
+                write_lines(search.folder.with_name(f"{search.folder.name}-{spec.label}.jsonl"), reading_rows(episodes))
+                about = {**common, **settings_told(config, spec.name), **named(spec)}
+                rows.append(result_row(episodes, problems, spec, about))
+                groups += group_rows(episodes, problems, about)
+        if config.trace is not None and isinstance(search, ResponseSearch):
+            from stepcredit.report.trace import write_trace  # draws with matplotlib, which few evaluations need
+
+            write_trace(Path(config.trace), search.trace(problems[0], specs[0]))
+        add_rows(out / "results.json", rows)
+        add_rows(out / "groups.json", groups)
+        if config.search == "all" and not isinstance(task, InteractiveTask):
+            from stepcredit.report.cost import write_cost  # draws with matplotlib as well
+
+            write_cost(out / "cost.svg", read_rows(out / "results.json", AccuracyRow))
+        if config.value_model is not None and config.search in ("greedy", "sample"):  # 3.
+            rule = step_rule(task, value_states(models.value_model))
+            scored = score(models.value_model, models.tokenizer, episodes, rule)
+            write_value_files(out, scored, task, problems, about)
+        write_json(out / "timings.json", watch.phases)
+        methods = legend(row.method for row in read_rows(out / "results.json", AccuracyRow))
+        write_json(out / "run.json", {"command": "evaluate", **vars(config), "methods": methods, **versions()})
+    return rows, groups
+
+
+def _searches(config: EvaluateConfig, task: Task) -> list[SearchSpec]:
+    """The searches that a config asks for."""
+    if config.num_generations < 1:
+        raise InputError(f"{config.num_generations} must be 1 or more", "num_generations")
+    if config.trace is not None and config.search != "beam":
+        raise InputError("only a beam has a tree to draw: --search beam", "trace")
+    spec = SearchSpec(
+        "sample",
+        config.width,
+        sampling(config, task),
+        config.continuations,
+        config.max_step_tokens,
+        config.choose,
+        config.budget,
+    )
+    has_scorer = config.value_model is not None or config.reward_model is not None
+    is_interactive = isinstance(task, InteractiveTask)
+    return requested_searches(config.search, spec, config.num_generations, has_scorer, is_interactive)
+
+
+def _common(config: EvaluateConfig, task: Task) -> dict[str, Any]:
+    """What all rows say."""
+    return {
         "task": task.name,
         "task_version": task.version,
         **({"source_versions": task.source_versions} if task.source_versions else {}),
@@ -118,156 +173,34 @@ def evaluate(config: EvaluateConfig) -> tuple[list[dict[str, Any]], list[dict[st
         "policy": config.model,
         "value": config.value_model,
     }
-    responses = out / "responses" / f"{config.method or 'policy'}-{config.split}-{config.search}-seed{config.seed}"
-    models = Models(config)
-    _ = models.tokenizer  # a policy that is not there is found before anything is written
-    groups: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    with watch.phase("generate"):
-        for search, episodes in _searched(config, task, problems, models, responses):
-            rows.append(result_row(episodes, problems, search, common))
-            groups += group_rows(episodes, problems, {**common, **named(search)})
-    add_rows(out / "results.json", rows)
-    if groups:
-        add_rows(out / "groups.json", groups)
-    if config.search == "all" and not isinstance(task, InteractiveTask):
-        from stepcredit.report.cost import write_cost  # draws with matplotlib, which few evaluations need
-
-        write_cost(out / "cost.svg", read_rows(out / "results.json"))
-    if config.value_model is not None and config.search in ("greedy", "sample"):
-        value_model = models.value_model
-        scored = score(value_model, models.tokenizer, episodes, step_rule(task, value_states(value_model)))
-        write_value_files(out, scored, task, problems, common)
-    write_json(out / "timings.json", watch.phases)
-    write_json(out / "run.json", {"command": "evaluate", **vars(config), **versions()})
-    return rows, groups
 
 
-def _check(config: EvaluateConfig, task: Task) -> None:
-    if config.search not in SEARCHES:
-        raise InputError(f"{config.search!r} is none of {', '.join(SEARCHES)}", "search")
-    for name in ("num_generations", "width"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{getattr(config, name)} must be 1 or more", name)
-    if config.search == "random" and not isinstance(task, InteractiveTask):
-        raise InputError("random is a choice among replies, of an interactive task (fetch, alfworld)", "search")
-    if config.search in NEED_SCORER and config.value_model is None and config.reward_model is None:
-        raise InputError(f"{config.search} needs --value_model, or a --reward_model", "search")
-    if config.trace is not None and config.search != "beam":
-        raise InputError("only a beam has a tree to draw: --search beam", "trace")
+@contextmanager
+def _search(
+    config: EvaluateConfig, task: Task, problems: list[Problem], models: Models, specs: list[SearchSpec]
+) -> Iterator[ResponseSearch | ConversationSearch]:
+    """What the searches are done with; the models that are needed in any case are loaded.
 
-
-def _searched(
-    config: EvaluateConfig, task: Task, problems: Sequence[Problem], models: Models, responses: Path
-) -> Iterator[tuple[Search, list[Episode]]]:
-    """(a strategy, its episodes) for each that the config asks for; the episodes are kept as lines for reading too."""
-    asked = _asked(config, task)
-    params = sampling(config, task)
-    if isinstance(task, InteractiveTask):
-        engine = stepping(models.engine, task.name)
-        for way, episodes in conversed(config, task, problems, engine, models.scorer, params, responses, asked):
-            write_lines(responses.with_name(f"{responses.name}-{way.name}{way.width}.jsonl"), reading_rows(episodes))
-            yield Search(way.name, way.width, way.params), episodes
-        return
-    if config.search in ("greedy", "sample"):
-        search = search_params(config, task)
-        episodes = _drawn(responses, config, task, problems, search, models, asked)
-        write_lines(responses.with_suffix(".jsonl"), reading_rows(episodes))
-        yield search, episodes
-        return
-    scorer = models.scorer
-    rule = _beam_rule(config, task, scorer)
-    bench = Bench(task, problems, models.engine, scorer, params, _beam_params(config, params), rule, responses, asked)
-    if config.search == "all":
-        greedy = search_params(replace(config, search="greedy"), task)
-        episodes = _drawn(
-            responses.with_name(f"{responses.name}-greedy"), config, task, problems, greedy, models, asked
-        )
-        yield greedy, episodes
-        sampled = [e for group in bench.pool(config.width) for e in group]
-        yield Search("sample", config.width, params), sampled
-    for strategy in strategies(config):
-        episodes = bench.answers(strategy, config.width)
-        name = f"{responses.name}-{strategy.name}{strategy.width}.jsonl"
-        write_lines(responses.with_name(name), reading_rows(episodes))
-        yield Search(strategy.name, strategy.width, params), episodes
-    if config.trace is not None:
-        from stepcredit.report.trace import write_trace  # draws with matplotlib, which no other evaluation needs
-
-        params_of_trace = replace(bench.beam, width=config.width)
-        write_trace(Path(config.trace), trace_of(bench, problems[0], params_of_trace))
-
-
-def strategies(config: EvaluateConfig) -> list[Strategy]:
-    """The searches that a config asks for, at their widths: for "all", those that have what they need."""
-    if config.search != "all":
-        return [Strategy(config.search, config.width)]
-    has_scorer = config.value_model is not None or config.reward_model is not None
-    names = [name for name in (*CHOOSERS, "beam") if has_scorer or name not in NEED_SCORER]
-    return [Strategy(name, width) for name in names for width in powers_of_two(config.width)]
-
-
-MAX_STEP_TOKENS = 256
-
-
-def step_rule(task: Task, states: ValueStates | None, max_step_tokens: int | None = None) -> StepRule:
-    """Where the steps of a task end: as V was trained, where that was at step level; else by the task's delimiters.
-
-    Raises:
-        InputError: another limit than V was trained with.
+    The folders are named by all that tells evaluations into one `output_dir` apart; the settings are all that the
+    episodes depend on, without the widths, which are in the names too.
     """
-    if states is None or states.level != "step":
-        return StepRule(task.step_delimiters, max_step_tokens or MAX_STEP_TOKENS)
-    if max_step_tokens not in (None, states.max_step_tokens):
-        trained = states.max_step_tokens
-        raise InputError(f"{max_step_tokens}: the value model was trained on steps of at most {trained} tokens",
-                         "max_step_tokens")  # fmt: skip
-    return states.rule
-
-
-def _beam_rule(config: EvaluateConfig, task: Task, scorer: Scorer | None) -> StepRule:
-    states = value_states(scorer.model) if isinstance(scorer, ValueScorer) else None
-    if states is not None and states.level == "response":
-        raise InputError("was trained at prompts alone (response level), and says nothing of what was written",
-                         "value_model")  # fmt: skip
-    return step_rule(task, states, config.max_step_tokens)
-
-
-def _beam_params(config: EvaluateConfig, params: SamplingParams) -> BeamParams:
-    return BeamParams(
-        width=config.width,
-        continuations=config.continuations,
-        max_new_tokens=params.max_new_tokens,
-        choose=config.choose,
-        budget=config.budget,
-        seed=params.seed,
-    )
-
-
-def _asked(config: EvaluateConfig, task: Task) -> dict[str, Any]:
-    """What the responses depend on; the widths of a search are in the names of what is kept."""
-    asked = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
-    left_out = ("output_dir", "batch_size", "data", "method", "width", "trace", "workers")
-    values = () if config.search in NEED_SCORER or config.search == "all" else ("value_model", "reward_model")
-    return {name: value for name, value in asked.items() if name not in (*left_out, *values)}
-
-
-def _drawn(
-    responses: Path,
-    config: EvaluateConfig,
-    task: Task,
-    problems: Sequence[Problem],
-    search: Search,
-    models: Models,
-    asked: dict[str, Any],
-) -> list[Episode]:
-    """The graded responses, drawn or, as far as an earlier run got, read back."""
-    work = WorkFolder(responses, asked, work_units(problems, search.samples))
-    if work.done() < len(work.units):
-        models.check()
-        work.finish(
-            lambda unit, advance: sample_and_grade(task, unit, models.engine, search.samples, search.params, advance),
-            f"{config.method} {search.name}".strip(),
-            search.samples,
-        )
-    return list(load_episodes(responses))
+    needs_scorer = any(spec.needs_scorer for spec in specs)
+    settings = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
+    left_out = {"output_dir", "batch_size", "data", "method", "width", "trace", "workers"}
+    left_out |= set() if needs_scorer else {"value_model", "reward_model"}
+    settings = {name: value for name, value in settings.items() if name not in left_out}
+    name = f"{config.method or 'policy'}-{config.split}-{config.search}-seed{config.seed}"
+    if config.search != "greedy":
+        name += "".join(f"-{key}{value:g}" for key, value in changed_from_default(config, SAMPLING).items())
+    folder = Path(config.output_dir) / "responses" / name
+    _ = models.tokenizer  # a policy that is not there is found first
+    scorer = models.scorer if needs_scorer else None
+    if scorer is None and config.value_model is not None:
+        _ = models.value_model
+    if isinstance(task, InteractiveTask):
+        with multi_turn_rollouts(task, models.engine, config.max_turns, config.workers, scorer) as rollouts:
+            yield ConversationSearch(problems, rollouts, folder, settings)
+    else:
+        rule = search_rule(task, scorer, config.max_step_tokens)
+        pool = 0 if config.search in ("greedy", "sample") else config.width
+        yield ResponseSearch(task, problems, lambda: models.engine, scorer, rule, folder, settings, pool)

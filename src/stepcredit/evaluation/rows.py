@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,49 +11,33 @@ from stepcredit.engines.engine import Engine, SamplingParams
 from stepcredit.episodes.episode import Episode
 from stepcredit.evaluation.breakdown import at_k, is_strictly_right, rate
 from stepcredit.evaluation.value_quality import Scored, credit_examples, value_rows
-from stepcredit.files import write_json
 from stepcredit.progress import track_units
-from stepcredit.results.store import SAMPLING, add_rows
-from stepcredit.rollouts.single_turn import sample_and_grade, sampling
+from stepcredit.results.row_files import add_rows, write_rows
+from stepcredit.results.schema import AccuracyRow, ValueRow
+from stepcredit.rollouts.single_turn import sample_and_grade
 from stepcredit.rollouts.work_units import work_units
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.task import Problem, Task
 from stepcredit.verdict import Verdict
 
 
 def write_value_files(
     out: Path, scored: Sequence[Scored], task: Task, problems: Sequence[Problem], common: dict[str, Any]
-) -> list[dict[str, Any]]:
+) -> list[ValueRow]:
     """`value.json` and `credit.json` of scored responses; returns the value rows."""
     rows = value_rows(scored, task, problems, common)
     add_rows(out / "value.json", rows)
-    write_json(out / "credit.json", credit_examples(scored, task, problems))
+    write_rows(out / "credit.json", credit_examples(scored, task, problems))
     return rows
-
-
-@dataclass(frozen=True)
-class Search:
-    """How responses to a problem are made: by which strategy, how many, and with which sampling."""
-
-    name: str
-    samples: int
-    params: SamplingParams
-
-
-def search_params(config: Any, task: Task) -> Search:
-    """The strategy a config asks for."""
-    params = sampling(config, task)
-    if config.search == "greedy":
-        return Search("greedy", 1, replace(params, temperature=0.0, top_p=1.0, top_k=0))
-    return Search("sample", config.num_generations, params)
 
 
 def measure(
     task: Task,
     problems: Sequence[Problem],
     engine: Engine,
-    search: Search,
+    search: SearchSpec,
     common: dict[str, Any],
-) -> tuple[dict[str, Any], list[Episode]]:
+) -> tuple[AccuracyRow, list[Episode]]:
     """(a row of `results.json`, the graded responses).
 
     Truncated and undecided responses stay in the denominator as not right, and are counted beside it. The
@@ -70,34 +54,56 @@ def measure(
 
 
 def result_row(
-    episodes: Sequence[Episode], problems: Sequence[Problem], search: Search, common: dict[str, Any]
-) -> dict[str, Any]:
+    episodes: Sequence[Episode], problems: Sequence[Problem], search: SearchSpec, common: dict[str, Any]
+) -> AccuracyRow:
     """A row of `results.json`; see `measure`. `at_k` is there where there are several samples."""
     accuracy, stderr = rate(episodes)
     strict, strict_stderr = rate(episodes, is_strictly_right)
-    told_apart = {"accuracy_strict": strict, "stderr_strict": strict_stderr} if strict != accuracy else {}
-    return {
-        **common,
-        **named(search),
-        "n": len(problems),
-        "accuracy": accuracy,
-        "stderr": stderr,
-        **told_apart,
-        **({"at_k": at_k(episodes, search.samples)} if search.name == "sample" and search.samples > 1 else {}),
-        "truncated": sum(e.truncated for e in episodes),
-        "undecided": sum(e.verdict is Verdict.UNDECIDED for e in episodes),
-        "tokens_generated": sum(_generated(e) for e in episodes),
-        "tokens_scored": sum(e.metadata.get("tokens_scored", 0) for e in episodes),
-    }
+    differs: dict[str, Any] = {"accuracy_strict": strict, "stderr_strict": strict_stderr} if strict != accuracy else {}
+    return AccuracyRow(
+        **{**common, **named(search)},
+        n=len(problems),
+        accuracy=accuracy,
+        stderr=stderr,
+        **differs,
+        at_k=at_k(episodes, search.samples) if search.samples > 1 else None,
+        truncated=sum(e.truncated for e in episodes),
+        undecided=sum(e.verdict is Verdict.UNDECIDED for e in episodes),
+        tokens_generated=sum(_generated(e) for e in episodes),
+        tokens_scored=sum(e.metadata.get("tokens_scored", 0) for e in episodes),
+    )
 
 
-def named(search: Search) -> dict[str, Any]:
+SAMPLING = ("temperature", "top_p", "top_k")
+ALWAYS = ("max_new_tokens", "max_turns", "engine", "chat_template", "merge_system_message")
+CHOICES = ("budget", "reward_model")
+BEAM = ("continuations", "max_step_tokens", "choose")
+
+
+def named(search: SearchSpec) -> dict[str, Any]:
     """What a row says of its search: name, width, and the settings that are not plain sampling's; greedy has none."""
-    named, params = {"search": search.name, "width": search.samples}, search.params
-    if params.temperature == 0:
-        return named
-    told = {name: getattr(params, name) for name in SAMPLING}
-    return {**named, **{name: setting for name, setting in told.items() if setting != getattr(SamplingParams, name)}}
+    about: dict[str, Any] = {"search": search.name, "width": search.width}
+    if search.params.temperature == 0:
+        return about
+    changed = {name: getattr(search.params, name) for name in SAMPLING}
+    return about | {name: value for name, value in changed.items() if value != getattr(SamplingParams, name)}
+
+
+def settings_told(config: Any, search: str) -> dict[str, Any]:
+    """The settings of an evaluation that make its rows different: those that are not the defaults and that this search
+    goes by."""
+    names = (
+        *ALWAYS,
+        *(() if search in ("greedy", "sample") else CHOICES),
+        *(BEAM if search in ("beam", "all") else ()),
+    )
+    return changed_from_default(config, names)
+
+
+def changed_from_default(config: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Those of some settings that are not the defaults."""
+    defaults = {item.name: item.default for item in fields(config)}
+    return {name: getattr(config, name) for name in names if getattr(config, name) != defaults[name]}
 
 
 def _generated(episode: Episode) -> int:

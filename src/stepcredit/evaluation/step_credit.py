@@ -34,6 +34,7 @@ from stepcredit.metrics.localisation import (
 from stepcredit.metrics.ranking import Estimate, auc_across, auc_within
 from stepcredit.models.scoring import log_ratios_of, step_starts, sum_over_steps, value_after_steps, values_of
 from stepcredit.progress import track
+from stepcredit.results.schema import SignalRow
 from stepcredit.tasks.task import Problem, Task
 from stepcredit.verdict import Verdict
 
@@ -215,7 +216,7 @@ def _successes(
 
 def credit_rows(
     judged: Sequence[Judged], signals: Mapping[str, Signal], common: dict[str, Any], seed: int = 0
-) -> list[dict[str, Any]]:
+) -> list[SignalRow]:
     """How well each signal finds wrong steps, as rows; those with nothing to compare are left out.
 
     first_wrong_step: the share of wrong responses whose largest drop is the first wrong step.
@@ -244,7 +245,7 @@ def credit_rows(
     by_chance = found._replace(estimate=chance, low=float("nan"), high=float("nan"))
     same = {**common, "signal": "chance"}
     rows.append(_row(same, "first_wrong_step_chance", None, by_chance, "any step of the response"))
-    return [row for row in rows if row["n"]]
+    return [row for row in rows if row.n]
 
 
 def _found(judged: Sequence[Judged], credits: Sequence[StepCredit], seed: int) -> tuple[Estimate, float]:
@@ -263,7 +264,7 @@ def _credits(judged: Sequence[Judged], name: str, signal: Signal) -> list[StepCr
     return [StepCredit(change.tolist(), j.wrong, j.kinds) for change, j in zip(signal, judged, strict=True)]
 
 
-def auc_rows(scored: Sequence[Scored], common: dict[str, Any], seed: int = 0) -> list[dict[str, Any]]:
+def auc_rows(scored: Sequence[Scored], common: dict[str, Any], seed: int = 0) -> list[SignalRow]:
     """How well V foretells final success at 25, 50, 75 and 100% of the steps, within a prompt and across.
 
     Across prompts a value gets credit for telling easy prompts from hard ones, within a prompt none.
@@ -276,7 +277,7 @@ def auc_rows(scored: Sequence[Scored], common: dict[str, Any], seed: int = 0) ->
         note = "before the end token" if share == 1 else f"{share:.0%} of the steps written"
         for metric, auc in (("auc_within_prompt", auc_within), ("auc_across_prompts", auc_across)):
             rows.append(_row(common, metric, share, auc(values, right, groups, seed=seed), note))
-    return [row for row in rows if row["n"]]
+    return [row for row in rows if row.n]
 
 
 def with_values(judged: Sequence[Judged], after_steps: Sequence[NDArray[Any]]) -> list[Scored]:
@@ -291,7 +292,7 @@ def calibration_rows(
     common: dict[str, Any],
     edges: Sequence[float] = TENTHS,
     seed: int = 0,
-) -> list[dict[str, Any]]:
+) -> list[SignalRow]:
     """V of every state against the success rate of its continuations: bins, and two summaries.
 
     States are counted as often as responses pass through them; errors are clustered by prompt.
@@ -320,15 +321,24 @@ def calibration_rows(
     ]
 
 
-def _bin_row(common: dict[str, Any], b: Bin) -> dict[str, Any]:
-    numbers = {"predicted": _number(b.predicted), "estimate": _number(b.observed), "stderr": _number(b.stderr)}
-    edges = {"at": _number(b.low), "to": _number(b.high)}
-    return {**common, "metric": "calibration", **edges, **numbers, "n": b.n, "note": "success rate by predicted V"}
+def _bin_row(common: dict[str, Any], b: Bin) -> SignalRow:
+    return SignalRow(
+        **common,
+        metric="calibration",
+        at=_number(b.low),
+        to=_number(b.high),
+        predicted=_number(b.predicted),
+        estimate=round(b.observed, 6),
+        stderr=_number(b.stderr),
+        n=b.n,
+        note="success rate by predicted V",
+    )
 
 
-def _row(common: dict[str, Any], metric: str, at: float | None, e: Estimate, note: str) -> dict[str, Any]:
-    numbers = {"estimate": _number(e.estimate), "low": _number(e.low), "high": _number(e.high)}
-    return {**common, "metric": metric, "at": at, **numbers, "n": e.pairs, "prompts": e.groups, "note": note}
+def _row(common: dict[str, Any], metric: str, at: float | None, e: Estimate, note: str) -> SignalRow:
+    ends: dict[str, Any] = {"low": _number(e.low), "high": _number(e.high)}
+    estimate = round(float(e.estimate), 6)
+    return SignalRow(**common, metric=metric, at=at, estimate=estimate, **ends, n=e.pairs, prompts=e.groups, note=note)
 
 
 def _number(x: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from stepcredit.episodes.steps import StepRule
 from stepcredit.metrics.localisation import StepCredit, first_wrong_step_found
 from stepcredit.metrics.ranking import Estimate, auc_within
 from stepcredit.models.scoring import value_after_steps, values_of
+from stepcredit.results.schema import CreditExample, StepValue, ValueRow
 from stepcredit.tasks.task import Problem, Task
 
 
@@ -66,7 +68,7 @@ def localisation(
 
 def value_rows(
     scored: Sequence[Scored], task: Task, problems: Sequence[Problem], common: dict[str, Any], seed: int = 0
-) -> list[dict[str, Any]]:
+) -> list[ValueRow]:
     """Rows of `value.json`: ranking half-way and at the end, and where the largest drop points; without those
     for which there is nothing to compare."""
     rows = [
@@ -74,21 +76,21 @@ def value_rows(
         for share, note in ((0.5, "half of the steps written"), (1.0, "before the end token"))
     ]
     found, chance = localisation(scored, task, problems, seed)
-    rows = [row for row in rows if row["n"]]
+    rows = [row for row in rows if row.n]
     if not found.pairs:
         return rows
     rows.append(_row(common, "first_wrong_step", None, found, "largest drop in V is the first wrong step"))
-    rows.append({**rows[-1], "metric": "first_wrong_step_chance", "estimate": chance, "low": None, "high": None})
-    rows[-1]["note"] = "any step of the response"
-    return rows
+    note = "any step of the response"
+    by_chance = replace(rows[-1], metric="first_wrong_step_chance", estimate=chance, low=None, high=None, note=note)
+    return [*rows, by_chance]
 
 
-def _row(common: dict[str, Any], metric: str, at: float | None, e: Estimate, note: str) -> dict[str, Any]:
-    numbers = {"estimate": e.estimate, "low": e.low, "high": e.high, "n": e.pairs, "prompts": e.groups}
-    return {**common, "metric": metric, "at": at, **numbers, "note": note}
+def _row(common: dict[str, Any], metric: str, at: float | None, e: Estimate, note: str) -> ValueRow:
+    numbers: dict[str, Any] = {"estimate": e.estimate, "low": e.low, "high": e.high, "n": e.pairs, "prompts": e.groups}
+    return ValueRow(**common, metric=metric, at=at, **numbers, note=note)
 
 
-def credit_examples(scored: Sequence[Scored], task: Task, problems: Sequence[Problem]) -> list[dict[str, Any]]:
+def credit_examples(scored: Sequence[Scored], task: Task, problems: Sequence[Problem]) -> list[CreditExample]:
     """Rows of `credit.json`: the first right and the first wrong response to one prompt, step by step."""
     by_prompt: dict[str, dict[bool, Scored]] = {}
     for s in scored:
@@ -106,7 +108,7 @@ def _turns(episode: Episode) -> list[str]:
     return [message["content"] or "" for message in episode.completion if message["role"] == "assistant"]
 
 
-def credit_row(scored: Scored, task: Task, by_id: dict[str, Problem]) -> dict[str, Any]:
+def credit_row(scored: Scored, task: Task, by_id: dict[str, Problem]) -> CreditExample:
     """One response with V after each step and the truth about it."""
     episode = scored.episode
     problem = by_id[episode.prompt_id]
@@ -115,19 +117,15 @@ def credit_row(scored: Scored, task: Task, by_id: dict[str, Problem]) -> dict[st
     # In a conversation a turn's end token is a step too: V after a turn is V before that token.
     steps = turns if len(turns) > 1 else StepRule(task.step_delimiters).split(turns[0])
     after = scored.value[1 :: 2 if len(turns) > 1 else 1].tolist()
-    return {
-        "task": task.name,
-        "prompt": problem.prompt,
-        "answer": problem.answer,
-        "extracted": episode.metadata.get("extracted"),
-        "verdict": "right" if episode.reward == 1 else "wrong",
-        "value_initial": round(float(scored.value[0]), 4),
-        "steps": [
-            {
-                "text": step,
-                "value": round(value, 4),
-                "right": None if wrong is None else not wrong[i],
-            }
+    return CreditExample(
+        task=task.name,
+        prompt=problem.prompt if isinstance(problem.prompt, str) else list(problem.prompt),
+        answer=problem.answer,
+        extracted=episode.metadata.get("extracted"),
+        verdict="right" if episode.reward == 1 else "wrong",
+        value_initial=round(float(scored.value[0]), 4),
+        steps=[
+            StepValue(text=step, value=round(value, 4), right=None if wrong is None else not wrong[i])
             for i, (step, value) in enumerate(zip(steps, after, strict=False))
         ],
-    }
+    )

@@ -17,11 +17,14 @@ from stepcredit.experiments.compare_runs import INITIAL, make_initial, train_and
 from stepcredit.experiments.grid import Run, run_grid
 from stepcredit.experiments.initial_policy import Embedded
 from stepcredit.experiments.pairs import pair_rows
-from stepcredit.experiments.variants import variant_of
-from stepcredit.files import write_json
+from stepcredit.experiments.variants import VARIANTS, legend, variant_of
+from stepcredit.files import locked, write_json
+from stepcredit.flags import flag
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
-from stepcredit.tasks.registry import load_task
+from stepcredit.results.row_files import parsed, write_rows
+from stepcredit.results.schema import AccuracyRow, SignalRow
+from stepcredit.tasks.registry import TASK_NAMES, load_task
 from stepcredit.training.methods import METHODS
 
 
@@ -35,11 +38,11 @@ class CompareConfig:
     command once more to go on after a stop, or with more --methods or --seeds to extend the table.
     """
 
-    task: str = field(metadata={"help": "The task, for example arithmetic."})
-    output_dir: str = field(metadata={"help": "The folder to write; a broken run goes on in it."})
+    task: str = field(metadata=flag("task", TASK_NAMES))
+    output_dir: str = field(metadata=flag("output_dir", "A broken run goes on in it."))
     methods: list[str] = field(
         default_factory=lambda: ["rft", "dpo", "kto", "dro", "dqo", "oreo", "oreo-step", "oreo-response"],
-        metadata={"help": "What is compared; the start, sft, is always there."},
+        metadata={"help": f"What is compared, of {', '.join(VARIANTS)}; the start, sft, is always there."},
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One policy each."})
     tuning_seed: int = field(default=100, metadata={"help": "The seed on which learning rates are chosen."})
@@ -47,12 +50,12 @@ class CompareConfig:
         default_factory=lambda: [2e-5, 1e-4, 5e-4], metadata={"help": "The rates that every method may choose from."}
     )
     steps: int = field(default=200, metadata={"help": "Optimizer steps of every method."})
-    model: str | None = field(default=None, metadata={"help": "The policy to start from, for all seeds."})
+    model: str | None = field(default=None, metadata=flag("model", "All seeds start from it."))
     episodes: str | None = field(default=None, metadata={"help": "The episodes that --model is trained on."})
     demonstrations: int = field(default=20_000, metadata={"help": "Embedded tasks: what SFT learns from."})
     sft_steps: int = field(default=150, metadata={"help": "Embedded tasks: optimizer steps of SFT."})
     train_prompts: int = field(default=800, metadata={"help": "Embedded tasks: prompts that are sampled."})
-    num_generations: int = field(default=8, metadata={"help": "Embedded tasks: responses a prompt."})
+    num_generations: int = field(default=8, metadata=flag("num_generations", "Of embedded tasks."))
     validation_prompts: int = field(default=400, metadata={"help": "Problems on which a rate is chosen."})
     test_prompts: int = field(default=1000, metadata={"help": "Problems of the table."})
     searches: list[str] = field(
@@ -73,7 +76,7 @@ class CompareConfig:
     )
     jobs: int = field(default=1, metadata={"help": "Runs at a time, each in a process of its own."})
     threads: int = field(default=1, metadata={"help": "CPU threads of each; part of what makes a run repeatable."})
-    dry_run: bool = field(default=False, metadata={"help": "Say what would be run, and stop."})
+    dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
 
 class Comparison:
@@ -174,20 +177,30 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     out, initial = comparison.out, [comparison.initial(s) for s in [*config.seeds, config.tuning_seed]]
     if config.dry_run:
         return _plan(comparison, initial)
+    with locked(out, "stepcredit compare"):
+        return _compare(comparison, initial)
+
+
+def _compare(comparison: Comparison, initial: Sequence[Run]) -> dict[str, Any]:
+    config, out = comparison.config, comparison.out
     first = comparison.run("policies and episodes", initial)
     rates = choose_rates(comparison)
     trained = [comparison.final(m, s, rates[m]) for m in config.methods for s in config.seeds]
     results = [*first[: len(config.seeds)], *comparison.run("methods × seeds", trained)]
-    write_json(out / "results.json", [row for result in results for row in result["rows"]])
-    write_json(out / "pairs.json", pair_rows(config.task, results))
+    write_rows(out / "results.json", rows_of(results, AccuracyRow))
+    write_rows(out / "pairs.json", pair_rows(config.task, results))
     curves = {r["rows"][0]["method"]: r["curve"] for r in results if r["rows"][0]["seed"] == config.seeds[0]}
     write_json(out / "curves.json", curves)
     about = {k: v for k, v in vars(config).items() if k not in ("output_dir", "jobs", "dry_run", "settings")}
-    chosen = {"settings": comparison.settings, "chosen_learning_rates": rates}
+    chosen = {
+        "settings": comparison.settings,
+        "chosen_learning_rates": rates,
+        "methods": legend([INITIAL, *config.methods]),
+    }
     write_json(out / "run.json", {"command": "compare", **about, **chosen, **versions()})
     if config.credit_prompts:
         judged = comparison.run("credit", [comparison.credit(seed, rates) for seed in config.seeds])
-        write_json(out / "localisation.json", [row for result in judged for row in result["rows"]])
+        write_rows(out / "localisation.json", rows_of(judged, SignalRow))
     write_json(out / "timings.json", comparison.timings)
     write_report(out)
     return {"methods": len(config.methods) + 1, "seeds": len(config.seeds), "runs": len(results)}
@@ -221,8 +234,13 @@ def choose_rates(comparison: Comparison) -> dict[str, float]:
         if stopped:
             raise InputError(f"{method} learns at none of these rates; at {rate:g} {stopped[0]}", "learning_rates")
     grid = [{**row, "chosen": best[m] == rate} for (m, rate), rows in tried.items() for row in rows]
-    write_json(comparison.out / "grid.json", grid)
+    write_rows(comparison.out / "grid.json", rows_of([{"rows": grid}], AccuracyRow))
     return best
+
+
+def rows_of(results: Sequence[dict[str, Any]], kind: type[Any]) -> list[Any]:
+    """The rows of the results of runs."""
+    return [parsed(kind, row, "run") for result in results for row in result["rows"]]
 
 
 def _settings(config: CompareConfig) -> dict[str, dict[str, Any]]:

@@ -26,8 +26,9 @@ from stepcredit.evaluation.step_credit import (
 )
 from stepcredit.experiments.initial_policy import sampled_episodes
 from stepcredit.models.loading import load_policy, load_tokenizer, load_value_model
+from stepcredit.results.schema import SignalRow, written
 from stepcredit.tasks.registry import load_task
-from stepcredit.tasks.task import Problem
+from stepcredit.tasks.task import Problem, Task
 
 EXPLICIT, IMPLICIT, PRIOR, CEILING = "ΔV", "β Σρ", "kind of step", "continuations"
 
@@ -43,12 +44,11 @@ def judge_credit(
     samples: int,
     continuations: int,
 ) -> dict[str, Any]:
-    """Rows of the credit of one seed.
+    """Rows of the credit of one seed: responses of the initial policy to test problems, judged by each signal.
 
-    Responses of the initial policy to test problems are judged by: the change of V of every method that has one
-    ("oreo ΔV"), β Σρ of every policy with a β ("dpo β Σρ"), the rate at which each kind of step goes wrong in the
-    training episodes ("kind of step"), and the success rate of fresh continuations of the initial policy and of
-    OREO's ("sft continuations"), which is the ceiling: what a V without error would say.
+    "oreo ΔV" is the change of V, of every method that has one; "dpo β Σρ" that of every policy with a β; "kind of step"
+    the rate at which each kind goes wrong in the training episodes; "sft continuations" the success rate of fresh
+    continuations of the initial policy, or of OREO's: the ceiling, what a V without error would say.
 
     Args:
         folder: of the run; `trained` and `initial` are names of folders beside it.
@@ -69,44 +69,49 @@ def judge_credit(
     problems = list(task.problems("test", prompts, seed))
     episodes = sampled_episodes(task, reference, tokenizer, "test", prompts, samples, seed)
     judged = judge(task, problems, tokenizer, episodes, rule)
-    common = {"task": task.name, "task_version": task.version, "split": "test", "seed": seed}
-
-    logs = [e for e in load_episodes(runs / initial / "episodes") if not e.truncated]
-    problems_of_logs = {e.prompt_id: Problem(e.prompt_id, str(e.prompt), str(e.metadata["answer"])) for e in logs}
-    training = judge(task, list(problems_of_logs.values()), tokenizer, logs, rule)
+    training = _training_steps(task, runs / initial / "episodes", tokenizer, rule)
     if not judged or not training:
         raise InputError(f"no step of {task.name} is known to be right or wrong; leave it at 0", "credit_prompts")
     rates = rates_of_kinds(training)
+    values = _values(judged, {method: runs / name / "value" for method, name in trained.items()})
     signals: dict[str, Signal] = {PRIOR: prior_changes(judged, rates)}
-    values: dict[str, Signal] = {}
     for method, name in trained.items():
-        if (runs / name / "value").is_dir():
-            values[method] = values_after_steps(judged, load_value_model(str(runs / name / "value")))
+        if method in values:
             signals[f"{method} {EXPLICIT}"] = changes(values[method])
         if method in betas:
             policy = load_policy(str(runs / name / "policy"))
             signals[f"{method} {IMPLICIT}"] = implicit_changes(judged, policy, reference, betas[method])
-    rows = []
-    for method, policy_folder in {"sft": base, **_ceilings(runs, trained)}.items():
-        engine = load_engine(str(policy_folder), tokenizer=tokenizer, batch_size=512)
-        rates_after = continuation_success(task, problems, judged, engine, continuations, seed)
-        signals[f"{method} {CEILING}"] = changes(rates_after)
-        rows += _against(judged, values, rates_after, continuations, common, method)
+    common = {"task": task.name, "task_version": task.version, "split": "test", "seed": seed}
+    rows: list[SignalRow] = []
+    for method, name in {"sft": initial, **{m: trained[m] for m in ("oreo",) if m in trained}}.items():
+        engine = load_engine(str(runs / name / "policy"), tokenizer=tokenizer, batch_size=512)
+        success = continuation_success(task, problems, judged, engine, continuations, seed)
+        signals[f"{method} {CEILING}"] = changes(success)
+        rows += _against(judged, values, success, continuations, common, method)
     rows += credit_rows(judged, signals, common, seed)
     for method, value in values.items():
         rows += auc_rows(with_values(judged, value), {**common, "signal": f"{method} V"}, seed)
-    return {"rows": rows, "kind_rates": rates, "responses": len(judged)}
+    return {"rows": [written(row) for row in rows], "kind_rates": rates, "responses": len(judged)}
 
 
-def _ceilings(runs: Path, trained: dict[str, str]) -> dict[str, Path]:
-    return {method: runs / trained[method] / "policy" for method in ("oreo",) if method in trained}
+def _values(judged: list[Judged], folders: dict[str, Path]) -> dict[str, Signal]:
+    """V after every step, of each method that has a value model."""
+    with_value = {method: folder for method, folder in folders.items() if folder.is_dir()}
+    return {method: values_after_steps(judged, load_value_model(str(f))) for method, f in with_value.items()}
+
+
+def _training_steps(task: Task, episodes: Path, tokenizer: Any, rule: StepRule) -> list[Judged]:
+    """The judged steps of the episodes that the methods were trained on."""
+    logs = [e for e in load_episodes(episodes) if not e.truncated]
+    problems = {e.prompt_id: Problem(e.prompt_id, str(e.prompt), str(e.metadata["answer"])) for e in logs}
+    return judge(task, list(problems.values()), tokenizer, logs, rule)
 
 
 def _against(
     judged: list[Judged], values: dict[str, Signal], rates: Signal, trials: int, common: dict[str, Any], by: str
-) -> list[dict[str, Any]]:
+) -> list[SignalRow]:
     """How well each V agrees with the success rates of one policy's continuations."""
-    rows = []
+    rows: list[SignalRow] = []
     for method, value in values.items():
         named = {**common, "signal": f"{method} V", "against": f"{by} {CEILING}"}
         rows += calibration_rows(with_values(judged, value), rates, trials, named, seed=common["seed"])

@@ -11,7 +11,7 @@ from transformers import set_seed
 from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import NotFiniteError
-from stepcredit.evaluation.rows import Search, measure
+from stepcredit.evaluation.rows import measure
 from stepcredit.experiments.initial_policy import (
     Embedded,
     Scratch,
@@ -22,6 +22,8 @@ from stepcredit.experiments.initial_policy import (
 )
 from stepcredit.experiments.variants import variant_of, with_process_rewards
 from stepcredit.models.loading import load_policy, load_tokenizer
+from stepcredit.results.schema import AccuracyRow, written
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.registry import load_task
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import curve
@@ -102,9 +104,10 @@ def _stopped(
     task_name: str, method: str, seed: int, learning_rate: float, why: str, test: dict[str, Any]
 ) -> dict[str, Any]:
     """A row for each search of a rate at which training stopped."""
-    common = {"task": task_name, "split": test["split"], "seed": seed, "method": method}
-    row = {**common, "learning_rate": learning_rate, "accuracy": 0.0, "stopped": why}
-    return {"rows": [{**row, "search": name} for name in test["searches"]], "right": {}, "curve": []}
+    about: dict[str, Any] = {"task": task_name, "split": test["split"], "seed": seed, "method": method}
+    numbers: dict[str, Any] = {"n": test["prompts"], "accuracy": 0.0, "learning_rate": learning_rate, "stopped": why}
+    rows = [AccuracyRow(**about, search=name, **numbers) for name in test["searches"]]
+    return {"rows": [written(row) for row in rows], "right": {}, "curve": []}
 
 
 def _tested(
@@ -126,7 +129,7 @@ def _tested(
     rows, right = [], {}
     for name in test["searches"]:
         params = SamplingParams(task.max_new_tokens, temperature=0.0 if name == "greedy" else 1.0, seed=seed)
-        row, episodes = measure(task, problems, engine, Search(name, 1, params), common)
-        rows.append(row)
+        row, episodes = measure(task, problems, engine, SearchSpec(name, 1, params), common)
+        rows.append(written(row))
         right[name] = [int(e.verdict is Verdict.RIGHT) for e in episodes]
     return {"rows": rows, "right": right}

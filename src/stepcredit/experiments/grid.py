@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stepcredit.errors import InputError
-from stepcredit.files import write_json
+from stepcredit.files import changed_settings, read_manifest, write_json
 from stepcredit.progress import hide, track
 
 RESULT = "result.json"
@@ -40,8 +39,7 @@ class Run:
         """
         if not (self.folder / RESULT).exists():
             return False
-        kept, wanted = self._read()["settings"], json.loads(json.dumps(self.settings))
-        changed = sorted(k for k in {*kept, *wanted} if kept.get(k) != wanted.get(k))
+        changed = changed_settings(self._read()["settings"], self.settings)
         if changed:
             raise InputError(
                 f"was made with another {', '.join(changed)}; choose another --output_dir", str(self.folder)
@@ -58,8 +56,7 @@ class Run:
         return float(self._read()["seconds"])
 
     def _read(self) -> dict[str, Any]:
-        read: dict[str, Any] = json.loads((self.folder / RESULT).read_text(encoding="utf-8"))
-        return read
+        return read_manifest(self.folder / RESULT, ("settings", "result", "seconds"))
 
 
 def run_grid(runs: Sequence[Run], label: str, jobs: int, threads: int) -> list[dict[str, Any]]:

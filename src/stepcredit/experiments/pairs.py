@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from stepcredit.metrics.paired import mcnemar, paired_difference
+from stepcredit.results.schema import PairRow
 
 
-def pair_rows(task: str, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def pair_rows(task: str, results: Sequence[dict[str, Any]]) -> list[PairRow]:
     """Every two methods on the same problems of the same seeds: the difference with its paired bootstrap interval
     over problems, and McNemar's exact test on the responses that only one of them got right.
 
@@ -30,20 +31,20 @@ def pair_rows(task: str, results: Sequence[dict[str, Any]]) -> list[dict[str, An
         x, y = right[search, a], right[search, b]
         difference, test = paired_difference(x, y, problems[search, a]), mcnemar(x, y)
         rows.append(
-            {
-                "task": task,
-                "split": "test",
-                "search": search,
-                "method_a": a,
-                "method_b": b,
-                "difference": round(difference.estimate, 6),
-                "low": round(difference.low, 6),
-                "high": round(difference.high, 6),
-                "only_a": test.only_a,
-                "only_b": test.only_b,
-                "p": test.p,
-                "n": len(x),
-                "seeds": len({name.partition("/")[0] for name in problems[search, a]}),
-            }
+            PairRow(
+                task=task,
+                split="test",
+                search=search,
+                method_a=a,
+                method_b=b,
+                difference=round(difference.estimate, 6),
+                low=round(difference.low, 6),
+                high=round(difference.high, 6),
+                only_a=test.only_a,
+                only_b=test.only_b,
+                p=test.p,
+                n=len(x),
+                seeds=len({name.partition("/")[0] for name in problems[search, a]}),
+            )
         )
     return rows

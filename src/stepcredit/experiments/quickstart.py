@@ -18,7 +18,7 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.store import append_episodes
 from stepcredit.errors import InputError
-from stepcredit.evaluation.rows import Search, measure, write_value_files
+from stepcredit.evaluation.rows import measure, write_value_files
 from stepcredit.evaluation.value_quality import score
 from stepcredit.experiments.initial_policy import (
     Scratch,
@@ -27,10 +27,14 @@ from stepcredit.experiments.initial_policy import (
     small_run,
     train_and_save,
 )
-from stepcredit.files import write_json
+from stepcredit.experiments.variants import legend
+from stepcredit.files import holds_something, locked, write_json
+from stepcredit.flags import flag
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import Stopwatch, versions
-from stepcredit.results.store import add_rows
+from stepcredit.results.row_files import add_rows
+from stepcredit.results.schema import AccuracyRow
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.training.configs import OfflineConfig, OREOConfig, RFTConfig
 from stepcredit.training.train import curve
@@ -45,15 +49,13 @@ class QuickstartConfig:
     same number of threads; timings are kept in a file of their own.
     """
 
-    output_dir: str = field(
-        default="quickstart", metadata={"help": "The folder to write; it must not hold anything yet."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of everything: problems, weights, noise, order."})
+    output_dir: str = field(default="quickstart", metadata=flag("output_dir", "It must not hold anything yet."))
+    seed: int = field(default=0, metadata=flag("seed"))
     threads: int = field(default=2, metadata={"help": "CPU threads; part of what makes a run repeatable."})
     demonstrations: int = field(default=20_000, metadata={"help": "Demonstrations that SFT learns from."})
     sft_steps: int = field(default=150, metadata={"help": "Optimizer steps of SFT."})
     train_prompts: int = field(default=800, metadata={"help": "Prompts that are sampled for training."})
-    num_generations: int = field(default=8, metadata={"help": "Responses a prompt, for training and for judging V."})
+    num_generations: int = field(default=8, metadata=flag("num_generations", "For training and for judging V."))
     epochs: float = field(default=2.0, metadata={"help": "Passes of rejection sampling and OREO over the samples."})
     value_warmup_steps: int = field(
         default=60, metadata={"help": "OREO steps at the start in which only the value model learns."}
@@ -85,12 +87,12 @@ class Loop:
         """`config.num_generations` graded responses to each of the first prompts of a split."""
         return sampled_episodes(self.task, policy, self.tokenizer, split, prompts, self.config.num_generations, seed)
 
-    def test(self, method: str, policy: Any) -> dict[str, Any]:
+    def test(self, method: str, policy: Any) -> AccuracyRow:
         """Greedy accuracy on the test problems."""
         with self.watch.phase(f"evaluate {method}"):
             problems = self.task.problems("test", self.config.test_prompts, self.config.seed)
             engine = load_engine(policy, tokenizer=self.tokenizer, batch_size=256)
-            search = Search("greedy", 1, SamplingParams(self.task.max_new_tokens, temperature=0.0))
+            search = SearchSpec("greedy", 1, SamplingParams(self.task.max_new_tokens, temperature=0.0))
             row, episodes = measure(self.task, problems, engine, search, self.common(method))
         append_episodes(self.out / "responses" / method, episodes)
         add_rows(self.out / "results.json", [row])
@@ -116,8 +118,13 @@ def quickstart(config: QuickstartConfig) -> Path:
         InputError: the folder holds something already.
     """
     out = Path(config.output_dir)
-    if out.exists() and any(out.iterdir()):
-        raise InputError("is not empty; choose another --output_dir, or remove it", str(out))
+    with locked(out, "stepcredit quickstart"):
+        if holds_something(out):
+            raise InputError("is not empty; choose another --output_dir, or remove it", str(out))
+        return _quickstart(config, out)
+
+
+def _quickstart(config: QuickstartConfig, out: Path) -> Path:
     torch.set_num_threads(config.threads)
     set_seed(config.seed)
     loop = Loop(config)
@@ -192,4 +199,5 @@ def _judge_value(loop: Loop, policy: Any, value: Any) -> None:
 def _write_rest(loop: Loop) -> None:
     write_json(loop.out / "curves.json", loop.curves)
     settings = {k: v for k, v in vars(loop.config).items() if k != "output_dir"}
-    write_json(loop.out / "run.json", {"command": "quickstart", **settings, **versions()})
+    methods = legend(loop.curves)
+    write_json(loop.out / "run.json", {"command": "quickstart", **settings, "methods": methods, **versions()})

@@ -19,12 +19,14 @@ from typing import Any
 from stepcredit.errors import InputError
 from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.experiments.recipe import Recipe, read_recipe, split_settings
-from stepcredit.experiments.variants import variant_of
-from stepcredit.files import write_json
+from stepcredit.experiments.variants import legend, variant_of
+from stepcredit.files import locked, write_json
+from stepcredit.flags import flag
 from stepcredit.progress import track
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
-from stepcredit.results.store import read_rows
+from stepcredit.results.row_files import read_rows, write_rows
+from stepcredit.results.schema import AccuracyRow
 from stepcredit.rollouts.collect import SOLUTIONS, CollectConfig, collect
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import TrainConfig, train
@@ -37,14 +39,14 @@ class ReproduceConfig:
 
     recipe: str = field(metadata={"help": "A recipe, for example recipes/qwen2.5-math-1.5b-gsm8k.yaml.",
                                   "positional": True})  # fmt: skip
-    output_dir: str = field(metadata={"help": "The folder for all that is made."})
+    output_dir: str = field(metadata=flag("output_dir", "A broken run goes on in it."))
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "The seeds; each is a run of its own."})
     methods: list[str] = field(default_factory=list, metadata={"help": "Only these methods of the recipe."})
     set: list[str] = field(
         default_factory=list,
         metadata={"help": "Other settings, section.setting=value: model=FOLDER train.per_device_train_batch_size=2 …"},
     )
-    dry_run: bool = field(default=False, metadata={"help": "Say what would be done, and stop."})
+    dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,11 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
     left = [step for step in steps if not step.done.exists()]
     if config.dry_run:
         return {"steps": len(steps), "done": len(steps) - len(left), "next": left[0].name if left else "nothing"}
-    _same_recipe(out, recipe)
-    for step in track(left, Path(config.recipe).stem, len(left), "steps"):
-        step.run()
-    gather(out)
+    with locked(out, "stepcredit reproduce"):
+        _same_recipe(out, recipe)
+        for step in track(left, Path(config.recipe).stem, len(left), "steps"):
+            step.run()
+        gather(out)
     return {"steps": len(steps), "done before": len(steps) - len(left)}
 
 
@@ -104,7 +107,10 @@ def steps_of(recipe: Recipe, config: ReproduceConfig) -> list[Step]:
 def gather(out: Path) -> None:
     """The rows of all evaluations in one `results.json`, and the page of them."""
     files = sorted(out.glob("seed*/evaluate-*/results.json"))
-    write_json(out / "results.json", [row for file in files for row in read_rows(file)])
+    rows = [row for file in files for row in read_rows(file, AccuracyRow)]
+    write_rows(out / "results.json", rows)
+    methods = legend(row.method for row in rows)
+    write_json(out / "run.json", {"command": "reproduce", "methods": methods, **versions()})
     write_report(out)
 
 

@@ -9,32 +9,56 @@ from typing import Any
 from stepcredit.episodes.episode import Episode
 from stepcredit.errors import InputError
 from stepcredit.tasks.task import Problem, Task
+from stepcredit.training.methods import METHODS
+from stepcredit.training.methods import legend as methods_legend
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of a comparison: the method, what it sets, and whether steps are rewarded by their labels."""
+    """A method of a comparison, as the table has it or with a difference.
+
+    Attributes:
+        method: its name in the table.
+        given: what it sets.
+        process_rewards: whether steps are rewarded by their labels.
+        difference: in words, for its label; empty where there is none.
+        color: in figures, "#rrggbb"; empty: that of the method.
+    """
 
     method: str
     given: Mapping[str, Any] = field(default_factory=dict)
     process_rewards: bool = False
+    difference: str = ""
+    color: str = ""
 
+    @property
+    def look(self) -> dict[str, str]:
+        """Its label and colour, as `run.json` records them."""
+        method = METHODS[self.method]
+        label = f"{method.label} ({self.difference})" if self.difference else method.label
+        return {"label": label, "color": self.color or method.color}
+
+
+BASE = "sft"
+"""What a comparison starts from, and therefore does not compare with itself."""
 
 VARIANTS: dict[str, Variant] = {
-    "rft": Variant("rft"),
-    "dpo": Variant("dpo"),
-    "kto": Variant("kto"),
-    "topr": Variant("topr"),
-    "dro": Variant("dro"),
-    "dqo": Variant("dqo"),
-    "dqo-unweighted": Variant("dqo", {"importance_weight": False}),
-    "dqo-process": Variant("dqo", process_rewards=True),
-    "oreo": Variant("oreo"),
-    "oreo-step": Variant("oreo", {"level": "step"}),
-    "oreo-response": Variant("oreo", {"level": "response"}),
-    "oreo-sampled-kl": Variant("oreo", {"kl_estimator": "sampled"}),
-    "oreo-process": Variant("oreo", process_rewards=True),
+    **{name: Variant(name) for name in METHODS if name != BASE},
+    "dqo-unweighted": Variant("dqo", {"importance_weight": False}, difference="unweighted", color="#e08a7f"),
+    "dqo-process": Variant("dqo", process_rewards=True, difference="process rewards", color="#9c6644"),
+    "oreo-step": Variant("oreo", {"level": "step"}, difference="step", color="#3fa3d9"),
+    "oreo-response": Variant("oreo", {"level": "response"}, difference="response", color="#5b7fa6"),
+    "oreo-sampled-kl": Variant("oreo", {"kl_estimator": "sampled"}, difference="sampled KL", color="#1f9aa0"),
+    "oreo-process": Variant("oreo", process_rewards=True, difference="process rewards", color="#6c6fd1"),
 }
+BASE_MODEL = {"base": {"label": "base model", "color": "#a9a294"}}
+"""The pretrained policy, where it is measured beside the methods."""
+
+
+def legend(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Label and colour of the methods among some names, as `run.json` records them for the report."""
+    known = {**BASE_MODEL, **methods_legend(METHODS), **{name: variant.look for name, variant in VARIANTS.items()}}
+    return {name: known[name] for name in dict.fromkeys(names) if name in known}
 
 
 def variant_of(name: str) -> Variant:
@@ -44,7 +68,7 @@ def variant_of(name: str) -> Variant:
         InputError: no such variant.
     """
     if name not in VARIANTS:
-        raise InputError(f"no method {name!r} to compare; there is {', '.join(VARIANTS)}", "methods")
+        raise InputError(f"unknown method {name!r}; choose from {', '.join(VARIANTS)}", "methods")
     return VARIANTS[name]
 
 

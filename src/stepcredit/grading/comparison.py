@@ -189,7 +189,9 @@ def _same_piece(wanted: Piece, given: Piece, algebra: Algebra) -> Comparison:
 
 def split_parts(answer: str) -> Parts:
     """The parts of a tuple, interval, set or bare list; one part where it is none of these. `a \\pm b` is two."""
-    text = _without_name(value_of(plain(answer)))
+    text = value_of(plain(answer))
+    named = re.fullmatch(r"[A-Za-z]\s*(?:=|\\in(?![a-z]))\s*([^=]+)", text)  # x = 1, 2 and x \in [1, 2]
+    text = named[1].strip() if named is not None else text
     opening = next((o for o in _BRACKETS if text.startswith(o)), "")
     closing = next((c for c in _BRACKETS.values() if text.endswith(c)), "")
     inner = text[len(opening) : len(text) - len(closing)]
@@ -200,12 +202,6 @@ def split_parts(answer: str) -> Parts:
     if opening and len(pieces) == 1 and opening != "\\{":
         return Parts("", "", tuple(_spread(text)))
     return Parts(opening, closing, tuple(s for piece in pieces for s in _spread(piece)))
-
-
-def _without_name(text: str) -> str:
-    """`x = 1, 2` as `1, 2` and `x \\in [1, 2]` as `[1, 2]`."""
-    match = re.fullmatch(r"[A-Za-z]\s*(?:=|\\in(?![a-z]))\s*([^=]+)", text)
-    return match[1].strip() if match is not None else text
 
 
 def _is_one_group(inner: str) -> bool:
@@ -256,8 +252,7 @@ def _by_parts(wanted: Parts, given: Parts, algebra: Algebra) -> Comparison:
     names = assignments(wanted.parts), assignments(given.parts)
     if None not in names and names[0].keys() == names[1].keys():  # type: ignore[union-attr]
         return _in_order(list(names[0].values()), [names[1][name] for name in names[0]], algebra)  # type: ignore
-    loose = _UNORDERED
-    if wanted.opening in loose and given.opening in loose:
+    if wanted.opening in _UNORDERED and given.opening in _UNORDERED:
         return _in_any_order(wanted.parts, given.parts, algebra)
     if (wanted.opening, wanted.closing) != (given.opening, given.closing) and "" not in (wanted.opening, given.opening):
         return Comparison(WRONG, "other brackets")

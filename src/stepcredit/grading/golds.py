@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 
 from stepcredit.grading.comparison import split_parts
 from stepcredit.grading.notation.numbers import read_number
@@ -24,4 +25,4 @@ def style_for(gold: str, style: AnswerStyle) -> AnswerStyle:
     """The style with its kind settled, where the gold answer is to settle it."""
     kind = kind_of(gold) if style.kind is Kind.AUTO else style.kind
     several = kind is Kind.EXPRESSION and (len(split_parts(gold).parts) > 1 or "\\pm" in gold)
-    return style.with_kind(kind, several=several)
+    return replace(style, kind=kind, several=several)

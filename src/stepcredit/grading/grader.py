@@ -45,10 +45,6 @@ class Grader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def warm(self) -> None:
-        """Start the workers now."""
-        self._workers.warm()
-
     def close(self) -> None:
         """End the workers."""
         self._workers.close()
@@ -79,12 +75,17 @@ class Grader:
         return compare(gold, answer, _Algebra(self._workers, self._seconds), identity=self._identity)
 
     def grade_all(self, rows: Iterable[tuple[str, str]], style: AnswerStyle = MATH) -> Iterator[Grade]:
-        """The verdicts on (response, gold answer) pairs, in their order, a few hundred read ahead."""
-        source = iter(rows)
-        with ThreadPoolExecutor(self._count) as pool:
+        """The verdicts on (response, gold answer) pairs, in their order, a few hundred read ahead.
+
+        Leaving early does not wait for pairs that nobody has begun to grade.
+        """
+        source, pool = iter(rows), ThreadPoolExecutor(self._count)
+        try:
             while batch := list(islice(source, _AHEAD)):
                 begun = [pool.submit(self.grade, response, answer, style) for response, answer in batch]
                 yield from (future.result() for future in begun)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class _Algebra:

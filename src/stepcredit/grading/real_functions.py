@@ -17,33 +17,33 @@ _DIGITS = 30
 _ZERO = 1e-15
 
 
-def equal_as_real_functions(wanted: Any, given: Any) -> bool:
+def equal_as_real_functions(gold: Any, answer: Any) -> bool:
     """Whether both are equal for positive unknowns, and for others real together and then equal.
 
     Asked only of expressions with a root in the same unknowns, of which there are at most `MAX_UNKNOWNS`. Equality is
     proved for positive unknowns, and tried at a few points for each choice of signs.
     """
-    if not (isinstance(wanted, sympy.Expr) and isinstance(given, sympy.Expr)):
+    if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr)):
         return False
-    unknowns = sorted(wanted.free_symbols | given.free_symbols, key=str)
-    if not 0 < len(unknowns) <= MAX_UNKNOWNS or wanted.free_symbols != given.free_symbols:
+    unknowns = sorted(gold.free_symbols | answer.free_symbols, key=str)
+    if not 0 < len(unknowns) <= MAX_UNKNOWNS or gold.free_symbols != answer.free_symbols:
         return False
-    if not (_has_root(wanted) or _has_root(given)):
+    if not (_has_root(gold) or _has_root(answer)):
         return False
     positive = {unknown: sympy.Dummy(str(unknown), positive=True) for unknown in unknowns}
-    if sympy.simplify((wanted - given).subs(positive)) != 0:
+    if sympy.simplify((gold - answer).subs(positive)) != 0:
         return False
     values = [sign * size for size in _SIZES for sign in (1, -1)]
     points = (dict(zip(unknowns, point, strict=True)) for point in product(values, repeat=len(unknowns)))
-    return all(_agree(wanted, given, point) for point in points)
+    return all(_agree(gold, answer, point) for point in points)
 
 
 def _has_root(expression: sympy.Expr) -> bool:
     return any(not power.exp.is_integer for power in expression.atoms(sympy.Pow))
 
 
-def _agree(wanted: sympy.Expr, given: sympy.Expr, point: dict[Any, Any]) -> bool:
-    left, right = (complex(side.subs(point).evalf(_DIGITS)) for side in (wanted, given))
+def _agree(gold: sympy.Expr, answer: sympy.Expr, point: dict[Any, Any]) -> bool:
+    left, right = (complex(side.subs(point).evalf(_DIGITS)) for side in (gold, answer))
     real = [abs(value.imag) < _ZERO for value in (left, right)]
     if not any(real):
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -47,10 +47,6 @@ class AnswerStyle:
     marker: Marker | None
     kind: Kind
     several: bool = False
-
-    def with_kind(self, kind: Kind, *, several: bool) -> AnswerStyle:
-        """The style with what is known of one gold answer."""
-        return replace(self, kind=kind, several=several)
 
     def is_strict(self, marker: Marker) -> bool:
         """Whether an answer that was found behind a marker stands where the prompt asked for it."""

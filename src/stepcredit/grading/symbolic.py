@@ -45,24 +45,24 @@ def equivalent(gold: str, answer: str) -> bool | None:
     return False if read_gold else None
 
 
-def _equal_as_complex(wanted: Any, given: Any) -> bool:
+def _equal_as_complex(gold: Any, answer: Any) -> bool:
     """Whether two numbers are equal with i for the imaginary unit, where they name no other unknown."""
-    if not (isinstance(wanted, Expr) and isinstance(given, Expr)):
+    if not (isinstance(gold, Expr) and isinstance(answer, Expr)):
         return False
-    names = wanted.free_symbols | given.free_symbols
+    names = gold.free_symbols | answer.free_symbols
     if {str(name) for name in names} != {"i"}:
         return False
-    return bool(simplify((wanted - given).subs(dict.fromkeys(names, I))) == 0)
+    return bool(simplify((gold - answer).subs(dict.fromkeys(names, I))) == 0)
 
 
-def _close(wanted: Any, given: Any) -> bool:
+def _close(gold: Any, answer: Any) -> bool:
     """Whether two numbers that were found equal are so relative to their size.
 
     math-verify compares to a fixed number of decimals, to which 1/2004! and -1/2004! are both zero.
     """
-    if not (getattr(wanted, "is_number", False) and getattr(given, "is_number", False)):
+    if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
         return True
-    left, right = wanted.doit().evalf(DIGITS), given.doit().evalf(DIGITS)
+    left, right = gold.doit().evalf(DIGITS), answer.doit().evalf(DIGITS)
     return bool(abs(left - right) <= RELATIVE * max(abs(left), abs(right)))
 
 

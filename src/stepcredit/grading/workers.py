@@ -45,23 +45,13 @@ class Workers:
     """
 
     def __init__(self, count: int = 1) -> None:
-        self._count = count
         self._idle: queue.LifoQueue[_Process | None] = queue.LifoQueue()
         for _ in range(count):
             self._idle.put(None)
         self._started: list[_Process] = []
         self._lock = threading.Lock()
         self._owner = os.getpid()
-        self._closed = False
         atexit.register(self.close)
-
-    def warm(self) -> None:
-        """Start the processes now, so that the first comparison need not wait for them."""
-        idle = [self._idle.get() for _ in range(self._count)]
-        started = [process if process is not None and process.is_alive() else self._start() for process in idle]
-        for process in started:
-            process.wait_until_ready()
-            self._idle.put(process)
 
     def compare(self, gold: str, answer: str, seconds: float) -> Reply:
         """Whether two answers are equal, asked of whichever worker is free; waits where none is.
@@ -77,7 +67,7 @@ class Workers:
         try:
             if process is None or not process.is_alive():
                 process = self._start()
-                process.wait_until_ready()
+            process.wait_until_ready()
             return process.ask(gold, answer, seconds)
         finally:
             self._idle.put(process)
@@ -87,7 +77,6 @@ class Workers:
         if os.getpid() != self._owner:
             return
         with self._lock:
-            self._closed = True
             for process in self._started:
                 process.close()
             self._started.clear()

@@ -182,9 +182,9 @@ def _as_plain(value: Any, column: str) -> Any:
 
 def number(value: Any, name: str, rules: ImportRules) -> float:
     """A reward: a finite number within the range, or a boolean; also as text."""
-    given, value = value, scalar(value)
+    raw, value = value, scalar(value)
     if not isinstance(value, bool | int | float):
-        raise InputError(f"must be a number, not {shown(given)}", name)
+        raise InputError(f"must be a number, not {shown(raw)}", name)
     if isinstance(value, int) and abs(value) > 2**63:
         raise InputError("the number is too large", name)
     reward, (low, high) = float(value), rules.reward_range
@@ -226,9 +226,9 @@ def texts(value: Any, name: str) -> tuple[str, ...]:
 
 def flag(value: Any, name: str) -> bool:
     """True or false, also as 1 or 0, and as text. Not yes or no: these are answers to questions."""
-    given, value = value, scalar(value)
+    raw, value = value, scalar(value)
     if not isinstance(value, bool | int | float) or value not in (0, 1):
-        raise InputError(f"must be true or false (or 1 or 0), not {shown(given)}", name)
+        raise InputError(f"must be true or false (or 1 or 0), not {shown(raw)}", name)
     return bool(value)
 
 
@@ -236,10 +236,10 @@ def count(value: Any, name: str) -> int | None:
     """A whole number from 0 on, also as text, or None where there is none."""
     if value is None:
         return None
-    given, value = value, scalar(value)
+    raw, value = value, scalar(value)
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not is_whole or not 0 <= value < 2**63:
-        raise InputError(f"must be a whole number from 0 on, not {shown(given)}", name)
+        raise InputError(f"must be a whole number from 0 on, not {shown(raw)}", name)
     return int(value)
 
 

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import IO
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
+from stepcredit.files import holds_something, locked
+from stepcredit.flags import flag
 from stepcredit.logs.columns import ImportRules
 from stepcredit.logs.formats import Row, read_rows
 from stepcredit.logs.importers import EpisodeImporter
@@ -35,7 +38,7 @@ class ImportConfig:
     files: list[str] = field(
         metadata={"help": "Logs: .jsonl (or .ndjson), .json, .csv (each also .gz) or .parquet.", "positional": True}
     )
-    output_dir: str = field(metadata={"help": "The folder of episodes to write."})
+    output_dir: str = field(metadata=flag("output_dir"))
     columns: list[str] = field(
         default_factory=list,
         metadata={"help": "Where names differ, ours=theirs: prompt=question completion=answer_text."},
@@ -87,22 +90,26 @@ class ImportReport:
 def import_logs(config: ImportConfig) -> ImportReport:
     """Read the logs and write the episodes (see `ImportConfig`).
 
-    A new folder appears when it is complete; appended episodes come as one shard, whole or not at all.
+    A new folder appears when it is complete; appended episodes come as one shard, whole or not at all, under a lock
+    on the folder.
 
     Raises:
-        InputError: the folder holds something already, a file cannot be read, there is nothing to import,
-            or, without `skip_bad`, a row is bad. Then nothing has been written.
+        InputError: the folder holds something already or is being written, a file cannot be read, there is nothing
+            to import, or, without `skip_bad`, a row is bad. Then nothing has been written.
     """
     rules = ImportRules.of_range(config.reward_range, parse_columns(config.columns))
     if not config.files:
         raise InputError("name at least one file", "files")
     sources = [read_rows(file) for file in config.files]
     out = Path(config.output_dir)
-    is_new = not _holds_something(out)
+    is_new = not holds_something(out)
     if not is_new and not config.append:
         raise InputError(f"{out} is not empty; give another folder, or --append to add to it", "output_dir")
-    importer = EpisodeImporter(rules, None if is_new else _stored_samples(out))
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as quarantine:
+    with (
+        nullcontext() if is_new else locked(out, "stepcredit import"),
+        tempfile.TemporaryFile("w+", encoding="utf-8") as quarantine,
+    ):
+        importer = EpisodeImporter(rules, None if is_new else _stored_samples(out))
         intake = _Intake(_progress(config.files, sources), importer, quarantine if config.skip_bad else None)
         try:
             shards = _create(out, intake) if is_new else _append(out, intake)
@@ -127,12 +134,6 @@ def parse_columns(columns: Sequence[str]) -> dict[str, str]:
             raise InputError(f"{entry!r}: give each of our names once, as ours=theirs", "columns")
         mapping[ours] = theirs
     return mapping
-
-
-def _holds_something(out: Path) -> bool:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder", "output_dir")
-    return out.is_dir() and any(out.iterdir())
 
 
 def _stored_samples(out: Path) -> SampleNumbers:
@@ -192,6 +193,8 @@ class _Intake(Iterator[Episode]):
 
 def _create(out: Path, intake: _Intake) -> int:
     """Write a folder beside `out` and rename it at the end; returns the number of shards."""
+    with locked(out, "stepcredit import"):
+        pass  # nobody writes into it, and the lock of a killed process is gone
     target = out.resolve()
     staging = target.parent / f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}.importing"
     try:

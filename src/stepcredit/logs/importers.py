@@ -186,8 +186,8 @@ def _split_messages(columns: RowView) -> tuple[list[Message], list[Message]]:
     first = next((k for k, m in enumerate(messages) if m["role"] == "assistant"), None)
     if first is None:
         raise InputError("no assistant message: nothing the policy wrote", "messages")
-    given = count(columns.take("prompt_messages"), "prompt_messages")
-    at = first if given is None else given
+    stated = count(columns.take("prompt_messages"), "prompt_messages")
+    at = first if stated is None else stated
     if not 0 < at < len(messages):
         raise InputError(f"{at} of {len(messages)} messages cannot be the prompt", "prompt_messages")
     return messages[:at], messages[at:]
@@ -206,17 +206,17 @@ def _stepwise(columns: RowView, rules: ImportRules) -> _Body:
 
 
 def _step_rewards(columns: RowView, rules: ImportRules) -> tuple[float, ...] | None:
-    given = columns.take("step_rewards")
-    return None if given is None else numbers(given, "step_rewards", rules)
+    value = columns.take("step_rewards")
+    return None if value is None else numbers(value, "step_rewards", rules)
 
 
 def _verdict(columns: RowView) -> Verdict | None:
-    given = columns.take("verdict")
-    if given is None:
+    value = columns.take("verdict")
+    if value is None:
         return None
-    if given not in list(Verdict):
-        raise InputError(f"must be one of {', '.join(Verdict)}, not {shown(given)}", "verdict")
-    return Verdict(given)
+    if value not in list(Verdict):
+        raise InputError(f"must be one of {', '.join(Verdict)}, not {shown(value)}", "verdict")
+    return Verdict(value)
 
 
 def _outcome(
@@ -266,13 +266,13 @@ def _stop_reason(columns: RowView) -> tuple[StopReason, bool]:
     return reason, is_undecided
 
 
-def _prompt_id(given: Any, body: _Body) -> str:
+def _prompt_id(value: Any, body: _Body) -> str:
     """The row's own, as text; else a hash of the prompt, and of the tools that came with it."""
-    if given is None or given == "":
+    if value is None or value == "":
         prompt = turns_as_text(body.prompt) + (json.dumps(body.tools, sort_keys=True) if body.tools else "")
         return hashlib.sha256(prompt.encode()).hexdigest()[:16]
-    if isinstance(given, float) and given.is_integer():
-        return str(int(given))
-    if isinstance(given, str | int):
-        return str(given)
-    raise InputError(f"must be text or a whole number, not {shown(given)}", "prompt_id")
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str | int):
+        return str(value)
+    raise InputError(f"must be text or a whole number, not {shown(value)}", "prompt_id")

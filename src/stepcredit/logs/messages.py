@@ -32,7 +32,7 @@ def turns(value: Any, name: str) -> str | list[Message]:
 
 
 def tools(value: Any, name: str = "tools") -> tuple[Mapping[str, Any], ...] | None:
-    """The descriptions of tools that a policy was given; None where there are none.
+    """The descriptions of tools that a policy was message; None where there are none.
 
     Raises:
         InputError: anything but a list of descriptions with a name each.
@@ -59,21 +59,23 @@ def tool_name(tool: Any) -> str:
 def _message(item: Any, where: str) -> Message:
     if not isinstance(item, Mapping):
         raise InputError(f"every message needs a role, and a content that is text, not {shown(item)}", where)
-    given = {key: unboxed(value) for key, value in item.items() if value is not None}
-    if "role" not in given and {"from", "value"} <= given.keys():
-        given |= {"role": _SHAREGPT_ROLES.get(given["from"], given.pop("from")), "content": given.pop("value")}
-    if given.get("role") not in ROLES:
-        raise InputError(f"a message needs a role of {', '.join(sorted(ROLES))}, not {shown(given.get('role'))}", where)
-    if "function_call" in given:
+    message = {key: unboxed(value) for key, value in item.items() if value is not None}
+    if "role" not in message and {"from", "value"} <= message.keys():
+        message |= {"role": _SHAREGPT_ROLES.get(message["from"], message.pop("from")), "content": message.pop("value")}
+    if message.get("role") not in ROLES:
+        raise InputError(
+            f"a message needs a role of {', '.join(sorted(ROLES))}, not {shown(message.get('role'))}", where
+        )
+    if "function_call" in message:
         raise InputError("function_call is read no more; write it as one of tool_calls, and its answer as role tool",
                          where)  # fmt: skip
-    if isinstance(given.get("reasoning"), str):  # as newer servers call it
-        given.setdefault("reasoning_content", given.pop("reasoning"))
-    calls = _calls(given.pop("tool_calls", None), where)
-    content = _content(given.pop("content", None), where)
+    if isinstance(message.get("reasoning"), str):  # as newer servers call it
+        message.setdefault("reasoning_content", message.pop("reasoning"))
+    calls = _calls(message.pop("tool_calls", None), where)
+    content = _content(message.pop("content", None), where)
     if content is None and not calls:
         raise InputError("a message needs a content that is text (or tool_calls)", where)
-    return {**given, "content": content, **({"tool_calls": calls} if calls else {})}
+    return {**message, "content": content, **({"tool_calls": calls} if calls else {})}
 
 
 def _content(value: Any, where: str) -> str | None:

@@ -33,7 +33,8 @@ class SampleNumbers:
         places = self._in_order.setdefault(prompt_id, array("q"))
         earlier = places[sample] if sample < len(places) else self._others.get((prompt_id, sample))
         if earlier is not None:
-            return self._where(earlier)
+            file = list(self._files)[earlier >> _PLACE_BITS]
+            return f"{file}{earlier & (1 << _PLACE_BITS) - 1}"
         if sample == len(places):
             places.append(self._place(where))
         else:
@@ -45,7 +46,3 @@ class SampleNumbers:
         file = where.rstrip("0123456789")
         number = int(where[len(file) :] or 0)
         return self._files.setdefault(file, len(self._files)) << _PLACE_BITS | number
-
-    def _where(self, place: int) -> str:
-        file = list(self._files)[place >> _PLACE_BITS]
-        return f"{file}{place & (1 << _PLACE_BITS) - 1}"

@@ -4,11 +4,11 @@ Beside OUT stand, while the work lasts:
 
     OUT.partial                    the rows so far, one JSON object a line
     OUT.partial.quarantine.jsonl   the bad rows so far, each with its number in the input
-    OUT.partial.json               what was asked for: nothing else goes on with the rows that are there
+    OUT.partial.json               the settings: a run with others does not go on with the rows that are there
 
 Of each chunk the bad rows are written first and the good ones then, each synced. So the good rows that are there say
 how far the work has come, and every bad row before the last of them is there too. At the end OUT appears at once, as
-`.jsonl`, `.jsonl.gz` or `.parquet`, with OUT.quarantine.jsonl where rows were bad, and the rest goes away.
+`.jsonl` or `.jsonl.gz`, with OUT.quarantine.jsonl where rows were bad, and the rest goes away.
 """
 
 from __future__ import annotations
@@ -19,18 +19,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, TypeAlias
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import IO, Any
 
 from stepcredit.errors import InputError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-_ROWS_PER_GROUP = 1024
+SUFFIXES = (".jsonl", ".jsonl.gz")
 _GZIP_LEVEL = 6
 
 
@@ -42,7 +36,7 @@ def output_path(name: str, field: str = "output") -> Path:
     """
     path = Path(name)
     if not path.name.lower().endswith(SUFFIXES):
-        raise InputError(f"{path}: unknown kind of file; use .jsonl, .jsonl.gz or .parquet", field)
+        raise InputError(f"{path}: unknown kind of file; use .jsonl or .jsonl.gz", field)
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file", field)
     return path
@@ -53,9 +47,7 @@ class RowWriter:
 
     Args:
         out: the file; its folder is made where it is missing.
-        asked: all that the rows depend on, as JSON has it; a run that asks for something else is refused.
-        types: column → Arrow type, of columns whose type is known even where all their values are null; they are
-            written last. The other types of a Parquet file are found in the rows.
+        settings: all that the rows depend on, as JSON has it; a run with others is refused.
         overwrite: take the place of a file that is there.
 
     Attributes:
@@ -64,20 +56,17 @@ class RowWriter:
         first_bad: the first of these.
 
     Raises:
-        InputError: on entry: the file is there already, another run is writing it, or what is there of it was asked
-            for differently.
+        InputError: on entry: the file is there already, another run is writing it, or what is there of it has other
+            settings.
     """
 
-    def __init__(
-        self, out: Path, asked: Mapping[str, Any], types: Mapping[str, Any] | None = None, *, overwrite: bool = False
-    ) -> None:
+    def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.out = out
         self.quarantine = out.with_name(f"{out.name}.quarantine.jsonl")
         self._partial = out.with_name(f"{out.name}.partial")
         self._partial_quarantine = out.with_name(f"{out.name}.partial.quarantine.jsonl")
         self._header = out.with_name(f"{out.name}.partial.json")
-        self._asked: dict[str, Any] = json.loads(json.dumps(asked))
-        self._columns = ParquetColumns(types or {}) if out.name.lower().endswith(".parquet") else None
+        self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._overwrite = overwrite
         self.done = self.bad = 0
         self.first_bad: Mapping[str, Any] | None = None
@@ -86,8 +75,10 @@ class RowWriter:
         self.out.parent.mkdir(parents=True, exist_ok=True)
         if self._is_published():
             self._settle()
-        if not (self._overwrite or self._is_begun()):
-            self._refuse_existing()
+        if not self._overwrite and not (self._partial.exists() and self._partial.stat().st_size):
+            for path in (self.out, self.quarantine):
+                if path.exists():
+                    raise InputError(f"{path} is there already; --overwrite replaces it", "output")
         self._rows = _locked(self._partial)
         self._bad_rows = self._partial_quarantine.open("a+b")
         try:
@@ -97,7 +88,7 @@ class RowWriter:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._leave()
 
     def kept(self) -> Iterator[dict[str, Any]]:
@@ -116,13 +107,7 @@ class RowWriter:
         Args:
             rows: as JSON has them.
             bad: each with its `number` in the input, counted from 1 over good and bad rows together.
-
-        Raises:
-            InputError: OUT is a Parquet file, and a column's values are of several kinds; nothing of the chunk is
-                written.
         """
-        if self._columns is not None:
-            self._columns.add(rows)
         _append(self._bad_rows, bad)
         _append(self._rows, rows)
         self.done += len(rows) + len(bad)
@@ -133,9 +118,7 @@ class RowWriter:
         """The rows become OUT, the bad ones OUT.quarantine.jsonl; whatever a kill leaves of this is done next time."""
         ready = draft = self._partial.with_name(f"{self._partial.name}.draft")
         try:
-            if self._columns is not None:
-                _write_parquet(draft, self.kept(), self._columns)
-            elif self.out.name.lower().endswith(".gz"):
+            if self.out.name.lower().endswith(".gz"):
                 _write_gzip(draft, self._partial)
             else:
                 ready = self._partial
@@ -151,14 +134,6 @@ class RowWriter:
         for path in (self._partial, self._partial_quarantine, self._header):
             path.unlink(missing_ok=True)
 
-    def _is_begun(self) -> bool:
-        return self._partial.exists() and self._partial.stat().st_size > 0
-
-    def _refuse_existing(self) -> None:
-        for path in (self.out, self.quarantine):
-            if path.exists():
-                raise InputError(f"{path} is there already; --overwrite replaces it", "output")
-
     def _go_on(self) -> None:
         """Keep what an earlier run wrote, up to its last good row."""
         if _size(self._rows):
@@ -170,18 +145,14 @@ class RowWriter:
             return
         self.bad = self._bad_before(good)
         self.done = good + self.bad
-        if self._columns is not None:
-            kept = self.kept()
-            while chunk := list(islice(kept, _ROWS_PER_GROUP)):
-                self._columns.add(chunk)
 
     def _check_header(self) -> None:
         if not self._header.exists():
             raise InputError(f"is there without {self._header.name}; delete it", str(self._partial))
-        found = _parsed(self._header.read_bytes(), str(self._header))["asked"]
-        changed = [k for k in {**found, **self._asked} if found.get(k) != self._asked.get(k)]
+        found = _parsed(self._header.read_bytes(), str(self._header))["settings"]
+        changed = [k for k in {**found, **self._settings} if found.get(k) != self._settings.get(k)]
         if changed:
-            was = ", ".join(f"{k} {found.get(k)} (now {self._asked.get(k)})" for k in changed)
+            was = ", ".join(f"{k} {found.get(k)} (now {self._settings.get(k)})" for k in changed)
             raise InputError(f"was begun with {was}; delete it, or choose another --output_dir", str(self._partial))
 
     def _bad_before(self, good: int) -> int:
@@ -202,7 +173,7 @@ class RowWriter:
     def _write_header(self, *, finished: bool) -> None:
         draft = self._header.with_name(f"{self._header.name}.draft")
         with draft.open("w", encoding="utf-8") as file:
-            json.dump({"asked": self._asked, "finished": finished}, file, indent=1)
+            json.dump({"settings": self._settings, "finished": finished}, file, indent=1)
             _sync(file)
         os.replace(draft, self._header)
 
@@ -288,128 +259,3 @@ def _write_gzip(draft: Path, source: Path) -> None:
         with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as packed:
             shutil.copyfileobj(lines, packed, 1 << 20)
         _sync(file)
-
-
-# ---- Parquet -----------------------------------------------------------------------------------------
-
-Kind: TypeAlias = str | list[Any] | dict[str, Any]
-"""What a column holds: a scalar's name, `[kind]` for lists, `{key: kind}` for objects."""
-
-_SCALARS: dict[str, Any] = {
-    "null": pa.null(),
-    "booleans": pa.bool_(),
-    "whole numbers": pa.int64(),
-    "numbers": pa.float64(),
-    "text": pa.string(),
-}
-
-
-class ParquetColumns:
-    """The columns of a Parquet file, found in rows of JSON values one chunk after the other.
-
-    Whole numbers and others are numbers together; objects have all the keys that one of them has. Arrow's own
-    inference is not used: it looks at the first values only, and cuts 2.5 to 2 where the first was 3.
-
-    Args:
-        types: column → Arrow type of known columns, which come last.
-    """
-
-    def __init__(self, types: Mapping[str, Any]) -> None:
-        self._types = types
-        self._kinds: dict[str, Kind] = {}
-
-    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take these rows into account.
-
-        Raises:
-            InputError: a column holds what no column of one type can.
-        """
-        for row in rows:
-            for column, value in row.items():
-                if column in self._types:
-                    continue
-                try:
-                    self._kinds[column] = _merged(self._kinds.get(column, "null"), _kind(value))
-                except (InputError, RecursionError) as error:
-                    what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-                    raise InputError(f"column {column!r} cannot be written as Parquet: {what}; use .jsonl") from error
-
-    def schema(self) -> Any:
-        """The Arrow schema."""
-        found = [(column, _arrow_type(kind)) for column, kind in self._kinds.items()]
-        return pa.schema([*found, *self._types.items()])
-
-    def batch(self, rows: Sequence[Mapping[str, Any]]) -> Any:
-        """Rows as one record batch of that schema."""
-        schema = self.schema()
-        values = {c: [_fitted(row.get(c), self._kinds.get(c, "null")) for row in rows] for c in schema.names}
-        return pa.record_batch([pa.array(values[f.name], type=f.type) for f in schema], schema=schema)
-
-
-def _kind(value: Any) -> Kind:
-    if value is None:
-        return "null"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, bool):
-        return "booleans"
-    if isinstance(value, float):
-        return "numbers"
-    if isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise InputError("a number is too large")
-        return "whole numbers"
-    if isinstance(value, dict):
-        return {key: _kind(inner) for key, inner in value.items()}
-    items: Kind = "null"
-    for item in value:
-        items = _merged(items, _kind(item))
-    return [items]
-
-
-def _merged(one: Kind, other: Kind) -> Kind:
-    """What holds both kinds."""
-    if one == other or other == "null":
-        return one
-    if one == "null":
-        return other
-    if isinstance(one, list) and isinstance(other, list):
-        return [_merged(one[0], other[0])]
-    if isinstance(one, dict) and isinstance(other, dict):
-        return {key: _merged(one.get(key, "null"), other.get(key, "null")) for key in {**one, **other}}
-    names = sorted("lists" if isinstance(k, list) else "objects" if isinstance(k, dict) else k for k in (one, other))
-    if names == ["numbers", "whole numbers"]:
-        return "numbers"
-    raise InputError(f"it holds {names[0]} and {names[1]}")
-
-
-def _arrow_type(kind: Kind) -> Any:
-    if isinstance(kind, list):
-        return pa.list_(_arrow_type(kind[0]))
-    if isinstance(kind, dict):
-        return pa.struct([(key, _arrow_type(inner)) for key, inner in kind.items()]) if kind else pa.null()
-    return _SCALARS[kind]
-
-
-def _fitted(value: Any, kind: Kind) -> Any:
-    """A value as its column takes it. Parquet knows no objects without keys: where all are empty, they are null."""
-    if kind == {} or value is None:
-        return None
-    if isinstance(kind, list):
-        return [_fitted(item, kind[0]) for item in value]
-    if isinstance(kind, dict):
-        return {key: _fitted(value.get(key), inner) for key, inner in kind.items()}
-    return value
-
-
-def _write_parquet(draft: Path, rows: Iterator[dict[str, Any]], columns: ParquetColumns) -> None:
-    options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
-    try:
-        with draft.open("wb") as file:
-            with pq.ParquetWriter(file, columns.schema(), **options) as writer:
-                while group := list(islice(rows, _ROWS_PER_GROUP)):
-                    writer.write_batch(columns.batch(group))
-            _sync(file)
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"these rows cannot be written as Parquet ({reason}); use .jsonl", "output") from error

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Float
+from numpy.typing import ArrayLike
 
-from stepcredit.metrics.accuracy import mean_and_stderr
-from stepcredit.metrics.ranking import Estimate, ratio_estimate
+from stepcredit.metrics.accuracy import group_of_each, mean_and_stderr
+from stepcredit.metrics.ranking import Estimate, mean_estimate
 
 TENTHS = tuple(k / 10 for k in range(11))
 
@@ -50,7 +51,7 @@ def calibration(
         ValueError: a state without trials, or a number that is not finite.
     """
     value, rate, _ = _checked(predicted, right, trials)
-    labels = np.arange(len(value)) if groups is None else np.asarray(groups)
+    labels = group_of_each(len(value), groups)
     place = np.clip(np.searchsorted(edges, value, side="right") - 1, 0, len(edges) - 2)
     bins = []
     for k in np.unique(place):
@@ -91,14 +92,12 @@ def squared_error(
     if (m < 2).any():
         raise ValueError("the noise of a success rate cannot be told from fewer than two trials")
     error = np.square(value - rate) - rate * (1 - rate) / (m - 1)
-    labels = np.arange(len(error)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    errors = np.bincount(labels, weights=error).astype(np.float64)
-    return ratio_estimate(errors, np.bincount(labels).astype(np.float64), resamples, seed)
+    return mean_estimate(error, groups, resamples, seed)
 
 
 def _checked(
     predicted: ArrayLike, right: ArrayLike, trials: ArrayLike | int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     """(values, success rates, trials), each [N]."""
     value = np.asarray(predicted, dtype=np.float64)
     won = np.asarray(right, dtype=np.float64)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
-from stepcredit.metrics.ranking import Estimate, ratio_estimate
+from stepcredit.metrics.ranking import Estimate, mean_estimate
 
 
 def paired_difference(
@@ -31,9 +31,7 @@ def paired_difference(
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"scores of shapes {x.shape} and {y.shape} cannot be paired")
-    labels = np.arange(len(x)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    difference = np.bincount(labels, weights=x - y).astype(np.float64)
-    return ratio_estimate(difference, np.bincount(labels).astype(np.float64), resamples, seed)
+    return mean_estimate(x - y, groups, resamples, seed)
 
 
 class McNemar(NamedTuple):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Bool, Float, Int, Shaped
+from numpy.typing import ArrayLike
+
+from stepcredit.metrics.accuracy import group_of_each
 
 
 class Estimate(NamedTuple):
@@ -23,8 +26,8 @@ class Estimate(NamedTuple):
 class PairCounts(NamedTuple):
     """Per group: how many (right, wrong) pairs are ranked rightly, ties counting half; how many there are."""
 
-    wins: NDArray[np.float64]
-    pairs: NDArray[np.float64]
+    wins: Float[np.ndarray, " G"]
+    pairs: Float[np.ndarray, " G"]
 
 
 def pair_counts(
@@ -100,7 +103,9 @@ def auc_across(
     return Estimate(_weighted_auc(rank, y, np.ones(len(y))), float(low), float(high), n, pairs)
 
 
-def _weighted_auc(rank: NDArray[np.int64], right: NDArray[np.bool_], weight: NDArray[Any]) -> float:
+def _weighted_auc(
+    rank: Int[np.ndarray, " N"], right: Bool[np.ndarray, " N"], weight: Shaped[np.ndarray, " N"]
+) -> float:
     """AUC in which a pair weighs the product of its two weights; NaN where no pair weighs anything.
 
     Ranks are counted once, so that a resample costs N and not N².
@@ -112,7 +117,7 @@ def _weighted_auc(rank: NDArray[np.int64], right: NDArray[np.bool_], weight: NDA
 
 
 def ratio_estimate(
-    numerator: NDArray[np.float64], denominator: NDArray[np.float64], resamples: int = 2000, seed: int = 0
+    numerator: Float[np.ndarray, " G"], denominator: Float[np.ndarray, " G"], resamples: int = 2000, seed: int = 0
 ) -> Estimate:
     """Σ numerator / Σ denominator over independent groups, with the 95% percentile bootstrap over groups."""
     n = len(numerator)
@@ -124,8 +129,15 @@ def ratio_estimate(
     return Estimate(float(numerator.sum() / denominator.sum()), float(low), float(high), n, int(denominator.sum()))
 
 
+def mean_estimate(x: Float[np.ndarray, " N"], groups: ArrayLike | None, resamples: int, seed: int) -> Estimate:
+    """The mean of numbers with the bootstrap over their groups; None: every number its own group."""
+    label = group_of_each(len(x), groups)
+    sums = np.bincount(label, weights=x).astype(np.float64)
+    return ratio_estimate(sums, np.bincount(label).astype(np.float64), resamples, seed)
+
+
 @lru_cache(maxsize=1)
-def bootstrap_counts(n: int, resamples: int, seed: int) -> NDArray[np.float64]:
+def bootstrap_counts(n: int, resamples: int, seed: int) -> Float[np.ndarray, "R G"]:
     """How often each of n groups is drawn in each resample, [resamples, n]; kept for the next question of this size."""
     rng = np.random.default_rng(seed)
     counts = np.stack([rng.multinomial(n, np.full(n, 1 / n)) for _ in range(resamples)]).astype(np.float64)

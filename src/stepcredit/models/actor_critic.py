@@ -60,13 +60,13 @@ class ActorCritic(nn.Module):
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], needs_reference: bool
     ) -> ActorCriticOutput:
         """One pass of each model over the batch; the reference's without gradient."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
-        logits = self.policy(**given).logits
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        logits = self.policy(**inputs).logits
         ref_logits = None
         if needs_reference:
             with torch.no_grad(), self.reference_model() as reference:
-                ref_logits = reference(**given).logits
-        value = None if self.value is None else values_at_positions(self.value, **given)
+                ref_logits = reference(**inputs).logits
+        value = None if self.value is None else values_at_positions(self.value, **inputs)
         return ActorCriticOutput(logits, ref_logits, value)
 
     @contextlib.contextmanager

@@ -59,14 +59,16 @@ def check_loaded(model: Any, info: dict[str, Any], name: str, role: Role) -> Non
     """
     _check_kind(model, name, role)
     if shapes := sorted(info["mismatched_keys"]):
-        key, saved, asked = shapes[0]
+        key, saved, configured = shapes[0]
         raise InputError(
-            f"{key} is {list(saved)} in the weights and {list(asked)} by config.json{_and_more(shapes)}; "
+            f"{key} is {list(saved)} in the weights and {list(configured)} by config.json{_and_more(shapes)}; "
             "the two are not of one model", name,
         )  # fmt: skip
     if info["missing_keys"]:
         raise InputError(f"weights are missing: {listed(info['missing_keys'])}; give a whole {role}", name)
-    if strangers := _without_place(model, info["unexpected_keys"]):
+    buffers = {name for name, _ in model.named_buffers()}  # which older versions saved, and masks too
+    strangers = [key for key in info["unexpected_keys"] if key not in buffers and not _SAVED_MASK.search(key)]
+    if strangers:
         raise InputError(
             f"weights that this model has no place for: {listed(strangers)}; give {WANTED[role]}, "
             f"as its config.json describes it", name,
@@ -146,12 +148,6 @@ def _check_kind(model: Any, name: str, role: Role) -> None:
     labels = model.config.num_labels
     if role != "policy" and labels != 1:
         raise InputError(f"a {role} has one label, this one has {labels}", name)
-
-
-def _without_place(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
-    """Weights that belong nowhere; older versions also saved buffers and masks, which a model makes by itself."""
-    buffers = {name for name, _ in model.named_buffers()}
-    return [key for key in unexpected if key not in buffers and not _SAVED_MASK.search(key)]
 
 
 def is_finite(weight: Tensor) -> bool:

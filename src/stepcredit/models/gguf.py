@@ -45,11 +45,11 @@ def gguf_tokenizer(path: str) -> Any:
     return _without_invented(_read(transformers.AutoTokenizer, path, {}), path)
 
 
-def gguf_policy(path: str, given: dict[str, Any]) -> Any:
+def gguf_policy(path: str, model_init_kwargs: dict[str, Any]) -> Any:
     """The causal language model in a `.gguf` file, every weight dequantised; says once what was rounded.
 
     Args:
-        given: keyword arguments of `from_pretrained`; without a `dtype` the weights become float32.
+        model_init_kwargs: keyword arguments of `from_pretrained`; without a `dtype` the weights become float32.
 
     Raises:
         InputError: no such file, one that is damaged or not whole (`checks.check_loaded`), or the package gguf is
@@ -59,8 +59,8 @@ def gguf_policy(path: str, given: dict[str, Any]) -> Any:
     kinds = quantisation(path)
     config = getattr(transformers, "GgufConfig", None)  # a version without it always unpacks
     unpack = {} if config is None else {"quantization_config": config(dequantize=True)}
-    dtype = {} if given.keys() & {"dtype", "torch_dtype"} else {"dtype": torch.float32}
-    read = {**dtype, **unpack, **given, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    dtype = {} if model_init_kwargs.keys() & {"dtype", "torch_dtype"} else {"dtype": torch.float32}
+    read = {**dtype, **unpack, **model_init_kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
     model, info = _read(transformers.AutoModelForCausalLM, path, read)
     check_loaded(model, info, path, "policy")
     if kinds and (file := Path(path).resolve()) not in _said:
@@ -111,10 +111,10 @@ def _refuse_unless_readable(path: str) -> None:
         raise InputError("a .gguf file needs the package gguf: pip install 'stepcredit[gguf]'", path) from error
 
 
-def _read(auto_class: Any, path: str, given: dict[str, Any]) -> Any:
+def _read(auto_class: Any, path: str, kwargs: dict[str, Any]) -> Any:
     file = Path(path)
     try:
-        return auto_class.from_pretrained(str(file.parent), gguf_file=file.name, **given)
+        return auto_class.from_pretrained(str(file.parent), gguf_file=file.name, **kwargs)
     except UNREADABLE as error:
         raise _damaged(path, error) from error
 

@@ -87,7 +87,9 @@ def load_policy(
     if is_gguf(name_or_path):
         model = gguf_policy(name_or_path, model_init_kwargs)
     elif is_adapter(name_or_path):
-        model = _policy_of_adapter(name_or_path, trust_remote_code, model_init_kwargs)
+        load = partial(load_policy, trust_remote_code=trust_remote_code, **model_init_kwargs)
+        model = adapted_from(_of_base(name_or_path, load), name_or_path)
+        model.name_or_path = model.config._name_or_path = name_or_path  # where its tokenizer is
     else:
         model = _load(AutoModelForCausalLM, name_or_path, "policy", trust_remote_code, model_init_kwargs)
     if tokenizer is not None:
@@ -125,8 +127,8 @@ def load_value_model(
         InputError: nothing there that loads, or what loads is not whole, has no head or more than one label, or is
             of another vocabulary.
     """
-    given = {"dtype": torch.float32, **model_init_kwargs}
-    model = _load(AutoModelForTokenClassification, name_or_path, "value model", trust_remote_code, given)
+    model_init_kwargs = {"dtype": torch.float32, **model_init_kwargs}
+    model = _load(AutoModelForTokenClassification, name_or_path, "value model", trust_remote_code, model_init_kwargs)
     _check_reads(model, name_or_path, tokenizer, trust_remote_code)
     model.config.problem_type = REGRESSION
     return model
@@ -213,7 +215,9 @@ def _tokenizer(name_or_path: str, trust_remote_code: bool) -> Any:
         raise InputError(f"cannot load a tokenizer: {_told(error)}", name_or_path) from error
 
 
-def _load(auto_class: Any, name_or_path: str, role: Role, trust_remote_code: bool, given: dict[str, Any]) -> Any:
+def _load(
+    auto_class: Any, name_or_path: str, role: Role, trust_remote_code: bool, model_init_kwargs: dict[str, Any]
+) -> Any:
     """A plain model by `from_pretrained`, looked at before (its folder) and after (`check_loaded`)."""
     if is_gguf(name_or_path):
         raise InputError("a .gguf file can be a policy only; give the folder of a saved model", name_or_path)
@@ -221,12 +225,12 @@ def _load(auto_class: Any, name_or_path: str, role: Role, trust_remote_code: boo
         raise InputError(f"is an adapter alone, no {role}; give a folder with the whole model", name_or_path)
     if not Path(name_or_path).exists():
         _refuse_path(name_or_path)
-    elif not given.keys() & _ELSEWHERE:
+    elif not model_init_kwargs.keys() & _ELSEWHERE:
         check_model_folder(Path(name_or_path), trust_remote_code)
-    asked = {**given, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    kwargs = {**model_init_kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         model, info = auto_class.from_pretrained(
-            name_or_path, trust_remote_code=trust_remote_code, use_safetensors=True, **asked
+            name_or_path, trust_remote_code=trust_remote_code, use_safetensors=True, **kwargs
         )
     except Exception as error:  # a config that does not hold together raises anything
         told = _told(error)
@@ -238,14 +242,6 @@ def _load(auto_class: Any, name_or_path: str, role: Role, trust_remote_code: boo
                          "with the adapter alone", name_or_path)  # fmt: skip
     check_loaded(model, info, name_or_path, role)
     return model
-
-
-def _policy_of_adapter(folder: str, trust_remote_code: bool, given: dict[str, Any]) -> Any:
-    """The model that an adapter was trained on, with the adapter merged into it; it finds its tokenizer again."""
-    base = _of_base(folder, partial(load_policy, trust_remote_code=trust_remote_code, **given))
-    policy = adapted_from(base, folder)
-    policy.name_or_path = policy.config._name_or_path = folder
-    return policy
 
 
 def _of_base(folder: str, load: Callable[[str], Any]) -> Any:

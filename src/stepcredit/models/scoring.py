@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from stepcredit.episodes.alignment import Batch, Trajectory, at_states, collate
@@ -17,14 +17,16 @@ from stepcredit.models.actor_critic import values_at_positions
 
 
 @torch.inference_mode()
-def values_of(value_model: Any, trajectories: Sequence[Trajectory], batch_size: int = 64) -> list[NDArray[np.float32]]:
+def values_of(
+    value_model: Any, trajectories: Sequence[Trajectory], batch_size: int = 64
+) -> list[Float[np.ndarray, " T"]]:
     """V(s_t) of every action of every trajectory: one array [T] each, over positions.
 
     Entry p is V of the state before the action at position p, NaN where p is not an action. V of a finished
     response is the entry of its end token. Trajectories are batched by length, and returned in their order.
     """
 
-    def columns(batch: Batch) -> Tensor:
+    def columns(batch: Batch) -> Float[Tensor, "B A"]:
         return at_states(values_at_positions(value_model, **_inputs(batch, value_model.device)))
 
     with _evaluating(value_model):
@@ -34,7 +36,7 @@ def values_of(value_model: Any, trajectories: Sequence[Trajectory], batch_size: 
 @torch.inference_mode()
 def log_ratios_of(
     policy: Any, reference: Any, trajectories: Sequence[Trajectory], batch_size: int = 64
-) -> list[NDArray[np.float32]]:
+) -> list[Float[np.ndarray, " T"]]:
     """ρ_t = log π(a_t|s_t) − log π_ref(a_t|s_t) of every action: one array [T] each, over positions.
 
     Entry p speaks of the action at position p, NaN where p is not an action: the positions of `values_of`.
@@ -45,7 +47,7 @@ def log_ratios_of(
         batch_size: trajectories at a time; the logits of both models are held for all of them.
     """
 
-    def columns(batch: Batch) -> Tensor:
+    def columns(batch: Batch) -> Float[Tensor, "B A"]:
         logits, ref_logits = (
             at_states(model(**_inputs(batch, model.device)).logits).to(policy.device) for model in (policy, reference)
         )
@@ -59,11 +61,11 @@ def log_ratios_of(
 
 
 def _over_positions(
-    columns: Callable[[Batch], Tensor], trajectories: Sequence[Trajectory], batch_size: int
-) -> list[NDArray[np.float32]]:
+    columns: Callable[[Batch], Float[Tensor, "B A"]], trajectories: Sequence[Trajectory], batch_size: int
+) -> list[Float[np.ndarray, " T"]]:
     """Numbers over action columns [B, T-1], batch by batch of like length, as one array [T] a trajectory."""
     order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i]))
-    found: list[NDArray[np.float32]] = [np.zeros(0, dtype=np.float32)] * len(trajectories)
+    found: list[Float[np.ndarray, " T"]] = [np.zeros(0, dtype=np.float32)] * len(trajectories)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = collate([trajectories[i] for i in rows], pad_token_id=0)
@@ -93,7 +95,7 @@ def _evaluating(*models: Any) -> Iterator[None]:
             model.train(training)
 
 
-def step_starts(trajectory: Trajectory) -> NDArray[np.int64]:
+def step_starts(trajectory: Trajectory) -> Int[np.ndarray, " S"]:
     """The position of each step's first action, the end token's included; shape [steps + 1].
 
     What comes before the k-th of them, `ids[:start]`, is the state in which step k begins, and the last of
@@ -103,16 +105,17 @@ def step_starts(trajectory: Trajectory) -> NDArray[np.int64]:
     return np.array([p for p in first if trajectory.step_id[p] > trajectory.step_id[:p].max(initial=-1)], np.int64)
 
 
-def value_after_steps(trajectory: Trajectory, value: NDArray[np.float32]) -> NDArray[np.float32]:
+def value_after_steps(trajectory: Trajectory, value: Float[np.ndarray, " T"]) -> Float[np.ndarray, " S"]:
     """V before the first step and after each, from V at each action; shape [steps + 1].
 
     The value after a step is V of the state in which the next step begins. The end token is a step of its own
     in the trajectory and none here: the value after the last step is V of the state before that token.
     """
-    return value[step_starts(trajectory)]
+    after: Float[np.ndarray, " S"] = value[step_starts(trajectory)]
+    return after
 
 
-def sum_over_steps(trajectory: Trajectory, numbers: NDArray[np.floating]) -> NDArray[np.float64]:
+def sum_over_steps(trajectory: Trajectory, numbers: Float[np.ndarray, " T"]) -> Float[np.ndarray, " S"]:
     """Sums of the actions' numbers over each step; shape [steps].
 
     The steps are those over which `value_after_steps` changes: the end token, a step of its own, is left out

@@ -1,6 +1,6 @@
 """Soft-Bellman building blocks: suffix sums, segment sums, path residuals.
 
-Notation (METHODS in CONTRIBUTING.md): ρ_t = log π(a_t|s_t) - log π_ref(a_t|s_t), r_t the reward of
+Notation (CONTRIBUTING.md): ρ_t = log π(a_t|s_t) - log π_ref(a_t|s_t), r_t the reward of
 action t, V(s_t) the value of the state *before* action t. There is no discount, and V after the last
 action is zero: it is never trained and never read.
 
@@ -102,6 +102,5 @@ def path_residual(segments: Segments, beta: float) -> Float[Tensor, "B S"]:
     V after the last action is zero. A policy and a value function for which every residual vanishes are
     optimal for max E Σ_t [r_t - β ρ_t] (path consistency, arXiv 1702.08892; OREO, arXiv 2412.16145).
     """
-    soft_return = suffix_sum(segments.reward) - beta * suffix_sum(segments.log_ratio)
-    residual = segments.value - soft_return
+    residual = segments.value - suffix_sum(segments.reward) + beta * suffix_sum(segments.log_ratio)
     return torch.where(segments.mask, residual, torch.zeros_like(residual))

@@ -27,7 +27,7 @@ def dpo_loss(*, chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"], beta
 
     Source: DPO, equation 7.
     """
-    return -logsigmoid(beta * (chosen - rejected))
+    return -logsigmoid(beta * (chosen - rejected))  # (7)
 
 
 def dpo_metrics(*, chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"], beta: float) -> dict[str, Sums]:

@@ -64,7 +64,8 @@ def kto_loss(
     Source: KTO, equations 7 and 8.
     """
     margin = beta * (log_ratio_sum - baseline.detach())
-    return torch.where(desirable, desirable_weight * torch.sigmoid(-margin), undesirable_weight * torch.sigmoid(margin))
+    right, wrong = desirable_weight * torch.sigmoid(-margin), undesirable_weight * torch.sigmoid(margin)
+    return torch.where(desirable, right, wrong)  # λ - v, (7) and (8)
 
 
 def kto_metrics(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -17,26 +17,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
-from stepcredit.errors import InputError
-from stepcredit.report.scores import Score, method_label
-from stepcredit.report.tables import percent
-from stepcredit.results.fields import Row, list_of, number_of, row_of
+from stepcredit.report.legend import Legend
+from stepcredit.report.scores import Score
+
+Curves = Mapping[str, Sequence[Mapping[str, float]]]
+Numbers = NDArray[np.float64]
 
 INK = "#010203"  # stands for the colour of the text around the figure; replaced by currentColor
-COLOURS = {
-    "oreo": "#2476c4",
-    "oreo-step": "#3fa3d9",
-    "oreo-response": "#5b7fa6",
-    "rft": "#e07418",
-    "sft": "#858c96",
-    "base": "#a9a294",
-    "dpo": "#239b76",
-    "kto": "#c45c9c",
-    "dro": "#8a6bc9",
-    "dqo": "#cf4f3e",
-}
-SPARE_COLOURS = ("#b08900", "#1f9aa0", "#d1608a", "#7c8f2e", "#9c6644", "#6c6fd1")
 DASHES = ("", "6 2.5", "1.5 2", "8 2.5 1.5 2.5", "3.5 2")
 QUANTITIES = {
     "loss": "loss",
@@ -75,8 +64,8 @@ STYLE: Any = {
 
 
 @dataclass(frozen=True)
-class LegendEntry:
-    """A method with the colour and the dashes of its line."""
+class Line:
+    """How the line of a method looks."""
 
     label: str
     colour: str
@@ -92,27 +81,20 @@ class Panel:
     alt: str
 
 
-def method_colours(methods: Iterable[str]) -> dict[str, str]:
-    """A colour for every method: fixed for known ones, spare ones in alphabetical order for the others."""
-    names = set(methods)
-    unknown = sorted(names - set(COLOURS))
-    spare = {name: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, name in enumerate(unknown)}
-    return {name: COLOURS.get(name) or spare[name] for name in sorted(names)}
-
-
 def accuracy_alt(scores: Sequence[Score]) -> str:
     """The bars of the accuracy plot as a sentence."""
-    bars = [f"{score.label} with {_search(score)} {percent(score)}" for score in scores]
+    bars = [f"{score.label} with {_search(score)} {score.percent}" for score in scores]
     return "Bar plot of accuracy in percent with standard errors: " + "; ".join(bars) + "."
 
 
-def accuracy_svg(scores: Sequence[Score], name: str = "accuracy") -> str:
+def accuracy_svg(scores: Sequence[Score], legend: Legend | None = None, name: str = "accuracy") -> str:
     """Bars of accuracy with error bars, one a score in the given order, as an inline SVG.
 
     `name` goes in front of every id in the figure; two figures on one page need two names.
     """
-    colours = method_colours(score.method for score in scores)
-    places = _bar_places(scores)
+    legend = legend or Legend()
+    gaps = [1.0 if one.method == other.method else 1.35 for one, other in pairwise(scores)]
+    places = list(accumulate(gaps, initial=0.0))
     with figure_style(name):
         figure = Figure(figsize=(5.8, 0.6 + 0.25 * (places[-1] + 1)), layout="constrained")
         axes = figure.add_subplot()
@@ -122,9 +104,9 @@ def accuracy_svg(scores: Sequence[Score], name: str = "accuracy") -> str:
             alpha = 0.5 if score.method in seen else 0.9
             seen.add(score.method)
             accuracy, spread = 100 * score.accuracy, 100 * score.spread
-            axes.barh(place, accuracy, height=0.74, color=colours[score.method], alpha=alpha)
+            axes.barh(place, accuracy, height=0.74, color=legend.colour(score.method), alpha=alpha)
             axes.errorbar(accuracy, place, xerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
-            axes.text(min(accuracy + spread, 100) + 1.4, place, percent(score), va="center", fontsize=9)
+            axes.text(min(accuracy + spread, 100) + 1.4, place, score.percent, va="center", fontsize=9)
         axes.set_yticks(places, [_clip(f"{score.label} · {_search(score)}") for score in scores])
         axes.set_ylim(places[-1] + 0.6, -0.6)
         axes.set_xlim(0, 124)
@@ -135,48 +117,23 @@ def accuracy_svg(scores: Sequence[Score], name: str = "accuracy") -> str:
         return drawn_svg(figure, name)
 
 
-def check_curves(payload: Row, source: str = "curves.json") -> dict[str, list[Row]]:
-    """The curves of every method that has any.
-
-    Raises:
-        InputError: a method does not hold a list of objects with a `step`, or a quantity is no number.
-    """
-    curves: dict[str, list[Row]] = {}
-    for method in payload:
-        rows = []
-        for index, item in enumerate(list_of(payload, method, source), start=1):
-            where = f"{source}, {method!r} row {index}"
-            row = row_of(item, where)
-            number_of(row, "step", where)
-            for quantity in QUANTITIES:
-                _point(row, quantity, where)
-            rows.append(row)
-        if rows:
-            curves[method] = rows
-    return curves
-
-
-def curve_legend(curves: Mapping[str, Sequence[Row]]) -> list[LegendEntry]:
+def curve_lines(curves: Curves, legend: Legend) -> dict[str, Line]:
     """How the line of every method looks."""
-    colours = method_colours(curves)
-    return [
-        LegendEntry(method_label(method), colours[method], DASHES[index % len(DASHES)])
-        for index, method in enumerate(_line_order(curves))
-    ]
+    dashes = {method: DASHES[k % len(DASHES)] for k, method in enumerate(curves)}
+    return {method: Line(legend.label(method), legend.colour(method), dashes[method]) for method in curves}
 
 
-def curve_panels(curves: Mapping[str, Sequence[Row]]) -> list[Panel]:
+def curve_panels(curves: Curves, legend: Legend) -> list[Panel]:
     """One panel for each known quantity that has a finite point, a line for each method.
 
     Values that are not finite leave a gap. A line of more than 300 points is averaged down to 300.
     """
-    panels = []
+    panels, looks = [], curve_lines(curves, legend)
     for index, (quantity, title) in enumerate(QUANTITIES.items()):
-        lines = {method: _line(curves[method], quantity) for method in _line_order(curves)}
-        lines = {method: line for method, line in lines.items() if np.isfinite(line[1]).any()}
-        if lines:
-            svg = _panel_svg(lines, curve_legend(curves), _line_order(curves), f"curve{index}")
-            panels.append(Panel(title, svg, _curve_alt(title, lines)))
+        points = {method: _points(rows, quantity) for method, rows in curves.items()}
+        drawn = [(looks[method], *of) for method, of in points.items() if np.isfinite(of[1]).any()]
+        if drawn:
+            panels.append(Panel(title, _panel_svg(drawn, f"curve{index}"), _curve_alt(title, drawn)))
     return panels
 
 
@@ -197,16 +154,6 @@ def _clip(text: str, most: int = 44) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _bar_places(scores: Sequence[Score]) -> list[float]:
-    places: list[float] = []
-    for last, score in zip([None, *scores], scores, strict=False):
-        if last is None:
-            places.append(0.0)
-        else:
-            places.append(places[-1] + (1.0 if last.method == score.method else 1.35))
-    return places
-
-
 def _bare(axes: Axes) -> None:
     axes.patch.set_visible(False)
     for side in ("top", "right", "left"):
@@ -214,21 +161,8 @@ def _bare(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _point(row: Row, quantity: str, where: str = "curves") -> float:
-    value = row.get(quantity)
-    if value is None:
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"field {quantity!r} must be a number or null, found {value!r:.60}", where)
-    return float(value) if abs(value) < 1e300 else math.nan
-
-
-def _line(rows: Sequence[Row], quantity: str) -> tuple[np.ndarray, np.ndarray]:
-    points = sorted(
-        (number_of(row, "step", "curves"), index, _point(row, quantity))
-        for index, row in enumerate(rows)
-        if quantity in row
-    )
+def _points(rows: Sequence[Mapping[str, float]], quantity: str) -> tuple[Numbers, Numbers]:
+    points = sorted((row["step"], index, row[quantity]) for index, row in enumerate(rows) if quantity in row)
     steps = np.array([point[0] for point in points], dtype=float)
     values = np.array([point[2] for point in points], dtype=float)
     if len(points) > MOST_POINTS:
@@ -237,37 +171,26 @@ def _line(rows: Sequence[Row], quantity: str) -> tuple[np.ndarray, np.ndarray]:
     return steps, values
 
 
-def _line_order(methods: Iterable[str]) -> list[str]:
-    """The method of the house first, with the unbroken line, then the others by name."""
-    return sorted(methods, key=lambda method: (method != "oreo", method))
-
-
-def _curve_alt(title: str, lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
+def _curve_alt(title: str, drawn: Sequence[tuple[Line, Numbers, Numbers]]) -> str:
     parts = []
-    for method, (steps, values) in lines.items():
+    for line, steps, values in drawn:
         finite = np.isfinite(values)
         first, last = values[finite][0], values[finite][-1]
-        parts.append(f"{method_label(method)} from {first:.3g} to {last:.3g} at step {steps[finite][-1]:g}")
+        parts.append(f"{line.label} from {first:.3g} to {last:.3g} at step {steps[finite][-1]:g}")
     return f"Line plot of {title} over training steps: " + "; ".join(parts) + "."
 
 
-def _panel_svg(
-    lines: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    legend: Sequence[LegendEntry],
-    methods: Sequence[str],
-    name: str,
-) -> str:
+def _panel_svg(drawn: Sequence[tuple[Line, Numbers, Numbers]], name: str) -> str:
     with figure_style(name):
         figure = Figure(figsize=(3.7, 2.25), layout="constrained")
         axes = figure.add_subplot()
         _bare(axes)
         axes.grid(axis="y")
-        for method, (steps, values) in lines.items():
-            entry = legend[methods.index(method)]
-            dashes = [float(part) / 1.6 for part in entry.dashes.split()]
+        for line, steps, values in drawn:
+            dashes = [float(part) / 1.6 for part in line.dashes.split()]
             style = (0, tuple(dashes)) if dashes else "-"
             marker = "o" if len(steps) < 3 else ""
-            axes.plot(steps, values, color=entry.colour, lw=1.6, ls=style, marker=marker, ms=4)
+            axes.plot(steps, values, color=line.colour, lw=1.6, ls=style, marker=marker, ms=4)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.tick_params(axis="y", length=0)

@@ -10,18 +10,23 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from stepcredit.errors import InputError
+from stepcredit.report.formatting import legible
+from stepcredit.version import __version__
 
 
 def template(name: str, filters: Mapping[str, Callable[..., Any]]) -> Template:
-    """A template of this room. What it is given is escaped; a name that it is not given is an error."""
+    """A template of this package. Texts are escaped, control and bidirectional characters in them replaced; a name that
+    it is not given is an error."""
     environment = Environment(
         loader=PackageLoader("stepcredit", "report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: legible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= dict(filters)
+    environment.globals["version"] = __version__
     return environment.get_template(name)
 
 

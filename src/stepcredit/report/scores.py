@@ -4,38 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import TypeVar
 
 from stepcredit.errors import InputError
-from stepcredit.results.fields import (
-    Row,
-    count_of,
-    number_of,
-    optional_count,
-    optional_number,
-    printable,
-    row_of,
-    text_of,
-)
+from stepcredit.report.formatting import printable, share_and_error
+from stepcredit.report.legend import Legend
+from stepcredit.results.schema import BY_SEED, AccuracyRow, Row, ValueRow
 
-METHOD_LABELS = {
-    "base": "base model",
-    "sft": "SFT",
-    "rft": "rejection sampling",
-    "dpo": "DPO",
-    "kto": "KTO",
-    "topr": "TOPR",
-    "dro": "DRO",
-    "dqo": "DQO",
-    "dqo-unweighted": "DQO (unweighted)",
-    "dqo-process": "DQO (process rewards)",
-    "oreo": "OREO",
-    "oreo-step": "OREO (step)",
-    "oreo-response": "OREO (response)",
-    "oreo-sampled-kl": "OREO (sampled KL)",
-    "oreo-process": "OREO (process rewards)",
-}
 SEARCH_LABELS = {
     "greedy": "greedy",
     "sample": "sampling",
@@ -50,25 +27,30 @@ METRIC_LABELS = {
     "auc": "Right ranked above wrong, over all problems",
     "first_wrong_step": "First wrong step found",
 }
-AT_LABELS = {0.0: "at the start", 0.5: "halfway", 1.0: "at the end"}
+AT_LABELS = {None: "", 0.0: "at the start", 0.5: "halfway", 1.0: "at the end"}
+
+RowT = TypeVar("RowT", bound=Row)
 
 
 @dataclass(frozen=True)
 class Score:
     """The accuracy of one method under one search, over all its seeds.
 
-    `spread` is the standard error of the mean over seeds when there are several seeds, otherwise the
-    standard error over problems. `problems` is the smallest and the largest number of problems that a seed
-    saw. Tokens are per problem; `truncated` and `undecided` are shares of the problems. `strict` is the accuracy
-    that counts only answers behind the marker that was asked for. None: not recorded.
+    `label` is the method in words, `settings` what tells the score from another one of its names. `spread` is the
+    standard error of the mean over seeds when there are several seeds, otherwise the standard error over problems.
+    `problems` is the smallest and the largest number of problems that a seed saw. Tokens are per problem; `truncated`
+    and `undecided` are shares of the problems. `strict` is the accuracy that counts only answers behind the marker
+    that was asked for. None: not recorded.
     """
 
     task: str
     split: str
     method: str
+    label: str
     search: str
     width: int | None
     round: int | None
+    settings: str
     problems: tuple[int, int]
     seeds: int
     accuracy: float
@@ -77,22 +59,22 @@ class Score:
     tokens_scored: float | None
     truncated: float | None
     undecided: float | None
-    strict: float | None = None
-
-    @property
-    def label(self) -> str:
-        """The method, and the round where there are rounds."""
-        return method_label(self.method) + ("" if self.round is None else f", round {self.round}")
+    strict: float | None
 
     @property
     def search_label(self) -> str:
-        """The search in words."""
-        return SEARCH_LABELS.get(self.search, printable(self.search))
+        """The search in words, with the settings that tell it from another one of its name."""
+        return search_label(self.search) + self.settings
+
+    @property
+    def percent(self) -> str:
+        """The accuracy and its standard error in percent: 93.1 ± 0.6."""
+        return share_and_error(self.accuracy, self.spread)
 
 
 @dataclass(frozen=True)
 class ValueScore:
-    """One measurement of a value function, over all its seeds.
+    """One measurement of a value function, over all its seeds; labels in words.
 
     `low` and `high` are the recorded interval of a single seed; with several seeds they cover the interval
     of every seed. `chance` is what a value function that knows nothing reaches. None: not recorded.
@@ -100,9 +82,10 @@ class ValueScore:
 
     task: str
     split: str
-    method: str
+    label: str
     metric: str
-    at: float | None
+    metric_label: str
+    at_label: str
     estimate: float
     low: float | None
     high: float | None
@@ -111,103 +94,88 @@ class ValueScore:
     seeds: int
     note: str
 
-    @property
-    def metric_label(self) -> str:
-        """The measurement in words."""
-        return METRIC_LABELS.get(self.metric, printable(self.metric.replace("_", " ")))
 
-    @property
-    def at_label(self) -> str:
-        """Where in the response V was read, in words."""
-        if self.at is None:
-            return ""
-        return AT_LABELS.get(self.at, f"at {100 * self.at:.0f} %" if 0 <= self.at <= 1 else f"at {self.at:g}")
+def search_label(search: str) -> str:
+    """A search in words."""
+    return SEARCH_LABELS.get(search, printable(search))
 
 
-ScoreKey = tuple[str, str, str, str, int | None, int | None]
-ValueKey = tuple[str, str, str, str, float | None]
+def seeds_of(rows: Iterable[RowT], source: str) -> list[list[RowT]]:
+    """The rows of each thing that was measured, one a seed, in the order of the file.
+
+    Raises:
+        InputError: two rows of one thing have the same seed.
+    """
+    groups: dict[str, dict[int | None, RowT]] = {}
+    for k, row in enumerate(rows, start=1):
+        seeds = groups.setdefault(row.key(without=BY_SEED), {})
+        if row.seed in seeds:
+            what = f"an earlier row has the same names and seed ({row.seed}): give every row a seed of its own"
+            raise InputError(what, f"{source}, row {k}")
+        seeds[row.seed] = row
+    return [list(seeds.values()) for seeds in groups.values()]
 
 
-def method_label(method: str) -> str:
-    """The method in words."""
-    return METHOD_LABELS.get(method, printable(method))
+def settings_apart(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """For each row the settings that tell it from another row of the same names, in brackets; or nothing."""
+    alike: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        alike.setdefault(tuple(getattr(row, name) for name in names), []).append(row)
+    told = []
+    for row in rows:
+        others = [other.about() for other in alike[tuple(getattr(row, name) for name in names)]]
+        settings = {k: v for k, v in row.about().items() if k not in BY_SEED}
+        apart = [f"{k} {v}" for k, v in settings.items() if any(other.get(k) != v for other in others)]
+        told.append(printable(f" ({', '.join(apart)})") if apart else "")
+    return told
 
 
-def _enter(seeds: dict[int | None, Row], row: Row, where: str) -> None:
-    seed = optional_count(row, "seed", where)
-    if seed in seeds:
-        what = f"an earlier row has the same names and seed ({seed}): give every row a seed of its own"
-        raise InputError(what, where)
-    seeds[seed] = row
-
-
-def _check_result(row: Row, where: str) -> ScoreKey:
-    number_of(row, "accuracy", where, 0.0, 1.0)
-    count_of(row, "n", where)
-    if (optional_number(row, "stderr", where) or 0) < 0:
-        raise InputError("field 'stderr' must be at least 0", where)
-    for column in ("tokens_generated", "tokens_scored", "truncated", "undecided"):
-        optional_count(row, column, where)
-    return (
-        text_of(row, "task", where),
-        text_of(row, "split", where, ""),
-        text_of(row, "method", where),
-        text_of(row, "search", where),
-        optional_count(row, "width", where),
-        optional_count(row, "round", where),
-    )
-
-
-def _share(rows: Sequence[Row], key: str, problems: int) -> float | None:
-    counts = [optional_count(row, key, key) for row in rows]
-    known = [count for count in counts if count is not None]
-    return sum(known) / problems if len(known) == len(rows) else None
-
-
-def _score(key: ScoreKey, rows: Sequence[Row]) -> Score:
-    accuracies = [number_of(row, "accuracy", "accuracy") for row in rows]
-    problems = [count_of(row, "n", "n") for row in rows]
-    if len(rows) > 1:
-        spread = stdev(accuracies) / math.sqrt(len(rows))
-    else:
-        recorded = optional_number(rows[0], "stderr", "stderr")
-        binomial = math.sqrt(accuracies[0] * (1 - accuracies[0]) / problems[0])
-        spread = binomial if recorded is None else recorded
-    columns = ("tokens_generated", "tokens_scored", "truncated", "undecided")
-    generated, scored, truncated, undecided = (_share(rows, column, sum(problems)) for column in columns)
-    strict = [optional_number(row, "accuracy_strict", "accuracy_strict") for row in rows]
-    known = [accuracy if s is None else s for s, accuracy in zip(strict, accuracies, strict=True)]
-    told = None if all(s is None for s in strict) else fmean(known)
-    return Score(
-        *key,
-        problems=(min(problems), max(problems)),
-        seeds=len(rows),
-        accuracy=fmean(accuracies),
-        spread=spread,
-        tokens_generated=generated,
-        tokens_scored=scored,
-        truncated=truncated,
-        undecided=undecided,
-        strict=told,
-    )
-
-
-def aggregate(rows: Iterable[object], source: str = "results.json") -> list[Score]:
-    """Put the rows of each (task, split, method, search, width, round) together over seeds.
+def aggregate(rows: Iterable[AccuracyRow], legend: Legend | None = None, source: str = "results.json") -> list[Score]:
+    """Put the rows of each (task, split, method, search, width, round, settings) together over seeds.
 
     Several seeds give the unweighted mean of their accuracies and its standard error, stdev / sqrt(seeds);
     a single seed keeps its own accuracy and `stderr`, which is binomial where the row has none. Tasks stay
     in the order of the file; within a task the method with the best accuracy comes first.
 
     Raises:
-        InputError: a row is malformed, or two rows of one group have the same seed.
+        InputError: two rows of one group have the same seed.
     """
-    groups: dict[ScoreKey, dict[int | None, Row]] = {}
-    for index, payload in enumerate(rows, start=1):
-        where = f"{source}, row {index}"
-        row = row_of(payload, where)
-        _enter(groups.setdefault(_check_result(row, where), {}), row, where)
-    return _ordered([_score(key, list(seeds.values())) for key, seeds in groups.items()])
+    groups = seeds_of(rows, source)
+    names = ("task", "split", "method", "round", "search", "width")
+    apart = settings_apart([group[0] for group in groups], names)
+    return _ordered([_score(group, legend or Legend(), told) for group, told in zip(groups, apart, strict=True)])
+
+
+def _score(rows: Sequence[AccuracyRow], legend: Legend, told: str) -> Score:
+    first = rows[0]
+    accuracies, problems = [row.accuracy for row in rows], [row.n for row in rows]
+    binomial = math.sqrt(first.accuracy * (1 - first.accuracy) / first.n)
+    spread = binomial if first.stderr is None else first.stderr
+
+    def per_problem(column: str) -> float | None:
+        counts = [getattr(row, column) for row in rows]
+        return None if None in counts else sum(counts) / sum(problems)
+
+    strict = [row.accuracy if row.accuracy_strict is None else row.accuracy_strict for row in rows]
+    return Score(
+        task=first.task,
+        split=first.split,
+        method=first.method,
+        label=legend.label(first.method) + ("" if first.round is None else f", round {first.round}"),
+        search=first.search,
+        width=first.width,
+        round=first.round,
+        settings=told,
+        problems=(min(problems), max(problems)),
+        seeds=len(rows),
+        accuracy=fmean(accuracies),
+        spread=spread if len(rows) == 1 else stdev(accuracies) / math.sqrt(len(rows)),
+        tokens_generated=per_problem("tokens_generated"),
+        tokens_scored=per_problem("tokens_scored"),
+        truncated=per_problem("truncated"),
+        undecided=per_problem("undecided"),
+        strict=None if all(row.accuracy_strict is None for row in rows) else fmean(strict),
+    )
 
 
 def _ordered(scores: Sequence[Score]) -> list[Score]:
@@ -227,65 +195,55 @@ def _ordered(scores: Sequence[Score]) -> list[Score]:
             searches.index(score.search) if score.search in searches else len(searches),
             score.search,
             score.width or 0,
+            score.settings,
         )
 
     return sorted(scores, key=place)
 
 
-def _check_value(row: Row, where: str) -> ValueKey:
-    number_of(row, "estimate", where)
-    low, high = optional_number(row, "low", where), optional_number(row, "high", where)
-    if low is not None and high is not None and low > high:
-        raise InputError("field 'low' must not be above field 'high'", where)
-    optional_count(row, "n", where)
-    text_of(row, "note", where, "")
-    return (
-        text_of(row, "task", where, ""),
-        text_of(row, "split", where, ""),
-        text_of(row, "method", where),
-        text_of(row, "metric", where),
-        optional_number(row, "at", where),
-    )
+def aggregate_values(
+    rows: Iterable[ValueRow], legend: Legend | None = None, source: str = "value.json"
+) -> list[ValueScore]:
+    """Put the rows of each (task, split, method, metric, at, settings) together over seeds, chance beside them.
 
-
-def _value_score(key: ValueKey, rows: Sequence[Row]) -> ValueScore:
-    def known(column: str) -> list[float]:
-        numbers = [optional_number(row, column, column) for row in rows]
-        return [number for number in numbers if number is not None]
-
-    lows, highs, counts = known("low"), known("high"), known("n")
-    notes = dict.fromkeys(text_of(row, "note", "note", "") for row in rows)
-    return ValueScore(
-        *key,
-        estimate=fmean(known("estimate")),
-        low=min(lows) if len(lows) == len(rows) else None,
-        high=max(highs) if len(highs) == len(rows) else None,
-        chance=0.5 if key[3].startswith("auc") else None,
-        n=(int(min(counts)), int(max(counts))) if counts else None,
-        seeds=len(rows),
-        note="; ".join(note for note in notes if note),
-    )
-
-
-def aggregate_values(rows: Iterable[object], source: str = "value.json") -> list[ValueScore]:
-    """Put the rows of each (task, split, method, metric, at) together over seeds, chance beside them.
-
-    A metric named `x_chance` becomes the chance level of metric `x` of the same task, split, method and
-    `at`; an area under a curve (`auc…`) has chance level one half.
+    A metric named `x_chance` becomes the chance level of metric `x` of the same key; an area under a curve (`auc…`)
+    has chance level one half.
 
     Raises:
-        InputError: a row is malformed, or two rows of one group have the same seed.
+        InputError: two rows of one group have the same seed.
     """
-    groups: dict[ValueKey, dict[int | None, Row]] = {}
-    for index, payload in enumerate(rows, start=1):
-        where = f"{source}, row {index}"
-        row = row_of(payload, where)
-        _enter(groups.setdefault(_check_value(row, where), {}), row, where)
-    scores = [_value_score(key, list(seeds.values())) for key, seeds in groups.items()]
-    chances = {(s.task, s.split, s.method, s.metric, s.at): s.estimate for s in scores}
-    names = {(s.task, s.split, s.method, s.metric + "_chance", s.at) for s in scores}
+    groups = seeds_of(rows, source)
+    keys = [(group[0].key((*BY_SEED, "metric")), group[0].metric) for group in groups]
+    chances = {key: fmean(row.estimate for row in group) for key, group in zip(keys, groups, strict=True)}
+    left_out = {(key, f"{metric}_chance") for key, metric in keys}
+    shown = [(key, group) for key, group in zip(keys, groups, strict=True) if key not in left_out]
+    apart = settings_apart([group[0] for _, group in shown], ("task", "split", "method", "metric", "at"))
     return [
-        replace(s, chance=chances.get((s.task, s.split, s.method, s.metric + "_chance", s.at), s.chance))
-        for s in scores
-        if (s.task, s.split, s.method, s.metric, s.at) not in names
+        _value_score(group, chances.get((key, f"{metric}_chance")), legend or Legend(), told)
+        for ((key, metric), group), told in zip(shown, apart, strict=True)
     ]
+
+
+def _value_score(rows: Sequence[ValueRow], chance: float | None, legend: Legend, told: str) -> ValueScore:
+    first = rows[0]
+    lows = [row.low for row in rows if row.low is not None]
+    highs = [row.high for row in rows if row.high is not None]
+    counts = [row.n for row in rows if row.n is not None]
+    half = 0.5 if first.metric.startswith("auc") else None
+    at = first.at
+    between = "" if at is None else f"at {100 * at:.0f} %" if 0 <= at <= 1 else f"at {at:g}"
+    return ValueScore(
+        task=first.task,
+        split=first.split,
+        label=legend.label(first.method) + told,
+        metric=first.metric,
+        metric_label=METRIC_LABELS.get(first.metric, printable(first.metric.replace("_", " "))),
+        at_label=AT_LABELS.get(at, between),
+        estimate=fmean(row.estimate for row in rows),
+        low=min(lows) if len(lows) == len(rows) else None,
+        high=max(highs) if len(highs) == len(rows) else None,
+        chance=half if chance is None else chance,
+        n=(min(counts), max(counts)) if counts else None,
+        seeds=len(rows),
+        note="; ".join(dict.fromkeys(row.note for row in rows if row.note)),
+    )

@@ -1,57 +1,27 @@
-"""Result rows as tables for the terminal, and how their numbers are written."""
+"""Result rows as tables for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from stepcredit.report.scores import Score, ValueScore, aggregate, aggregate_values, method_label
-from stepcredit.results.fields import printable
-
-MISSING = "–"
-
-
-def percent(score: Score) -> str:
-    """Accuracy and its standard error in percent: 93.1 ± 0.6."""
-    return f"{100 * score.accuracy:.1f} ± {100 * score.spread:.1f}"
-
-
-def share(value: float | None) -> str:
-    """A share in percent with one decimal."""
-    return MISSING if value is None else f"{100 * value:.1f}"
-
-
-def decimal(value: float | None) -> str:
-    """A number with two decimals and a true minus sign."""
-    return MISSING if value is None else f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
-
-
-def interval(score: ValueScore) -> str:
-    """The interval as low to high."""
-    if score.low is None or score.high is None:
-        return MISSING
-    return f"{decimal(score.low)} to {decimal(score.high)}"
-
-
-def count_range(counts: tuple[int, int] | None) -> str:
-    """One number, or the smallest and the largest: 900–1,000."""
-    if counts is None:
-        return MISSING
-    low, high = counts
-    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
-
-
-def tokens(value: float | None) -> str:
-    """Tokens per problem, whole."""
-    return MISSING if value is None else f"{value:,.0f}"
-
-
-def block_label(task: str, split: str) -> str:
-    """The task and its split: arithmetic (test)."""
-    return printable(f"{task} ({split})" if split else task)
+from stepcredit.report.formatting import (
+    MISSING,
+    block_label,
+    count,
+    count_range,
+    decimal,
+    interval,
+    printable,
+    share,
+    share_and_error,
+)
+from stepcredit.report.legend import Legend
+from stepcredit.report.scores import Score, aggregate, aggregate_values, search_label
+from stepcredit.results.schema import AccuracyRow, GroupRow, ValueRow
 
 
 def spread_note(scores: Iterable[Score]) -> str:
@@ -64,68 +34,113 @@ def spread_note(scores: Iterable[Score]) -> str:
     return "± standard error: over seeds where there are several, otherwise over problems"
 
 
-def results_table(rows: Iterable[object]) -> Table:
+def plain_table(words: Sequence[str], numbers: Sequence[str], lines: Iterable[Sequence[str]], title: str = "") -> Table:
+    """A table whose first columns hold words and the others numbers; what is in it is no markup."""
+    table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in words:
+        table.add_column(name, min_width=6)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(*(Text(cell) for cell in line))
+    return table
+
+
+def results_table(rows: Iterable[AccuracyRow], legend: Legend | None = None) -> Table:
     """The rows of `results.json` as a table: accuracy in percent, mean and spread over seeds.
 
     Raises:
-        InputError: a row is malformed, or two rows of one group have the same seed.
+        InputError: two rows of one group have the same seed.
     """
-    scores = aggregate(rows)
+    scores = aggregate(rows, legend)
     blocks = list(dict.fromkeys(block_label(score.task, score.split) for score in scores))
-    several = len(blocks) > 1
-    title = None if several else Text("".join(blocks))
-    table = Table(title=title, caption=spread_note(scores), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    if several:
-        table.add_column("task")
-    for column in ("method", "search"):
-        table.add_column(column, min_width=9)
-    has_strict = any(score.strict is not None for score in scores)
-    strict = ["strict %"] if has_strict else []
-    for column in ("width", "problems", "seeds", "accuracy %", *strict, "tokens/\nproblem", "scored/\nproblem"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for score in scores:
-        cells = [
+    task = len(blocks) > 1
+    strict = any(score.strict is not None for score in scores)
+    numbers = ["width", "problems", "seeds", "accuracy %", *(["strict %"] if strict else [])]
+    lines = [
+        [
+            *([block_label(score.task, score.split)] if task else []),
             score.label,
             score.search_label,
             MISSING if score.width is None else str(score.width),
             count_range(score.problems),
             str(score.seeds),
-            percent(score),
-            *([share(score.strict)] if has_strict else []),
-            tokens(score.tokens_generated),
-            tokens(score.tokens_scored),
+            score.percent,
+            *([share(score.strict)] if strict else []),
+            count(score.tokens_generated),
+            count(score.tokens_scored),
         ]
-        block = [block_label(score.task, score.split)] if several else []
-        table.add_row(*(Text(cell) for cell in [*block, *cells]))
+        for score in scores
+    ]
+    words = [*(["task"] if task else []), "method", "search"]
+    title = "" if task else "".join(blocks)
+    table = plain_table(words, [*numbers, "tokens/\nproblem", "scored/\nproblem"], lines, title)
+    table.caption = spread_note(scores)
     return table
 
 
-def value_table(rows: Iterable[object]) -> Table:
+def value_table(rows: Iterable[ValueRow], legend: Legend | None = None) -> Table:
     """The rows of `value.json` as a table: estimates with their intervals and chance levels.
 
     Raises:
-        InputError: a row is malformed, or two rows of one group have the same seed.
+        InputError: two rows of one group have the same seed.
     """
-    scores = aggregate_values(rows)
-    several = len({(score.task, score.split) for score in scores}) > 1
-    table = Table(title="What the value function knows", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    if several:
-        table.add_column("task")
-    for column in ("method", "measure", "V read"):
-        table.add_column(column, min_width=13 if column == "measure" else 6)
-    for column in ("estimate", "interval", "chance", "n", "seeds"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for score in scores:
-        cells = [
-            method_label(score.method),
+    scores = aggregate_values(rows, legend)
+    task = len({(score.task, score.split) for score in scores}) > 1
+    lines = [
+        [
+            *([block_label(score.task, score.split)] if task else []),
+            score.label,
             score.metric_label,
             score.at_label,
             decimal(score.estimate),
-            interval(score),
+            interval(score.low, score.high),
             decimal(score.chance),
             count_range(score.n),
             str(score.seeds),
         ]
-        block = [block_label(score.task, score.split)] if several else []
-        table.add_row(*(Text(cell) for cell in [*block, *cells]))
-    return table
+        for score in scores
+    ]
+    words = [*(["task"] if task else []), "method", "measure", "V read"]
+    return plain_table(words, ["estimate", "interval", "chance", "n", "seeds"], lines, "What the value function knows")
+
+
+def samples_table(row: AccuracyRow) -> Table | None:
+    """pass@k and maj@k of a row of `results.json`; None where it has one sample per problem."""
+    if not row.at_k:
+        return None
+    voted = any(at.majority is not None for at in row.at_k)
+    lines = [
+        [
+            str(at.k),
+            share_and_error(at.pass_, at.pass_stderr),
+            *([share_and_error(at.majority, at.majority_stderr)] if voted else []),
+        ]
+        for at in row.at_k
+    ]
+    return plain_table(["k"], ["pass@k %", *(["maj@k %"] if voted else [])], lines, "Several samples")
+
+
+def group_tables(rows: Iterable[GroupRow]) -> list[Table]:
+    """One table for each thing that the rows of `groups.json` are grouped by."""
+    grouped: dict[str, list[GroupRow]] = {}
+    for row in rows:
+        grouped.setdefault(printable(row.by), []).append(row)
+    return [_group_table(by, members) for by, members in grouped.items()]
+
+
+def _group_table(by: str, rows: Sequence[GroupRow]) -> Table:
+    strict = any(row.accuracy_strict != row.accuracy for row in rows)
+    several = len({(row.search, row.width) for row in rows}) > 1
+    lines = [
+        [
+            printable(str(row.group)),
+            *([f"{search_label(row.search or '')}, {row.width}"] if several else []),
+            count(row.n),
+            share_and_error(row.accuracy, row.stderr),
+            *([share_and_error(row.accuracy_strict, row.stderr_strict)] if strict else []),
+        ]
+        for row in rows
+    ]
+    numbers = ["problems", "accuracy %", *(["strict %"] if strict else [])]
+    return plain_table([by, *(["search, width"] if several else [])], numbers, lines, f"By {by}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +12,36 @@ from stepcredit.engines.engine import Engine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
+from stepcredit.flags import flag
 from stepcredit.progress import Advance
-from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, Choice, Draw, stage_of, stepping
+from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, Draw, multi_turn_rollouts
 from stepcredit.rollouts.single_turn import sample_and_grade, sampling
-from stepcredit.rollouts.task_settings import TaskChoice
-from stepcredit.rollouts.work_units import Unit, WorkFolder, work_units
+from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
+from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
+from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, SelfDemonstrating, Task, demonstrated
 
 SOLUTIONS = "solutions"
 """In place of a policy: the task's own worked solutions."""
+_UNBOUND = ("batch_size", "dry_run")
+"""Settings that leave the episodes as they are."""
 
 
 @dataclass(kw_only=True)
-class CollectConfig(TaskChoice):
+class CollectConfig(SamplingSettings, TaskSettings):
     """Sample and grade responses. Run it again to go on where it stopped."""
 
     model: str = field(
-        metadata={
-            "help": "The policy: a folder, a .gguf file or a name on the hub; or the word solutions, for the worked "
-            "solutions that gsm8k and math bring, and for careful demonstrators of alfworld."
-        }
+        metadata=flag(
+            "model",
+            "Or the word solutions: the worked solutions that gsm8k and math bring, careful demonstrators of alfworld.",
+        )
     )
-    output_dir: str = field(metadata={"help": "The folder of episodes to write; a broken run goes on in it."})
-    split: str = field(default="train", metadata={"help": "Which of the task's splits."})
-    limit: int | None = field(default=None, metadata={"help": "How many prompts; default: all."})
-    num_generations: int = field(default=8, metadata={"help": "Responses a prompt (K)."})
-    seed: int = field(default=0, metadata={"help": "Seed of generated problems and of the sampling noise."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 is greedy."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus filter; 1 is off."})
-    top_k: int = field(default=0, metadata={"help": "Top-k filter; 0 is off."})
-    max_new_tokens: int | None = field(default=None, metadata={"help": "Length limit; default: the task's."})
-    batch_size: int = field(default=64, metadata={"help": "Responses drawn at a time."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code a model repository brings."})
-    dry_run: bool = field(default=False, metadata={"help": "Say what would be done, and stop."})
+    output_dir: str = field(metadata=flag("output_dir", "A broken run goes on in it."))
+    split: str = field(default="train", metadata=flag("split"))
+    num_generations: int = field(default=8, metadata=flag("num_generations"))
+    dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
 
 def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, Any]:
@@ -56,7 +52,8 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
         engine: in place of the policy's own.
 
     Raises:
-        InputError: unknown task or split, a policy that does not load, or a folder that holds something else.
+        InputError: unknown task or split, a policy that does not load, or a folder that holds something else or is
+            being written.
     """
     task = config.load_task()
     if config.num_generations < 1:
@@ -68,16 +65,16 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
     units = work_units(problems, config.num_generations, conversations)
     if config.dry_run:
         return {"prompts": len(problems), "responses": len(problems) * config.num_generations, "units": len(units)}
-    work = WorkFolder(Path(config.output_dir), _settings(config, task), units)
-    done = work.done()
-    if done < len(units):
-        engine = engine or config.load_engine(config.model, config.batch_size, config.trust_remote_code)
-        with drawing(config, task, engine) as draw:
-            work.finish(
-                lambda unit, advance: draw(unit, config.num_generations, advance),
-                f"collecting {config.task}",
-                config.num_generations,
-            )
+    work = WorkFolder(Path(config.output_dir), settings_of(config, task, *_UNBOUND), units)
+    with work.held("stepcredit collect") as finished:
+        if (done := len(finished)) < len(units):
+            engine = engine or config.load_engine(config.model, config.batch_size, config.trust_remote_code)
+            with drawing(config, task, engine) as draw:
+                work.finish(
+                    lambda unit, advance: draw(unit, config.num_generations, advance),
+                    f"collecting {config.task}",
+                    config.num_generations,
+                )
     return {"prompts": len(problems), "responses": len(load_episodes(work.folder)), "units_resumed": done}
 
 
@@ -92,8 +89,10 @@ def drawing(config: Any, task: Task, engine: Engine) -> Iterator[Draw]:
     if not isinstance(task, InteractiveTask):
         yield lambda problems, samples, advance: sample_and_grade(task, problems, engine, samples, params, advance)
         return
-    with stage_of(config, task, stepping(engine, task.name), params) as stage:
-        yield lambda problems, samples, advance: stage.episodes(problems, samples, Choice(), advance)
+    with multi_turn_rollouts(task, engine, config.max_turns, config.workers) as rollouts:
+        yield lambda problems, samples, advance: rollouts.episodes(
+            problems, SearchSpec("sample", samples, params), advance
+        )
 
 
 def _collect_solutions(config: CollectConfig, task: Task, problems: Sequence[Problem]) -> dict[str, Any]:
@@ -109,14 +108,7 @@ def _collect_solutions(config: CollectConfig, task: Task, problems: Sequence[Pro
                 yield demonstrated(problem)
             advance(1)
 
-    work = WorkFolder(Path(config.output_dir), _settings(config, task), [problems])
-    episodes = work.finish(solved, f"solutions of {task.name}", counted="problems")
+    work = WorkFolder(Path(config.output_dir), settings_of(config, task, *_UNBOUND), [problems])
+    with work.held("stepcredit collect"):
+        episodes = work.finish(solved, f"solutions of {task.name}", counted="problems")
     return {"prompts": len(problems), "responses": len(episodes)}
-
-
-def _settings(config: CollectConfig, task: Task) -> dict[str, Any]:
-    """What decides which episodes are drawn."""
-    settings = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
-    settings["step_delimiters"] = list(task.step_delimiters)
-    left_out = ("output_dir", "batch_size", "dry_run", "data", "workers")
-    return {name: value for name, value in settings.items() if name not in left_out}

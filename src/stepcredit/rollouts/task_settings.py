@@ -1,4 +1,4 @@
-"""Which task, its data, and how its problems are put: the same flags in every command that asks a policy something."""
+"""The settings that commands share which draw responses: the task, and how the policy is sampled."""
 
 from __future__ import annotations
 
@@ -6,58 +6,65 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepcredit.engines.engine import ENGINES, Engine, load_engine
+from stepcredit.flags import flag
 from stepcredit.models.loading import load_tokenizer
-from stepcredit.tasks.registry import load_task
+from stepcredit.tasks.registry import TASK_NAMES, load_task
 from stepcredit.tasks.task import Task
 
 
 @dataclass(kw_only=True)
-class TaskChoice:
-    """The settings of a task."""
+class TaskSettings:
+    """Settings of a task and of the policy's way with it."""
 
-    task: str = field(
-        metadata={
-            "help": "The task: arithmetic, chain, fetch, gsm8k, math, alfworld; or one of your own, file.py:Class."
-        }
-    )
+    task: str = field(metadata=flag("task", TASK_NAMES))
     data: str | None = field(
         default=None,
-        metadata={
-            "help": "Where gsm8k and math are read from: a file, or a folder of splits; default: the hub. "
-            "alfworld: the folder of games; default: $ALFWORLD_DATA."
-        },
+        metadata=flag(
+            "data",
+            "gsm8k and math: a file, or a folder of splits; default: the hub. alfworld: the folder of games; default: "
+            "$ALFWORLD_DATA.",
+        ),
     )
     prompt_style: str | None = field(
         default=None,
-        metadata={
-            "help": "How gsm8k and math put a problem: qwen-math (default), qwen-boxed, deepseek-math, "
-            "deepseek-math-plain, lm-eval or plain; alfworld: react (default), think or act."
-        },
+        metadata=flag(
+            "prompt_style",
+            "gsm8k and math: qwen-math (default), qwen-boxed, deepseek-math, deepseek-math-plain, lm-eval or plain; "
+            "alfworld: react (default), think or act.",
+        ),
     )
-
+    limit: int | None = field(default=None, metadata=flag("limit", default="all"))
     max_turns: int | None = field(
-        default=None, metadata={"help": "Turn limit of an interactive task (fetch, alfworld); default: the task's."}
+        default=None, metadata=flag("max_turns", "Of interactive tasks (fetch, alfworld).", default="the task's")
     )
     workers: int | None = field(
         default=None,
-        metadata={"help": "Processes for the environments of an interactive task; default: one a processor."},
+        metadata=flag("workers", "For interactive tasks.", default="one per processor"),
     )
 
-    chat_template: str | None = field(
-        default=None,
-        metadata={
-            "help": "A file with the chat template to use (Jinja); or the word original for the tokenizer's own, where "
-            "a template that appends is known (Qwen3, DeepSeek-R1) and would take its place."
-        },
-    )
-    merge_system_message: bool = field(
-        default=False,
-        metadata={"help": "Put the system text before the first user message, for templates that refuse a system."},
-    )
+    def load_task(self) -> Task:
+        """The task.
 
-    engine: str = field(
-        default="transformers", metadata={"help": "What draws the responses.", "choices": list(ENGINES)}
-    )
+        Raises:
+            InputError: no such task or style, or one is given to a task that makes its own problems.
+        """
+        return load_task(self.task, self.data, self.prompt_style)
+
+
+@dataclass(kw_only=True)
+class SamplingSettings:
+    """Settings of what draws the responses, and how."""
+
+    engine: str = field(default="transformers", metadata=flag("engine", choices=list(ENGINES)))
+    max_new_tokens: int | None = field(default=None, metadata=flag("max_new_tokens", default="the task's"))
+    temperature: float = field(default=1.0, metadata=flag("temperature"))
+    top_p: float = field(default=1.0, metadata=flag("top_p"))
+    top_k: int = field(default=0, metadata=flag("top_k"))
+    seed: int = field(default=0, metadata=flag("seed"))
+    batch_size: int = field(default=64, metadata=flag("batch_size"))
+    chat_template: str | None = field(default=None, metadata=flag("chat_template"))
+    merge_system_message: bool = field(default=False, metadata=flag("merge_system_message"))
+    trust_remote_code: bool = field(default=False, metadata=flag("trust_remote_code"))
 
     def load_tokenizer(self, policy: str, trust_remote_code: bool) -> Any:
         """The policy's tokenizer, with the chat template that was asked for.
@@ -72,7 +79,7 @@ class TaskChoice:
             merge_system_message=self.merge_system_message,
         )
 
-    def load_engine(self, policy: str, batch_size: int, trust_remote_code: bool, tokenizer: Any = None) -> Engine:
+    def load_engine(self, policy: Any, batch_size: int, trust_remote_code: bool, tokenizer: Any = None) -> Engine:
         """The policy's engine, with the tokenizer of `load_tokenizer`.
 
         Raises:
@@ -82,11 +89,3 @@ class TaskChoice:
         return load_engine(
             policy, self.engine, tokenizer=tokenizer, batch_size=batch_size, trust_remote_code=trust_remote_code
         )
-
-    def load_task(self) -> Task:
-        """The task.
-
-        Raises:
-            InputError: no such task or style, or one is given to a task that makes its own problems.
-        """
-        return load_task(self.task, self.data, self.prompt_style)

@@ -30,7 +30,7 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.grading.grade import Grade
 from stepcredit.tasks.digits import digit_problems, groups_of
 from stepcredit.tasks.task import Problem, graded
-from stepcredit.tasks.words import word_tokenizer
+from stepcredit.tasks.word_tokenizer import word_tokenizer
 from stepcredit.verdict import Verdict
 
 GROUPS = 3

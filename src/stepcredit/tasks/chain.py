@@ -33,7 +33,7 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.grading.grade import Grade
 from stepcredit.tasks.digits import digit_problems, groups_of
 from stepcredit.tasks.task import Problem, graded
-from stepcredit.tasks.words import word_tokenizer
+from stepcredit.tasks.word_tokenizer import word_tokenizer
 from stepcredit.verdict import Verdict
 
 GROUPS = 4
@@ -71,7 +71,9 @@ class Chain:
         Raises:
             InputError: no such split, or more problems than it has.
         """
-        return digit_problems([f"chain {s}" for s in STATES], GROUPS, DIGITS, _answer, split, count, seed)
+        return digit_problems(
+            [f"chain {s}" for s in STATES], GROUPS, DIGITS, lambda p: states_of(p)[-1], split, count, seed
+        )
 
     def grade(self, problem: Problem, response: str) -> Grade:
         """Right if the state that a blind answer names, or a chain has reached when done, is the gold one."""
@@ -120,10 +122,6 @@ def states_of(prompt: str) -> list[str]:
 
 def _move(digits: Sequence[int], before: str, after: str) -> str:
     return f"{NUMBERS[sum(digits) % 3]} from {before} to {after}"
-
-
-def _answer(prompt: str) -> str:
-    return states_of(prompt)[-1]
 
 
 def work(digits: Sequence[int], start: int = 0, sign: int = 1) -> str:

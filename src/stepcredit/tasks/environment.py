@@ -1,4 +1,4 @@
-"""What an interactive task is: a conversation in which an environment answers.
+"""Interactive tasks: conversations in which an environment answers.
 
 The policy writes as the assistant, the environment as the user. The prompt of an episode is the problem's own messages
 and the environment's first words; what the environment says later are observations, never actions.
@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from stepcredit.tasks.task import Problem, Task
+from stepcredit.errors import InputError
+from stepcredit.grading.grade import Grade
+from stepcredit.tasks.task import Problem, Task, TaskDefaults
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,43 @@ class Environment(Protocol):
 class InteractiveTask(Task, Protocol):
     """A task whose problems are conversations.
 
-    A reply has at most `max_new_tokens` tokens and an episode at most `max_turns` of them; one that meets either limit
-    is truncated. An episode is right if its rewards add up to 1 or more, wrong if it ends with less. The prompts of
-    `problems` are chat messages, and their last one is not the user's: that is the environment's. `step_delimiters`
-    is empty: a turn is a step. The task can be pickled: worker processes make their environments from it.
+    A task of one's own is a class in a file, named as `--task file.py:Guess`; what it leaves out is in
+    `InteractiveTaskDefaults`. The whole file:
+
+        from stepcredit import InteractiveTaskDefaults, Observation, Problem
+
+        class Guess(InteractiveTaskDefaults):
+            name, version, max_turns = "guess", "1", 2
+
+            def problems(self, split, count=None, seed=0):
+                letters = "abcdefghijklm" if split == "train" else "nopqrstuvwxyz"
+                prompt = [{"role": "system", "content": "Guess the letter in two turns."}]
+                return [Problem(f"{split}-{letter}", prompt, letter) for letter in letters[:count]]
+
+            def environment(self):
+                return Letter()
+
+        class Letter:
+            def reset(self, problem):
+                self.letter, self.turns = problem.answer, 0
+                return Observation("Which letter?")
+
+            def step(self, reply):
+                self.turns += 1
+                right = reply.strip() == self.letter
+                hint = "earlier" if self.letter < reply.strip() else "later"
+                return Observation(hint, reward=float(right), done=right or self.turns == 2)
+
+            def close(self):
+                pass
+
+    An episode is right if its rewards add up to 1 or more, wrong if it ends with less, truncated if it meets a limit.
+    The prompts are chat messages whose last one is not the user's: that is the environment's. A turn is a step.
+    Worker processes make their environments from the task, which is pickled.
+
+    Attributes:
+        max_new_tokens: length limit of a reply.
+        max_turns: replies of an episode.
     """
 
     max_turns: int
@@ -60,6 +95,21 @@ class InteractiveTask(Task, Protocol):
     def environment(self) -> Environment:
         """A new environment."""
         ...
+
+
+class InteractiveTaskDefaults(TaskDefaults):
+    """Parts that an interactive task may leave out."""
+
+    step_delimiters: tuple[str, ...] = ()
+    max_turns: int = 8
+
+    def grade(self, problem: Problem, response: str) -> Grade:
+        """Not to be asked: the environment rewards the turns.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("is graded by its environment, turn by turn", type(self).__name__)
 
 
 @dataclass(frozen=True)

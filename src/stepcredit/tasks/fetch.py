@@ -32,9 +32,8 @@ import numpy as np
 
 from stepcredit.episodes.episode import Episode, Message, StopReason
 from stepcredit.errors import InputError
-from stepcredit.grading.grade import Grade
 from stepcredit.tasks.digits import SPLITS
-from stepcredit.tasks.environment import Observation
+from stepcredit.tasks.environment import InteractiveTaskDefaults, Observation
 from stepcredit.tasks.task import Problem
 from stepcredit.verdict import Verdict
 
@@ -88,20 +87,17 @@ class FetchEnvironment:
         """It holds nothing."""
 
 
-class Fetch:
+class Fetch(InteractiveTaskDefaults):
     """See the module's docstring. Problems are drawn from a seed; one belongs to one split for good."""
 
     name = "fetch"
     version = "1"
-    step_delimiters: tuple[str, ...] = ()
     max_new_tokens = 6
     max_turns = 8
-    stop: tuple[str, ...] = ()
-    source_versions: dict[str, str] = {}  # noqa: RUF012  none: problems are made here
 
     def tokenizer(self) -> Any:
         """One token a word; `<eos>` ends every turn of its chat template."""
-        from stepcredit.tasks.words import word_tokenizer  # here: workers play without loading transformers
+        from stepcredit.tasks.word_tokenizer import word_tokenizer  # here: workers play without loading transformers
 
         first = ["<user>", "<assistant>", "find", "ok", "boxes", "open", "take", "bring", "empty", "a", "you",
                  "nothing", "over"]  # fmt: skip
@@ -129,18 +125,6 @@ class Fetch:
         """A new environment."""
         return FetchEnvironment()
 
-    def grade(self, problem: Problem, response: str) -> Grade:
-        """Not to be asked.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError("graded by its environment", self.name)
-
-    def wrong_steps(self, problem: Problem, response: str) -> list[bool] | None:
-        """None: a response alone does not tell what the environment answered."""
-        return None
-
     def demonstrations(self, count: int, seed: int) -> list[Episode]:
         """Played episodes of the mixed demonstrators, one a problem of the train split."""
         rng = np.random.default_rng([seed, 1])
@@ -161,15 +145,18 @@ def _games(split: str) -> list[Problem]:
         for boxes in permutations(BOXES, size):
             for near, following in pairwise(boxes):
                 metadata = {"boxes": " ".join(boxes), "near": near, "level": size}
-                same = [_game(metadata, coin) for coin in (near, following)]
+                same = [
+                    Problem(
+                        f"fetch {metadata['boxes']} near {near} coin {coin}",
+                        list(_PROMPT),
+                        coin,
+                        metadata=dict(metadata),
+                    )
+                    for coin in (near, following)
+                ]
                 if low <= zlib.crc32(first_words(same[0]).encode()) % 100 < high:
                     found += same
     return found
-
-
-def _game(metadata: dict[str, Any], coin: str) -> Problem:
-    prompt_id = f"fetch {metadata['boxes']} near {metadata['near']} coin {coin}"
-    return Problem(prompt_id, list(_PROMPT), coin, metadata=dict(metadata))
 
 
 def _played(problem: Problem, max_turns: int, rng: np.random.Generator) -> Episode:

@@ -17,11 +17,9 @@ import re
 from collections.abc import Sequence
 
 from stepcredit.errors import InputError
-from stepcredit.grading.grade import Grade
-from stepcredit.grading.grader import grade_answer
 from stepcredit.grading.style import Marker
-from stepcredit.tasks.prompts import PromptStyle, Worked, posed, style_named
-from stepcredit.tasks.sources import HubDataset, SourceRow, Sources, text_of
+from stepcredit.tasks.prompts import PromptStyle, Worked, WorkedTask, posed
+from stepcredit.tasks.sources import HubDataset, SourceRow, text_of
 from stepcredit.tasks.task import Problem
 
 VALIDATION = 500
@@ -35,7 +33,7 @@ _SPLITS = {
 _NOTE = re.compile(r"<<[^<>]*>>")
 
 
-class GSM8K:
+class GSM8K(WorkedTask):
     """See the module's docstring.
 
     Args:
@@ -49,19 +47,7 @@ class GSM8K:
     """
 
     name = "gsm8k"
-    version = "2"
     step_delimiters: tuple[str, ...] = ("\n",)
-    max_new_tokens = 2048
-
-    def __init__(self, data: str | None = None, prompt_style: str | None = None) -> None:
-        self.prompt_style = style_named(self.name, prompt_style)
-        self.stop = self.prompt_style.stop
-        self._sources = Sources(data)
-
-    @property
-    def source_versions(self) -> dict[str, str]:
-        """Split of the data → version of what was read, of those that `problems` has read so far."""
-        return dict(self._sources.versions)
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
         """The first `count` problems of a split in the data's own order (default: all); the seed is not used.
@@ -81,14 +67,6 @@ class GSM8K:
         if self.prompt_style.shots and whole != "train":
             self._sources.refuse_single_file()
         return posed(rows[part], count, self.prompt_style, lambda: self._worked("train"))
-
-    def grade(self, problem: Problem, response: str) -> Grade:
-        """The verdict on a response; strict if the answer stands where the prompt style asks for it."""
-        return grade_answer(response, problem.answer, self.prompt_style.style)
-
-    def wrong_steps(self, problem: Problem, response: str) -> list[bool] | None:
-        """None: the data does not say which steps are wrong."""
-        return None
 
     def _worked(self, split: str) -> list[Worked]:
         hub = HubDataset("openai/gsm8k", split, ("question", "answer"), (split, f"gsm8k_{split}"), ("main",))

@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from stepcredit.errors import InputError
 from stepcredit.grading.extraction.boxes import boxed_gold
-from stepcredit.grading.grade import Grade
-from stepcredit.grading.grader import grade_answer
-from stepcredit.tasks.prompts import Worked, posed, style_named
-from stepcredit.tasks.sources import HubDataset, SourceRow, Sources, text_of
+from stepcredit.tasks.prompts import Worked, WorkedTask, posed
+from stepcredit.tasks.sources import HubDataset, SourceRow, text_of
 from stepcredit.tasks.task import Problem
 
 SUBJECTS = (
@@ -41,7 +38,7 @@ _SPLITS = {
 }
 
 
-class MATH:
+class MATH(WorkedTask):
     """See the module's docstring.
 
     Args:
@@ -55,19 +52,7 @@ class MATH:
     """
 
     name = "math"
-    version = "2"
     step_delimiters: tuple[str, ...] = ("\n", ". ", ".$ ")
-    max_new_tokens = 2048
-
-    def __init__(self, data: str | None = None, prompt_style: str | None = None) -> None:
-        self.prompt_style = style_named(self.name, prompt_style)
-        self.stop = self.prompt_style.stop
-        self._sources = Sources(data)
-
-    @property
-    def source_versions(self) -> dict[str, str]:
-        """Split → version of what was read, of those that `problems` has read so far."""
-        return dict(self._sources.versions)
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
         """The first `count` problems of a split in the data's own order (default: all); the seed is not used.
@@ -85,14 +70,6 @@ class MATH:
             self._sources.refuse_single_file()
         return posed(self._worked(split), count, self.prompt_style, lambda: self._worked("train"))
 
-    def grade(self, problem: Problem, response: str) -> Grade:
-        """The verdict on a response; strict if the answer stands where the prompt style asks for it."""
-        return grade_answer(response, problem.answer, self.prompt_style.style)
-
-    def wrong_steps(self, problem: Problem, response: str) -> list[bool] | None:
-        """None: the data does not say which steps are wrong."""
-        return None
-
     def _worked(self, split: str) -> list[Worked]:
         rows = self._sources.rows(split, _SPLITS[split])
         return [_worked(f"math-{split}-{k}", row) for k, row in enumerate(rows)]
@@ -101,16 +78,14 @@ class MATH:
 def _worked(prompt_id: str, row: SourceRow) -> Worked:
     solution = None if row.data.get("solution") is None else text_of(row, "solution")
     boxed = None if solution is None else boxed_gold(solution)
-    given = row.data.get("answer")
-    answer = (boxed or "").strip() if given is None else str(given).strip()
+    stated = row.data.get("answer")
+    answer = (boxed or "").strip() if stated is None else str(stated).strip()
     if not answer:
         raise InputError("no 'answer', and no \\boxed{} in the 'solution'", row.where)
     if solution is not None and boxed is None:
         solution = f"{solution.rstrip()}\nThe answer is $\\boxed{{{answer}}}$."
-    return Worked(prompt_id, text_of(row, "problem"), answer, solution, _metadata(row.data))
-
-
-def _metadata(row: dict[str, Any]) -> dict[str, Any]:
-    level = re.search(r"\d+", str(row.get("level")))
-    found = {"level": int(level.group()) if level else None, "type": row.get("type", row.get("subject"))}
-    return found if row.get("unique_id") is None else {**found, "unique_id": row["unique_id"]}
+    level = re.search(r"\d+", str(row.data.get("level")))
+    metadata = {"level": int(level[0]) if level else None, "type": row.data.get("type", row.data.get("subject"))}
+    if row.data.get("unique_id") is not None:
+        metadata["unique_id"] = row.data["unique_id"]
+    return Worked(prompt_id, text_of(row, "problem"), answer, solution, metadata)

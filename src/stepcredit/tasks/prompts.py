@@ -21,7 +21,10 @@ import numpy as np
 
 from stepcredit.episodes.episode import Message
 from stepcredit.errors import InputError
+from stepcredit.grading.grade import Grade
+from stepcredit.grading.grader import grade_answer
 from stepcredit.grading.style import GSM8K, MATH, AnswerStyle, Kind, Marker
+from stepcredit.tasks.sources import Sources
 from stepcredit.tasks.task import Problem
 
 EXAMPLE_SEED = 0
@@ -89,12 +92,12 @@ class PromptStyle:
         """
         if len(examples) != self.shots:
             raise ValueError(f"{self.name} shows {self.shots} examples, not {len(examples)}")
-        asked = self.before + question + self.after
+        text = self.before + question + self.after
         if self.is_chat:
             system: list[Message] = [] if self.system is None else [{"role": "system", "content": self.system}]
-            return [*system, {"role": "user", "content": asked}]
+            return [*system, {"role": "user", "content": text}]
         shown = [self.before + example + self.after + self.lead + solution for example, solution in examples]
-        return "\n\n".join([*shown, asked])
+        return "\n\n".join([*shown, text])
 
 
 _NUMBER_BOXED = AnswerStyle(Marker.BOXED, Kind.NUMBER)
@@ -139,6 +142,40 @@ def style_named(task: str, name: str | None = None) -> PromptStyle:
     return styles[name]
 
 
+class WorkedTask:
+    """What the tasks share whose data are problems with worked solutions, put in a prompt style: GSM8K and MATH.
+
+    Args:
+        data: a file or a folder; None reads the hub.
+        prompt_style: a name of `PROMPT_STYLES`; default `qwen-math`.
+
+    Raises:
+        InputError: no such style.
+    """
+
+    name: str
+    version = "2"
+    max_new_tokens = 2048
+
+    def __init__(self, data: str | None = None, prompt_style: str | None = None) -> None:
+        self.prompt_style = style_named(self.name, prompt_style)
+        self.stop = self.prompt_style.stop
+        self._sources = Sources(data)
+
+    @property
+    def source_versions(self) -> dict[str, str]:
+        """Split of the data → version of what was read, of those that `problems` has read so far."""
+        return dict(self._sources.versions)
+
+    def grade(self, problem: Problem, response: str) -> Grade:
+        """The verdict on a response; strict if the answer stands where the prompt style asks for it."""
+        return grade_answer(response, problem.answer, self.prompt_style.style)
+
+    def wrong_steps(self, problem: Problem, response: str) -> list[bool] | None:
+        """None: the data does not say which steps are wrong."""
+        return None
+
+
 def posed(
     problems: Sequence[Worked], count: int | None, style: PromptStyle, train: Callable[[], Sequence[Worked]]
 ) -> list[Problem]:
@@ -153,15 +190,16 @@ def posed(
     if count is not None and not 0 <= count <= len(problems):
         raise InputError(f"{count} problems were asked for; the split has {len(problems)}", "limit")
     pool = draw_examples(train(), style.shots + 1) if style.shots else []
+    shown = [[pair for pair in pool if pair[0].split() != p.question.split()][: style.shots] for p in problems[:count]]
     return [
         Problem(
             prompt_id=problem.prompt_id,
-            prompt=style.render(problem.question, _without(problem.question, pool)[: style.shots]),
+            prompt=style.render(problem.question, examples),
             answer=problem.answer,
             solution=None if problem.solution is None else style.lead + problem.solution,
             metadata=problem.metadata,
         )
-        for problem in problems[:count]
+        for problem, examples in zip(problems[:count], shown, strict=True)
     ]
 
 
@@ -178,7 +216,3 @@ def draw_examples(train: Sequence[Worked], count: int) -> list[tuple[str, str]]:
         if len(found) == count:
             return list(found.items())
     raise InputError(f"{count} worked solutions are needed for the examples; train has {len(found)}", "prompt_style")
-
-
-def _without(question: str, pool: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [example for example in pool if example[0].split() != question.split()]

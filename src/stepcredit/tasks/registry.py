@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stepcredit.errors import InputError
-from stepcredit.tasks.alfworld.task import ALFWorld
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.tasks.chain import Chain
 from stepcredit.tasks.fetch import Fetch
@@ -25,6 +25,9 @@ LOADED: dict[str, Callable[[str | None, str | None], Task]] = {
     ALFWorld.name: ALFWorld,
 }
 """Tasks that read their problems: called with `data` and `prompt_style`."""
+
+TASK_NAMES = f"By name: {', '.join([*GENERATED, *LOADED])}."
+"""For the help of `--task`."""
 
 
 def load_task(name: str, data: str | None = None, prompt_style: str | None = None) -> Task:
@@ -77,7 +80,8 @@ def _task_of_file(name: str, given: dict[str, str | None]) -> Task:
     missing = [part for part in _PARTS if not hasattr(task, part)]
     if missing:
         raise InputError(f"{name} lacks {', '.join(missing)}; stepcredit.TaskDefaults has all but name, version, "
-                         "problems and grade", "task")  # fmt: skip
+                         "problems and grade, stepcredit.InteractiveTaskDefaults all but name, version, problems and "
+                         "environment", "task")  # fmt: skip
     assert isinstance(task, Task)
     return task
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,19 +184,16 @@ def _files(hub: HubDataset, path: Path) -> list[Path]:
 
 def _from_files(files: Sequence[Path]) -> Source:
     digest = hashlib.sha256()
+    rows: list[SourceRow] = []
     for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
-    return Source(tuple(_read_files(files)), f"sha256:{digest.hexdigest()[:_DIGITS]}")
-
-
-def _read_files(files: Sequence[Path]) -> Iterator[SourceRow]:
-    for file in files:
         for row in read_rows(file):
             if row.error is not None:
                 raise row.error
-            yield SourceRow(row.where, row.data or {})
+            rows.append(SourceRow(row.where, row.data or {}))
+    return Source(tuple(rows), f"sha256:{digest.hexdigest()[:_DIGITS]}")
 
 
 def _from_hub(hub: HubDataset) -> Source:
@@ -206,7 +203,8 @@ def _from_hub(hub: HubDataset) -> Source:
         loaded = _load_dataset(hub, config)
         place = " ".join(part for part in (hub.name, config, hub.split) if part)
         rows += [SourceRow(f"{place}: row {number}", dict(data)) for number, data in enumerate(loaded, 1)]
-        versions.append(_revision(loaded))
+        folders = [Path(file["filename"]).parent.name for file in loaded.cache_files]  # named by the commit
+        versions.append(next((n[:_DIGITS] for n in folders if _COMMIT.fullmatch(n)), str(loaded._fingerprint)))
     return Source(tuple(rows), f"{hub.name}@{'+'.join(dict.fromkeys(versions))}")
 
 
@@ -222,9 +220,3 @@ def _load_dataset(hub: HubDataset, config: str | None) -> Any:
     except (OSError, ValueError, DatasetsError, EntryNotFoundError, HTTPError) as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise InputError(f"cannot be loaded from the hub ({reason}); give --data FILE or FOLDER", hub.name) from error
-
-
-def _revision(loaded: Any) -> str:
-    """The commit, which names the folder that `datasets` keeps the data in; else the fingerprint."""
-    folders = [Path(file["filename"]).parent.name for file in loaded.cache_files]
-    return next((name[:_DIGITS] for name in folders if _COMMIT.fullmatch(name)), str(loaded._fingerprint))

@@ -41,7 +41,10 @@ class Problem:
 class Task(Protocol):
     """Prompts and a grader.
 
-    A task of one's own is a class in a file, `--task file.py:Doubling`; what it leaves out `TaskDefaults` has:
+    A task of one's own is a class in a file, named as `--task file.py:Doubling`; what it leaves out is in
+    `TaskDefaults`. The whole file:
+
+        from stepcredit import Grade, Problem, TaskDefaults, Verdict
 
         class Doubling(TaskDefaults):
             name, version = "doubling", "1"
@@ -54,9 +57,12 @@ class Task(Protocol):
                 said = response.strip()
                 return Grade(Verdict.RIGHT if said == problem.answer else Verdict.WRONG, said)
 
-    `version` changes whenever problems or verdicts would; results carry it, and beside it `source_versions`: which
-    data were read for each split (empty where a task makes its own). `step_delimiters` are where a reasoning step of
-    this task ends, `stop` the strings that end a response.
+    Attributes:
+        name: in results.
+        version: in results; it changes whenever problems or verdicts would.
+        step_delimiters: a reasoning step ends after any of these.
+        max_new_tokens: length limit of a response.
+        stop: strings that end a response.
     """
 
     name: str
@@ -67,7 +73,7 @@ class Task(Protocol):
 
     @property
     def source_versions(self) -> dict[str, str]:
-        """Split → version of the data that `problems` has read."""
+        """Split → version of the data that `problems` has read; empty where a task makes its own."""
         ...
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
@@ -84,10 +90,7 @@ class Task(Protocol):
 
 
 class TaskDefaults:
-    """What a task may leave out: lines are steps, nothing but the policy ends a response, no step is known to be wrong.
-
-    `step_kinds` and `wrong_steps` are for tasks that know more of their steps.
-    """
+    """Parts that a task may leave out: lines are steps, only the policy ends a response, no wrong step is known."""
 
     step_delimiters: tuple[str, ...] = ("\n",)
     max_new_tokens: int = 512

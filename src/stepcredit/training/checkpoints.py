@@ -14,14 +14,9 @@ def last_checkpoint(folder: str | Path) -> str | None:
     """
     numbered = [p for p in Path(folder).glob("checkpoint-*") if p.name.partition("-")[2].isdigit()]
     for path in sorted(numbered, key=lambda p: int(p.name.partition("-")[2]), reverse=True):
-        if _is_complete(path):
-            return str(path)
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            continue
+        return str(path)
     return None
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return False
-    return True

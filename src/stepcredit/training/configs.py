@@ -14,6 +14,7 @@ from transformers.training_args import OptimizerNames
 from stepcredit.episodes.alignment import Level
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError, quoted
+from stepcredit.flags import OF_EPISODES, flag
 from stepcredit.logs.columns import ImportRules
 from stepcredit.settings import Limits, Named, check_settings, choose, json_object
 
@@ -49,6 +50,8 @@ class OfflineConfig(Named, TrainingArguments):
 
     method: ClassVar[str]
 
+    output_dir: str = field(default="trainer_output", metadata=flag("output_dir"))
+    seed: int = field(default=42, metadata=flag("seed"))
     learning_rate: float = field(default=5e-6, metadata={"help": "Peak learning rate of the policy."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Second AdamW coefficient."})
     weight_decay: float = field(default=0.0, metadata={"help": "Weight decay."})
@@ -97,28 +100,12 @@ class OfflineConfig(Named, TrainingArguments):
             "ones but for a single right one; drawn by seed.",
         },
     )
-    step_delimiters: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "A reasoning step ends after any of these; none: a response, or a turn, is one step. Default: "
-            "those of the task that the episodes were collected for, and line breaks where they were imported."
-        },
-    )
+    step_delimiters: list[str] | None = field(default=None, metadata=flag("step_delimiters", OF_EPISODES))
     max_step_tokens: Annotated[int | None, Limits(at_least=1)] = field(
-        default=256,
-        metadata={"help": "A step without a delimiter ends after so many tokens, in search as well."},
+        default=256, metadata={"help": "A step without a delimiter ends after so many tokens, in search as well."}
     )
-    chat_template: str | None = field(
-        default=None,
-        metadata={
-            "help": "A file with the chat template to use (Jinja), or the word original for the tokenizer's own where "
-            "a training template is known and would take its place. It is saved with the policy."
-        },
-    )
-    merge_system_message: bool = field(
-        default=False,
-        metadata={"help": "Put the system text before the first user message, for templates that refuse a system."},
-    )
+    chat_template: str | None = field(default=None, metadata=flag("chat_template", "It is saved with the policy."))
+    merge_system_message: bool = field(default=False, metadata=flag("merge_system_message"))
     split_turns: bool = field(
         default=False,
         metadata={
@@ -131,7 +118,7 @@ class OfflineConfig(Named, TrainingArguments):
         metadata={"help": "Order the episodes of one optimizer step by length, so that micro-batches pad little."},
     )
     disable_dropout: bool = field(default=True, metadata={"help": "No dropout in policy, value and reference."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that a model repository brings."})
+    trust_remote_code: bool = field(default=False, metadata=flag("trust_remote_code"))
     model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keyword arguments of from_pretrained, as JSON."}
     )

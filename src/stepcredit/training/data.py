@@ -9,20 +9,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from stepcredit.episodes.alignment import PieceReader, Trajectory, align, collate
+from stepcredit.episodes.alignment import PieceReader, Trajectory, align
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.turns import TurnEnds, own_turns, turn_ends
 from stepcredit.errors import InputError
 from stepcredit.logs.columns import ImportRules, check_rewards
 from stepcredit.logs.formats import Row, without_nulls
 from stepcredit.logs.importers import EpisodeImporter
-from stepcredit.training.arrangement import Item
+from stepcredit.training.batching import Item
 from stepcredit.training.configs import LabelConfig, OfflineConfig
 from stepcredit.training.methods import Method
-from stepcredit.training.selection import balanced
+from stepcredit.training.outcome_limits import balanced
 
 
 @dataclass
@@ -76,16 +75,17 @@ def prepare(
     Raises:
         InputError: a bad row, nothing left to train on, or episodes that lack what the method needs.
     """
-    encoder = _Encoder(tokenizer, config, method, PieceReader(tokenizer), ends or turn_ends(tokenizer))
+    pieces, ends = PieceReader(tokenizer), ends or turn_ends(tokenizer)
     data = TrainingData()
-    for number, episode in enumerate(_wanted(episodes, config)):
+    for number, episode in enumerate(_training_episodes(episodes, config)):
         try:
-            reason, trajectory = encoder.encode(episode)
+            reason, trajectory = _encoded(episode, tokenizer, config, method, pieces, ends)
         except InputError as error:
             where = f"episode {number} (prompt {episode.prompt_id})"
             if not config.skip_bad:
                 raise InputError(f"{error}; --skip_bad leaves such episodes out", where) from error
-            data.quarantine.append({"where": where, "error": str(error), "row": bad_row(episode)})
+            row = json.dumps({"prompt": episode.prompt, "completion": episode.completion, "reward": episode.reward})
+            data.quarantine.append({"where": where, "error": str(error), "row": row})
             reason, trajectory = "bad", None
         if trajectory is None:
             data.left_out[reason] += 1
@@ -103,14 +103,14 @@ def prepare(
     return data
 
 
-def _wanted(rows: Iterable[Any], config: OfflineConfig) -> Iterator[Episode]:
+def _training_episodes(rows: Iterable[Any], config: OfflineConfig) -> Iterator[Episode]:
     """The episodes to train on; with `split_turns` those without ids turn by turn, a cut one as lost if it counts."""
     for episode in as_episodes(rows, config.import_rules, check=config.reward_range is not None):
         cut_and_left_out = episode.truncated and config.truncated == "drop"
         if not config.split_turns or not episode.is_chat or episode.tokens is not None or cut_and_left_out:
             yield episode
         else:
-            yield from own_turns(_lost(episode) if episode.truncated else episode)
+            yield from own_turns(_as_lost(episode) if episode.truncated else episode)
 
 
 def _check_outcomes(trajectories: Sequence[Trajectory], threshold: float) -> None:
@@ -128,7 +128,7 @@ def _check_outcomes(trajectories: Sequence[Trajectory], threshold: float) -> Non
         )
 
 
-def _lost(episode: Episode) -> Episode:
+def _as_lost(episode: Episode) -> Episode:
     """A truncated episode that counts as lost: its return is 0, whatever its steps had earned."""
     return replace(episode, reward=0.0, outcome=None, step_rewards=None, verdict=None)
 
@@ -137,11 +137,6 @@ def _keep(data: TrainingData, reason: str, kept: list[Trajectory]) -> None:
     """Leaves all but some of the episodes out, and counts the others."""
     data.left_out += Counter({reason: len(data.trajectories) - len(kept)})
     data.trajectories = kept
-
-
-def bad_row(episode: Episode) -> str:
-    """What is left of an episode in quarantine."""
-    return json.dumps({"prompt": episode.prompt, "completion": episode.completion, "reward": episode.reward})
 
 
 def as_episodes(rows: Iterable[Any], rules: ImportRules, *, check: bool = False) -> Iterator[Episode]:
@@ -166,90 +161,27 @@ def as_episodes(rows: Iterable[Any], rules: ImportRules, *, check: bool = False)
         yield row
 
 
-@dataclass(frozen=True)
-class _Encoder:
-    """How an episode becomes a trajectory that a method learns from."""
-
-    tokenizer: Any
-    config: OfflineConfig
-    method: Method
-    pieces: PieceReader
-    ends: TurnEnds
-
-    def encode(self, episode: Episode) -> tuple[str, Trajectory | None]:
-        """("", the encoded episode), or the reason why there is none."""
-        config, method = self.config, self.method
-        is_cut = episode.truncated and config.truncated == "bootstrap"
-        if episode.truncated:
-            if config.truncated == "drop":
-                return "truncated", None
-            if config.truncated == "bootstrap" and not method.needs_value:
-                raise InputError(f"{config.method} has no value model to bootstrap from; choose drop or zero",
-                                 "truncated")  # fmt: skip
-            episode = replace(_lost(episode), step_rewards=episode.step_rewards if is_cut else None)
-        if episode.reward is None:
-            return "undecided", None
-        trajectory = align(
-            episode, self.tokenizer, config.step_rule, self.pieces, self.ends, as_written=config.split_turns
+def _encoded(
+    episode: Episode, tokenizer: Any, config: OfflineConfig, method: Method, pieces: PieceReader, ends: TurnEnds
+) -> tuple[str, Trajectory | None]:
+    """("", the encoded episode), or the reason why there is none."""
+    is_cut = episode.truncated and config.truncated == "bootstrap"
+    if episode.truncated:
+        if config.truncated == "drop":
+            return "truncated", None
+        if is_cut and not method.needs_value:
+            raise InputError(f"{config.method} has no value model to bootstrap from; choose drop or zero", "truncated")
+        episode = replace(_as_lost(episode), step_rewards=episode.step_rewards if is_cut else None)
+    if episode.reward is None:
+        return "undecided", None
+    trajectory = align(episode, tokenizer, config.step_rule, pieces, ends, as_written=config.split_turns)
+    if method.needs_behavior and trajectory.behavior_log_prob is None:
+        raise InputError(
+            f"{config.method} needs the log-probabilities of the policy that wrote it", "behavior_log_prob"
         )
-        if method.needs_behavior and trajectory.behavior_log_prob is None:
-            raise InputError(
-                f"{config.method} needs the log-probabilities of the policy that wrote it", "behavior_log_prob"
-            )
-        if config.max_length is not None and len(trajectory) > config.max_length:
-            before = int(trajectory.action_mask.argmax())
-            if before >= config.max_length:
-                raise InputError(f"the prompt alone has {before} tokens, max_length is {config.max_length}", "prompt")
-            return "too_long", None
-        return "", replace(trajectory, cut=is_cut)
-
-
-class Collator:
-    """A list of dataset items as the dict of tensors of an `episodes.alignment.Batch`.
-
-    Rows are the first trajectory of every item, then the second of every item, and so on.
-    """
-
-    def __init__(self, pad_token_id: int) -> None:
-        self.pad_token_id = pad_token_id
-
-    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The batch, by field name."""
-        columns = zip(*(item["trajectories"] for item in items), strict=True)
-        return collate([t for column in columns for t in column], self.pad_token_id).to_dict()
-
-
-class LengthSortedSampler(Sampler[int]):
-    """Random optimizer steps, each sorted by length within itself.
-
-    Which episodes share an optimizer step is uniformly random, keyed by (seed, epoch) alone, so that a
-    resumed run sees the same order; only inside a step are they sorted, so micro-batches pad little and the
-    gradient is the one an unsorted step would have.
-
-    Args:
-        lengths: tokens of each episode.
-        per_step: episodes of one optimizer step, over all micro-batches and processes.
-        seed: of the order.
-        sort: off gives the plain random order.
-    """
-
-    def __init__(self, lengths: Sequence[int], per_step: int, seed: int, sort: bool = True) -> None:
-        self.lengths = np.asarray(lengths)
-        self.per_step = per_step
-        self.seed = seed
-        self.sort = sort
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate at the start of every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
-        order = torch.randperm(len(self.lengths), generator=generator).numpy()
-        for start in range(0, len(order), self.per_step):
-            step = order[start : start + self.per_step]
-            yield from (step[np.argsort(self.lengths[step], kind="stable")] if self.sort else step).tolist()
+    if config.max_length is not None and len(trajectory) > config.max_length:
+        before = int(trajectory.action_mask.argmax())
+        if before >= config.max_length:
+            raise InputError(f"the prompt alone has {before} tokens, max_length is {config.max_length}", "prompt")
+        return "too_long", None
+    return "", replace(trajectory, cut=is_cut)

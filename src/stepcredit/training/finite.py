@@ -99,7 +99,7 @@ class FiniteCheck:
 
     def outputs(self, batches: Sequence[Watched]) -> Finding | None:
         """The first kind of number that is not finite, and all prompts that it is of."""
-        if not batches or not self._anywhere(torch.stack([batch.bad.any() for batch in batches]).any()):
+        if not batches or not self._anywhere(torch.stack([batch.bad.any() for batch in batches]).any()[None])[0]:
             return None
         pairs = [(k, batch.kinds[k], batch.prompts[b]) for batch in batches for k, b in batch.bad.nonzero().tolist()]
         found = self._gathered(pairs)
@@ -108,25 +108,20 @@ class FiniteCheck:
 
     def weights(self, parts: Mapping[str, nn.Module]) -> Finding | None:
         """The models that have a weight which is not finite, and the prompts of the latest step."""
-        whole = [all(is_finite(_held_here(p)) for p in part.parameters()) for part in parts.values()]
-        bad = self._anywhere_each(~torch.tensor(whole, device=self._accelerator.device))
+        held = {  # by this process, of a parameter that may be spread over several
+            name: [p.to_local() if hasattr(p, "to_local") else p for p in part.parameters()]
+            for name, part in parts.items()
+        }
+        whole = [all(is_finite(weight) for weight in weights) for weights in held.values()]
+        bad = self._anywhere(~torch.tensor(whole, device=self._accelerator.device))
         names = [name for name, is_bad in zip(parts, bad, strict=True) if is_bad]
         if not names:
             return None
         return Finding(f"a weight of {' and '.join(names)}", self._gathered(self.prompts) or ["unknown"])
 
-    def _anywhere(self, flag: Bool[Tensor, ""]) -> bool:
-        return self._anywhere_each(flag[None])[0]
-
-    def _anywhere_each(self, flags: Bool[Tensor, " N"]) -> list[bool]:
+    def _anywhere(self, flags: Bool[Tensor, " N"]) -> list[bool]:
         return [number > 0 for number in self._accelerator.reduce(flags.float(), "sum").tolist()]
 
     def _gathered(self, objects: list[Any]) -> list[Any]:
         found: list[Any] = gather_object(objects)
         return found
-
-
-def _held_here(parameter: Any) -> Tensor:
-    """What this process holds of a parameter, which may be spread over several."""
-    local: Tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-    return local.detach()

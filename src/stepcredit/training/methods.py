@@ -1,12 +1,12 @@
-"""The table of methods: what each needs, and how its terms come from the signals of a batch.
+"""The table of methods: what each is called and needs, and how its terms come from the signals of a batch.
 
-The trainer knows none of them. A new method is a pure function in `objectives/`, a config in
-`training/configs.py`, and one line here.
+A new method is a pure function in `objectives/`, a config in `training/configs.py`, and one line here. All else follows
+from the table: `stepcredit.NAMEConfig`, `train --method`, `compare --methods`, recipes, labels and colours of a report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +25,7 @@ from stepcredit.objectives.likelihood import negative_log_likelihood
 from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_loss, sampled_kl
 from stepcredit.objectives.sums import Sums, effective_share_of, mean_of
 from stepcredit.objectives.topr import topr_loss
-from stepcredit.training.arrangement import ALONE, MISMATCHED, PAIRS, Arrangement
+from stepcredit.training.batching import ALONE, MISMATCHED, PAIRS, BatchLayout
 from stepcredit.training.configs import (
     DPOConfig,
     DQOConfig,
@@ -75,19 +75,23 @@ class Method:
         terms: signals and config to loss terms.
         per: what the terms are summed over and divided by, over all micro-batches and processes of an
             optimizer step: its items (an episode, a pair; one term each) or its action tokens (terms are sums).
+        label: its name in reports.
+        color: its colour in figures, "#rrggbb".
         arrange: how episodes are laid out as items: alone, in pairs, with mismatched responses.
         needs_value: whether a value model trains along.
         needs_reference: whether π_ref is run.
         needs_behavior: whether episodes must carry the log-probabilities of the policy that wrote them.
         keeps: which episodes it learns from, by their outcome.
-        survey: sums that its loss must know of the whole optimizer step: taken of the rows that the arrangement sets
+        survey: sums that its loss must know of the whole optimizer step: taken of the rows that the layout sets
             aside, without gradient and before the first micro-batch, and added up over micro-batches and processes.
     """
 
     config: type[OfflineConfig]
     terms: Callable[[Signals, Any], Terms]
     per: Literal["item", "token"]
-    arrange: Arrangement = ALONE
+    label: str
+    color: str
+    arrange: BatchLayout = ALONE
     needs_value: bool = False
     needs_reference: bool = False
     needs_behavior: bool = False
@@ -191,27 +195,42 @@ def dro_terms(signals: Signals, config: DROConfig) -> Terms:
 
 
 METHODS: dict[str, Method] = {
-    "sft": Method(SFTConfig, likelihood_terms, per="token"),
+    "sft": Method(SFTConfig, likelihood_terms, per="token", label="SFT", color="#858c96"),
     "rft": Method(
         RFTConfig,
         likelihood_terms,
         per="token",
+        label="rejection sampling",
+        color="#e07418",
         keeps=lambda outcome, config: outcome >= config.reward_threshold,
     ),
-    "dpo": Method(DPOConfig, dpo_terms, per="item", arrange=PAIRS, needs_reference=True),
+    "dpo": Method(DPOConfig, dpo_terms, per="item", label="DPO", color="#239b76", arrange=PAIRS, needs_reference=True),
     "kto": Method(
         KTOConfig,
         kto_terms,
         per="item",
+        label="KTO",
+        color="#c45c9c",
         arrange=MISMATCHED,
         needs_reference=True,
         survey=lambda signals: mismatched_sums(response_log_ratio(signals)),
     ),
-    "topr": Method(TOPRConfig, topr_terms, per="item", needs_behavior=True),
-    "dro": Method(DROConfig, dro_terms, per="item", needs_value=True, needs_reference=True),
-    "dqo": Method(DQOConfig, dqo_terms, per="item", needs_value=True, needs_reference=True),
-    "oreo": Method(OREOConfig, oreo_terms, per="item", needs_value=True, needs_reference=True),
+    "topr": Method(TOPRConfig, topr_terms, per="item", label="TOPR", color="#b08900", needs_behavior=True),
+    "dro": Method(
+        DROConfig, dro_terms, per="item", label="DRO", color="#8a6bc9", needs_value=True, needs_reference=True
+    ),
+    "dqo": Method(
+        DQOConfig, dqo_terms, per="item", label="DQO", color="#cf4f3e", needs_value=True, needs_reference=True
+    ),
+    "oreo": Method(
+        OREOConfig, oreo_terms, per="item", label="OREO", color="#2476c4", needs_value=True, needs_reference=True
+    ),
 }
+
+
+def legend(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Label and colour of the methods among some names, as `run.json` records them for the report."""
+    return {n: {"label": METHODS[n].label, "color": METHODS[n].color} for n in dict.fromkeys(names) if n in METHODS}
 
 
 def method_of(config: OfflineConfig) -> Method:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,37 +12,33 @@ from stepcredit.episodes.delimiters import step_rule
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
-from stepcredit.files import write_json
+from stepcredit.files import locked, write_json, write_lines
+from stepcredit.flags import flag
 from stepcredit.progress import track
 from stepcredit.results.provenance import versions
 from stepcredit.training.configs import OfflineConfig
+from stepcredit.training.methods import METHODS
 from stepcredit.training.progress_callback import show_progress
 from stepcredit.training.trainer import OfflineTrainer
 
 
 @dataclass
 class TrainConfig:
-    """Train a policy, and a value function where the method has one, on episodes. `--method` picks the method: sft,
-    rft, dpo, kto, topr, dro, dqo or oreo. All other flags are those of the method's config, a
-    `transformers.TrainingArguments`."""
+    """Train a policy, and a value function where the method has one, on episodes. `--method` picks the method; all
+    other flags are those of the method's config, a `transformers.TrainingArguments`."""
 
-    model: str = field(
-        metadata={
-            "help": "The policy to start from: a folder (an adapter's is merged into its base), a .gguf file or a name "
-            "on the hub."
-        }
+    method: str | None = field(
+        default=None, metadata={"help": "The method; its config brings more flags.", "choices": list(METHODS)}
     )
-    episodes: str = field(metadata={"help": "The folder of episodes (stepcredit import or collect)."})
+    model: str = field(
+        kw_only=True, metadata=flag("model", "Training starts from it; an adapter is merged into its base.")
+    )
+    episodes: str = field(kw_only=True, metadata={"help": "The folder of episodes (stepcredit import or collect)."})
     eval_episodes: str | None = field(default=None, metadata={"help": "Episodes to evaluate the losses on."})
     value_model: str | None = field(
-        default=None,
-        metadata={
-            "help": "A value model to start from, of the policy's vocabulary; default: the policy with a head of zeros."
-        },
+        default=None, metadata=flag("value_model", default="the policy with a head of zeros")
     )
-    ref_model: str | None = field(
-        default=None, metadata={"help": "The reference, of the policy's vocabulary; default: the policy's start."}
-    )
+    ref_model: str | None = field(default=None, metadata=flag("ref_model", default="the policy before training"))
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the policy."})
     value_use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the value model."})
     lora_r: int = field(default=64, metadata={"help": "LoRA rank."})
@@ -50,7 +46,7 @@ class TrainConfig:
     lora_target_modules: list[str] = field(
         default_factory=lambda: ["all-linear"], metadata={"help": "Modules that LoRA adapts, by name."}
     )
-    dry_run: bool = field(default=False, metadata={"help": "Read everything, count the episodes, and stop."})
+    dry_run: bool = field(default=False, metadata=flag("dry_run", "Reads everything and counts the episodes."))
 
 
 def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
@@ -59,8 +55,14 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     A folder with checkpoints is gone on with where it stopped (`--resume_from_checkpoint`).
 
     Raises:
-        InputError: a model or episodes that do not load, or nothing to train on.
+        InputError: a model or episodes that do not load, or nothing to train on; the folder is being written.
     """
+    locks = not config.dry_run and args.process_index == 0  # of several processes of one training the first
+    with locked(str(args.output_dir), "stepcredit train") if locks else nullcontext():
+        return _train(config, args)
+
+
+def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     args.step_delimiters = list(step_rule(args.step_delimiters, Path(config.episodes)).delimiters)
     trainer = OfflineTrainer(
         model=config.model,
@@ -76,11 +78,10 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     if config.dry_run:
         return dict(summary)
     if trainer.train_dataset.quarantine:
-        lines = [json.dumps(row, ensure_ascii=False) for row in trainer.train_dataset.quarantine]
-        (Path(args.output_dir) / "quarantine.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_lines(Path(args.output_dir) / "quarantine.jsonl", trainer.train_dataset.quarantine)
     show_progress(trainer, args.method)
     trainer.train(resume_from_checkpoint=_checkpoint(args))
-    finish(trainer, {"command": "train", "method": args.method, **vars(config), "data": summary})
+    finish(trainer, {"command": "train", **vars(config), "method": args.method, "data": summary})
     return dict(summary)
 
 

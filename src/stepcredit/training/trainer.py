@@ -18,26 +18,15 @@ from stepcredit.episodes.alignment import at_states, bootstrapped
 from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import InputError, NotFiniteError
 from stepcredit.models.action_statistics import action_statistics
-from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic
-from stepcredit.models.adapters import is_peft, with_adapter
+from stepcredit.models.actor_critic import POLICY, VALUE
 from stepcredit.models.chat_templates import with_chat_template
-from stepcredit.models.checks import check_reference, check_vocabulary
-from stepcredit.models.loading import (
-    REGRESSION,
-    disable_dropout,
-    frozen_copy,
-    load_policy,
-    load_reference,
-    load_tokenizer,
-    load_value_model,
-    stopping,
-    value_model_from,
-)
-from stepcredit.models.states import ValueStates
+from stepcredit.models.loading import stopping
 from stepcredit.objectives.sums import Sums, count, mean, mean_of, spread_of, total
+from stepcredit.training.batching import Collator, LengthSortedSampler
+from stepcredit.training.build_models import build_actor_critic, tokenizer_of
 from stepcredit.training.checkpoints import last_checkpoint
 from stepcredit.training.configs import OfflineConfig
-from stepcredit.training.data import Collator, LengthSortedSampler, TrainingData, prepare
+from stepcredit.training.data import TrainingData, prepare
 from stepcredit.training.finite import Finding, FiniteCheck, watched
 from stepcredit.training.methods import Method, Signals, Terms, method_of
 from stepcredit.training.totals import Totals
@@ -55,7 +44,7 @@ class OfflineTrainer(Trainer):
             with a head of zeros, where the method needs one.
         ref_model: the reference; None: a frozen copy of the policy, or the policy without its adapter.
         args: the config of a method (`OREOConfig`, …); it picks the method.
-        data_collator: by default right padding over actions (`training.data.Collator`).
+        data_collator: by default right padding over actions (`training.batching.Collator`).
         train_dataset, eval_dataset: episodes (`load_episodes`), or rows with prompt, completion and
             reward | label.
         processing_class: the tokenizer; None: the policy's own.
@@ -86,12 +75,11 @@ class OfflineTrainer(Trainer):
             raise InputError("a config is needed, it picks the method; for example OREOConfig(output_dir=…)", "args")
         self.method: Method = method_of(args)
         tokenizer = with_chat_template(
-            processing_class or _tokenizer_of(model, args), args.chat_template, args.merge_system_message
+            processing_class or tokenizer_of(model, args), args.chat_template, args.merge_system_message
         )
         actor_critic = build_actor_critic(model, value_model, ref_model, args, tokenizer, peft_config,
                                           value_peft_config)  # fmt: skip
         self.ends: TurnEnds = stopping(actor_critic.policy, tokenizer)
-        _describe_value(actor_critic.value, args)
         self._totals = Totals()
         self._surveyed: Tensor | None = None  # what the method asked of the whole optimizer step
         self._latest: Batch | None = None  # the micro-batch that was trained on last
@@ -194,7 +182,7 @@ class OfflineTrainer(Trainer):
         survey = self.method.survey
         if survey is None:
             return None
-        with self._looking() as model:
+        with self._without_gradient() as model:
             rows = (self._rows(self._prepare_inputs(batch))[1] for batch in batches)
             found = [survey(self._signals(model, surveyed)) for surveyed in rows]
         sums: Tensor = self.accelerator.reduce(torch.stack(found).sum(0), "sum")
@@ -230,18 +218,14 @@ class OfflineTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> Any:
         """One optimizer with a group for the policy and a group for the value model, each with its rate."""
         if getattr(self, "optimizer", None) is None:
-            optimizer_class, given = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
-            rates = {POLICY: self.args.learning_rate, VALUE: self._value_learning_rate()}
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+            rate = getattr(self.args, "value_learning_rate", None)
+            rates = {POLICY: self.args.learning_rate, VALUE: self.args.learning_rate if rate is None else rate}
             groups = [
-                {
-                    "params": parameters,
-                    "lr": rates[name],
-                    "weight_decay": self.args.weight_decay,
-                    "name": name,
-                }
+                {"params": parameters, "lr": rates[name], "weight_decay": self.args.weight_decay, "name": name}
                 for name, parameters in self._parameters(model).items()
             ]
-            self.optimizer = optimizer_class(groups, **given)
+            self.optimizer = optimizer_class(groups, **kwargs)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -251,7 +235,7 @@ class OfflineTrainer(Trainer):
         if wait and hasattr(scheduler, "lr_lambdas"):
             names = [group.get("name") for group in scheduler.optimizer.param_groups]
             scheduler.lr_lambdas = [
-                _after(wait, schedule) if name == POLICY else schedule
+                (lambda step, schedule=schedule: 0.0 if step < wait else schedule(step)) if name == POLICY else schedule
                 for name, schedule in zip(names, scheduler.lr_lambdas, strict=True)
             ]
             for group, base, schedule in zip(
@@ -259,10 +243,6 @@ class OfflineTrainer(Trainer):
             ):
                 group["lr"] = base * schedule(scheduler.last_epoch)
         return scheduler
-
-    def _value_learning_rate(self) -> float:
-        rate = getattr(self.args, "value_learning_rate", None)
-        return float(self.args.learning_rate if rate is None else rate)
 
     def _parameters(self, model: Any = None) -> dict[str, list[nn.Parameter]]:
         parts = self.accelerator.unwrap_model(model if model is not None else self.model).parts()
@@ -301,12 +281,12 @@ class OfflineTrainer(Trainer):
         self._stop(self._finite.weights(self.accelerator.unwrap_model(self.model).parts()), self.state.global_step)
         if self._latest is not None:
             rows, items = self._rows(self._latest)[0], len(self._latest["input_ids"]) // self.method.arrange.rows
-            with self._looking() as model:
+            with self._without_gradient() as model:
                 seen = watched(self._signals(model, rows), rows["prompt_id"], items)
             self._stop(self._finite.outputs([seen]), self.state.global_step)
 
     @contextmanager
-    def _looking(self) -> Iterator[nn.Module]:
+    def _without_gradient(self) -> Iterator[nn.Module]:
         """The models without gradient and dropout, for as long as the context lasts."""
         model = self.model_wrapped
         was_training = model.training
@@ -400,77 +380,3 @@ class OfflineTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self.accelerator.unwrap_model(self.model).load_checkpoint(self.state.best_model_checkpoint)
-
-
-def build_actor_critic(
-    model: Any,
-    value_model: Any,
-    ref_model: Any,
-    args: OfflineConfig,
-    tokenizer: Any,
-    peft_config: Any,
-    value_peft_config: Any,
-) -> ActorCritic:
-    """Policy, value model and reference as the method needs them (arguments as in `OfflineTrainer`).
-
-    Models given by name are loaded in float32, the weights that an optimizer can move by small steps; `bf16`
-    computes under autocast. `model_init_kwargs` may ask for another dtype of policy and reference. A value model in
-    memory becomes float32 too: in bf16 its small steps would be lost.
-
-    Raises:
-        InputError: a model that does not load whole or is of another vocabulary, or an adapter that does not fit.
-    """
-    method = method_of(args)
-    init = {"dtype": torch.float32, **_init_kwargs(args)}
-    policy = load_policy(model, **init) if isinstance(model, str) else model
-    check_vocabulary(policy, tokenizer, model if isinstance(model, str) else "model")
-    value = None
-    if method.needs_value:
-        if isinstance(value_model, str):
-            value_model = load_value_model(value_model, tokenizer=tokenizer, **{**init, "dtype": torch.float32})
-        value = value_model if value_model is not None else value_model_from(_base_of(policy))
-        check_vocabulary(value, tokenizer, "value_model")
-        value = value.to(torch.promote_types(value.dtype, torch.float32))
-        if value_peft_config is not None and not is_peft(value):
-            value = with_adapter(value, value_peft_config, keep=("score",))
-    if peft_config is not None and not is_peft(policy):
-        policy = with_adapter(policy, peft_config)
-    reference = None
-    if method.needs_reference and not (ref_model is None and is_peft(policy)):
-        if isinstance(ref_model, str):
-            ref_model = load_reference(ref_model, policy, tokenizer, **init)
-        elif ref_model is not None:
-            check_reference(ref_model, policy, "ref_model")
-        reference = frozen_copy(policy) if ref_model is None else ref_model.eval().requires_grad_(False)
-    if args.disable_dropout:
-        for part in (policy, value, reference):
-            if part is not None:
-                disable_dropout(part)
-    return ActorCritic(policy, value, reference)
-
-
-def _describe_value(value_model: Any, args: Any) -> None:
-    """What a search must know of the value model is saved with it: at which states it is trained."""
-    if value_model is not None:
-        rule = args.step_rule
-        ValueStates(args.value_segments, rule.delimiters, rule.max_tokens).describe(value_model.config)
-        value_model.config.problem_type = REGRESSION
-
-
-def _base_of(policy: Any) -> Any:
-    return policy.get_base_model() if is_peft(policy) else policy
-
-
-def _init_kwargs(args: OfflineConfig) -> dict[str, Any]:
-    return {**(args.model_init_kwargs or {}), "trust_remote_code": args.trust_remote_code}  # type: ignore[dict-item]
-
-
-def _tokenizer_of(model: Any, args: OfflineConfig) -> Any:
-    name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
-    if not name:
-        raise InputError("give the tokenizer: the model was made in memory and has none", "processing_class")
-    return load_tokenizer(name, trust_remote_code=args.trust_remote_code)
-
-
-def _after(wait: int, schedule: Any) -> Any:
-    return lambda step: 0.0 if step < wait else schedule(step)

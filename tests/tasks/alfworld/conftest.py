@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
 from stepcredit.tasks.alfworld.build import build_games, wanted_games
+from stepcredit.tasks.alfworld.engine_cache import CACHE
 from stepcredit.tasks.alfworld.installation import DATA
-from stepcredit.tasks.alfworld.memory import CACHE
-from stepcredit.tasks.alfworld.task import ALFWorld
 
 WITHOUT_ENGINE = {"test_installation.py", "test_plan.py", "test_wording.py"}
 SEED = 18  # its rooms are small: the engine loads them sooner

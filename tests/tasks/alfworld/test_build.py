@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from stepcredit.tasks.alfworld import build
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
 from stepcredit.tasks.alfworld.build import Wanted, build_game, build_games, certify, wanted_games
+from stepcredit.tasks.alfworld.engine_cache import CACHE
 from stepcredit.tasks.alfworld.installation import alfworld_module, shipped
-from stepcredit.tasks.alfworld.memory import CACHE
 from stepcredit.tasks.alfworld.rooms import scenes
 from stepcredit.tasks.alfworld.scenario import FAMILIES, draw_scenario
-from stepcredit.tasks.alfworld.task import ALFWorld
 
 
 def contents(folder):
@@ -164,7 +164,10 @@ def test_another_game_is_drawn_for_one_that_cannot_be_won(tmp_path, monkeypatch)
     built = build_game(Wanted(tmp_path, "train", 0, 3))
     assert (built.rejected, built.was_there) == (1, False)
     second = draw_scenario(FAMILIES[0], build._rooms("train"), np.random.default_rng([3, zlib.crc32(b"train"), 0, 1]))
-    assert built.file.parent.parent.name == build._name(second)
+    assert (
+        built.file.parent.parent.name
+        == f"{second.family}-{second.target}-None-{second.parent or second.lamp}-{second.room.scene}"
+    )
     assert json.loads(built.file.read_text())["walkthrough"] == ["look"]
     assert games_in(tmp_path) == [built.file.relative_to(tmp_path).as_posix()]
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
 from stepcredit.tasks.alfworld.demonstrators import (
     CARELESSNESS,
     _Demonstrator,
@@ -15,7 +16,6 @@ from stepcredit.tasks.alfworld.demonstrators import (
     demonstrations,
     may_hold,
 )
-from stepcredit.tasks.alfworld.task import ALFWorld
 from stepcredit.verdict import Verdict
 
 MAX_TURNS, SAMPLES = 16, 7

@@ -9,8 +9,8 @@ import pytest
 
 from stepcredit.errors import InputError
 from stepcredit.tasks.alfworld import installation
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
 from stepcredit.tasks.alfworld.installation import DATA
-from stepcredit.tasks.alfworld.task import ALFWorld
 
 needs_engine = pytest.mark.skipif(
     installation.importlib.util.find_spec("alfworld") is None or sys.version_info >= (3, 13),
@@ -59,7 +59,7 @@ def test_the_task_is_made_without_the_extra(without_extra, tmp_path):
 def test_the_package_does_not_choose_a_folder_of_games_for_us(tmp_path):
     """alfworld sets $ALFWORLD_DATA when it is imported."""
     script = (
-        "import os; from stepcredit.tasks.alfworld.task import ALFWorld\n"
+        "import os; from stepcredit.tasks.alfworld.alfworld_task import ALFWorld\n"
         "for _ in range(2):\n"
         "    try: ALFWorld().problems('train')\n"
         "    except ValueError as error: print(error)\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stepcredit.tasks.alfworld import memory
-from stepcredit.tasks.alfworld.engine import Game
+from stepcredit.tasks.alfworld import engine_cache
+from stepcredit.tasks.alfworld.game import Game
 from stepcredit.tasks.alfworld.installation import alfworld_module
 from stepcredit.tasks.alfworld.scenario import FAMILIES
 
@@ -109,7 +109,7 @@ def test_the_same_words_as_stock(files, won_by_stock, number, monkeypatch):
     assert ours[1] == won_by_stock[file]
     assert ours[0][4][0] == ours[0][7][0] == "Nothing happens."
 
-    for known in (memory._translation, memory._parsed_symbols, memory._rule):
+    for known in (engine_cache._translation, engine_cache._parsed_symbols, engine_cache._rule):
         known.cache_clear()
     monkeypatch.setattr(alfworld_module("fast_downward.interface"), "pddl2sas", None)  # must not be needed
     from_disk = Game(file)

@@ -10,10 +10,10 @@ import shutil
 import pytest
 
 from stepcredit.errors import InputError
-from stepcredit.tasks.alfworld.engine import Game
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
+from stepcredit.tasks.alfworld.game import Game
 from stepcredit.tasks.alfworld.installation import DATA, alfworld_module
 from stepcredit.tasks.alfworld.scenario import FAMILIES
-from stepcredit.tasks.alfworld.task import ALFWorld
 from stepcredit.tasks.environment import Environment, InteractiveTask
 
 

@@ -33,10 +33,6 @@ def own_turn(response: str) -> str:
         text = text[: match.start()] if match is not None and text[: match.start()].strip() else text
         thought, _, said = text.rpartition(_THOUGHT_ENDS)
         text = said if thought and said.strip() else text
-    return _before_next_problem(text)
-
-
-def _before_next_problem(text: str) -> str:
     match = _NEXT_PROBLEM.search(text)
     answered = _ANSWERED.search(text) if match is not None else None
     match = _NEXT_PROBLEM.search(text, answered.end()) if answered is not None else None

@@ -76,7 +76,10 @@ def extract(response: str, style: AnswerStyle) -> Extraction | None:
 
 def _candidates(text: str, style: AnswerStyle) -> Iterator[tuple[Marker, str | None]]:
     """What each marker gives, the first choice first."""
-    explicit = {Marker.HASHES: _hashes, Marker.BOXED: _boxed}
+    explicit: dict[Marker, Callable[[str, AnswerStyle], tuple[str, int] | None]] = {
+        Marker.HASHES: _hashes,
+        Marker.BOXED: lambda text, style: boxed_answer(text, several=style.several),
+    }
     if style.marker is None:
         found = [(place[1], marker, place[0]) for marker, find in explicit.items() if (place := find(text, style))]
         yield from ((marker, said) for _, marker, said in sorted(found, reverse=True))
@@ -91,10 +94,6 @@ def _candidates(text: str, style: AnswerStyle) -> Iterator[tuple[Marker, str | N
 
 
 # ---- behind a marker ---------------------------------------------------------------------------------
-
-
-def _boxed(text: str, style: AnswerStyle) -> tuple[str, int] | None:
-    return boxed_answer(text, several=style.several)
 
 
 def _hashes(text: str, style: AnswerStyle) -> tuple[str, int] | None:
@@ -190,14 +189,10 @@ def _stated_expression(said: str, style: AnswerStyle) -> str | None:
     return here
 
 
-def _stated_words(said: str, style: AnswerStyle) -> str | None:
-    return clause(without_fences(said))
-
-
 _STATED: dict[Kind, Callable[[str, AnswerStyle], str | None]] = {
     Kind.NUMBER: _stated_number,
     Kind.EXPRESSION: _stated_expression,
-    Kind.WORDS: _stated_words,
+    Kind.WORDS: lambda said, style: clause(without_fences(said)),
 }
 
 

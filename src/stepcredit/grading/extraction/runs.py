@@ -177,22 +177,18 @@ def _joins(tokens: list[Token], start: int, at: int, depth: int) -> bool:
     match token.kind:
         case "blank":
             return "\n" not in token.text or depth > 0
-        case "operator" | "percent":
+        case "operator" | "percent" | "symbol" | "command" | "function" | "close":
             return True
         case "sign":
             return not (parted and after is not None and after.kind == "word")
         case "number":
             return not operand or (not parted and last.kind != "percent") or _is_fraction(tokens, at)
-        case "symbol" | "command" | "function":
-            return True
         case "open":
             return depth > 0 or not parted or not operand
-        case "close":
-            return True
         case "money":
             return not operand
         case "letter":
-            return _is_variable(last, after, parted=parted)
+            return not (parted and operand) or (after is not None and after.text == "^")
         case "joint":
             digits = after is not None and after.kind == "number"
             return (
@@ -207,10 +203,6 @@ def _joins(tokens: list[Token], start: int, at: int, depth: int) -> bool:
 def _is_fraction(tokens: list[Token], at: int) -> bool:
     """Whether `1/2` stands at `at`, so that `2 1/2` is one number."""
     return [t.text if t.kind == "operator" else t.kind for t in tokens[at : at + 3]] == ["number", "/", "number"]
-
-
-def _is_variable(last: Token, after: Token | None, *, parted: bool) -> bool:
-    return not (parted and last.kind in _OPERANDS) or (after is not None and after.text == "^")
 
 
 def _trimmed(run: list[Token]) -> list[Token]:

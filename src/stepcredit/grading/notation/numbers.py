@@ -112,7 +112,9 @@ def _magnitude(match: re.Match[str]) -> Fraction | None:
     if part["top"] is not None:
         return _mixed(part["mixed"], part["top"], part["bottom"])
     if part["repeating"] is not None:
-        return _repeating(part["head"], part["still"], part["repeating"])
+        head, still, repeating = part["head"] or "0", part["still"], part["repeating"]
+        nines = (10 ** len(repeating) - 1) * 10 ** len(still)
+        return Fraction(int(head + still + repeating) - int(head + still), nines)  # 0.1\overline{6} = (16 - 1) / 90
     power = int((part["power"] or part["exponent"] or "0")[:10])
     if abs(power) > MAX_EXPONENT:
         return None
@@ -125,12 +127,6 @@ def _mixed(whole: str | None, top: str, bottom: str) -> Fraction | None:
     if below == 0 or (whole and (above < 0 or below < 0)):
         return None
     return int(whole or 0) + Fraction(above, below)
-
-
-def _repeating(head: str, still: str, repeating: str) -> Fraction:
-    """0.1\\overline{6} = (16 − 1) / 90."""
-    digits = int((head or "0") + still + repeating) - int((head or "0") + still)
-    return Fraction(digits, (10 ** len(repeating) - 1) * 10 ** len(still))
 
 
 def _rest(rest: str) -> tuple[int, bool, str | None] | None:

@@ -39,7 +39,12 @@ def equal_numerals(gold: str, answer: str) -> bool | None:
     if wanted is not None:
         return re.sub(r"[\s,]", "", value_of(plain(answer))) == wanted[0]
     number = read_number(gold)
-    return None if given is None or number is None else number.value == _worth(*given)
+    if given is None or number is None:
+        return None
+    try:
+        return number.value == int(given[0], int(given[1]))
+    except ValueError:  # a digit that the base does not have
+        return False
 
 
 def _numeral(answer: str) -> tuple[str, str] | None:
@@ -49,11 +54,3 @@ def _numeral(answer: str) -> tuple[str, str] | None:
         return None
     base = read_number(match["base"])  # in words, too
     return (match["digits"], str(base.value)) if base is not None else None
-
-
-def _worth(digits: str, base: str) -> int | None:
-    """The value of a numeral in its base; None where it has none."""
-    try:
-        return int(digits, int(base))
-    except ValueError:
-        return None

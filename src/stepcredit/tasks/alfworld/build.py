@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from stepcredit.tasks.alfworld.engine import Game
+from stepcredit.tasks.alfworld.alfworld_task import GAMES
+from stepcredit.tasks.alfworld.game import Game
 from stepcredit.tasks.alfworld.installation import shipped
 from stepcredit.tasks.alfworld.pddl import pddl_problem
 from stepcredit.tasks.alfworld.plan import plan, read_goal
 from stepcredit.tasks.alfworld.rooms import Room, load_room, scenes
 from stepcredit.tasks.alfworld.scenario import FAMILIES, Scenario, draw_scenario
-from stepcredit.tasks.alfworld.task import GAMES
 
 _ATTEMPTS = 20
 
@@ -85,7 +85,8 @@ def build_game(wanted: Wanted) -> Built:
         key = [wanted.seed, zlib.crc32(wanted.split.encode()), wanted.number, attempt]
         rng = np.random.default_rng(key)
         scenario = draw_scenario(wanted.family, _rooms(wanted.split), rng)
-        folder = wanted.root / GAMES / wanted.split / _name(scenario) / f"trial_T{wanted.seed:03d}{wanted.number:06d}"
+        kind = f"{scenario.family}-{scenario.target}-None-{scenario.parent or scenario.lamp}-{scenario.room.scene}"
+        folder = wanted.root / GAMES / wanted.split / kind / f"trial_T{wanted.seed:03d}{wanted.number:06d}"
         if (folder / "game.tw-pddl").exists():
             return Built(folder / "game.tw-pddl", attempt, was_there=True)
         if _write_certified(scenario, folder):
@@ -96,11 +97,6 @@ def build_game(wanted: Wanted) -> Built:
 @cache
 def _rooms(split: str) -> tuple[Room, ...]:
     return tuple(load_room(scene) for scene in scenes(split))
-
-
-def _name(scenario: Scenario) -> str:
-    parent = scenario.parent or scenario.lamp
-    return f"{scenario.family}-{scenario.target}-None-{parent}-{scenario.room.scene}"
 
 
 def _write_certified(scenario: Scenario, folder: Path) -> bool:
@@ -120,11 +116,12 @@ def _write_certified(scenario: Scenario, folder: Path) -> bool:
 def _certified(scenario: Scenario, draft: Path) -> bool:
     """Writes a game into a folder; whether it could be won."""
     problem = pddl_problem(scenario, draft.name)
+    grammar = shipped("data", "alfred.twl2").read_text(encoding="utf-8")
     (draft / "initial_state.pddl").write_text(problem, encoding="utf-8")
     _write(draft / "traj_data.json", _about(scenario, draft.name))
     game: dict[str, Any] = {
         "pddl_domain": shipped("data", "alfred.pddl").read_text(encoding="utf-8"),
-        "grammar": _grammar(scenario),
+        "grammar": grammar.replace("UNKNOWN GOAL", scenario.description),
         "pddl_problem": problem,
         "solvable": False,
         "walkthrough": [],
@@ -147,11 +144,6 @@ def certify(file: Path) -> list[str] | None:
     finally:
         game.close()
     return commands if won[-1] and not any(won[:-1]) else None
-
-
-def _grammar(scenario: Scenario) -> str:
-    text = shipped("data", "alfred.twl2").read_text(encoding="utf-8")
-    return text.replace("UNKNOWN GOAL", scenario.description)
 
 
 def _about(scenario: Scenario, name: str) -> dict[str, Any]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stepcredit.errors import InputError
-from stepcredit.files import write_json
+from stepcredit.files import holds_something, locked, read_manifest, write_json
+from stepcredit.flags import flag
 from stepcredit.processes import worker_count
 from stepcredit.progress import track
+from stepcredit.tasks.alfworld.alfworld_task import GAMES, SPLITS
 from stepcredit.tasks.alfworld.build import build_games, wanted_games
+from stepcredit.tasks.alfworld.installation import shipped
 from stepcredit.tasks.alfworld.scenario import FAMILIES
-from stepcredit.tasks.alfworld.task import SPLITS
 
 
 @dataclass
@@ -24,20 +25,20 @@ class BuildConfig:
     before it counts. Needs the extra: pip install 'stepcredit[alfworld]'. Run it again to go on where it stopped.
     Scores on built games are not comparable with published scores."""
 
-    output_dir: str = field(metadata={"help": "The folder to build in; afterwards --data or $ALFWORLD_DATA."})
+    output_dir: str = field(metadata=flag("output_dir", "Afterwards it is --data, or $ALFWORLD_DATA."))
     train: int = field(default=600, metadata={"help": "Games of the train split; a multiple of six is balanced."})
     valid_seen: int = field(default=120, metadata={"help": "Games of valid_seen."})
     valid_unseen: int = field(default=120, metadata={"help": "Games of valid_unseen."})
-    seed: int = field(default=0, metadata={"help": "Seed of rooms, placements and tasks."})
-    workers: int | None = field(default=None, metadata={"help": "Processes; default: one a processor."})
-    dry_run: bool = field(default=False, metadata={"help": "Say what would be done, and stop."})
+    seed: int = field(default=0, metadata=flag("seed"))
+    workers: int | None = field(default=None, metadata=flag("workers", default="one per processor"))
+    dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
 
 def build(config: BuildConfig) -> dict[str, Any]:
     """Builds what is not there yet; returns counts, those by family included (see `BuildConfig`).
 
     Raises:
-        InputError: no extra, a negative count, or a folder built with another seed.
+        InputError: no extra, a negative count, or a folder built with another seed or being written.
     """
     counts = {split: getattr(config, split) for split in SPLITS}
     for split, count in counts.items():
@@ -47,24 +48,27 @@ def build(config: BuildConfig) -> dict[str, Any]:
     wanted = wanted_games(out, counts, config.seed)
     if config.dry_run:
         return {"games": len(wanted), **{split: count for split, count in counts.items() if count}}
-    _same_seed(out, config)
-    games = list(track(build_games(wanted, worker_count(config.workers)), "building games", len(wanted), "games"))
-    families = Counter(w.family for w in wanted)
-    summary = {
-        "games": len(games),
-        "there before": sum(g.was_there for g in games),
-        "rejected draws": sum(g.rejected for g in games),
-        **{family: families[family] for family in FAMILIES if families[family]},
-    }
-    write_json(out / "built.json", {**asdict(config), **summary})
+    shipped("data")  # without the extra nothing is written
+    with locked(out, "stepcredit alfworld build"):
+        _keep_to_one_seed(out, config)
+        games = list(track(build_games(wanted, worker_count(config.workers)), "building games", len(wanted), "games"))
+        families = Counter(w.family for w in wanted)
+        summary = {
+            "games": len(games),
+            "there before": sum(g.was_there for g in games),
+            "rejected draws": sum(g.rejected for g in games),
+            **{family: families[family] for family in FAMILIES if families[family]},
+        }
+        write_json(out / "built.json", {**asdict(config), **summary})
     return summary
 
 
-def _same_seed(out: Path, config: BuildConfig) -> None:
-    """Keeps a folder of games to one seed; more games may be added."""
+def _keep_to_one_seed(out: Path, config: BuildConfig) -> None:
+    """More games may be added to a folder, of the same seed; a seed binds where a game stands."""
     kept = out / "built.json"
-    if kept.exists() and json.loads(kept.read_text(encoding="utf-8"))["seed"] != config.seed:
+    has_games = any(out.glob(f"{GAMES}/*/*/*/game.tw-pddl"))
+    if has_games and kept.exists() and read_manifest(kept).get("seed") != config.seed:
         raise InputError("was built with another seed; choose another --output_dir", str(out))
-    if not kept.exists() and out.exists() and any(out.iterdir()):
+    if not kept.exists() and holds_something(out):
         raise InputError("is not empty and was not built here; choose another --output_dir", str(out))
     write_json(kept, asdict(config))

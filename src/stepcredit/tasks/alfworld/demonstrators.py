@@ -17,14 +17,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
 from stepcredit.episodes.episode import Episode, StopReason
-from stepcredit.tasks.alfworld.engine import Game
+from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
+from stepcredit.tasks.alfworld.game import Game
 from stepcredit.tasks.alfworld.installation import alfworld_module
 from stepcredit.tasks.alfworld.plan import STATIONS, Goal, Layout, kind_of, read_goal
-from stepcredit.tasks.alfworld.task import ALFWorld
 from stepcredit.tasks.alfworld.wording import Wording, wording
 from stepcredit.tasks.task import Problem
 from stepcredit.verdict import Verdict
@@ -269,14 +270,10 @@ def may_hold(receptacle_kind: str, object_kind: str) -> bool:
     return object_kind in _holdable().get(receptacle_kind, frozenset())
 
 
-_HOLDABLE: dict[str, frozenset[str]] = {}
-
-
+@cache
 def _holdable() -> dict[str, frozenset[str]]:
-    if not _HOLDABLE:
-        allowed = alfworld_module("alfworld.gen.constants").VAL_RECEPTACLE_OBJECTS
-        _HOLDABLE.update({k.lower(): frozenset(o.lower() for o in held) for k, held in allowed.items()})
-    return _HOLDABLE
+    allowed = alfworld_module("alfworld.gen.constants").VAL_RECEPTACLE_OBJECTS
+    return {kind.lower(): frozenset(o.lower() for o in held) for kind, held in allowed.items()}
 
 
 def demonstrations(

@@ -54,11 +54,8 @@ def _objects(scenario: Scenario) -> Iterator[str]:
     yield from (f"{kind}Type - rtype" for kind in _receptacle_kinds(scenario))
     yield from (f"{escaped(p.id)} - object" for p in scenario.placed)
     yield from (f"{escaped(r.id)} - receptacle" for r in scenario.room.receptacles)
-    yield from (f"{location(pose)} - location" for pose in _poses(scenario))
-
-
-def _poses(scenario: Scenario) -> list[Pose]:
-    return [*sorted(r.pose for r in scenario.room.receptacles), scenario.start]
+    poses = [*sorted(r.pose for r in scenario.room.receptacles), scenario.start]
+    yield from (f"{location(pose)} - location" for pose in poses)
 
 
 def _facts(scenario: Scenario) -> Iterable[str]:

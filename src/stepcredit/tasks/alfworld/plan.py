@@ -62,15 +62,9 @@ def kind_of(name: str) -> str:
 def read_goal(game_file: Path) -> Goal:
     """What a game asks for, from the `traj_data.json` beside it."""
     data = json.loads((game_file.parent / "traj_data.json").read_text(encoding="utf-8"))
-    asked: dict[str, Any] = data["pddl_params"]
-    target, parent, lamp = (asked[k].lower() for k in ("object_target", "parent_target", "toggle_target"))
+    params: dict[str, Any] = data["pddl_params"]
+    target, parent, lamp = (params[k].lower() for k in ("object_target", "parent_target", "toggle_target"))
     return Goal(data["task_type"], target, parent, lamp)
-
-
-def fetch(layout: Layout, name: str) -> list[str]:
-    """Go to where an object is and take it."""
-    place = layout.where[name]
-    return [*arrive(layout, place), f"take {name} from {place}"]
 
 
 def arrive(layout: Layout, place: str, opened: Iterable[str] = ()) -> list[str]:
@@ -91,7 +85,9 @@ def plan(goal: Goal, layout: Layout, parent: str | None = None) -> list[str]:
     targets = layout.of_kind(goal.target, layout.where)
     if goal.lamp:
         lamp = layout.of_kind(goal.lamp, layout.where)[0]
-        return [*fetch(layout, targets[0]), f"go to {layout.where[lamp]}", f"use {lamp}"]
+        target, place = targets[0], layout.where[targets[0]]
+        fetched = [*arrive(layout, place), f"take {target} from {place}"]
+        return [*fetched, f"go to {layout.where[lamp]}", f"use {lamp}"]
     goal_place = parent or layout.of_kind(goal.parent, layout.receptacles)[0]
     opened: set[str] = set()
     commands: list[str] = []

@@ -4,7 +4,6 @@ reach each; and which floor plans belong to which split."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepcredit.tasks.alfworld.installation import alfworld_module, shipped
@@ -69,30 +68,18 @@ def load_room(scene: int) -> Room:
     taken: set[Pose] = set()
     receptacles = []
     for id, where in sorted(poses.items()):
-        kind = _kind(id)
+        kind = id.split("|")[0]
+        kind = f"{kind}Basin" if kind in ("Sink", "Bathtub") else kind
         if kind not in constants.VAL_RECEPTACLE_OBJECTS:
             continue
-        pose = _free(_pose(where), taken)
+        x, z, rotation, horizon = where
+        pose = _free((round(x * 4), round(z * 4), round(rotation / 90), round(horizon)), taken)
         taken.add(pose)
-        receptacles.append(Receptacle(_with_basin(id), kind, pose, kind in constants.OPENABLE_CLASS_LIST))
+        if kind.endswith("Basin") and not id.endswith(kind):  # the engine names a basin by the suffix of its id
+            id = f"{id}|{kind}"
+        receptacles.append(Receptacle(id, kind, pose, kind in constants.OPENABLE_CLASS_LIST))
     room_kind = next(name for name, numbers in constants.SCENE_TYPE.items() if scene in numbers)
     return Room(scene, room_kind, tuple(receptacles), tuple(sorted(kinds)))
-
-
-def _kind(id: str) -> str:
-    kind = id.split("|")[0]
-    return f"{kind}Basin" if kind in ("Sink", "Bathtub") else kind
-
-
-def _with_basin(id: str) -> str:
-    """The engine names a basin by the suffix of its id."""
-    kind = _kind(id)
-    return id if not kind.endswith("Basin") or id.endswith(kind) else f"{id}|{kind}"
-
-
-def _pose(where: Sequence[float | int]) -> Pose:
-    x, z, rotation, horizon = where
-    return round(x * 4), round(z * 4), round(rotation / 90), round(horizon)
 
 
 def _free(pose: Pose, taken: set[Pose]) -> Pose:

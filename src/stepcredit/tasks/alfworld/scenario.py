@@ -63,11 +63,6 @@ class Scenario:
     start: Pose
 
     @property
-    def station(self) -> str | None:
-        """Kind of the receptacle that cleans, heats or cools; None where none is needed."""
-        return _ACTION[self.family][1] if self.family in _ACTION else None
-
-    @property
     def lamp(self) -> str:
         """The lamp that the task asks for, or nothing."""
         return LAMP if self.family == "look_at_obj_in_light" else ""

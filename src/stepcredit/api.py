@@ -1,0 +1,127 @@
+"""The commands as functions: settings have the names of the flags, models and tokenizers may be in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from stepcredit.episodes.store import EpisodeStore, load_episodes
+from stepcredit.errors import InputError
+from stepcredit.evaluation.evaluate import EvaluateConfig
+from stepcredit.evaluation.evaluate import evaluate as evaluate_with
+from stepcredit.grading.grade import Grade
+from stepcredit.grading.grader import shared_grader
+from stepcredit.grading.style import AUTO, GSM8K, MATH
+from stepcredit.logs.graded_rows import gold_answer
+from stepcredit.results.schema import AccuracyRow
+from stepcredit.rollouts.collect import CollectConfig
+from stepcredit.rollouts.collect import collect as collect_with
+from stepcredit.rollouts.generate import Answer, GenerateConfig, Prompt, generate
+from stepcredit.rollouts.models import Models, name_of
+
+STYLES = {"auto": AUTO, "number": GSM8K, "expression": MATH}
+"""What answers are, as in `stepcredit grade --answers`."""
+
+
+def collect(*, task: str, model: Any, output_dir: str, tokenizer: Any = None, **settings: Any) -> EpisodeStore:
+    """Samples and grades responses as `stepcredit collect` does; returns the episodes.
+
+    Args:
+        task: a name, or `file.py:Class`.
+        model: the policy: a name or folder, or a model in memory.
+        output_dir: the folder of episodes; a broken run goes on in it.
+        tokenizer: of a model in memory; None: the one of the folder that it was loaded from.
+        **settings: flags of the command: `num_generations=8`, `temperature=0.7`, …
+
+    Raises:
+        InputError: what the command would say in one line.
+    """
+    config = _config(CollectConfig, settings, task=task, model=name_of(model), output_dir=output_dir)
+    in_memory = tokenizer is not None or not isinstance(model, str)
+    collect_with(config, Models(config, model, tokenizer=tokenizer).engine if in_memory else None)
+    return load_episodes(output_dir)
+
+
+def evaluate(
+    *,
+    task: str,
+    model: Any,
+    output_dir: str,
+    value_model: Any = None,
+    reward_model: Any = None,
+    tokenizer: Any = None,
+    **settings: Any,
+) -> list[AccuracyRow]:
+    """Scores a policy as `stepcredit evaluate` does; returns the rows that it adds to `results.json`.
+
+    Args:
+        task: a name, or `file.py:Class`.
+        model, value_model, reward_model: names or folders, or models in memory.
+        output_dir: the folder of result files; a broken run goes on in it.
+        tokenizer: of a model in memory; None: the one of the folder that it was loaded from.
+        **settings: flags of the command: `search="beam"`, `limit=200`, …
+
+    Raises:
+        InputError: what the command would say in one line.
+    """
+    named = {name: name_of(m) for name, m in (("value_model", value_model), ("reward_model", reward_model))}
+    config = _config(EvaluateConfig, settings, task=task, model=name_of(model), output_dir=output_dir, **named)
+    rows, _ = evaluate_with(config, Models(config, model, value_model, reward_model, tokenizer))
+    return rows
+
+
+def search(
+    prompts: Prompt | Sequence[Prompt],
+    model: Any,
+    value_model: Any = None,
+    *,
+    reward_model: Any = None,
+    tokenizer: Any = None,
+    **settings: Any,
+) -> list[Answer]:
+    """Responses to prompts of one's own, with V after every step, as `stepcredit generate` finds them.
+
+    Args:
+        prompts: texts, or lists of chat messages; one or several.
+        model, value_model, reward_model: names or folders, or models in memory.
+        tokenizer: of a model in memory; None: the one of the folder that it was loaded from.
+        **settings: flags of the command: `search="beam"`, `width=4`, `max_new_tokens=512`, …
+
+    Raises:
+        InputError: what the command would say in one line.
+    """
+    one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict))
+    several: Any = [prompts] if one else list(prompts)
+    named = {name: name_of(m) for name, m in (("value_model", value_model), ("reward_model", reward_model))}
+    config = _config(GenerateConfig, settings, prompts=[], model=name_of(model), **named)
+    return generate(config, several, Models(config, model, value_model, reward_model, tokenizer))
+
+
+def grade(response: str, answer: str | float, *, answers: str = "auto") -> Grade:
+    """The verdict on one response, as `stepcredit grade` gives it to the rows of a file.
+
+    Args:
+        response: what the policy wrote.
+        answer: the gold answer; of a worked solution what follows its last `####`, or its last `\\boxed{}`.
+        answers: what answers are: "number", "expression", or "auto": what the gold answer is.
+
+    Raises:
+        InputError: there is no gold answer in `answer`, or no such kind of answers.
+    """
+    if answers not in STYLES:
+        raise InputError(f"{answers!r} is none of {', '.join(STYLES)}", "answers")
+    return shared_grader().grade(response, gold_answer(answer), STYLES[answers])
+
+
+def _config(kind: type, settings: dict[str, Any], **given: Any) -> Any:
+    """A command's config.
+
+    Raises:
+        InputError: a setting that is none of its flags.
+    """
+    known = {f.name for f in fields(kind)} - {"dry_run", "output"}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise InputError(f"no setting {', '.join(map(repr, unknown))}; there is {', '.join(sorted(known))}")
+    return kind(**given, **settings)

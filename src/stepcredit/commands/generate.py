@@ -1,0 +1,57 @@
+"""`stepcredit generate`: responses to prompts of one's own, with V per step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stepcredit.commands.console import quiet
+from stepcredit.files import write_lines
+from stepcredit.parsing import parse
+
+if TYPE_CHECKING:
+    from stepcredit.rollouts.generate import Answer
+
+
+def run(arguments: list[str]) -> int:
+    """Answer the prompts, into a file or on the terminal."""
+    quiet()
+    from stepcredit.rollouts.generate import GenerateConfig, generate
+
+    (config,) = parse("generate", [GenerateConfig], arguments)
+    answers = generate(config)
+    if config.output is not None:
+        write_lines(Path(config.output), (answer.row for answer in answers))
+        print(f"{config.output}: {len(answers)} responses")
+        return 0
+    console = Console()
+    for answer in answers:
+        _show(answer, console)
+    return 0
+
+
+def _show(answer: Answer, console: Console) -> None:
+    asked = answer.prompt if isinstance(answer.prompt, str) else str(answer.prompt[-1].get("content"))
+    console.print(Text(_printable(asked), style="bold"))
+    if answer.values:
+        table = Table("V", "step", box=None, pad_edge=False)
+        for value, step in zip(answer.values, ["", *answer.steps], strict=True):
+            table.add_row(_number(value), Text(_printable(step.rstrip())))
+        console.print(table)
+    else:
+        console.print(Text(_printable(answer.text)))
+    score = "" if answer.value is None else f", value {_number(answer.value)}"
+    console.print(Text(f"{answer.stop_reason}, {answer.tokens} tokens{score}", style="dim"), end="\n\n")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _printable(text: str) -> str:
+    """Text of strangers without anything that steers a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)

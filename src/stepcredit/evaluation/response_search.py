@@ -1,0 +1,283 @@
+"""Searches for responses to the problems of a task: one graded episode per problem, with what it cost.
+
+Whatever a problem came to is an episode: the chosen response; or one that a limit cut, where none has finished; or an
+undecided one that says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stepcredit.engines.engine import Engine, Generation, Request
+from stepcredit.episodes.encoding import prompt_ids, response_text
+from stepcredit.episodes.episode import Episode, StopReason
+from stepcredit.episodes.steps import StepRule
+from stepcredit.errors import InputError
+from stepcredit.evaluation.breakdown import by_problem
+from stepcredit.grading.keys import answer_key
+from stepcredit.models.states import ValueStates, value_states
+from stepcredit.progress import Advance
+from stepcredit.rollouts.multi_turn import stepping
+from stepcredit.rollouts.single_turn import graded_episode, sample_and_grade
+from stepcredit.rollouts.work_units import Unit, WorkFolder, work_units
+from stepcredit.searching.beam import beam_search
+from stepcredit.searching.responses import Response, SearchResult
+from stepcredit.searching.scorers import Reading, Scorer, ValueScorer
+from stepcredit.searching.selection import CHOOSERS
+from stepcredit.searching.spec import SearchSpec
+from stepcredit.tasks.task import Problem, Task, completion_of
+from stepcredit.verdict import Verdict
+
+MAX_STEP_TOKENS = 256
+
+
+def step_rule(task: Task, states: ValueStates | None, max_step_tokens: int | None = None) -> StepRule:
+    """Where the steps of a task end: as V was trained, where that was at step level; else by the task's delimiters.
+
+    Raises:
+        InputError: another limit than V was trained with.
+    """
+    if states is None or states.level != "step":
+        return StepRule(task.step_delimiters, max_step_tokens or MAX_STEP_TOKENS)
+    if max_step_tokens not in (None, states.max_step_tokens):
+        trained = states.max_step_tokens
+        raise InputError(f"{max_step_tokens}: the value model was trained on steps of at most {trained} tokens",
+                         "max_step_tokens")  # fmt: skip
+    return states.rule
+
+
+def search_rule(task: Task, scorer: Scorer | None, max_step_tokens: int | None = None) -> StepRule:
+    """Where the steps of a search end.
+
+    Raises:
+        InputError: as `step_rule`; or a value model that was trained at prompts alone.
+    """
+    states = value_states(scorer.model) if isinstance(scorer, ValueScorer) else None
+    if states is not None and states.level == "response":
+        raise InputError("was trained at prompts alone (response level), and says nothing of what was written",
+                         "value_model")  # fmt: skip
+    return step_rule(task, states, max_step_tokens)
+
+
+@dataclass(frozen=True)
+class ResponseSearch:
+    """Searches over the same problems, and the work that they share.
+
+    Attributes:
+        task, problems: what is to be solved.
+        engine: loads the policy's engine; called when something is left to be drawn.
+        scorer: says which responses and steps are good; None where no search needs one.
+        rule: where the steps of a beam end.
+        folder: each piece of work has one that begins with this name.
+        settings: what the work depends on; that of other settings is not gone on with.
+        pool: responses per problem, drawn, graded and scored once, that vote, weighted-vote and best-of choose from.
+            The first K of them are the pool of K, and all of them a sample of this width.
+    """
+
+    task: Task
+    problems: Sequence[Problem]
+    engine: Callable[[], Engine]
+    scorer: Scorer | None
+    rule: StepRule
+    folder: Path
+    settings: dict[str, Any]
+    pool: int = 0
+
+    def episodes(self, spec: SearchSpec) -> list[Episode]:
+        """`spec.samples` episodes per problem; those of an earlier run are read back.
+
+        Raises:
+            InputError: the work was begun with other settings.
+        """
+        if spec.name == "beam":
+            return self._work(f"beam{spec.width}x{spec.steps}", spec, spec.width * spec.steps, self._beams)
+        if spec.name == "greedy" or (spec.name == "sample" and spec.width != self.pool):
+            return self._work(spec.label, spec, spec.samples, self._samples)
+        pool_spec = replace(spec, name="sample", width=self.pool)
+        pool = self._work(f"pool{self.pool}", pool_spec, self.pool, self._samples_with_values)
+        return chosen_from(by_problem(pool), spec) if spec.name in CHOOSERS else pool
+
+    def trace(self, problem: Problem, spec: SearchSpec) -> dict[str, Any]:
+        """The tree of one problem's step beam, for the page that draws it."""
+        (result,) = one_by_one_if_needed([problem], lambda alone: self._search(alone, spec))
+        grades = {response.node: self.task.grade(problem, self._text(response)) for response in result.finished}
+        nodes = []
+        for node in result.nodes:
+            grade = grades.get(node.id)
+            told = {"verdict": str(grade.verdict) if grade else None, "extracted": grade.extracted if grade else None}
+            nodes.append({**asdict(node), "value": _number(node.value), **told})
+        return {
+            "task": self.task.name,
+            "prompt_id": problem.prompt_id,
+            "prompt": problem.prompt,
+            "answer": problem.answer,
+            "search": spec.name,
+            "width": spec.width,
+            "continuations": spec.steps,
+            "tokens_generated": result.tokens_generated,
+            "tokens_scored": result.tokens_scored,
+            "nodes": nodes,
+            "chosen": None if result.chosen is None else result.chosen.node,
+            "error": result.error,
+        }
+
+    def _work(
+        self,
+        name: str,
+        spec: SearchSpec,
+        responses: int,
+        make: Callable[[Unit, SearchSpec, Advance], Iterable[Episode]],
+    ) -> list[Episode]:
+        """The episodes of all units, so many responses per problem; `make` makes those that are not there yet."""
+        folder = self.folder.with_name(f"{self.folder.name}-{name}")
+        work = WorkFolder(folder, self.settings, work_units(self.problems, responses))
+        if work.done() < len(work.units):  # an engine that does not load, or cannot, is found before this writes
+            _ = stepping(self.engine(), "a beam") if spec.name == "beam" else self.engine()
+        return list(work.finish(lambda unit, advance: make(unit, spec, advance), name, spec.samples))
+
+    def _samples(self, problems: Unit, spec: SearchSpec, advance: Advance) -> list[Episode]:
+        return sample_and_grade(self.task, problems, self.engine(), spec.samples, spec.params, advance)
+
+    def _samples_with_values(self, problems: Unit, spec: SearchSpec, advance: Advance) -> list[Episode]:
+        drawn = self._samples(problems, spec, advance)
+        return drawn if self.scorer is None else with_values(drawn, self.scorer)
+
+    def _beams(self, problems: Unit, spec: SearchSpec, advance: Advance) -> Iterator[Episode]:
+        """Beams in batches; an engine or scorer that dies takes down one problem at most."""
+        at_once = max(1, self.engine().batch_size // (spec.width * spec.steps))
+        for start in range(0, len(problems), at_once):
+            some = problems[start : start + at_once]
+            results = one_by_one_if_needed(some, lambda alone: self._search(alone, spec))
+            yield from map(self._episode, some, results)
+            advance(len(some))
+
+    def _search(self, problems: Sequence[Problem], spec: SearchSpec) -> list[SearchResult]:
+        assert self.scorer is not None
+        by_id = {p.prompt_id: p for p in problems}
+        stepper = stepping(self.engine(), "a beam").stepper(spec.params, self.rule)
+
+        def answer_of(prompt_id: str, response: Response) -> str | None:
+            extracted = self.task.grade(by_id[prompt_id], self._text(response)).extracted
+            return None if extracted is None else answer_key(extracted)
+
+        return beam_search([self._request(p) for p in problems], stepper, self.scorer, spec, answer_of)
+
+    def _request(self, problem: Problem) -> Request:
+        return Request(tuple(prompt_ids(problem.prompt, self.engine().tokenizer)), problem.prompt_id)
+
+    def _text(self, response: Response) -> str:
+        return response_text(response.ids, self.engine().tokenizer, self.engine().ends)
+
+    def _episode(self, problem: Problem, result: SearchResult) -> Episode:
+        """What a beam came to, graded."""
+        cost = {"tokens_generated": result.tokens_generated, "tokens_scored": result.tokens_scored}
+        response = result.chosen or next(iter(result.pool), None) if result.error is None else None
+        if response is None:
+            return no_answer(problem, result.error or "the budget was spent before a response had finished", cost)
+        ids, log_prob = np.array(response.ids, dtype=np.int32), np.array(response.log_prob, dtype=np.float32)
+        generation = Generation(ids, log_prob, response.stop_reason)
+        episode = graded_episode(self.task, problem, self._request(problem), generation, self.engine())
+        more = {**cost, "value": _number(response.value), "pool": len(result.finished)}
+        return replace(episode, metadata={**episode.metadata, **more})
+
+
+def one_by_one_if_needed(
+    problems: Sequence[Problem], search: Callable[[Sequence[Problem]], list[SearchResult]]
+) -> list[SearchResult]:
+    """All problems in one search; where that dies, each in its own, so that the others come through."""
+    try:
+        return search(problems)
+    except (RuntimeError, OSError) as error:
+        if len(problems) == 1:
+            first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+            return [SearchResult(error=f"{type(error).__name__}: {first_line}")]
+    return [result for problem in problems for result in one_by_one_if_needed([problem], search)]
+
+
+def no_answer(problem: Problem, why: str, cost: dict[str, int]) -> Episode:
+    """A problem that came to nothing: undecided, and never a reward."""
+    return Episode(
+        prompt=problem.prompt,
+        completion=completion_of(problem.prompt, ""),
+        reward=None,
+        verdict=Verdict.UNDECIDED,
+        prompt_id=problem.prompt_id,
+        metadata={"answer": problem.answer, "error": why, **problem.metadata, **cost},
+    )
+
+
+def with_values(episodes: Sequence[Episode], scorer: Scorer) -> list[Episode]:
+    """Episodes of some problems with the score of each finished response, and the tokens that were read for it."""
+    groups = by_problem(episodes)
+    prompts = [group[0].tokens.ids[: _start(group[0])].tolist() for group in groups if group[0].tokens is not None]
+    finished = [(row, e) for row, group in enumerate(groups) for e in group if e.stop_reason is StopReason.STOP]
+    ids = [e.tokens.ids[_start(e) :].tolist() for _, e in finished if e.tokens is not None]
+    scoring, _, prompt_read = scorer.start(prompts)
+    if not finished:
+        return list(episodes)
+    values, read = scoring.score([Reading(row, tuple(own), True) for (row, _), own in zip(finished, ids, strict=True)])
+    scores: dict[tuple[str, int], dict[str, Any]] = {}
+    for (row, e), value, tokens in zip(finished, values.tolist(), read, strict=True):
+        told = {"value": _number(value), "tokens_read": tokens, "prompt_read": prompt_read[row]}
+        scores[e.prompt_id, e.sample] = told
+    return [replace(e, metadata={**e.metadata, **scores.get((e.prompt_id, e.sample), {})}) for e in episodes]
+
+
+def chosen_from(pool: Sequence[Sequence[Episode]], spec: SearchSpec) -> list[Episode]:
+    """One episode per problem, chosen from the first `spec.width` of its responses (the pool's, by sample).
+
+    1. Leave out the responses that the budget does not allow, as if they had not been drawn.
+    2. Count what the others cost.
+    3. Choose among those that have finished; where none has, the first is what the problem came to.
+    """
+    chosen = []
+    for responses in pool:
+        drawn = affordable(responses[: spec.width], spec.budget, spec.needs_scorer)  # 1.
+        generated, read = cost_of(drawn, spec.needs_scorer)  # 2.
+        cost = {"tokens_generated": generated, "tokens_scored": read}
+        finished = [e for e in drawn if e.stop_reason is StopReason.STOP] or drawn[:1]  # 3.
+        values = [e.metadata.get("value") for e in finished]
+        if spec.needs_scorer and finished[0].stop_reason is StopReason.STOP and None in values:
+            first = finished[0]
+            problem = Problem(first.prompt_id, first.prompt, str(first.metadata.get("answer")))
+            chosen.append(no_answer(problem, "the scorer returned NaN", cost))
+            continue
+        answers = [None if (x := e.metadata.get("extracted")) is None else answer_key(str(x)) for e in finished]
+        index = CHOOSERS[spec.name]([0.0 if v is None else v for v in values], answers)
+        assert index is not None
+        chosen.append(replace(finished[index], metadata={**finished[index].metadata, **cost}))
+    return chosen
+
+
+def affordable(responses: Sequence[Episode], budget: int | None, scored: bool) -> list[Episode]:
+    """The first responses that a budget allows; the first one always counts."""
+    kept: list[Episode] = []
+    for response in responses:
+        if kept and budget is not None and sum(cost_of([*kept, response], scored)) > budget:
+            break
+        kept.append(response)
+    return kept
+
+
+def cost_of(responses: Sequence[Episode], scored: bool) -> tuple[int, int]:
+    """(tokens generated, tokens scored) of some responses to one prompt, which is read once."""
+    generated = sum(len(e.tokens) - _start(e) for e in responses if e.tokens is not None)
+    if not scored:
+        return generated, 0
+    read = sum(e.metadata.get("tokens_read", 0) for e in responses)
+    return generated, read + max((e.metadata.get("prompt_read", 0) for e in responses), default=0)
+
+
+def _start(episode: Episode) -> int:
+    """Where the response begins."""
+    assert episode.tokens is not None
+    return int(episode.tokens.action_mask.argmax())
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

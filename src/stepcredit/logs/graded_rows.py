@@ -1,0 +1,178 @@
+"""Rows of somebody's log with a response and a gold answer, before and after grading."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from stepcredit.errors import InputError
+from stepcredit.grading.extraction.boxes import boxed_gold
+from stepcredit.grading.grade import Grade
+from stepcredit.logs.columns import ImportRules, RowView, flag, shown
+from stepcredit.logs.formats import Row
+from stepcredit.logs.messages import turns
+from stepcredit.logs.stop_reasons import cut_by_limit
+
+ADDED = ("reward", "verdict", "extracted", "strict", "grade_reason")
+"""The columns that grading adds."""
+TRUNCATED = "truncated"
+"""The `grade_reason` of a response that a length limit cut: it is not graded."""
+
+_RESPONSES = ("response", "completion")
+_ANSWERS = ("answer", "solution")
+_STOPS = ("stop_reason", "finish_reason")
+_NAMES = (*_RESPONSES, *_ANSWERS, "truncated", *_STOPS)
+_PROMPTS = ("prompt", "question", "problem")
+
+
+class UngradedRow(NamedTuple):
+    """A response to be graded, and the row that it came from.
+
+    Attributes:
+        cells: the row's columns, as JSON has them.
+        response: what the policy wrote.
+        gold: the gold answer alone; empty where it cannot be read.
+        unread: why it cannot be read.
+        truncated: whether a length limit cut the response.
+    """
+
+    cells: dict[str, Any]
+    response: str
+    gold: str
+    unread: str | None
+    truncated: bool
+
+    def graded(self, grade: Grade | None) -> dict[str, Any]:
+        """The row with its grade; None where it was truncated."""
+        kept = {name: value for name, value in self.cells.items() if name not in ADDED}
+        if grade is None:
+            return {**kept, **dict.fromkeys(ADDED), "grade_reason": TRUNCATED}
+        values = (grade.reward, str(grade.verdict), grade.extracted, grade.strict, grade.reason)
+        return {**kept, **dict(zip(ADDED, values, strict=True))}
+
+
+class RowReader:
+    """Finds response, gold answer and stop reason in rows of somebody's log.
+
+    Args:
+        columns: our name → the name in the log, where they differ.
+        overwrite: rows may have columns of the names that are added.
+
+    Raises:
+        InputError: a name that is none of ours.
+    """
+
+    def __init__(self, columns: Mapping[str, str], *, overwrite: bool = False) -> None:
+        for ours in columns:
+            if ours not in _NAMES:
+                raise InputError(f"{ours!r} is none of {', '.join(_NAMES)}", "columns")
+        self.columns = columns
+        self._overwrite = overwrite
+        self._rules = ImportRules({ours: theirs for ours, theirs in columns.items() if ours not in _ANSWERS})
+        self._responses = {name: columns[name] for name in _RESPONSES if name in columns} or dict(
+            zip(_RESPONSES, _RESPONSES, strict=True)
+        )
+        self._answers = [columns[name] for name in _ANSWERS if name in columns] or _ANSWERS
+
+    def refuse_ours(self, row: Row) -> None:
+        """Raises where a row has a column that would be lost."""
+        taken = [] if self._overwrite else [name for name in ADDED if name in (row.data or {})]
+        if taken:
+            raise InputError(f"the row has {', '.join(map(repr, taken))} already; --overwrite replaces it", row.where)
+
+    def ungraded(self, row: Row) -> UngradedRow:
+        """A row's response and gold answer.
+
+        Raises:
+            InputError: the row's own error, or what its columns lack; with file and line.
+        """
+        if row.data is None:
+            raise row.error or InputError("a row without data", row.where)
+        try:
+            view = RowView(row.data, self._rules, row.text_cells)
+            response, (gold, unread) = self._response(view), self._gold(view, row.data)
+            truncated = (view.has("truncated") and flag(view.take("truncated"), "truncated")) or any(
+                cut_by_limit(view.take(name)) for name in _STOPS
+            )
+            return UngradedRow(self._cells(row.data, view, row.text_cells), response, gold, unread, truncated)
+        except InputError as error:
+            raise InputError(str(error), row.where) from error
+
+    def import_columns(self, row: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The `--columns` with which `stepcredit import` reads a graded row; None where it cannot."""
+        response = next(theirs for theirs in self._responses.values() if row.get(theirs) is not None)
+        prompt = next((name for name in _PROMPTS if isinstance(row.get(name), str | list) and row[name]), None)
+        if prompt is None or isinstance(row[prompt], str) != isinstance(row[response], str):
+            return None
+        is_found = response == "completion" or (response == "response" and row.get("completion") is None)
+        names = {
+            "prompt": prompt,
+            "completion": "completion" if is_found else response,
+            **{name: self.columns.get(name, name) for name in ("truncated", *_STOPS)},
+        }
+        return tuple(f"{ours}={theirs}" for ours, theirs in names.items() if ours != theirs)
+
+    def _response(self, view: RowView) -> str:
+        name = next((name for name in self._responses if view.has(name)), None)
+        if name is None:
+            raise InputError(
+                f"no response: expected a column {' or '.join(self._responses.values())}, with a value; the row has "
+                f"{view.names()} (another name: --columns response=…)"
+            )
+        written = turns(view.take(name), name)
+        if isinstance(written, str):
+            return written
+        said = [message["content"] or "" for message in written if message["role"] == "assistant"]
+        if not said:
+            raise InputError("no assistant message: nothing the policy wrote", name)
+        return said[-1]
+
+    def _gold(self, view: RowView, data: Mapping[str, Any]) -> tuple[str, str | None]:
+        """(the gold answer, why it cannot be read): one of them is empty."""
+        name = next((name for name in self._answers if view.has(name)), None)
+        if name is None and any(name in data for name in self._answers):
+            return "", "it is empty"
+        if name is None:
+            raise InputError(
+                f"no gold answer: expected a column {' or '.join(self._answers)}; the row has "
+                f"{view.names()} (another name: --columns answer=…)"
+            )
+        try:
+            return gold_answer(view.take(name)), None
+        except InputError as error:
+            return "", error.what
+
+    def _cells(self, data: Mapping[str, Any], view: RowView, text_cells: bool) -> dict[str, Any]:
+        """The columns as JSON has them; a CSV's numbers, flags and lists are text no more."""
+        if text_cells:
+            cells = RowView(data, ImportRules(), text_cells)
+            renamed = {theirs: view.take(ours) for ours, theirs in self._rules.columns.items()}
+            data = {name: cells.take(name) for name in data} | renamed
+        plain = RowView(data, ImportRules(), text_cells=False).rest()
+        return {name: plain.get(name) for name in data}
+
+
+def gold_answer(value: Any) -> str:
+    """The gold answer alone: of a worked solution what follows its last `####`, or its last `\\boxed{}`.
+
+    Args:
+        value: text, or a number; 145.0 is "145".
+
+    Raises:
+        InputError: neither of them, or no answer in it.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise InputError(f"must be text or a number, not {shown(value)}", "answer")
+    if not isinstance(value, str):
+        if not isinstance(value, int) and not math.isfinite(value):
+            raise InputError(f"{value} is not a finite number", "answer")
+        digits = format(Decimal(str(value)), "f")
+        return digits.rstrip("0").rstrip(".") if "." in digits else digits
+    text = value.rpartition("####")[2].strip()
+    if any(command in text for command in ("\\boxed", "\\fbox", "\\framebox")):
+        text = (boxed_gold(text) or "").strip()
+    if not text:
+        raise InputError(f"there is no answer in {shown(value)}", "answer")
+    return text

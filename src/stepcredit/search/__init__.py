@@ -1,1 +1,0 @@
-"""Search at test time: several responses or steps to a problem, and which of them to believe."""

@@ -1,0 +1,184 @@
+"""A cache for what the engine computes again and again: the same observations, sooner.
+
+Stock TextWorld translates a game's PDDL twice at every load and at every reset, parses each of its grammar's rules, and
+derives the words of every admissible command after every step. Here a translation is made once a game, and kept on
+disk for other processes and runs; a rule is parsed once a process; a command's words are derived once a game, as long
+as no action can change what they speak of.
+
+Every stock environment also loads a copy of the planner's library, 34 MB on disk, and never unloads it: thousands of
+games fill a disk. Unloading it breaks the process at its end; here a closed game leaves its copy to the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stepcredit.files import written_whole
+from stepcredit.tasks.alfworld.installation import alfworld_module
+
+CACHE = "STEPCREDIT_CACHE"
+"""Environment variable: where translations are kept; default `~/.cache/stepcredit`."""
+
+
+def cache_folder() -> Path:
+    """Where translations are kept."""
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "stepcredit") / "alfworld"
+
+
+@cache
+def cached_environment() -> Any:
+    """TextWorld's `PddlEnv` with a cache, as a class; the engine is imported here.
+
+    Raises:
+        InputError: the extra is not installed.
+    """
+    pddl = alfworld_module("textworld.envs.pddl.pddl")
+
+    class CachedPddlEnv(pddl.PddlEnv):  # type: ignore[name-defined]
+        """See the module's docstring."""
+
+        downward_lib: Any
+
+        def __init__(self, infos: Any = None) -> None:
+            with _caching():
+                super().__init__(infos)
+
+        def close(self) -> None:
+            """Leave the library to another game; the last thing that is done with this one."""
+            super().close()
+            if self.downward_lib is not None:
+                _SPARE_LIBRARIES.append(self.downward_lib)
+                self.downward_lib = None
+
+        def load(self, filename_or_data: Any) -> None:
+            with _caching():
+                super().load(filename_or_data)
+            self._logic.grammar = _Grammar(self._logic, self._pddl_state.task)
+
+        def reset(self) -> Any:
+            with _caching():
+                return super().reset()
+
+        def step(self, command: str) -> Any:
+            with _caching():
+                return super().step(command)
+
+    return CachedPddlEnv
+
+
+class _Grammar:
+    """A game's grammar that caches the words of commands whose facts never change."""
+
+    def __init__(self, logic: Any, task: Any) -> None:
+        self._grammar = logic.grammar
+        changing = {effect.literal.predicate for action in task.actions for effect in action.effects}
+        templates = {action.template for action in logic.actions.values()}
+        self._constant = {t for t in templates if not changing & set(re.findall(r"(\w+)\(", t))}
+        self._known: dict[tuple[str, ...], str] = {}
+
+    def derive(self, start: str, context: Any) -> str:
+        """As the grammar does."""
+        if start not in self._constant:
+            words: str = self._grammar.derive(start, context)
+            return words
+        spoken_of = set(re.findall(r"\w+", start))
+        variables = sorted((name, of.id) for name, of in context["variables"].items() if name in spoken_of)
+        key = (start, *(f"{name}={id}" for name, id in variables))
+        if key not in self._known:
+            self._known[key] = self._grammar.derive(start, context)
+        return self._known[key]
+
+
+@contextmanager
+def _caching() -> Iterator[None]:
+    """While it lasts, TextWorld translates and parses through our cache."""
+    patched = [
+        (alfworld_module("fast_downward"), "load_lib", _library),
+        (alfworld_module("fast_downward"), "pddl2sas", _translated),
+        (alfworld_module("textworld.envs.pddl.textgen"), "_parse_and_convert", _symbols),
+        (alfworld_module("textworld.logic"), "_parse_and_convert", _rule),
+    ]
+    stock = [getattr(module, name) for module, name, _ in patched]
+    for module, name, ours in patched:
+        setattr(module, name, ours)
+    try:
+        yield
+    finally:
+        for (module, name, _), before in zip(patched, stock, strict=True):
+            setattr(module, name, before)
+
+
+_SPARE_LIBRARIES: list[Any] = []
+"""Loaded and not in use. A library holds one game at a time, and forgets it when the next one is loaded."""
+
+
+def _library() -> Any:
+    return _SPARE_LIBRARIES.pop() if _SPARE_LIBRARIES else alfworld_module("fast_downward.interface").load_lib()
+
+
+def _symbols(text: str, rule_name: str, **given: Any) -> Any:
+    """The symbols of a grammar's text; a copy, for a derivation writes into them."""
+    return deepcopy(_parsed_symbols(text, rule_name))
+
+
+@lru_cache(maxsize=4096)
+def _parsed_symbols(text: str, rule_name: str) -> Any:
+    textgen = alfworld_module("textworld.envs.pddl.textgen")
+    return textgen._Converter().walk(textgen._PARSER.parse(text, rule_name=rule_name))
+
+
+@lru_cache(maxsize=4096)
+def _rule(text: str, rule_name: str) -> Any:
+    """A rule or query of TextWorld's logic; nothing changes it once it is made."""
+    logic = alfworld_module("textworld.logic")
+    return logic._ModelConverter().walk(logic._PARSER.parse(text, rule_name=rule_name))
+
+
+def _translated(domain: str, problem: str, verbose: bool = False, optimize: bool = False) -> tuple[Any, str]:
+    """(task, SAS). The second, optimised translation serves a planner that nothing here asks: it is the first."""
+    return _translation(domain, problem)
+
+
+@lru_cache(maxsize=32)
+def _translation(domain: str, problem: str) -> tuple[Any, str]:
+    made_of = f"{version('fast_downward_textworld')}{domain}{problem}"
+    kept = cache_folder() / f"{hashlib.sha256(made_of.encode()).hexdigest()}.sas.z"
+    if kept.exists():
+        return _task(domain, problem), zlib.decompress(kept.read_bytes()).decode()
+    with _arguments_of_translator():
+        task, sas = alfworld_module("fast_downward.interface").pddl2sas(domain, problem)
+    with written_whole(kept) as part:
+        part.write_bytes(zlib.compress(sas.encode(), 1))
+    return task, sas
+
+
+def _task(domain: str, problem: str) -> Any:
+    """The parsed problem alone, as `pddl2sas` makes it on its way."""
+    with _arguments_of_translator():
+        lisp = alfworld_module("fast_downward.translate.pddl_parser.lisp_parser")
+        parsing = alfworld_module("fast_downward.translate.pddl_parser.parsing_functions")
+        normalize = alfworld_module("fast_downward.translate.normalize")
+    task = parsing.parse_task(*(lisp.parse_nested_list(text.split("\n")) for text in (domain, problem)))
+    normalize.normalize(task)
+    return task
+
+
+@contextmanager
+def _arguments_of_translator() -> Iterator[None]:
+    """The translator reads the command line when it is imported; it sees one of its own, and ours stays as it was."""
+    ours, sys.argv = sys.argv, ["translate.py", "domain", "task"]
+    try:
+        yield
+    finally:
+        sys.argv = ours

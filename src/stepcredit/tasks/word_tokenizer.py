@@ -1,0 +1,31 @@
+"""Tokenizers with a fixed list of words, for embedded tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
+
+
+def word_tokenizer(words: Sequence[str]) -> Any:
+    """A tokenizer that knows exactly these words, spaces included in them, one id each.
+
+    Text is cut into words longest first; what is no word becomes `<unk>`. Nothing is added before or after.
+    """
+    vocabulary = {word: i for i, word in enumerate([*words, PAD, EOS, UNKNOWN])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    longest_first = sorted(words, key=len, reverse=True)
+    escaped = ("".join("\\" + c if c in r"\.^$|?*+()[]{}" else c for c in word) for word in longest_first)
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(escaped)), behavior="isolated")
+    core.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        clean_up_tokenization_spaces=False,
+    )
