@@ -19,6 +19,7 @@ from stepcredit.rollouts.collect import CollectConfig
 from stepcredit.rollouts.collect import collect as collect_with
 from stepcredit.rollouts.generate import Answer, GenerateConfig, Prompt, generate
 from stepcredit.rollouts.models import Models, name_of
+from stepcredit.settings import check_names
 
 STYLES = {"auto": AUTO, "number": GSM8K, "expression": MATH}
 """What answers are, as in `stepcredit grade --answers`."""
@@ -120,8 +121,5 @@ def _config(kind: type, settings: dict[str, Any], **given: Any) -> Any:
     Raises:
         InputError: a setting that is none of its flags.
     """
-    known = {f.name for f in fields(kind)} - {"dry_run", "output"}
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise InputError(f"no setting {', '.join(map(repr, unknown))}; there is {', '.join(sorted(known))}")
+    check_names(settings, {f.name for f in fields(kind)} - {"dry_run", "output"}, kind.__name__)
     return kind(**given, **settings)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, one_line, quoted
+from stepcredit.settings import resembling
 from stepcredit.version import __version__
 
 
@@ -42,7 +45,8 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `stepcredit`. Exit codes: 0 done, 2 bad input, 130 interrupted."""
+    """Entry point of `stepcredit`. Exit codes: 0 done, 1 an unexpected error, 2 bad input, 130 interrupted, 143
+    terminated."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
@@ -53,23 +57,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():  # bars of downloads do not belong into a log
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    with _terminated_like_an_interrupt():
+        return _exit_code(arguments)
+
+
+def _exit_code(arguments: list[str]) -> int:
+    """Run a command; whatever goes wrong is one line."""
     try:
         return _command(arguments[0]).run(arguments[1:])
-    except InputError as error:
-        print(f"stepcredit: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stepcredit: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (InputError, OSError) as error:
+        _say(f"error: {_told(error)}")
+        return 2
+    except Terminated:
+        _say("terminated")
+        return 143
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    except Exception as error:
+        if os.environ.get("STEPCREDIT_TRACEBACK"):
+            raise
+        _say(f"unexpected error: {type(error).__name__}: {error}; STEPCREDIT_TRACEBACK=1 shows where; please report it")
+        return 1
+
+
+def _say(line: str) -> None:
+    print(f"stepcredit: {one_line(line)}", file=sys.stderr)
+
+
+def _told(error: Exception) -> str:
+    """Bad input in its own words; of the operating system's errors the file and the reason."""
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
+    return str(error)
+
+
+class Terminated(KeyboardInterrupt):
+    """Ended by SIGTERM, as schedulers send it: cleaned up after like an interrupt."""
+
+
+@contextmanager
+def _terminated_like_an_interrupt() -> Iterator[None]:
+    """SIGTERM raises `Terminated` meanwhile; only a main thread can have it so."""
+
+    def terminate(signal_number: int, frame: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _command(name: str) -> Command:
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        raise InputError(f"no command {name!r}" + (f"; did you mean {near[0]}?" if near else "; see stepcredit --help"))
+        hint = resembling(name, COMMANDS) or "; see stepcredit --help"
+        raise InputError(f"unknown command {quoted(name)}{hint}")
     return COMMANDS[name]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, quoted
 
 LOCK, HOLDER = ".lock", ".lock.json"
 """While a process writes into a folder: the file that it holds locked, and who it is."""
@@ -163,6 +163,9 @@ def read_json(path: Path) -> object:
         raise InputError(f"is no JSON ({error.msg})", f"{path}, line {error.lineno}") from error
     except UnicodeDecodeError as error:
         raise InputError("is no UTF-8 text", str(path)) from error
+    except (RecursionError, ValueError) as error:
+        raise InputError("is no JSON that can be read: nested too deep, or a number of thousands of digits",
+                         str(path)) from error  # fmt: skip
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", str(path)) from error
     return payload
@@ -177,11 +180,16 @@ def read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError("no such file", str(file)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"not YAML: {' '.join(str(error).split())}", str(file)) from error
-    if not isinstance(found, dict):
+        read = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", str(file)) from error
+    except RecursionError as error:
+        raise InputError("not YAML of settings: nested too deep", str(file)) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"not YAML: {error}", str(file)) from error
+    if not isinstance(read, dict):
         raise InputError("a config is a mapping of settings to values", str(file))
-    return found
+    for name in read:
+        if not isinstance(name, str):
+            raise InputError(f"the name of a setting must be text, not {quoted(name)}", str(file))
+    return read

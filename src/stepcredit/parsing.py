@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import inspect
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, quoted
 from stepcredit.files import read_yaml
+from stepcredit.settings import check_names, resembling
 
 
 def parse(command: str, kinds: Sequence[type], arguments: Sequence[str]) -> tuple[Any, ...]:
@@ -26,14 +27,26 @@ def parse(command: str, kinds: Sequence[type], arguments: Sequence[str]) -> tupl
     rest, file = take_flag(list(arguments), "--config")
     fields = {f.name: f for kind in kinds for f in dataclasses.fields(kind) if f.init}
     positional = [name for name, f in fields.items() if f.metadata.get("positional")]
-    tokens = [] if file is None else _tokens_of_yaml(Path(file), fields)
+    from_file = {} if file is None else _settings_of_yaml(Path(file), fields)
     leading = _leading_positionals(rest)
-    if positional and not leading and tokens:
-        leading, tokens = _positional_of(tokens, positional[0])
-    result: tuple[Any, ...] = parser.parse_args_into_dataclasses(
-        args=[*leading, *tokens, *rest[len(_leading_positionals(rest)) :]], look_for_args_file=False
-    )
-    return result
+    if positional and not leading:
+        leading = from_file.pop(positional[0], [])
+    tokens = [token for name, values in from_file.items() for token in _flag_tokens(name, values)]
+    try:
+        *configs, unknown = parser.parse_args_into_dataclasses(
+            args=[*leading, *tokens, *rest[len(_leading_positionals(rest)) :]],
+            look_for_args_file=False,
+            return_remaining_strings=True,
+        )
+    except InputError as error:
+        told = next((name for name in from_file if re.search(rf"\b{name}\b", str(error))), None)
+        raise error if told is None else InputError(str(error), str(file)) from error
+    if unknown:
+        first = next((token for token in unknown if token.startswith("-")), unknown[0]).partition("=")[0]
+        hint = resembling(first, [f"--{name}" for name in fields]) if first.startswith("-") else ""
+        raise InputError(f"unknown {'flag' if first.startswith('-') else 'argument'} {quoted(first)}{hint}; "
+                         f"see stepcredit {command} --help")  # fmt: skip
+    return tuple(configs)
 
 
 def _parser(command: str, kinds: Sequence[type]) -> Any:
@@ -120,25 +133,22 @@ def _leading_positionals(arguments: Sequence[str]) -> list[str]:
     return list(arguments[: next(flags, len(arguments))])
 
 
-def _positional_of(tokens: list[str], name: str) -> tuple[list[str], list[str]]:
-    """A positional's values out of the tokens of a file: (values, other tokens)."""
-    if f"--{name}" not in tokens:
-        return [], tokens
-    start = tokens.index(f"--{name}")
-    stop = next((k for k in range(start + 1, len(tokens)) if tokens[k].startswith("--")), len(tokens))
-    return tokens[start + 1 : stop], tokens[:start] + tokens[stop:]
-
-
-def _tokens_of_yaml(file: Path, fields: dict[str, Any]) -> list[str]:
-    """The settings of a YAML file as command-line tokens, checked by name."""
-    tokens: list[str] = []
-    for name, value in read_yaml(file).items():
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"no setting {name!r}{hint}", str(file))
-        if value is None:
-            continue
+def _settings_of_yaml(file: Path, fields: dict[str, Any]) -> dict[str, list[str]]:
+    """The settings of a YAML file, checked by name, each as the words that a command line has for it."""
+    settings = read_yaml(file)
+    check_names(settings, fields, str(file))
+    words: dict[str, list[str]] = {}
+    for name, value in settings.items():
         values = value if isinstance(value, list) else [value]
-        tokens += [f"--{name}", *(json.dumps(v) if isinstance(v, dict | bool) else str(v) for v in values)]
-    return tokens
+        if isinstance(value, list) and "list" not in str(fields[name].type):
+            raise InputError(f"must be one value, not {quoted(value)}", f"{file}: {name}")
+        if any(isinstance(item, list) for item in values):
+            raise InputError("must be a value or a list of values, not lists of lists", f"{file}: {name}")
+        if value is not None:
+            words[name] = [json.dumps(v) if isinstance(v, dict | bool) else str(v) for v in values]
+    return words
+
+
+def _flag_tokens(name: str, values: Sequence[str]) -> list[str]:
+    """A setting as command-line tokens; one value may begin with a dash."""
+    return [f"--{name}={values[0]}"] if len(values) == 1 else [f"--{name}", *values]

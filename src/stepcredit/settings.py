@@ -48,20 +48,27 @@ class Limits:
 
 
 def check_settings(config: Any, limits: Mapping[str, Limits] | None = None) -> None:
-    """Check every field of a config: its type, its `Limits`, and the `choices` of its metadata.
+    """Check every field of a config: see `check_values`."""
+    check_values(type(config), {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, limits)
+
+
+def check_values(kind: type, values: Mapping[str, Any], limits: Mapping[str, Limits] | None = None) -> None:
+    """Check settings of a config: their types, their `Limits`, and the `choices` of their metadata.
 
     Args:
-        config: a dataclass; fields whose type is neither a number, text, a flag, nor a list of these are left alone.
+        kind: a dataclass; fields whose type is neither a number, text, a flag, nor a list of these are left alone.
+        values: by field.
         limits: of fields that somebody else declares, by name.
 
     Raises:
         InputError: naming the setting, its value, and what it must be.
     """
-    hints = typing.get_type_hints(type(config), include_extras=True)
-    for field in dataclasses.fields(config):
-        kind = Kind.of(hints[field.name])
-        declared = (limits or {}).get(field.name, kind.limits)
-        _check_value(getattr(config, field.name), kind, declared, field.metadata.get("choices"), field.name)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for name, value in values.items():
+        allowed = Kind.of(hints[name])
+        declared = (limits or {}).get(name, allowed.limits)
+        _check_value(value, allowed, declared, fields[name].metadata.get("choices"), name)
 
 
 class Kind(NamedTuple):
@@ -138,6 +145,14 @@ class Named:
         """See `check_names`."""
         check_names(settings, [f.name for f in dataclasses.fields(cls) if f.init], cls.__name__)  # type: ignore[arg-type]
         return super().__new__(cls)
+
+
+class Settings(Named):
+    """A config of a command: a dataclass whose settings are checked when it is made, in Python and from flags alike."""
+
+    def __post_init__(self) -> None:
+        """See `check_settings`."""
+        check_settings(self)
 
 
 def check_names(given: Iterable[Any], known: Iterable[str], where: str) -> None:

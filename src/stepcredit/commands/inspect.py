@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 
@@ -16,18 +17,23 @@ from stepcredit.metrics.dataset import Summary
 from stepcredit.parsing import parse
 from stepcredit.progress import track
 from stepcredit.report.dataset import dataset_tables, preview_panels
+from stepcredit.settings import Limits, Settings
 
 
 @dataclass
-class InspectConfig:
+class InspectConfig(Settings):
     """Say what is in a folder of episodes: success, what teaches nothing, duplicates, lengths, steps."""
 
-    episodes: str = field(metadata={"help": "The folder of episodes.", "positional": True})
+    episodes: Annotated[str, Limits(not_empty=True)] = field(
+        metadata={"help": "The folder of episodes.", "positional": True}
+    )
     tokenizer: str | None = field(
         default=None, metadata={"help": "Counts tokens where no ids are stored: a folder or a name on the hub."}
     )
     step_delimiters: list[str] | None = field(default=None, metadata=flag("step_delimiters", OF_EPISODES))
-    preview: int = field(default=0, metadata={"help": "Show this many responses cut into their steps."})
+    preview: Annotated[int, Limits(at_least=0)] = field(
+        default=0, metadata={"help": "Show this many responses cut into their steps."}
+    )
     json: bool = field(default=False, metadata={"help": "Print JSON in place of tables."})
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from stepcredit.parsing import parse
 from stepcredit.report.page import write_report
+from stepcredit.settings import Limits, Settings
 
 
 @dataclass
-class ReportConfig:
+class ReportConfig(Settings):
     """Make report.html, one self-contained page, of a folder's result files (results.json and its like)."""
 
-    folder: str = field(metadata={"help": "The folder that holds results.json.", "positional": True})
+    folder: Annotated[str, Limits(not_empty=True)] = field(
+        metadata={"help": "The folder that holds results.json.", "positional": True}
+    )
 
 
 def run(arguments: list[str]) -> int:

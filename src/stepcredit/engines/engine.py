@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import InputError
+from stepcredit.settings import Limits, check_settings
 
 
 @dataclass(frozen=True)
@@ -31,22 +32,15 @@ class SamplingParams:
         InputError: a setting out of range.
     """
 
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
+    max_new_tokens: Annotated[int, Limits(at_least=1)]
+    temperature: Annotated[float, Limits(at_least=0)] = 1.0
+    top_p: Annotated[float, Limits(above=0, at_most=1)] = 1.0
+    top_k: Annotated[int, Limits(at_least=0)] = 0
     stop: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, ok, must in (
-            ("max_new_tokens", self.max_new_tokens >= 1, "be 1 or more"),
-            ("temperature", self.temperature >= 0, "be 0 (greedy) or more"),
-            ("top_p", 0 < self.top_p <= 1, "lie in (0, 1]"),
-            ("top_k", self.top_k >= 0, "be 0 (off) or more"),
-        ):
-            if not ok:
-                raise InputError(f"{getattr(self, name)} must {must}", name)
+        check_settings(self)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from stepcredit.errors import InputError
 from stepcredit.evaluation.breakdown import group_rows, reading_rows
@@ -32,6 +32,7 @@ from stepcredit.rollouts.multi_turn import multi_turn_rollouts
 from stepcredit.rollouts.single_turn import sampling
 from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
 from stepcredit.searching.spec import SEARCHES, SearchSpec, requested_searches
+from stepcredit.settings import Limits
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, Task
 from stepcredit.training.methods import legend
@@ -43,8 +44,10 @@ class EvaluateConfig(SamplingSettings, TaskSettings):
     pass@k and maj@k of several samples, by level and type; with a value model, also what that knows about the
     responses. Every response is kept for reading. Run it again to go on where it stopped."""
 
-    model: str = field(metadata=flag("model"))
-    output_dir: str = field(metadata=flag("output_dir", "Every response is kept in responses/."))
+    model: Annotated[str, Limits(not_empty=True)] = field(metadata=flag("model"))
+    output_dir: Annotated[str, Limits(not_empty=True)] = field(
+        metadata=flag("output_dir", "Every response is kept in responses/.")
+    )
     value_model: str | None = field(default=None, metadata=flag("value_model", "Judged with --search sample."))
     method: str = field(default="", metadata={"help": "What the rows call the policy; default: its folder."})
     split: str = field(default="test", metadata=flag("split"))
@@ -59,12 +62,14 @@ class EvaluateConfig(SamplingSettings, TaskSettings):
             "choices": [*SEARCHES, "all"],
         },
     )
-    width: int = field(default=4, metadata={"help": "Responses (K) or beams (B) of a search."})
-    continuations: int | None = field(
+    width: Annotated[int, Limits(at_least=1)] = field(
+        default=4, metadata={"help": "Responses (K) or beams (B) of a search."}
+    )
+    continuations: Annotated[int | None, Limits(at_least=1)] = field(
         default=None,
         metadata={"help": "Steps drawn of each beam; default: --width. With --width 1, best of so many a step."},
     )
-    max_step_tokens: int | None = field(
+    max_step_tokens: Annotated[int | None, Limits(at_least=1)] = field(
         default=None,
         metadata={
             "help": "A beam's step without a delimiter ends after so many tokens; default: 256, or as the value model "
@@ -78,7 +83,7 @@ class EvaluateConfig(SamplingSettings, TaskSettings):
             "choices": ["value", "vote"],
         },
     )
-    budget: int | None = field(
+    budget: Annotated[int | None, Limits(at_least=1)] = field(
         default=None, metadata={"help": "Tokens generated and scored, at most so many a problem."}
     )
     reward_model: str | None = field(
@@ -88,7 +93,9 @@ class EvaluateConfig(SamplingSettings, TaskSettings):
     trace: str | None = field(
         default=None, metadata={"help": "A page that draws the beam's tree of the first problem (--search beam)."}
     )
-    num_generations: int = field(default=1, metadata=flag("num_generations", "With --search sample."))
+    num_generations: Annotated[int, Limits(at_least=1)] = field(
+        default=1, metadata=flag("num_generations", "With --search sample.")
+    )
 
 
 def evaluate(config: EvaluateConfig, models: Models | None = None) -> tuple[list[AccuracyRow], list[GroupRow]]:
@@ -142,8 +149,6 @@ def evaluate(config: EvaluateConfig, models: Models | None = None) -> tuple[list
 
 def _searches(config: EvaluateConfig, task: Task) -> list[SearchSpec]:
     """The searches that a config asks for."""
-    if config.num_generations < 1:
-        raise InputError(f"{config.num_generations} must be 1 or more", "num_generations")
     if config.trace is not None and config.search != "beam":
         raise InputError("only a beam has a tree to draw: --search beam", "trace")
     spec = SearchSpec(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 from stepcredit.errors import InputError
 from stepcredit.experiments.compare_credit import judge_credit
@@ -24,12 +24,14 @@ from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
 from stepcredit.results.row_files import parsed, write_rows
 from stepcredit.results.schema import AccuracyRow, SignalRow
+from stepcredit.settings import Limits, Settings, check_names, check_values, json_object
 from stepcredit.tasks.registry import TASK_NAMES, load_task
+from stepcredit.training.configs import THEIR_LIMITS
 from stepcredit.training.methods import METHODS
 
 
 @dataclass
-class CompareConfig:
+class CompareConfig(Settings):
     """Compare methods on the same episodes: the same start, the same number of updates, the same test.
 
     For each seed an embedded task makes its own policy (SFT on demonstrations) and samples it; with --model and
@@ -38,44 +40,68 @@ class CompareConfig:
     command once more to go on after a stop, or with more --methods or --seeds to extend the table.
     """
 
-    task: str = field(metadata=flag("task", TASK_NAMES))
-    output_dir: str = field(metadata=flag("output_dir", "A broken run goes on in it."))
-    methods: list[str] = field(
+    task: Annotated[str, Limits(not_empty=True)] = field(metadata=flag("task", TASK_NAMES))
+    output_dir: Annotated[str, Limits(not_empty=True)] = field(
+        metadata=flag("output_dir", "A broken run goes on in it.")
+    )
+    methods: Annotated[list[str], Limits(not_empty=True)] = field(
         default_factory=lambda: ["rft", "dpo", "kto", "dro", "dqo", "oreo", "oreo-step", "oreo-response"],
         metadata={"help": f"What is compared, of {', '.join(VARIANTS)}; the start, sft, is always there."},
     )
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One policy each."})
-    tuning_seed: int = field(default=100, metadata={"help": "The seed on which learning rates are chosen."})
-    learning_rates: list[float] = field(
+    seeds: Annotated[list[int], Limits(at_least=0, at_most=2**32 - 1, not_empty=True)] = field(
+        default_factory=lambda: [0, 1, 2], metadata={"help": "One policy each."}
+    )
+    tuning_seed: Annotated[int, Limits(at_least=0, at_most=2**32 - 1)] = field(
+        default=100, metadata={"help": "The seed on which learning rates are chosen."}
+    )
+    learning_rates: Annotated[list[float], Limits(above=0, not_empty=True)] = field(
         default_factory=lambda: [2e-5, 1e-4, 5e-4], metadata={"help": "The rates that every method may choose from."}
     )
-    steps: int = field(default=200, metadata={"help": "Optimizer steps of every method."})
+    steps: Annotated[int, Limits(at_least=1)] = field(
+        default=200, metadata={"help": "Optimizer steps of every method."}
+    )
     model: str | None = field(default=None, metadata=flag("model", "All seeds start from it."))
     episodes: str | None = field(default=None, metadata={"help": "The episodes that --model is trained on."})
-    demonstrations: int = field(default=20_000, metadata={"help": "Embedded tasks: what SFT learns from."})
-    sft_steps: int = field(default=150, metadata={"help": "Embedded tasks: optimizer steps of SFT."})
-    train_prompts: int = field(default=800, metadata={"help": "Embedded tasks: prompts that are sampled."})
-    num_generations: int = field(default=8, metadata=flag("num_generations", "Of embedded tasks."))
-    validation_prompts: int = field(default=400, metadata={"help": "Problems on which a rate is chosen."})
-    test_prompts: int = field(default=1000, metadata={"help": "Problems of the table."})
-    searches: list[str] = field(
+    demonstrations: Annotated[int, Limits(at_least=1)] = field(
+        default=20_000, metadata={"help": "Embedded tasks: what SFT learns from."}
+    )
+    sft_steps: Annotated[int, Limits(at_least=1)] = field(
+        default=150, metadata={"help": "Embedded tasks: optimizer steps of SFT."}
+    )
+    train_prompts: Annotated[int, Limits(at_least=1)] = field(
+        default=800, metadata={"help": "Embedded tasks: prompts that are sampled."}
+    )
+    num_generations: Annotated[int, Limits(at_least=1)] = field(
+        default=8, metadata=flag("num_generations", "Of embedded tasks.")
+    )
+    validation_prompts: Annotated[int, Limits(at_least=1)] = field(
+        default=400, metadata={"help": "Problems on which a rate is chosen."}
+    )
+    test_prompts: Annotated[int, Limits(at_least=1)] = field(default=1000, metadata={"help": "Problems of the table."})
+    searches: Annotated[list[str], Limits(not_empty=True)] = field(
         default_factory=lambda: ["greedy", "sample"],
         metadata={"help": "How policies answer: greedy, sample; a rate is chosen by the mean over them."},
     )
-    credit_prompts: int = field(
+    credit_prompts: Annotated[int, Limits(at_least=0)] = field(
         default=0,
         metadata={
             "help": "Test problems on whose responses V and β Σρ are judged step by step, beside fresh continuations "
             "of every prefix; 0: not at all. For tasks that know which steps are wrong."
         },
     )
-    continuations: int = field(default=64, metadata={"help": "Fresh continuations of every prefix."})
+    continuations: Annotated[int, Limits(at_least=2)] = field(
+        default=64, metadata={"help": "Fresh continuations of every prefix."}
+    )
     settings: str = field(
         default="{}",
         metadata={"help": 'More settings by method, as JSON: {"oreo": {"beta": 0.03}}; "all" holds for every method.'},
     )
-    jobs: int = field(default=1, metadata={"help": "Runs at a time, each in a process of its own."})
-    threads: int = field(default=1, metadata={"help": "CPU threads of each; part of what makes a run repeatable."})
+    jobs: Annotated[int, Limits(at_least=1)] = field(
+        default=1, metadata={"help": "Runs at a time, each in a process of its own."}
+    )
+    threads: Annotated[int, Limits(at_least=1)] = field(
+        default=1, metadata={"help": "CPU threads of each; part of what makes a run repeatable."}
+    )
     dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
 
@@ -244,17 +270,17 @@ def rows_of(results: Sequence[dict[str, Any]], kind: type[Any]) -> list[Any]:
 
 
 def _settings(config: CompareConfig) -> dict[str, dict[str, Any]]:
-    try:
-        found = json.loads(config.settings)
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON: {error}", "settings") from error
-    if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
+    """More settings by method, checked before anything runs."""
+    settings = json_object(config.settings, "settings")
+    if not all(isinstance(v, dict) for v in settings.values()):
         raise InputError('settings by method, for example {"oreo": {"beta": 0.03}}', "settings")
-    known = {"all", *METHODS, *config.methods}
-    for name in found:
-        if name not in known:
-            raise InputError(f"no method {name!r}", "settings")
-    return found
+    check_names(settings, ["all", *METHODS, *config.methods], "settings")
+    for method in config.methods:
+        kind = METHODS[variant_of(method).method].config
+        for part in {"all", variant_of(method).method, method} & settings.keys():
+            check_names(settings[part], [f.name for f in fields(kind) if f.init], f"settings of {part}")
+            check_values(kind, settings[part], THEIR_LIMITS)
+    return settings
 
 
 def _check(config: CompareConfig) -> None:
@@ -274,6 +300,3 @@ def _check(config: CompareConfig) -> None:
         raise InputError("--model and --episodes go together", "model")
     if config.model is None and not isinstance(task, Embedded):
         raise InputError(f"{config.task} brings no policy of its own; give --model and --episodes", "model")
-    for name in ("steps", "jobs", "threads"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{getattr(config, name)} must be 1 or more", name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from transformers import set_seed
@@ -35,6 +35,7 @@ from stepcredit.results.provenance import Stopwatch, versions
 from stepcredit.results.row_files import add_rows
 from stepcredit.results.schema import AccuracyRow
 from stepcredit.searching.spec import SearchSpec
+from stepcredit.settings import Limits, Settings
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.training.configs import OfflineConfig, OREOConfig, RFTConfig
 from stepcredit.training.train import curve
@@ -42,26 +43,42 @@ from stepcredit.training.trainer import OfflineTrainer
 
 
 @dataclass
-class QuickstartConfig:
+class QuickstartConfig(Settings):
     """The whole loop in one command: demonstrations, SFT, samples, rejection sampling, OREO, evaluation, report.
 
     Runs on two CPU cores in two to five minutes. The same seed gives the same results, byte for byte, with the
     same number of threads; timings are kept in a file of their own.
     """
 
-    output_dir: str = field(default="quickstart", metadata=flag("output_dir", "It must not hold anything yet."))
-    seed: int = field(default=0, metadata=flag("seed"))
-    threads: int = field(default=2, metadata={"help": "CPU threads; part of what makes a run repeatable."})
-    demonstrations: int = field(default=20_000, metadata={"help": "Demonstrations that SFT learns from."})
-    sft_steps: int = field(default=150, metadata={"help": "Optimizer steps of SFT."})
-    train_prompts: int = field(default=800, metadata={"help": "Prompts that are sampled for training."})
-    num_generations: int = field(default=8, metadata=flag("num_generations", "For training and for judging V."))
-    epochs: float = field(default=2.0, metadata={"help": "Passes of rejection sampling and OREO over the samples."})
-    value_warmup_steps: int = field(
+    output_dir: Annotated[str, Limits(not_empty=True)] = field(
+        default="quickstart", metadata=flag("output_dir", "It must not hold anything yet.")
+    )
+    seed: Annotated[int, Limits(at_least=0, at_most=2**32 - 1)] = field(default=0, metadata=flag("seed"))
+    threads: Annotated[int, Limits(at_least=1)] = field(
+        default=2, metadata={"help": "CPU threads; part of what makes a run repeatable."}
+    )
+    demonstrations: Annotated[int, Limits(at_least=1)] = field(
+        default=20_000, metadata={"help": "Demonstrations that SFT learns from."}
+    )
+    sft_steps: Annotated[int, Limits(at_least=1)] = field(default=150, metadata={"help": "Optimizer steps of SFT."})
+    train_prompts: Annotated[int, Limits(at_least=1)] = field(
+        default=800, metadata={"help": "Prompts that are sampled for training."}
+    )
+    num_generations: Annotated[int, Limits(at_least=1)] = field(
+        default=8, metadata=flag("num_generations", "For training and for judging V.")
+    )
+    epochs: Annotated[float, Limits(above=0)] = field(
+        default=2.0, metadata={"help": "Passes of rejection sampling and OREO over the samples."}
+    )
+    value_warmup_steps: Annotated[int, Limits(at_least=0)] = field(
         default=60, metadata={"help": "OREO steps at the start in which only the value model learns."}
     )
-    test_prompts: int = field(default=1000, metadata={"help": "Test problems of every policy."})
-    value_prompts: int = field(default=200, metadata={"help": "Test problems whose fresh samples V is judged on."})
+    test_prompts: Annotated[int, Limits(at_least=1)] = field(
+        default=1000, metadata={"help": "Test problems of every policy."}
+    )
+    value_prompts: Annotated[int, Limits(at_least=1)] = field(
+        default=200, metadata={"help": "Test problems whose fresh samples V is judged on."}
+    )
 
 
 class Loop:

@@ -14,7 +14,6 @@ evaluate: {split: test}             settings of `stepcredit evaluate`; of split 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from stepcredit.evaluation.evaluate import EvaluateConfig
 from stepcredit.experiments.variants import variant_of
 from stepcredit.files import read_yaml
 from stepcredit.rollouts.collect import CollectConfig
+from stepcredit.settings import check_names
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import TrainConfig
 
@@ -112,7 +112,7 @@ def _override(found: dict[str, Any], override: str) -> None:
 
 def _check(found: dict[str, Any], where: str) -> None:
     known = [f.name for f in dataclasses.fields(Recipe)]
-    _check_names(found, known, where)
+    check_names(found, known, where)
     for name in ("model", "task"):
         if not isinstance(found.get(name), str):
             raise InputError(f"must say which {name}", where)
@@ -144,19 +144,12 @@ def _fields_of(config: type) -> set[str]:
 
 
 def _check_solutions(given: Mapping[str, Any], where: str) -> None:
-    _check_names(given, {"split", "limit", "episodes"}, where)
+    check_names(given, {"split", "limit", "episodes"}, where)
     if "episodes" in given and len(given) > 1:
         raise InputError("episodes are taken as they are, without split or limit", where)
-
-
-def _check_names(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), list(known), 1)
-            raise InputError(f"no setting {name!r}" + (f"; did you mean {near[0]}?" if near else ""), where)
 
 
 def _check_section(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     for name in _MADE_HERE & set(given):
         raise InputError(f"{name} follows from the rest of the recipe; leave it out", where)
-    _check_names(given, set(known) - _MADE_HERE, where)
+    check_names(given, set(known) - _MADE_HERE, where)

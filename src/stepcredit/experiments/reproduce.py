@@ -14,13 +14,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from stepcredit.errors import InputError
 from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.experiments.recipe import Recipe, read_recipe, split_settings
 from stepcredit.experiments.variants import legend, variant_of
-from stepcredit.files import locked, write_json
+from stepcredit.files import changed_settings, locked, read_manifest, write_json
 from stepcredit.flags import flag
 from stepcredit.progress import track
 from stepcredit.report.page import write_report
@@ -28,19 +28,25 @@ from stepcredit.results.provenance import versions
 from stepcredit.results.row_files import read_rows, write_rows
 from stepcredit.results.schema import AccuracyRow
 from stepcredit.rollouts.collect import SOLUTIONS, CollectConfig, collect
+from stepcredit.settings import Limits, Settings, check_values
+from stepcredit.training.configs import THEIR_LIMITS
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import TrainConfig, train
 
 
 @dataclass
-class ReproduceConfig:
+class ReproduceConfig(Settings):
     """Run a recipe: solutions, SFT, collection, every method, evaluation, table. Run it again to go on where it
     stopped. Needs the recipe's pretrained weights, and a GPU for any of the size that the recipes name."""
 
     recipe: str = field(metadata={"help": "A recipe, for example recipes/qwen2.5-math-1.5b-gsm8k.yaml.",
                                   "positional": True})  # fmt: skip
-    output_dir: str = field(metadata=flag("output_dir", "A broken run goes on in it."))
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "The seeds; each is a run of its own."})
+    output_dir: Annotated[str, Limits(not_empty=True)] = field(
+        metadata=flag("output_dir", "A broken run goes on in it.")
+    )
+    seeds: Annotated[list[int], Limits(at_least=0, at_most=2**32 - 1, not_empty=True)] = field(
+        default_factory=lambda: [0], metadata={"help": "The seeds; each is a run of its own."}
+    )
     methods: list[str] = field(default_factory=list, metadata={"help": "Only these methods of the recipe."})
     set: list[str] = field(
         default_factory=list,
@@ -119,55 +125,45 @@ def _task_of(recipe: Recipe) -> dict[str, Any]:
     return {"task": recipe.task, "data": recipe.data, "prompt_style": recipe.prompt_style, **trust}
 
 
-def _collect_step(recipe: Recipe, name: str, out: Path, policy: str, seed: int, given: Mapping[str, Any]) -> Step:
+def _collect_step(recipe: Recipe, name: str, out: Path, policy: str, seed: int, settings: Mapping[str, Any]) -> Step:
     """Done when its summary stands: a broken collection has a manifest and some units."""
+    config = CollectConfig(**_task_of(recipe), model=policy, output_dir=str(out), seed=seed, **settings)
     done = out / "collected.json"
-
-    def run() -> None:
-        config = CollectConfig(**_task_of(recipe), model=policy, output_dir=str(out), seed=seed, **given)
-        write_json(done, collect(config))
-
-    return Step(name, done, run)
+    return Step(name, done, lambda: write_json(done, collect(config)))
 
 
 def _train_step(
     method: str, out: Path, model: str, episodes: Path, seed: int, settings: tuple[dict[str, Any], dict[str, Any]]
 ) -> Step:
-    ours, given = settings
+    """The config of the method is made when it is run, on the machine that trains; its settings are checked before."""
+    ours, theirs = settings
+    kind = METHODS[method if method in METHODS else variant_of(method).method].config
+    check_values(kind, theirs, THEIR_LIMITS)
+    config = TrainConfig(model=model, episodes=str(episodes), **ours)
 
     def run() -> None:
-        config = METHODS[method if method in METHODS else variant_of(method).method].config
         resume = any(out.glob("checkpoint-*")) or None
-        try:
-            args = config(output_dir=str(out), seed=seed, data_seed=seed, resume_from_checkpoint=resume, **given)
-        except (ValueError, TypeError) as error:
-            raise InputError(str(error), f"settings of {method}") from error
-        train(TrainConfig(model=model, episodes=str(episodes), **ours), args)
+        train(config, kind(output_dir=str(out), seed=seed, data_seed=seed, resume_from_checkpoint=resume, **theirs))
 
     return Step(f"{method} into {out}", out / "run.json", run)
 
 
 def _evaluate_step(recipe: Recipe, method: str, here: Path, policy: str, seed: int, split: str) -> Step:
     out = here / (f"evaluate-{method}" if len(recipe.splits) == 1 else f"evaluate-{method}-{split}")
-    given = {**recipe.evaluate, "split": split}
-
-    def run() -> None:
-        evaluate(
-            EvaluateConfig(**_task_of(recipe), model=policy, method=method, output_dir=str(out), seed=seed, **given)
-        )
-
-    return Step(f"evaluation of {method} on {split}", out / "run.json", run)
+    settings = {**_task_of(recipe), **recipe.evaluate, "split": split}
+    config = EvaluateConfig(**settings, model=policy, method=method, output_dir=str(out), seed=seed)
+    return Step(f"evaluation of {method} on {split}", out / "run.json", lambda: evaluate(config))
 
 
 def _same_recipe(out: Path, recipe: Recipe) -> None:
     """Keeps a folder to one recipe; methods may be added."""
-    asked = json.loads(json.dumps(vars(recipe), default=dict))
+    wanted = json.loads(json.dumps(vars(recipe), default=dict))
     kept = out / "recipe.json"
     if kept.exists():
-        found = json.loads(kept.read_text(encoding="utf-8"))["recipe"]
-        both = found["methods"].keys() & asked["methods"].keys()
-        changed = sorted(k for k in asked if k not in ("methods", "data") and found.get(k) != asked[k])
-        changed += sorted(m for m in both if found["methods"][m] != asked["methods"][m])
+        before = read_manifest(kept, ("recipe",))["recipe"]
+        both = before["methods"].keys() & wanted["methods"].keys()
+        fixed = [{k: v for k, v in r.items() if k not in ("methods", "data")} for r in (before, wanted)]
+        changed = [*changed_settings(*fixed), *(m for m in both if before["methods"][m] != wanted["methods"][m])]
         if changed:
             raise InputError(f"was begun with another {', '.join(changed)}; choose another --output_dir", str(out))
-    write_json(kept, {"recipe": asked, **versions()})
+    write_json(kept, {"recipe": wanted, **versions()})

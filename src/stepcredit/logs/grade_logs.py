@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from stepcredit.errors import InputError
 from stepcredit.grading.comparison import UNREAD_GOLD
@@ -23,6 +22,7 @@ from stepcredit.logs.graded_rows import RowReader, UngradedRow
 from stepcredit.logs.import_logs import parse_columns
 from stepcredit.logs.writers import RowWriter, output_path
 from stepcredit.progress import Meter
+from stepcredit.settings import Limits, Settings
 from stepcredit.verdict import Verdict
 from stepcredit.version import __version__
 
@@ -33,7 +33,7 @@ _MARKERS = {Kind.AUTO: None, Kind.NUMBER: Marker.HASHES, Kind.EXPRESSION: Marker
 
 
 @dataclass
-class GradeConfig:
+class GradeConfig(Settings):
     """Compare responses with gold answers: adds reward, verdict, extracted, strict and grade_reason to every row.
 
     A row has a response (or completion: text, or chat messages, whose last assistant message counts) and an answer (or
@@ -42,8 +42,10 @@ class GradeConfig:
     go on where it stopped.
     """
 
-    file: str = field(metadata={"help": "Rows: .jsonl, .json, .csv (each also .gz) or .parquet.", "positional": True})
-    output: str = field(metadata={"help": "The file to write: .jsonl or .jsonl.gz."})
+    file: Annotated[str, Limits(not_empty=True)] = field(
+        metadata={"help": "Rows: .jsonl, .json, .csv (each also .gz) or .parquet.", "positional": True}
+    )
+    output: Annotated[str, Limits(not_empty=True)] = field(metadata={"help": "The file to write: .jsonl or .jsonl.gz."})
     columns: list[str] = field(
         default_factory=list,
         metadata={"help": "Where names differ, ours=theirs: response=output answer=gold."},
@@ -64,8 +66,10 @@ class GradeConfig:
             "choices": ["auto", "####", "boxed"],
         },
     )
-    workers: int = field(default=1, metadata={"help": "Processes for the algebra."})
-    seconds: float = field(default=SECONDS, metadata={"help": "Processor time of one answer; then it is undecided."})
+    workers: Annotated[int, Limits(at_least=1)] = field(default=1, metadata={"help": "Processes for the algebra."})
+    seconds: Annotated[float, Limits(above=0)] = field(
+        default=SECONDS, metadata={"help": "Processor time of one answer; then it is undecided."}
+    )
     skip_bad: bool = field(
         default=False,
         metadata={"help": "Go on after a bad row and keep it in OUT.quarantine.jsonl; otherwise it stops the work."},
@@ -109,16 +113,6 @@ def grade_rows(config: GradeConfig) -> GradeReport:
 
 
 def _style(config: GradeConfig) -> AnswerStyle:
-    if config.workers < 1:
-        raise InputError(f"{config.workers} must be 1 or more", "workers")
-    if not 0 < config.seconds < math.inf:
-        raise InputError(f"{config.seconds} must be above 0", "seconds")
-    for name, value, known in (
-        ("answers", config.answers, [*_MARKERS]),
-        ("marker", config.marker, ["auto", Marker.HASHES, Marker.BOXED]),
-    ):
-        if value not in known:
-            raise InputError(f"{value!r} is none of {', '.join(known)}", name)
     kind = Kind(config.answers)
     return AnswerStyle(_MARKERS[kind] if config.marker == "auto" else Marker(config.marker), kind)
 

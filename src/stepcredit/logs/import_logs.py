@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes, load_episodes
@@ -24,6 +24,7 @@ from stepcredit.logs.formats import Row, read_rows
 from stepcredit.logs.importers import EpisodeImporter
 from stepcredit.logs.sample_numbers import SampleNumbers
 from stepcredit.progress import Meter
+from stepcredit.settings import Limits, Settings
 from stepcredit.verdict import Verdict
 
 EPISODES_PER_SHARD = 10_000
@@ -31,14 +32,14 @@ QUARANTINE = "quarantine.jsonl"
 
 
 @dataclass
-class ImportConfig:
+class ImportConfig(Settings):
     """Make episodes of logs: rows with a prompt, a completion and a reward or label; chat, with its tools; or steps.
     Rows that cannot be read are told by file and line; so is a sample of a prompt that stands twice."""
 
-    files: list[str] = field(
+    files: Annotated[list[str], Limits(not_empty=True)] = field(
         metadata={"help": "Logs: .jsonl (or .ndjson), .json, .csv (each also .gz) or .parquet.", "positional": True}
     )
-    output_dir: str = field(metadata=flag("output_dir"))
+    output_dir: Annotated[str, Limits(not_empty=True)] = field(metadata=flag("output_dir"))
     columns: list[str] = field(
         default_factory=list,
         metadata={"help": "Where names differ, ours=theirs: prompt=question completion=answer_text."},

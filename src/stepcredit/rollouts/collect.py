@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from stepcredit.engines.engine import Engine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
-from stepcredit.errors import InputError
 from stepcredit.flags import flag
 from stepcredit.progress import Advance
 from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, Draw, multi_turn_rollouts
@@ -19,6 +18,7 @@ from stepcredit.rollouts.single_turn import sample_and_grade, sampling
 from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
 from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
 from stepcredit.searching.spec import SearchSpec
+from stepcredit.settings import Limits
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, SelfDemonstrating, Task, demonstrated
 
@@ -32,15 +32,17 @@ _UNBOUND = ("batch_size", "dry_run")
 class CollectConfig(SamplingSettings, TaskSettings):
     """Sample and grade responses. Run it again to go on where it stopped."""
 
-    model: str = field(
+    model: Annotated[str, Limits(not_empty=True)] = field(
         metadata=flag(
             "model",
             "Or the word solutions: the worked solutions that gsm8k and math bring, careful demonstrators of alfworld.",
         )
     )
-    output_dir: str = field(metadata=flag("output_dir", "A broken run goes on in it."))
+    output_dir: Annotated[str, Limits(not_empty=True)] = field(
+        metadata=flag("output_dir", "A broken run goes on in it.")
+    )
     split: str = field(default="train", metadata=flag("split"))
-    num_generations: int = field(default=8, metadata=flag("num_generations"))
+    num_generations: Annotated[int, Limits(at_least=1)] = field(default=8, metadata=flag("num_generations"))
     dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
 
@@ -56,8 +58,6 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
             being written.
     """
     task = config.load_task()
-    if config.num_generations < 1:
-        raise InputError(f"{config.num_generations} must be 1 or more", "num_generations")
     problems = list(task.problems(config.split, config.limit, config.seed))
     if config.model == SOLUTIONS and engine is None:
         return _collect_solutions(config, task, problems)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from stepcredit.episodes.episode import Episode
-from stepcredit.errors import InputError
 from stepcredit.flags import flag
-from stepcredit.processes import worker_count
 from stepcredit.progress import Advance
 from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
+from stepcredit.settings import Limits, Settings
 from stepcredit.tasks.alfworld.alfworld_task import SPLITS, ALFWorld
 from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS, demonstrations
 
@@ -24,30 +24,36 @@ UNIT_GAMES = 32
 
 
 @dataclass
-class DemonstrateConfig:
+class DemonstrateConfig(Settings):
     """Have ALFWorld games played by demonstrators of mixed quality, who know where everything is and are careless
     to a different degree: episodes to fine-tune a policy on. Run it again to go on where it stopped."""
 
-    output_dir: str = field(metadata=flag("output_dir", "A broken run goes on in it."))
+    output_dir: Annotated[str, Limits(not_empty=True)] = field(
+        metadata=flag("output_dir", "A broken run goes on in it.")
+    )
     data: str | None = field(default=None, metadata=flag("data", default="$ALFWORLD_DATA"))
     prompt_style: str | None = field(
         default=None,
         metadata=flag("prompt_style", "react (default), think (without instructions) or act (commands)."),
     )
     split: str = field(default="train", metadata=flag("split", choices=list(SPLITS)))
-    limit: int | None = field(default=None, metadata=flag("limit", default="all"))
-    num_generations: int = field(default=4, metadata=flag("num_generations"))
-    careless: float | None = field(
+    limit: Annotated[int | None, Limits(at_least=1)] = field(default=None, metadata=flag("limit", default="all"))
+    num_generations: Annotated[int, Limits(at_least=1)] = field(default=4, metadata=flag("num_generations"))
+    careless: Annotated[float | None, Limits(at_least=0, at_most=1)] = field(
         default=None,
         metadata={"help": f"How careless all of them are, 0 to 1; default: each draws one of {CARELESSNESS}."},
     )
-    distracted: float = field(
+    distracted: Annotated[float, Limits(at_least=0, at_most=1)] = field(
         default=0.0,
         metadata={"help": "Their chance to lose the thread for several turns, at each place they look into."},
     )
-    max_turns: int = field(default=ALFWorld.max_turns, metadata=flag("max_turns", "It cuts the careless."))
-    seed: int = field(default=0, metadata=flag("seed"))
-    workers: int | None = field(default=None, metadata=flag("workers", default="one per processor"))
+    max_turns: Annotated[int, Limits(at_least=1)] = field(
+        default=ALFWorld.max_turns, metadata=flag("max_turns", "It cuts the careless.")
+    )
+    seed: Annotated[int, Limits(at_least=0, at_most=2**32 - 1)] = field(default=0, metadata=flag("seed"))
+    workers: Annotated[int | None, Limits(at_least=1)] = field(
+        default=None, metadata=flag("workers", default="one per processor")
+    )
 
 
 def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
@@ -57,13 +63,6 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
         InputError: no extra, no games, a setting out of range, or a folder that holds something else or is being
             written.
     """
-    for name in ("num_generations", "max_turns"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{getattr(config, name)} must be 1 or more", name)
-    for name in ("careless", "distracted"):
-        share = getattr(config, name)
-        if share is not None and not 0 <= share <= 1:
-            raise InputError(f"{share} must lie in [0, 1]", name)
     task = ALFWorld(config.data, config.prompt_style)
     problems = list(task.problems(config.split, config.limit))
     work = WorkFolder(Path(config.output_dir), settings_of(config, task), work_units(problems, 1, UNIT_GAMES))
@@ -78,7 +77,7 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
     )
     with (
         work.held("stepcredit alfworld demonstrate"),
-        ProcessPoolExecutor(worker_count(config.workers), mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(config.workers or os.cpu_count() or 1, mp_context=get_context("spawn")) as pool,
     ):
 
         def played(unit: Unit, advance: Advance) -> Iterator[Episode]:

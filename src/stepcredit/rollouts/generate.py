@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from stepcredit.searching.beam import beam_search
 from stepcredit.searching.scorers import Reading, Scorer
 from stepcredit.searching.selection import by_value
 from stepcredit.searching.spec import SearchSpec
+from stepcredit.settings import Limits
 from stepcredit.tasks.task import completion_of
 
 Prompt = str | list[Message]
@@ -41,14 +42,14 @@ _FILES = (".txt", ".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".gz")
 class GenerateConfig(SamplingSettings):
     """Answer prompts of your own: greedily, sampled, or guided by a value model, which then says V after every step."""
 
-    prompts: list[str] = field(
+    prompts: Annotated[list[str], Limits(not_empty=True)] = field(
         metadata={
             "help": "Texts, or one file: .txt with a prompt in each line; or rows (.jsonl, .json, .csv, .parquet) with "
             "a prompt, text or chat messages.",
             "positional": True,
         }
     )
-    model: str = field(metadata=flag("model"))
+    model: Annotated[str, Limits(not_empty=True)] = field(metadata=flag("model"))
     value_model: str | None = field(default=None, metadata=flag("value_model"))
     reward_model: str | None = field(default=None, metadata=flag("reward_model"))
     chat: bool | None = field(
@@ -67,9 +68,13 @@ class GenerateConfig(SamplingSettings):
             "choices": list(SEARCHES),
         },
     )
-    width: int = field(default=4, metadata={"help": "Responses (K) or beams (B) of a search."})
-    num_generations: int = field(default=1, metadata=flag("num_generations", "With --search sample."))
-    max_new_tokens: int | None = field(default=512, metadata=flag("max_new_tokens"))
+    width: Annotated[int, Limits(at_least=1)] = field(
+        default=4, metadata={"help": "Responses (K) or beams (B) of a search."}
+    )
+    num_generations: Annotated[int, Limits(at_least=1)] = field(
+        default=1, metadata=flag("num_generations", "With --search sample.")
+    )
+    max_new_tokens: Annotated[int | None, Limits(at_least=1)] = field(default=512, metadata=flag("max_new_tokens"))
     step_delimiters: list[str] | None = field(
         default=None, metadata=flag("step_delimiters", default="as V was trained, or line breaks")
     )
@@ -175,11 +180,6 @@ def generate(
 
 
 def _check(config: GenerateConfig) -> None:
-    if config.search not in SEARCHES:
-        raise InputError(f"{config.search!r} is none of {', '.join(SEARCHES)}", "search")
-    for name in ("num_generations", "width"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{getattr(config, name)} must be 1 or more", name)
     if config.num_generations > 1 and config.search != "sample":
         raise InputError(f"{config.search} gives one response per prompt; choose --search sample", "num_generations")
     if config.search in ("best-of", "beam") and config.value_model is None and config.reward_model is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 from stepcredit.engines.engine import Engine, SteppingEngine
 from stepcredit.episodes.episode import Episode
 from stepcredit.errors import InputError
-from stepcredit.processes import worker_count
 from stepcredit.progress import Advance, unseen
 from stepcredit.rollouts.converse import converse
 from stepcredit.rollouts.environment_workers import EnvironmentWorkers
@@ -87,8 +87,6 @@ def multi_turn_rollouts(
         InputError: an engine that cannot draw a turn at a time, a setting out of range, or what the task's
             environments need is not installed.
     """
-    if max_turns is not None and max_turns < 1:
-        raise InputError(f"{max_turns} must be 1 or more", "max_turns")
     able = stepping(engine, task.name)
-    with EnvironmentWorkers(task.environment, worker_count(workers)) as environments:
+    with EnvironmentWorkers(task.environment, workers or os.cpu_count() or 1) as environments:
         yield MultiTurnRollouts(able, environments, max_turns or task.max_turns, scorer)

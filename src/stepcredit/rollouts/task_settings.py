@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from stepcredit.engines.engine import ENGINES, Engine, load_engine
 from stepcredit.flags import flag
 from stepcredit.models.loading import load_tokenizer
+from stepcredit.settings import Limits, Settings
 from stepcredit.tasks.registry import TASK_NAMES, load_task
 from stepcredit.tasks.task import Task
 
 
 @dataclass(kw_only=True)
-class TaskSettings:
+class TaskSettings(Settings):
     """Settings of a task and of the policy's way with it."""
 
-    task: str = field(metadata=flag("task", TASK_NAMES))
+    task: Annotated[str, Limits(not_empty=True)] = field(metadata=flag("task", TASK_NAMES))
     data: str | None = field(
         default=None,
         metadata=flag(
@@ -33,11 +34,11 @@ class TaskSettings:
             "alfworld: react (default), think or act.",
         ),
     )
-    limit: int | None = field(default=None, metadata=flag("limit", default="all"))
-    max_turns: int | None = field(
+    limit: Annotated[int | None, Limits(at_least=1)] = field(default=None, metadata=flag("limit", default="all"))
+    max_turns: Annotated[int | None, Limits(at_least=1)] = field(
         default=None, metadata=flag("max_turns", "Of interactive tasks (fetch, alfworld).", default="the task's")
     )
-    workers: int | None = field(
+    workers: Annotated[int | None, Limits(at_least=1)] = field(
         default=None,
         metadata=flag("workers", "For interactive tasks.", default="one per processor"),
     )
@@ -52,16 +53,18 @@ class TaskSettings:
 
 
 @dataclass(kw_only=True)
-class SamplingSettings:
+class SamplingSettings(Settings):
     """Settings of what draws the responses, and how."""
 
     engine: str = field(default="transformers", metadata=flag("engine", choices=list(ENGINES)))
-    max_new_tokens: int | None = field(default=None, metadata=flag("max_new_tokens", default="the task's"))
-    temperature: float = field(default=1.0, metadata=flag("temperature"))
-    top_p: float = field(default=1.0, metadata=flag("top_p"))
-    top_k: int = field(default=0, metadata=flag("top_k"))
-    seed: int = field(default=0, metadata=flag("seed"))
-    batch_size: int = field(default=64, metadata=flag("batch_size"))
+    max_new_tokens: Annotated[int | None, Limits(at_least=1)] = field(
+        default=None, metadata=flag("max_new_tokens", default="the task's")
+    )
+    temperature: Annotated[float, Limits(at_least=0)] = field(default=1.0, metadata=flag("temperature"))
+    top_p: Annotated[float, Limits(above=0, at_most=1)] = field(default=1.0, metadata=flag("top_p"))
+    top_k: Annotated[int, Limits(at_least=0)] = field(default=0, metadata=flag("top_k"))
+    seed: Annotated[int, Limits(at_least=0, at_most=2**32 - 1)] = field(default=0, metadata=flag("seed"))
+    batch_size: Annotated[int, Limits(at_least=1)] = field(default=64, metadata=flag("batch_size"))
     chat_template: str | None = field(default=None, metadata=flag("chat_template"))
     merge_system_message: bool = field(default=False, metadata=flag("merge_system_message"))
     trust_remote_code: bool = field(default=False, metadata=flag("trust_remote_code"))

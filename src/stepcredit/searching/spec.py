@@ -12,12 +12,14 @@ random                                                          any of `width` r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 from stepcredit.engines.engine import SamplingParams
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, quoted
 from stepcredit.metrics.samples import powers_of_two
 from stepcredit.searching.selection import CHOOSERS
+from stepcredit.settings import Limits, check_settings, resembling
 
 OF_RESPONSES = ("greedy", "sample", *CHOOSERS, "beam")
 """Searches for a response."""
@@ -46,22 +48,18 @@ class SearchSpec:
     """
 
     name: str
-    width: int
+    width: Annotated[int, Limits(at_least=1)]
     params: SamplingParams
-    continuations: int | None = None
-    max_step_tokens: int | None = None
-    choose: str = "value"
-    budget: int | None = None
+    continuations: Annotated[int | None, Limits(at_least=1)] = None
+    max_step_tokens: Annotated[int | None, Limits(at_least=1)] = None
+    choose: str = field(default="value", metadata={"choices": ["value", "vote"]})
+    budget: Annotated[int | None, Limits(at_least=1)] = None
 
     def __post_init__(self) -> None:
         if self.name not in SEARCHES:
-            raise InputError(f"unknown search {self.name!r}; choose from {', '.join(SEARCHES)}", "search")
-        for name in ("width", "continuations", "max_step_tokens", "budget"):
-            setting = getattr(self, name)
-            if setting is not None and setting < 1:
-                raise InputError(f"{setting} must be 1 or more", name)
-        if self.choose not in ("value", "vote"):
-            raise InputError(f"{self.choose!r} is neither value nor vote", "choose")
+            hint = resembling(self.name, SEARCHES)
+            raise InputError(f"unknown search {quoted(self.name)}{hint}; choose from {', '.join(SEARCHES)}", "search")
+        check_settings(self)
         if self.name == "greedy":
             object.__setattr__(self, "params", replace(self.params, temperature=0.0, top_p=1.0, top_k=0))
 

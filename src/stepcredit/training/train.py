@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from stepcredit.episodes.delimiters import step_rule
 from stepcredit.episodes.episode import Episode
@@ -16,6 +16,7 @@ from stepcredit.files import locked, write_json, write_lines
 from stepcredit.flags import flag
 from stepcredit.progress import track
 from stepcredit.results.provenance import versions
+from stepcredit.settings import Limits, Settings
 from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.methods import METHODS
 from stepcredit.training.progress_callback import show_progress
@@ -23,17 +24,19 @@ from stepcredit.training.trainer import OfflineTrainer
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(Settings):
     """Train a policy, and a value function where the method has one, on episodes. `--method` picks the method; all
     other flags are those of the method's config, a `transformers.TrainingArguments`."""
 
     method: str | None = field(
         default=None, metadata={"help": "The method; its config brings more flags.", "choices": list(METHODS)}
     )
-    model: str = field(
+    model: Annotated[str, Limits(not_empty=True)] = field(
         kw_only=True, metadata=flag("model", "Training starts from it; an adapter is merged into its base.")
     )
-    episodes: str = field(kw_only=True, metadata={"help": "The folder of episodes (stepcredit import or collect)."})
+    episodes: Annotated[str, Limits(not_empty=True)] = field(
+        kw_only=True, metadata={"help": "The folder of episodes (stepcredit import or collect)."}
+    )
     eval_episodes: str | None = field(default=None, metadata={"help": "Episodes to evaluate the losses on."})
     value_model: str | None = field(
         default=None, metadata=flag("value_model", default="the policy with a head of zeros")
@@ -41,9 +44,9 @@ class TrainConfig:
     ref_model: str | None = field(default=None, metadata=flag("ref_model", default="the policy before training"))
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the policy."})
     value_use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the value model."})
-    lora_r: int = field(default=64, metadata={"help": "LoRA rank."})
-    lora_alpha: int = field(default=64, metadata={"help": "LoRA alpha."})
-    lora_target_modules: list[str] = field(
+    lora_r: Annotated[int, Limits(at_least=1)] = field(default=64, metadata={"help": "LoRA rank."})
+    lora_alpha: Annotated[int, Limits(at_least=1)] = field(default=64, metadata={"help": "LoRA alpha."})
+    lora_target_modules: Annotated[list[str], Limits(not_empty=True)] = field(
         default_factory=lambda: ["all-linear"], metadata={"help": "Modules that LoRA adapts, by name."}
     )
     dry_run: bool = field(default=False, metadata=flag("dry_run", "Reads everything and counts the episodes."))

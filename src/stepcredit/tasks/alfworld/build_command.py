@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from stepcredit.errors import InputError
 from stepcredit.files import holds_something, locked, read_manifest, write_json
 from stepcredit.flags import flag
-from stepcredit.processes import worker_count
 from stepcredit.progress import track
+from stepcredit.settings import Limits, Settings
 from stepcredit.tasks.alfworld.alfworld_task import GAMES, SPLITS
 from stepcredit.tasks.alfworld.build import build_games, wanted_games
 from stepcredit.tasks.alfworld.installation import shipped
@@ -19,18 +20,24 @@ from stepcredit.tasks.alfworld.scenario import FAMILIES
 
 
 @dataclass
-class BuildConfig:
+class BuildConfig(Settings):
     """Build ALFWorld games from the floor plans that the alfworld package ships: train, valid_seen (the same rooms,
     other placements) and valid_unseen (other floor plans), all six families in turn, each game won on the engine
     before it counts. Needs the extra: pip install 'stepcredit[alfworld]'. Run it again to go on where it stopped.
     Scores on built games are not comparable with published scores."""
 
-    output_dir: str = field(metadata=flag("output_dir", "Afterwards it is --data, or $ALFWORLD_DATA."))
-    train: int = field(default=600, metadata={"help": "Games of the train split; a multiple of six is balanced."})
-    valid_seen: int = field(default=120, metadata={"help": "Games of valid_seen."})
-    valid_unseen: int = field(default=120, metadata={"help": "Games of valid_unseen."})
-    seed: int = field(default=0, metadata=flag("seed"))
-    workers: int | None = field(default=None, metadata=flag("workers", default="one per processor"))
+    output_dir: Annotated[str, Limits(not_empty=True)] = field(
+        metadata=flag("output_dir", "Afterwards it is --data, or $ALFWORLD_DATA.")
+    )
+    train: Annotated[int, Limits(at_least=0)] = field(
+        default=600, metadata={"help": "Games of the train split; a multiple of six is balanced."}
+    )
+    valid_seen: Annotated[int, Limits(at_least=0)] = field(default=120, metadata={"help": "Games of valid_seen."})
+    valid_unseen: Annotated[int, Limits(at_least=0)] = field(default=120, metadata={"help": "Games of valid_unseen."})
+    seed: Annotated[int, Limits(at_least=0, at_most=2**32 - 1)] = field(default=0, metadata=flag("seed"))
+    workers: Annotated[int | None, Limits(at_least=1)] = field(
+        default=None, metadata=flag("workers", default="one per processor")
+    )
     dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
 
@@ -41,9 +48,6 @@ def build(config: BuildConfig) -> dict[str, Any]:
         InputError: no extra, a negative count, or a folder built with another seed or being written.
     """
     counts = {split: getattr(config, split) for split in SPLITS}
-    for split, count in counts.items():
-        if count < 0:
-            raise InputError(f"{count} is no number of games", split)
     out = Path(config.output_dir)
     wanted = wanted_games(out, counts, config.seed)
     if config.dry_run:
@@ -51,7 +55,9 @@ def build(config: BuildConfig) -> dict[str, Any]:
     shipped("data")  # without the extra nothing is written
     with locked(out, "stepcredit alfworld build"):
         _keep_to_one_seed(out, config)
-        games = list(track(build_games(wanted, worker_count(config.workers)), "building games", len(wanted), "games"))
+        games = list(
+            track(build_games(wanted, config.workers or os.cpu_count() or 1), "building games", len(wanted), "games")
+        )
         families = Counter(w.family for w in wanted)
         summary = {
             "games": len(games),
