@@ -67,7 +67,7 @@ def test_evaluate_returns_rows_and_never_goes_on_with_other_weights(policy, tmp_
         policy.lm_head.weight += 0.01
     with pytest.raises(InputError, match="model"):
         stepcredit.evaluate(model=policy, **given)
-    with pytest.raises(InputError, match="no setting 'serach'"):
+    with pytest.raises(InputError, match="unknown setting 'serach'"):
         stepcredit.evaluate(model=policy, serach="beam", **given)
 
 

@@ -28,7 +28,7 @@ def test_every_command_explains_itself(command, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "no command 'trian'; did you mean train?"),
+        (["trian"], "unknown command 'trian'; did you mean train?"),
         (["train", "--method", "grpo"], "--method: choose one of sft, rft, dpo, kto, topr, dro, dqo, oreo"),
         (["train"], "--method: choose one of"),
         (["train", "--method", "oreo", "--method=dqo"], "--method: is given twice"),
@@ -38,7 +38,7 @@ def test_every_command_explains_itself(command, capsys):
         (["train", "--method", "oreo", "--model", "m", "--episodes", "e", "--output_dir", "o", "--level", "word"],
          "invalid choice: 'word'"),
         (["collect", "--task", "arithmetic", "--model", "nowhere", "--output_dir", "x", "--config", "none.yaml"],
-         "none.yaml: no such file"),
+         "none.yaml: cannot be read (No such file"),
         (["collect", "--task", "chess", "--model", "p", "--output_dir", "x"], "task: unknown task 'chess'"),
         (["evaluate", "--task", "arithmetic", "--model", "no/such/folder", "--output_dir", "x"], "no such folder"),
         (["inspect", "no-such-folder"], "no-such-folder"),
@@ -60,7 +60,7 @@ def test_settings_from_a_file_are_checked_by_name_and_flags_win(tmp_path, capsys
     yaml = tmp_path / "c.yaml"
     yaml.write_text("task: arithmetic\nmodel: p\nnum_generatoins: 3\n")
     assert main(["collect", "--config", str(yaml), "--output_dir", "x"]) == 2
-    assert f"{yaml}: no setting 'num_generatoins'; did you mean num_generations?" in capsys.readouterr().err
+    assert f"{yaml}: unknown setting 'num_generatoins'; did you mean num_generations?" in capsys.readouterr().err
     yaml.write_text("task: arithmetic\nmodel: p\nnum_generations: 3\nlimit: 7\ndry_run: true\n")
     assert main(["collect", "--config", str(yaml), "--output_dir", str(tmp_path / "x"), "--num_generations", "5"]) == 0
     assert "7 prompts, 35 responses" in capsys.readouterr().out

@@ -180,7 +180,7 @@ def test_prompts_of_a_file_or_the_texts_themselves(tmp_path):
         ({"search": "mcts"}, "search: 'mcts' is none of greedy, sample, best-of, beam"),
         ({"search": "best-of", "width": 0}, "width: 0 must be 1 or more"),
         ({"num_generations": 2}, "num_generations: greedy gives one response per prompt"),
-        ({"widht": 2}, "no setting 'widht'; there is"),
+        ({"widht": 2}, "unknown setting 'widht'; did you mean width"),
         ({"search": "beam", "max_new_tokens": 0}, "max_new_tokens: 0 must"),
     ],
 )

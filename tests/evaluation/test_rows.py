@@ -11,14 +11,17 @@ from stepcredit.results.schema import PolicyRow
 from stepcredit.searching.spec import SearchSpec
 
 OTHER = {
-    "max_new_tokens": 12, "max_turns": 3, "engine": "scripted", "chat_template": "original",
+    "max_new_tokens": 12, "max_turns": 3, "engine": "other", "chat_template": "original",
     "merge_system_message": True, "budget": 900, "reward_model": "r", "continuations": 2, "max_step_tokens": 8,
     "choose": "vote",
 }  # fmt: skip
 
 
 def config(**given):
-    return EvaluateConfig(task="arithmetic", model="m", output_dir="o", **given)
+    made = EvaluateConfig(task="arithmetic", model="m", output_dir="o")
+    for name, value in given.items():  # none of them need exist
+        setattr(made, name, value)
+    return made
 
 
 def test_settings_that_are_not_the_defaults_are_told_where_the_search_goes_by_them():

@@ -139,7 +139,7 @@ def test_runs_side_by_side_go_on_after_one_fails(tmp_path):
         ("--model p", "model: --model and --episodes go together"),
         ("--searches beam", "searches: 'beam' is neither"),
         ("--settings {", "settings: not JSON"),
-        ('--settings {"ppo":{}}', "settings: no method 'ppo'"),
+        ('--settings {"ppo":{}}', "settings: unknown setting 'ppo'"),
         ("--jobs 0", "jobs: 0 must be 1 or more"),
     ],
 )

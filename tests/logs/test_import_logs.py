@@ -218,7 +218,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"files": []}, "files: name at least one file"),
+        ({"files": []}, "files: must not be empty"),
         ({"files": ["no.jsonl"]}, r"no\.jsonl: no such file"),
         ({"files": ["no.txt"]}, r"no\.txt: unknown kind of file"),
         ({"columns": ["prompt"]}, "columns: 'prompt': give each of our names once"),

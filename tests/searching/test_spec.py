@@ -82,7 +82,7 @@ def test_one_search_has_its_own_width_and_what_it_needs():
         ("best-of", (False, True), "best-of needs --value_model"),
         ("vote", (True, True), "'vote' is not for an interactive task: greedy, sample, best-of, random, all"),
         ("random", (True, False), "random is a choice among replies"),
-        ("beem", (True, False), "unknown search 'beem'; choose from greedy, sample, vote"),
+        ("beem", (True, False), "unknown search 'beem'; did you mean beam"),
     ):
         with pytest.raises(InputError, match=f"^search: {error}"):
             width(name, *given)

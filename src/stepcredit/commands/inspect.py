@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
+from rich.console import Console, Group
 
 from stepcredit.episodes.delimiters import step_rule
 from stepcredit.episodes.store import load_episodes
@@ -38,29 +38,23 @@ class InspectConfig(Settings):
 
 
 def inspect_episodes(config: InspectConfig) -> Summary:
-    """The summary of a folder of episodes (see `InspectConfig`).
-
-    Raises:
-        InputError: no episodes there, a tokenizer that cannot be loaded, or an impossible delimiter.
-    """
+    """The summary of a folder of episodes (see `InspectConfig`)."""
     rule = step_rule(config.step_delimiters, Path(config.episodes))
     store = load_episodes(config.episodes)
-    tokenizer = None
-    if config.tokenizer:
-        from stepcredit.models.loading import load_tokenizer  # imports transformers and torch
+    from stepcredit.models.loading import load_tokenizer  # imports transformers and torch
 
-        tokenizer = load_tokenizer(config.tokenizer)
+    tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
     return summarise(track(store, "reading", len(store), "episodes"), rule, tokenizer)
 
 
 def run(arguments: list[str]) -> int:
     """Print the summary as tables, or as JSON."""
     (config,) = parse("inspect", [InspectConfig], arguments)
-    summary, console = inspect_episodes(config), Console()
+    summary = inspect_episodes(config)
     if config.json:
         print(json.dumps(asdict(summary), indent=1))
         return 0
-    console.print(dataset_tables(summary))
     rule = step_rule(config.step_delimiters, Path(config.episodes))
-    console.print(preview_panels(step_previews(load_episodes(config.episodes)[: config.preview], rule)))
+    previews = step_previews(load_episodes(config.episodes)[: config.preview], rule)
+    Console().print(Group(dataset_tables(summary), preview_panels(previews)))
     return 0

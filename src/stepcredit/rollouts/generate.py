@@ -42,7 +42,7 @@ _FILES = (".txt", ".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".gz")
 class GenerateConfig(SamplingSettings):
     """Answer prompts of your own: greedily, sampled, or guided by a value model, which then says V after every step."""
 
-    prompts: Annotated[list[str], Limits(not_empty=True)] = field(
+    prompts: list[str] = field(
         metadata={
             "help": "Texts, or one file: .txt with a prompt in each line; or rows (.jsonl, .json, .csv, .parquet) with "
             "a prompt, text or chat messages.",
