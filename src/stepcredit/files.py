@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from stepcredit.errors import InputError, quoted
 
@@ -29,8 +31,30 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         yield part
         part.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror or error})", str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `folder` at the end; where the block raises, `folder` stays as
+    it was.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot be written ({getattr(error, 'strerror', None) or error})", str(folder)) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -180,7 +204,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        read = yaml.safe_load(file.read_text(encoding="utf-8"))
+        read = yaml.load(file.read_text(encoding="utf-8"), _loader())
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", str(file)) from error
     except RecursionError as error:
@@ -193,3 +217,18 @@ def read_yaml(file: Path) -> dict[str, Any]:
         if not isinstance(name, str):
             raise InputError(f"the name of a setting must be text, not {quoted(name)}", str(file))
     return read
+
+
+def _loader() -> Any:
+    """PyYAML's safe loader, which also refuses a setting that is given twice."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [self.construct_object(key) for key, _ in node.value]
+            for name in names:
+                if isinstance(name, str) and names.count(name) > 1:
+                    raise yaml.YAMLError(f"{name} is given twice")
+            return super().construct_mapping(node, deep)
+
+    return Loader

@@ -43,7 +43,7 @@ def parse(command: str, kinds: Sequence[type], arguments: Sequence[str]) -> tupl
         raise error if told is None else InputError(str(error), str(file)) from error
     if unknown:
         first = next((token for token in unknown if token.startswith("-")), unknown[0]).partition("=")[0]
-        hint = resembling(first, [f"--{name}" for name in fields]) if first.startswith("-") else ""
+        hint = resembling(first, [f"--{name}" for name in [*fields, "config", "help"]]) if first.startswith("-") else ""
         raise InputError(f"unknown {'flag' if first.startswith('-') else 'argument'} {quoted(first)}{hint}; "
                          f"see stepcredit {command} --help")  # fmt: skip
     return tuple(configs)
@@ -141,6 +141,8 @@ def _settings_of_yaml(file: Path, fields: dict[str, Any]) -> dict[str, list[str]
     for name, value in settings.items():
         values = value if isinstance(value, list) else [value]
         if isinstance(value, list) and "list" not in str(fields[name].type):
+            raise InputError(f"must be one value, not {quoted(value)}", f"{file}: {name}")
+        if isinstance(value, dict) and "dict" not in str(fields[name].type) and fields[name].default != "{}":
             raise InputError(f"must be one value, not {quoted(value)}", f"{file}: {name}")
         if any(isinstance(item, list) for item in values):
             raise InputError("must be a value or a list of values, not lists of lists", f"{file}: {name}")

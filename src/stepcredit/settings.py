@@ -169,7 +169,9 @@ def check_names(given: Iterable[Any], known: Iterable[str], where: str) -> None:
 
 def resembling(name: str, known: Iterable[str]) -> str:
     """ "; did you mean …?" for a name that is not known, or nothing."""
-    near = difflib.get_close_matches(name, list(known), 1)
+    known = list(known)
+    longer = [other for other in known if len(name) > 3 and other.startswith(name)]
+    near = longer or difflib.get_close_matches(name, known, 1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -103,7 +103,7 @@ def test_delimiters_as_typed(tmp_path):
     assert delimiters(["\\n", "\\t\\\\n", ". ", "é"]) == ("\n", "\t\\n", ". ", "é")
     assert delimiters(["none"]) == delimiters([]) == ()
     assert delimiters(["none", ". "]) == ("none", ". ")
-    with pytest.raises(InputError, match="steps: a delimiter must not be empty"):
+    with pytest.raises(InputError, match="step_delimiters: a delimiter must not be empty"):
         delimiters([""])
     for bad in ("\\d", "a\\"):
         with pytest.raises(InputError, match="means nothing; use"):

@@ -21,6 +21,7 @@ class Case:
         command: the arguments of `stepcredit`, run in a folder of the materials; or
         call: a function of no arguments, run there.
         damage: done to the materials before.
+        file_limit: bytes that a file may have, as on a full disk.
         says: what the line must contain: the field, the file, the right name.
     """
 
@@ -29,4 +30,5 @@ class Case:
     command: Sequence[str] = ()
     call: Callable[[], Any] | None = None
     damage: Damage | None = None
+    file_limit: int | None = None
     says: tuple[str, ...] = ()

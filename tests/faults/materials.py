@@ -53,6 +53,7 @@ def make(folder: Path) -> None:
     rows = [{"prompt": f"{k}+1=", "completion": str(k + 1), "reward": 1.0} for k in range(4)]
     _lines(folder / "logs.jsonl", rows)
     _lines(folder / "answers.jsonl", [{"response": f"#### {k}", "answer": "1", "question": str(k)} for k in range(4)])
+    _lines(folder / "problems.jsonl", [{"question": f"{k}+1?", "answer": f"#### {k + 1}"} for k in range(6)])
     (folder / "recipe.yaml").write_text(
         "model: policy\ntask: arithmetic\ncollect: {limit: 2, num_generations: 2, max_new_tokens: 4}\n"
         "train: {max_steps: 1, use_cpu: true, report_to: none}\nmethods: {rft: {}, oreo: {}}\n"

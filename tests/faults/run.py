@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -43,44 +45,58 @@ def tree(folder: Path) -> dict[str, str]:
     return seen
 
 
-def tried(case: Case, materials: Path, scratch: Path) -> list[str]:
-    """What does not hold of a case; nothing where it holds."""
+def tried(case: Case, materials: Path, scratch: Path) -> tuple[list[str], str]:
+    """(what does not hold of a case, nothing where it holds; what it wrote on standard error)."""
     here = scratch / "case"
     shutil.copytree(materials, here, symlinks=True)
     try:
         if case.damage is not None:
             case.damage(here)
         before = tree(here)
-        code, out, err, seconds = run(case, here, scratch)
-        return problems(case, code, out, err, seconds, before, tree(here))
+        code, out, err, _ = run(case, here)
+        return problems(case, code, out, err, before, tree(here)), err
     finally:
         shutil.rmtree(here)
 
 
-def run(case: Case, here: Path, scratch: Path) -> tuple[int, str, str, float]:
+def run(case: Case, here: Path) -> tuple[int, str, str, float]:
     """(exit code, output, errors, seconds) of a case, in a fork of this process."""
-    files = [scratch / "out", scratch / "err"]
+    pipes = [os.pipe(), os.pipe()]
     start = time.monotonic()
     child = os.fork()
     if child == 0:
-        os.setsid()
-        os.chdir(here)
-        for number, file in enumerate(files, 1):
-            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        os._exit(outcome(case))
-    code = None
-    while code is None and time.monotonic() - start < SECONDS:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-        else:
-            time.sleep(0.01)
-    if code is None:
-        os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        code = -1
-    out, err = (file.read_text(encoding="utf-8", errors="replace") for file in files)
-    return code, out, err, time.monotonic() - start
+        try:
+            os.setsid()
+            os.chdir(here)
+            for number, (_, end) in enumerate(pipes, 1):
+                os.dup2(end, number)
+            if case.file_limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (case.file_limit, case.file_limit))
+            os._exit(outcome(case))
+        finally:
+            os._exit(99)
+    for _, end in pipes:
+        os.close(end)
+    with ThreadPoolExecutor(2) as readers:
+        texts = [readers.submit(read_all, end) for end, _ in pipes]
+        code = None
+        while code is None and time.monotonic() - start < SECONDS:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status) if ended else None
+            time.sleep(0 if ended else 0.01)
+        if code is None:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            code = -1
+        seconds = time.monotonic() - start
+        out, err = (text.result() for text in texts)
+    return code, out, err, seconds
+
+
+def read_all(end: int) -> str:
+    """All that comes out of a pipe."""
+    with os.fdopen(end, "rb") as file:
+        return file.read().decode(errors="replace")
 
 
 def outcome(case: Case) -> int:
@@ -88,14 +104,14 @@ def outcome(case: Case) -> int:
     import traceback
 
     from stepcredit.cli import main
-    from stepcredit.errors import InputError
+    from stepcredit.errors import InputError, one_line
 
     try:
         if case.call is None:
             return main(list(case.command))
         case.call()
     except InputError as error:
-        sys.stderr.write(f"stepcredit: error: {error}\n")
+        sys.stderr.write(f"stepcredit: error: {one_line(error)}\n")
         return 2
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
@@ -108,9 +124,7 @@ def outcome(case: Case) -> int:
     return 0
 
 
-def problems(
-    case: Case, code: int, out: str, err: str, seconds: float, before: dict[str, str], after: dict[str, str]
-) -> list[str]:
+def problems(case: Case, code: int, out: str, err: str, before: dict[str, str], after: dict[str, str]) -> list[str]:
     """What is wrong with how a case ended."""
     found = []
     if code != 2:
@@ -150,14 +164,14 @@ def main() -> int:
         warm()
         counts: dict[str, list[int]] = {}
         for case in cases:
-            failed = tried(case, materials, scratch)
+            failed, err = tried(case, materials, scratch)
             count = counts.setdefault(case.kind, [0, 0])
             count[0] += 1
             count[1] += not failed
             if failed:
                 print(f"{case.kind}: {case.name}\n    " + "\n    ".join(failed), flush=True)
             elif args.show:
-                print(f"{case.kind}: {case.name}\n    {(scratch / 'err').read_text().strip()[:300]}", flush=True)
+                print(f"{case.kind}: {case.name}\n    {err.strip()[:300]}", flush=True)
     total, held = (sum(count[k] for count in counts.values()) for k in (0, 1))
     print(f"{total} malformed inputs, {held} held")
     if args.table:
@@ -170,6 +184,10 @@ def warm() -> None:
     import torch
 
     torch.set_num_threads(1)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     import stepcredit.evaluation.evaluate
     import stepcredit.experiments.compare
     import stepcredit.experiments.quickstart

@@ -382,7 +382,7 @@ def test_nothing_to_grade_leaves_nothing(rows, message, tmp_path):
     ("change", "message"),
     [
         (["--output", "o.txt"], "output: o.txt: unknown kind of file; use .jsonl or .jsonl.gz"),
-        (["--output", "a.jsonl"], "output: is the file that is read; choose another"),
+        (["--output", "a.jsonl"], "output: a.jsonl is the file that is read; choose another"),
         (["--output", "there.jsonl"], "output: there.jsonl is there already; --overwrite replaces it"),
         (["--output", "a.jsonl/o.jsonl"], "output: a.jsonl/o.jsonl cannot be written (File exists)"),
         (["--columns", "response"], "columns: 'response': give each of our names once, as ours=theirs"),

@@ -49,11 +49,11 @@ def collected_delimiters(episodes: Path) -> tuple[str, ...] | None:
 
 def _unescape(text: str) -> str:
     if not text:
-        raise InputError("a delimiter must not be empty", "steps")
+        raise InputError("a delimiter must not be empty", "step_delimiters")
 
     def character(match: re.Match[str]) -> str:
         if match[1] not in _ESCAPES:
-            raise InputError(f"{match[0]!r} in {text!r} means nothing; use \\n, \\t, \\r or \\\\", "steps")
+            raise InputError(f"{match[0]!r} in {text!r} means nothing; use \\n, \\t, \\r or \\\\", "step_delimiters")
         return _ESCAPES[match[1]]
 
     return re.sub(r"\\(.?)", character, text, flags=re.DOTALL)

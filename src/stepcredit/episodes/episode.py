@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, quoted
 from stepcredit.verdict import Verdict
 
 Message = Mapping[str, Any]
@@ -52,6 +52,8 @@ class Tokens:
     def __post_init__(self) -> None:
         if self.ids.ndim != 1 or self.ids.shape != self.action_mask.shape:
             raise InputError(f"ids {self.ids.shape} and action_mask {self.action_mask.shape} must be one row each")
+        if self.ids.size and self.ids.min() < 0:
+            raise InputError(f"{self.ids.min()} is no token id", "ids")
         if not self.action_mask.any():
             raise InputError("no action tokens: nothing to learn from")
         if self.action_mask[0]:
@@ -105,6 +107,7 @@ class Episode:
     outcome: float | None = None
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check_turns("prompt", self.prompt)
         _check_turns("completion", self.completion)
         if isinstance(self.prompt, str) != isinstance(self.completion, str):
@@ -116,7 +119,7 @@ class Episode:
         if not isinstance(self.completion, str) and "assistant" not in {m["role"] for m in self.completion}:
             raise InputError("no assistant message: nothing the policy wrote", "completion")
         if self.reward is not None and not math.isfinite(self.reward):
-            raise InputError(f"{self.reward} is not a finite number", "reward")
+            raise InputError(f"{quoted(self.reward)} is not a finite number", "reward")
         if (self.verdict is Verdict.UNDECIDED) and self.reward is not None:
             raise InputError("an undecided episode has no reward", "reward")
         if self.steps is not None and "".join(self.steps) != self.completion:
@@ -136,6 +139,23 @@ class Episode:
     def is_chat(self) -> bool:
         """Whether prompt and completion are chat messages."""
         return not isinstance(self.prompt, str)
+
+
+def _check_types(episode: Episode) -> None:
+    """Refuse what Python accepts and no episode can be."""
+    for name in ("prompt", "completion"):
+        turns = getattr(episode, name)
+        if not isinstance(turns, str) and not (
+            isinstance(turns, Sequence) and all(isinstance(message, Mapping) for message in turns)
+        ):
+            raise InputError(f"must be text or chat messages, not {quoted(turns)}", name)
+    numbers = {"reward": [episode.reward], "outcome": [episode.outcome], "step_rewards": episode.step_rewards or ()}
+    for name, values in numbers.items():
+        for number in values:
+            if number is not None and not isinstance(number, SupportsFloat):
+                raise InputError(f"must be a number, not {quoted(number)}", name)
+    if not isinstance(episode.sample, SupportsIndex) or int(episode.sample) < 0:
+        raise InputError(f"must be a whole number of 0 or more, not {quoted(episode.sample)}", "sample")
 
 
 def _check_turns(name: str, value: str | Sequence[Message]) -> None:

@@ -59,6 +59,8 @@ def append_episodes(path: str | Path, episodes: Iterable[Episode], unit: str | N
     try:
         _write_draft(draft, episodes, unit)
         shard = _publish(draft, folder)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot be written ({getattr(error, 'strerror', None) or error})", str(folder)) from error
     finally:
         draft.unlink(missing_ok=True)
     _sync_folder(folder)
@@ -211,7 +213,7 @@ class _Part:
         made: list[Episode] = []
         try:
             from_batch(rows, made)
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
             row = self.first_row + start + len(made) + 1
             raise InputError(f"not a valid episode: {error}", f"{self.shard}: row {row}") from error
         return made
@@ -229,6 +231,8 @@ def _read_shard(shard: Path) -> list[_Part]:
             for name in missing:
                 table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
             table = table.select(SCHEMA.names).cast(HELD_SCHEMA)
+    except KeyError as error:  # the column that Arrow was to read as a dictionary
+        raise InputError("not a shard of episodes: no column prompt", str(shard)) from error
     except (pa.ArrowException, OSError) as error:
         raise _corrupt(shard, error) from error
     batches = table.to_batches()

@@ -120,6 +120,7 @@ def evaluate(config: EvaluateConfig, models: Models | None = None) -> tuple[list
     rows: list[AccuracyRow] = []
     groups: list[GroupRow] = []
     with locked(out, "stepcredit evaluate"), _search(config, task, problems, models, specs) as search:
+        read_rows(out / "results.json", AccuracyRow)  # damaged ones are found before anything is drawn
         with watch.phase("generate"):
             for spec in specs:  # 2.
                 episodes = search.episodes(spec)

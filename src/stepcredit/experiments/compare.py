@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
+from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
 from stepcredit.experiments.compare_credit import judge_credit
 from stepcredit.experiments.compare_runs import INITIAL, make_initial, train_and_test
@@ -275,18 +276,25 @@ def _settings(config: CompareConfig) -> dict[str, dict[str, Any]]:
     if not all(isinstance(v, dict) for v in settings.values()):
         raise InputError('settings by method, for example {"oreo": {"beta": 0.03}}', "settings")
     check_names(settings, ["all", *METHODS, *config.methods], "settings")
-    for method in config.methods:
-        kind = METHODS[variant_of(method).method].config
-        for part in {"all", variant_of(method).method, method} & settings.keys():
-            check_names(settings[part], [f.name for f in fields(kind) if f.init], f"settings of {part}")
-            check_values(kind, settings[part], THEIR_LIMITS)
+    for part, values in settings.items():
+        for method in config.methods if part == "all" else [part]:
+            kind = METHODS[method if method in METHODS else variant_of(method).method].config
+            check_names(values, [f.name for f in fields(kind) if f.init], f"settings of {part}")
+            try:
+                check_values(kind, values, THEIR_LIMITS)
+            except InputError as error:
+                raise InputError(str(error), f"settings of {part}") from error
     return settings
 
 
 def _check(config: CompareConfig) -> None:
     task = load_task(config.task)
-    for method in config.methods:
-        variant_of(method)
+    if any(variant_of(method).process_rewards for method in config.methods):
+        (problem,) = task.problems("test", 1, 0)
+        if task.wrong_steps(problem, "") is None:
+            raise InputError(f"{task.name} does not know which steps are wrong: no process rewards", "methods")
+    if config.episodes is not None:
+        load_episodes(config.episodes)
     for name in config.searches:
         if name not in ("greedy", "sample"):
             raise InputError(f"{name!r} is neither greedy nor sample", "searches")

@@ -21,6 +21,8 @@ from stepcredit.experiments.initial_policy import (
     train_and_save,
 )
 from stepcredit.experiments.variants import variant_of, with_process_rewards
+from stepcredit.files import folder_written_whole
+from stepcredit.models.checks import check_ids
 from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.results.schema import AccuracyRow, written
 from stepcredit.searching.spec import SearchSpec
@@ -50,9 +52,12 @@ def make_initial(
     if model is not None and episodes is not None:
         tokenizer = load_tokenizer(model)
         policy = load_policy(model, tokenizer=tokenizer)
-        policy.save_pretrained(folder / "policy", safe_serialization=True)
-        tokenizer.save_pretrained(folder / "policy")
-        append_episodes(folder / "episodes", load_episodes(episodes))
+        read = list(load_episodes(episodes))
+        check_ids((e.tokens.ids for e in read if e.tokens is not None), policy, episodes)
+        with folder_written_whole(folder / "policy") as part:
+            policy.save_pretrained(part, safe_serialization=True)
+            tokenizer.save_pretrained(part)
+        append_episodes(folder / "episodes", read)
         log: list[dict[str, Any]] = []
     else:
         assert isinstance(task, Embedded)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,12 @@ def _do(run: Run, threads: int) -> None:
 
     torch.set_num_threads(threads)
     start = time.perf_counter()
-    result = run.work(run.folder, **run.settings)
+    try:
+        result = run.work(run.folder, **run.settings)
+    except BaseException:
+        shutil.rmtree(run.folder, ignore_errors=True)
+        with suppress(OSError):  # other runs stand beside it
+            run.folder.parent.rmdir()
+        raise
     seconds = round(time.perf_counter() - start, 2)
     write_json(run.folder / RESULT, {"settings": run.settings, "result": result, "seconds": seconds})

@@ -107,7 +107,10 @@ def _override(found: dict[str, Any], override: str) -> None:
         at = at[section]
         if not isinstance(at, dict):
             raise InputError(f"{override!r}: {section} is no section", "set")
-    at[name] = yaml.safe_load(text)
+    try:
+        at[name] = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{override!r}: not YAML: {error}", "set") from error
 
 
 def _check(found: dict[str, Any], where: str) -> None:

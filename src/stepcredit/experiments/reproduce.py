@@ -55,6 +55,10 @@ class ReproduceConfig(Settings):
     dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
 
+RECIPE = "recipe.json"
+"""What a folder was begun with."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One piece of work: its name, the file that stands when it is done, and what does it."""
@@ -81,8 +85,13 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
         return {"steps": len(steps), "done": len(steps) - len(left), "next": left[0].name if left else "nothing"}
     with locked(out, "stepcredit reproduce"):
         _same_recipe(out, recipe)
-        for step in track(left, Path(config.recipe).stem, len(left), "steps"):
-            step.run()
+        try:
+            for step in track(left, Path(config.recipe).stem, len(left), "steps"):
+                step.run()
+        except BaseException:
+            if not any(step.done.exists() for step in steps):  # the folder is free for a mended recipe
+                (out / RECIPE).unlink()
+            raise
         gather(out)
     return {"steps": len(steps), "done before": len(steps) - len(left)}
 
@@ -158,7 +167,7 @@ def _evaluate_step(recipe: Recipe, method: str, here: Path, policy: str, seed: i
 def _same_recipe(out: Path, recipe: Recipe) -> None:
     """Keeps a folder to one recipe; methods may be added."""
     wanted = json.loads(json.dumps(vars(recipe), default=dict))
-    kept = out / "recipe.json"
+    kept = out / RECIPE
     if kept.exists():
         before = read_manifest(kept, ("recipe",))["recipe"]
         both = before["methods"].keys() & wanted["methods"].keys()

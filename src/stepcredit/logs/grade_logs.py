@@ -94,7 +94,7 @@ def grade_rows(config: GradeConfig) -> GradeReport:
     out = output_path(config.output)
     rows = read_rows(config.file)
     if out.exists() and out.samefile(config.file):
-        raise InputError("is the file that is read; choose another", "output")
+        raise InputError(f"{out} is the file that is read; choose another", "output")
     try:
         with (
             RowWriter(out, _settings(config, style, reader), overwrite=config.overwrite) as writer,

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stepcredit.errors import InputError
+from stepcredit.files import folder_written_whole
 from stepcredit.models.adapters import is_peft, load_adapter, merged, save_adapter
 from stepcredit.models.checks import Role, check_loaded
 from stepcredit.models.folders import CONFIG, check_model_folder
@@ -104,7 +105,8 @@ class ActorCritic(nn.Module):
             if is_peft(model):
                 save_adapter(model, Path(folder) / f"{name}_adapter")
                 model = merged(model)
-            model.save_pretrained(Path(folder) / name, safe_serialization=True)
+            with folder_written_whole(Path(folder) / name) as part:
+                model.save_pretrained(part, safe_serialization=True)
 
     def load_checkpoint(self, folder: str | Path) -> None:
         """Weights written by `save_checkpoint`, bit for bit, tied embeddings included.

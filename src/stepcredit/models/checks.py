@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stepcredit.errors import InputError
@@ -84,6 +86,19 @@ def check_finite(model: nn.Module, name: str) -> None:
     """
     if spoilt := [key for key, weight in model.named_parameters() if not is_finite(weight)]:
         raise InputError(f"weights are NaN or infinite: {listed(spoilt)}; the model is damaged", name)
+
+
+def check_ids(ids: Iterable[NDArray[np.int32]], model: Any, name: str) -> None:
+    """Whether a model has a row for every token id of episodes.
+
+    Raises:
+        InputError: an id beyond its embedding or its head.
+    """
+    rows, largest = min(_rows(model)), max((int(row.max()) for row in ids if row.size), default=0)
+    if largest >= rows:
+        raise InputError(
+            f"holds the token id {largest}, the model rows for {rows}: episodes of another tokenizer?", name
+        )
 
 
 def check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:

@@ -236,7 +236,8 @@ def _load(
         told = _told(error)
         if told.startswith("Unrecognized configuration class"):
             told = f"transformers {transformers.__version__} does not make {WANTED[role]} of this model_type"
-        raise InputError(f"cannot load a {role}: {told}", name_or_path) from error
+        asked = f" (model_init_kwargs {model_init_kwargs})" if model_init_kwargs else ""
+        raise InputError(f"cannot load a {role}{asked}: {told}", name_or_path) from error
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError("an adapter was loaded with it (adapter_config.json); give a folder with the whole model, or "
                          "with the adapter alone", name_or_path)  # fmt: skip

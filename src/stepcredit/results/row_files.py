@@ -33,7 +33,7 @@ def read_rows(path: Path, kind: type[R]) -> list[R]:
     Raises:
         InputError: the file is no list, or a row is not of this kind.
     """
-    payload = read_json(path) if path.is_file() else []
+    payload = read_json(path) if path.exists() else []
     if not isinstance(payload, list):
         raise InputError("must hold a JSON list of rows", str(path))
     return [parsed(kind, row, f"{path}, row {k}") for k, row in enumerate(payload, 1)]
@@ -83,7 +83,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is no object.
     """
-    payload = read_json(path) if path.is_file() else {}
+    payload = read_json(path) if path.exists() else {}
     if not isinstance(payload, dict):
         raise InputError(f"must hold a JSON object, found {payload!r:.60}", str(path))
     return payload

@@ -153,6 +153,8 @@ class OfflineConfig(Named, TrainingArguments):
             if name not in ("all", "none", *INTEGRATION_TO_CALLBACK):
                 known = sorted(INTEGRATION_TO_CALLBACK)
                 raise InputError(f"unknown tracker {quoted(name)}; choose from {', '.join(known)} or none", "report_to")
+        if self.truncated == "bootstrap" and not isinstance(self, ValueConfig):
+            raise InputError(f"{self.method} has no V to stand for the reward; choose drop or zero", "truncated")
         choose(self.lr_scheduler_type, SchedulerType, "lr_scheduler_type")
         choose(self.optim, OptimizerNames, "optim")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from stepcredit.episodes.alignment import PieceReader, Trajectory, align
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.turns import TurnEnds, own_turns, turn_ends
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, quoted
 from stepcredit.logs.columns import ImportRules, check_rewards
 from stepcredit.logs.formats import Row, without_nulls
 from stepcredit.logs.importers import EpisodeImporter
@@ -153,6 +153,10 @@ def as_episodes(rows: Iterable[Any], rules: ImportRules, *, check: bool = False)
     importer, is_table = EpisodeImporter(rules), hasattr(rows, "column_names")
     for k, row in enumerate(rows):
         if not isinstance(row, Episode):
+            if not isinstance(row, Mapping):
+                raise InputError(
+                    f"must be an episode or a mapping of columns, not {quoted(row)}", f"train_dataset row {k}"
+                )
             data = {name: without_nulls(value) if is_table else value for name, value in dict(row).items()}
             yield importer.episode(Row(where=f"train_dataset row {k}", data=data))
             continue

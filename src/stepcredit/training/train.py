@@ -116,7 +116,7 @@ def _checkpoint(args: OfflineConfig) -> str | bool | None:
     if str(given).lower() in ("true", "1", "yes"):
         return True
     if not Path(given).is_dir():
-        raise InputError("no such checkpoint", str(given))
+        raise InputError(f"{given}: no such checkpoint", "resume_from_checkpoint")
     return str(given)
 
 

@@ -16,15 +16,16 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from stepcredit.episodes.alignment import at_states, bootstrapped
 from stepcredit.episodes.turns import TurnEnds
-from stepcredit.errors import InputError, NotFiniteError
+from stepcredit.errors import InputError, NotFiniteError, quoted
 from stepcredit.models.action_statistics import action_statistics
 from stepcredit.models.actor_critic import POLICY, VALUE
 from stepcredit.models.chat_templates import with_chat_template
+from stepcredit.models.checks import check_ids
 from stepcredit.models.loading import stopping
 from stepcredit.objectives.sums import Sums, count, mean, mean_of, spread_of, total
 from stepcredit.training.batching import Collator, LengthSortedSampler
 from stepcredit.training.build_models import build_actor_critic, tokenizer_of
-from stepcredit.training.checkpoints import last_checkpoint
+from stepcredit.training.checkpoints import check_state, last_checkpoint, readable
 from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.data import TrainingData, prepare
 from stepcredit.training.finite import Finding, FiniteCheck, watched
@@ -73,6 +74,11 @@ class OfflineTrainer(Trainer):
     ) -> None:
         if args is None:
             raise InputError("a config is needed, it picks the method; for example OREOConfig(output_dir=…)", "args")
+        if not isinstance(model, str | nn.Module):
+            raise InputError(f"must be a model or its name, not {quoted(model)}", "model")
+        if train_dataset is None or isinstance(train_dataset, str | Path):
+            raise InputError(f"must be episodes (load_episodes(FOLDER)), a datasets.Dataset or rows, not "
+                             f"{quoted(train_dataset)}", "train_dataset")  # fmt: skip
         self.method: Method = method_of(args)
         tokenizer = with_chat_template(
             processing_class or tokenizer_of(model, args), args.chat_template, args.merge_system_message
@@ -88,8 +94,8 @@ class OfflineTrainer(Trainer):
             model=actor_critic,
             args=args,
             data_collator=data_collator or Collator(tokenizer.pad_token_id),
-            train_dataset=self._prepare(train_dataset, tokenizer, args),
-            eval_dataset=self._prepare(eval_dataset, tokenizer, args),
+            train_dataset=self._prepare(train_dataset, tokenizer, args, actor_critic.policy),
+            eval_dataset=self._prepare(eval_dataset, tokenizer, args, actor_critic.policy),
             processing_class=tokenizer,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
@@ -98,10 +104,12 @@ class OfflineTrainer(Trainer):
         self._finite = FiniteCheck(self.accelerator)
         self.loss_is_scaled_for_ga = True  # normalised over the whole optimizer step, see compute_loss
 
-    def _prepare(self, dataset: Any, tokenizer: Any, args: OfflineConfig) -> Any:
+    def _prepare(self, dataset: Any, tokenizer: Any, args: OfflineConfig, policy: Any) -> Any:
         if dataset is None or isinstance(dataset, TrainingData):
             return dataset
-        return prepare(dataset, tokenizer, args, self.method, self.ends)
+        data = prepare(dataset, tokenizer, args, self.method, self.ends)
+        check_ids((trajectory.ids for trajectory in data.trajectories), policy, "train_dataset")
+        return data
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains; `resume_from_checkpoint=True` goes on from the newest complete checkpoint, or starts where there
@@ -113,6 +121,8 @@ class OfflineTrainer(Trainer):
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        elif resume_from_checkpoint:
+            check_state(resume_from_checkpoint)
         self._totals, self._surveyed = Totals(), None
         self._latest, self._finite = None, FiniteCheck(self.accelerator)
         result = super().train(resume_from_checkpoint, *args, **kwargs)
@@ -377,6 +387,14 @@ class OfflineTrainer(Trainer):
         self.accelerator.unwrap_model(model if model is not None else self.model).load_checkpoint(
             resume_from_checkpoint
         )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        with readable(checkpoint, "optimizer.pt", "scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: Any) -> None:
+        with readable(checkpoint, "rng_state.pth"):
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         self.accelerator.unwrap_model(self.model).load_checkpoint(self.state.best_model_checkpoint)

@@ -43,29 +43,21 @@ def column(name: str, change: object) -> Damage:
 
 
 def ids(number: int) -> Damage:
-    """Episodes that carry ids, one of which is this."""
+    """Collected episodes, one of whose token ids is this."""
 
     def damage(here: Path) -> None:
-        import numpy as np
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
-        from stepcredit import Episode, StopReason
-        from stepcredit.episodes.episode import Tokens
-        from stepcredit.episodes.store import append_episodes
-
-        tokens = Tokens(
-            ids=np.array([1, 2, number, 3], dtype=np.int32),
-            action_mask=np.array([False, False, True, True]),
-            behavior_log_prob=np.zeros(4, dtype=np.float32),
-        )
         shutil.rmtree(here / "episodes")
-        append_episodes(
-            here / "episodes",
-            [
-                Episode(
-                    prompt="1", completion="2", reward=1.0, prompt_id="p", tokens=tokens, stop_reason=StopReason.STOP
-                )
-            ],
-        )
+        shutil.copytree(here / "collected", here / "episodes")
+        read = pq.read_table(here / SHARD)
+        at = read.column_names.index("ids")
+        rows = [
+            [number if k == len(row) - 1 else token for k, token in enumerate(row)] for row in read["ids"].to_pylist()
+        ]
+        changed = pa.array(rows, read.schema.field("ids").type)
+        pq.write_table(read.set_column(at, read.schema.field("ids"), changed), here / SHARD)
 
     return damage
 
@@ -124,7 +116,6 @@ ANSWERS = {
     "no JSON": content("answers.jsonl", b"{\n"),
     "no answer": content("answers.jsonl", b'{"response": "1"}\n'),
     "no response": content("answers.jsonl", b'{"answer": "1"}\n'),
-    "an answer that is a list": content("answers.jsonl", b'{"response": "1", "answer": [1]}\n'),
     "a response that is a number": content("answers.jsonl", b'{"response": 1, "answer": "1"}\n'),
     "columns that are added": content("answers.jsonl", b'{"response": "1", "answer": "1", "reward": 1}\n'),
     "no UTF-8": content("answers.jsonl", b'{"response": "\xff", "answer": "1"}\n'),
@@ -137,8 +128,13 @@ def cases() -> Iterator[Case]:
         for name in ("train", "inspect", "compare"):
             yield Case("episodes", f"{name}, {how}", GOOD[name], damage=damage, says=("episodes",))
     for number in (-1, 100_000, 2**31 - 1):
-        for name in ("train", "compare"):
-            yield Case("ids out of range", f"{name}, {number}", GOOD[name], damage=ids(number), says=(str(number),))
+        lost = {
+            "train": ["--truncated", "zero"],
+            "compare": ["--methods", "oreo", "--settings", '{"all": {"truncated": "zero"}}'],
+        }
+        for name, more in lost.items():
+            command = [*GOOD[name], *more]
+            yield Case("ids out of range", f"{name}, {number}", command, damage=ids(number), says=(str(number),))
     for how, damage in LOGS.items():
         yield Case("logs", how, GOOD["import"], damage=damage, says=("logs.jsonl",) if how != "empty" else ())
     for how, damage in ANSWERS.items():

@@ -77,4 +77,6 @@ def cases() -> Iterator[Case]:
             yield Case("checkpoints", f"{file}, {how}", RESUME, damage=damage, says=("checkpoint-2", file))
     for how, damage in JSON_DAMAGE.items():
         file = f"{CHECKPOINT}/trainer_state.json"
-        yield Case("checkpoints", f"trainer_state.json, {how}", RESUME, damage=damage(file), says=("checkpoint-2",))
+        resume = ["trained/checkpoint-2" if word == "true" and RESUME[k - 1] == "--resume_from_checkpoint" else word
+                  for k, word in enumerate(RESUME)]  # fmt: skip
+        yield Case("checkpoints", f"trainer_state.json, {how}", resume, damage=damage(file), says=("checkpoint-2",))

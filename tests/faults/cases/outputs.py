@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from faults.case import Case
 from faults.cases.commands import GOOD
@@ -17,11 +15,6 @@ def output(name: str, path: str) -> list[str]:
     flag = "--output" if name == "grade" else "--output_dir"
     command[command.index(flag) + 1] = path
     return command
-
-
-def full(here: Path) -> None:
-    """`full` is where nothing more can be written."""
-    os.symlink("/dev/full", here / "full.jsonl")
 
 
 def cases() -> Iterator[Case]:
@@ -47,3 +40,6 @@ def cases() -> Iterator[Case]:
     for name in ("collect", "train", "evaluate", "compare", "import"):
         yield Case("outputs", f"{name}, /dev/null", output(name, "/dev/null"), says=("/dev/null",))
         yield Case("outputs", f"{name}, /proc", output(name, "/proc/nothing/here"), says=("/proc/nothing",))
+    for name in ("collect", "evaluate", "import", "train", "compare"):
+        for limit in (0, 300, 2_000):
+            yield Case("full disks", f"{name}, {limit} bytes", output(name, "out"), file_limit=limit)

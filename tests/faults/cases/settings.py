@@ -66,11 +66,17 @@ def cases() -> Iterator[Case]:
     for name, table in OUT_OF_RANGE.items():
         for flag, values in table.items():
             for value in values:
-                command = [*GOOD[name], flag, *(value.split(" ") if value else [""])]
-                yield Case("settings out of range", f"{name} {flag} {value[:20]!r}", command, says=(flag.strip("-"),))
+                words = value.split(" ") if flag == "--reward_range" else [value]
+                command = [*GOOD[name], flag, *words]
+                yield Case(
+                    "settings out of range",
+                    f"{name} {flag} {value[:20]!r}",
+                    command,
+                    says=() if flag == "--set" else (flag.strip("-"),),
+                )
     for method in ("grpo", "OREO", "../oreo", "a" * 300, "o\x00reo", "", "oreo "):
         command = ["train", "--method", method, *GOOD["train"][3:]]
-        yield Case("unknown methods", f"train {method[:20]!r}", command, says=("--method", "oreo"))
+        yield Case("unknown methods", f"train {method[:20]!r}", command, says=("method", "oreo"))
     lora = [*GOOD["train"], "--use_peft", "true"]
     for flag, values in {"--lora_r": ("0", "-1"), "--lora_alpha": ("0", "-4"),
                          "--lora_target_modules": ("nowhere", "q_prj", "")}.items():  # fmt: skip
@@ -95,7 +101,7 @@ def cases() -> Iterator[Case]:
             ["train", "--method", "sft", *GOOD["train"][3:], "--truncated", "bootstrap"], ("truncated",)
         ),
         "process rewards of a task without": (
-            [*GOOD["compare"], "--task", "fetch", "--methods", "oreo-process"], ()
+            [*GOOD["compare"], "--task", "gsm8k", "--data", "problems.jsonl", "--methods", "oreo-process"], ()
         ),
         "a tuning seed that is compared": ([*GOOD["compare"], "--tuning_seed", "0"], ("tuning_seed",)),
         "solutions of a task without": (
