@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= $(THREADS)
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart assets test test-long check reproduce mutate format clean
+.PHONY: quickstart assets test test-long faults-input check reproduce mutate format clean
 
 quickstart: $(VENV)/.installed   ## the whole loop on an embedded task, on a CPU, in about five minutes
 	$(BIN)/stepcredit quickstart --output_dir quickstart
@@ -25,6 +25,9 @@ test: $(VENV)/.installed-dev     ## the test suite, but for what is long
 
 test-long: $(VENV)/.installed-dev   ## the tests that are long by their nature: whole runs, killed and compared
 	$(PYTEST) -m long
+
+faults-input: $(VENV)/.installed-dev   ## every malformed input is one clear line; writes the table of docs/reliability.md
+	$(BIN)/python tests/faults/run.py --table docs/reliability.md
 
 check: $(VENV)/.installed-dev    ## format, lint, types, import contract
 	$(BIN)/ruff format --check .

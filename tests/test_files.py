@@ -4,13 +4,23 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from doubles.holder import held_by_another
 from stepcredit.errors import InputError
-from stepcredit.files import changed_settings, holds_something, locked, read_manifest, write_json, write_lines
+from stepcredit.files import (
+    changed_settings,
+    folder_written_whole,
+    holds_something,
+    locked,
+    read_manifest,
+    write_json,
+    write_lines,
+)
 
 
 def refused(folder):
@@ -155,3 +165,36 @@ def test_settings_that_differ(tmp_path):
     wanted = {"b": (1, 2), "a": tmp_path, "new": None}
     assert changed_settings({"a": str(tmp_path), "b": [1, 2], "old": None}, wanted) == []
     assert changed_settings({"a": "x", "b": [1], "old": 0}, wanted) == ["a", "b", "old"]
+
+
+def test_what_dead_processes_left_half_written_goes_and_what_living_ones_write_stays(tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    pid, mark = int(dead.stdout), "0123abcd"
+    gone = [tmp_path / f".results.json.{pid}-{mark}.part", tmp_path / f".episodes-{pid}-{mark}{mark}.part"]
+    stays = [tmp_path / f".results.json.{os.getpid()}-{mark}.part", tmp_path / ".hidden", tmp_path / "a.part"]
+    for path in (*gone, *stays):
+        path.write_text("x")
+    folder = tmp_path / f".out-{pid}-{mark}.importing"
+    (folder / "deeper").mkdir(parents=True)
+    with locked(tmp_path, "test"):
+        pass
+    assert not any(path.exists() for path in (*gone, folder))
+    assert all(path.exists() for path in stays)
+
+
+def broken(part, error):
+    (part / "weights").write_text("three")
+    raise error
+
+
+def test_a_folder_is_written_whole_or_stays_as_it_was(tmp_path):
+    folder = tmp_path / "policy"
+    for content in ("one", "two"):
+        with folder_written_whole(folder) as part:
+            (part / "weights").write_text(content)
+        assert (folder / "weights").read_text() == content
+    for error, expected in ((ZeroDivisionError(), ZeroDivisionError), (OSError(28, "no space"), InputError)):
+        with pytest.raises(expected), folder_written_whole(folder) as part:
+            broken(part, error)
+    assert (folder / "weights").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -20,6 +21,8 @@ from stepcredit.errors import InputError, quoted
 
 LOCK, HOLDER = ".lock", ".lock.json"
 """While a process writes into a folder: the file that it holds locked, and who it is."""
+_LEFTOVER = re.compile(r"\..+[.-](\d+)-[0-9a-f]{8,16}\.(?:part|importing)")
+"""Names of files and folders that are being written: the process, and a mark of its own."""
 _PATIENCE = 0.2  # seconds: the lock file of a process that has just finished may be gone before it is locked
 
 
@@ -99,6 +102,7 @@ def locked(folder: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", str(folder)) from error
     try:
+        remove_leftovers(folder)
         about = {"doing": doing, "pid": os.getpid(), "host": socket.gethostname()}
         write_json(folder / HOLDER, {**about, "since": datetime.now().strftime("%Y-%m-%d %H:%M")})
         yield
@@ -111,6 +115,24 @@ def locked(folder: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
         with suppress(OSError):  # not empty
             for path in made:
                 path.rmdir()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes of this machine that are dead have left half-written in a folder."""
+    for path in folder.glob(".*"):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match and not _is_alive(int(match[1])):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _acquire(lock: FileLock, folder: Path, wait: float, again: int = 3) -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 from stepcredit.commands.console import quiet
 from stepcredit.files import write_lines
 from stepcredit.parsing import parse
+from stepcredit.report.formatting import legible
 
 if TYPE_CHECKING:
     from stepcredit.rollouts.generate import Answer
@@ -36,22 +37,17 @@ def run(arguments: list[str]) -> int:
 
 def _show(answer: Answer, console: Console) -> None:
     asked = answer.prompt if isinstance(answer.prompt, str) else str(answer.prompt[-1].get("content"))
-    console.print(Text(_printable(asked), style="bold"))
+    console.print(Text(legible(asked), style="bold"))
     if answer.values:
         table = Table("V", "step", box=None, pad_edge=False)
         for value, step in zip(answer.values, ["", *answer.steps], strict=True):
-            table.add_row(_number(value), Text(_printable(step.rstrip())))
+            table.add_row(_number(value), Text(legible(step.rstrip())))
         console.print(table)
     else:
-        console.print(Text(_printable(answer.text)))
+        console.print(Text(legible(answer.text)))
     score = "" if answer.value is None else f", value {_number(answer.value)}"
     console.print(Text(f"{answer.stop_reason}, {answer.tokens} tokens{score}", style="dim"), end="\n\n")
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _printable(text: str) -> str:
-    """Text of strangers without anything that steers a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)

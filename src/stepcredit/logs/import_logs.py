@@ -17,7 +17,7 @@ from typing import IO, Annotated
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
-from stepcredit.files import holds_something, locked
+from stepcredit.files import holds_something, locked, remove_leftovers
 from stepcredit.flags import flag
 from stepcredit.logs.columns import ImportRules
 from stepcredit.logs.formats import Row, read_rows
@@ -200,6 +200,7 @@ def _create(out: Path, intake: _Intake) -> int:
     staging = target.parent / f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}.importing"
     try:
         staging.mkdir(parents=True)
+        remove_leftovers(target.parent)
         shards = 0
         while chunk := list(islice(intake, EPISODES_PER_SHARD)):
             append_episodes(staging, chunk)

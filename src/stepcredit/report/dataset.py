@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepcredit.metrics.dataset import Distribution, Summary
+from stepcredit.report.formatting import legible, printable
 
 _BAR = 20
 
@@ -21,7 +22,9 @@ def dataset_tables(summary: Summary) -> Group:
 
 def preview_panels(previews: Sequence[tuple[str, str]]) -> Group:
     """A panel of each (title, text)."""
-    return Group(*(Panel(Text(text), title=Text(title), title_align="left") for title, text in previews))
+    return Group(
+        *(Panel(Text(legible(text)), title=Text(printable(title)), title_align="left") for title, text in previews)
+    )
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -120,7 +120,7 @@ def read_prompts(given: Sequence[str]) -> list[Prompt]:
         InputError: no such file, or a row without a prompt; with file and line.
     """
     name = given[0] if len(given) == 1 else ""
-    if not name.lower().endswith(_FILES) or any(c.isspace() for c in name):
+    if not name.lower().endswith(_FILES) or (any(c.isspace() for c in name) and not Path(name).is_file()):
         return list(given)
     if name.lower().endswith(".txt"):
         try:

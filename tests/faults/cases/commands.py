@@ -35,6 +35,7 @@ GOOD: dict[str, list[str]] = {
     "reproduce": ["reproduce", "recipe.yaml", "--output_dir", "out"],
     "alfworld build": ["alfworld", "build", "--output_dir", "out", "--train", "1"],
     "alfworld demonstrate": ["alfworld", "demonstrate", "--data", "games", "--output_dir", "out"],
+    "generate": ["generate", "1+1=", "--model", "policy", "--max_new_tokens", "4", "--output", "out.jsonl"],
     "report": ["report", "results"],
 }
 """A command of each kind that would run, in a folder of the materials."""

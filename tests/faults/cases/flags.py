@@ -19,6 +19,7 @@ MISSPELLED = {
     "reproduce": ("--seed", "--seeds"),
     "alfworld build": ("--valid_unsen", "--valid_unseen"),
     "alfworld demonstrate": ("--careles", "--careless"),
+    "generate": ("--tempurature", "--temperature"),
     "report": ("--confg", "--config"),
 }
 ILL_TYPED = {
@@ -31,6 +32,7 @@ ILL_TYPED = {
     "evaluate": ("--width", "wide"),
     "compare": ("--seeds", "zero"),
     "reproduce": ("--seeds", "1.5"),
+    "generate": ("--num_generations", "many"),
     "alfworld build": ("--train", "all"),
     "alfworld demonstrate": ("--careless", "very"),
 }

@@ -40,6 +40,8 @@ def commands() -> dict[str, tuple[str, list[str]]]:
         "collect": ("policy", GOOD["collect"]),
         "evaluate": ("policy", evaluate),
         "train": ("policy", GOOD["train"]),
+        "generate": ("policy", GOOD["generate"]),
+        "generate --value_model": ("value", [*GOOD["generate"], "--value_model", "value"]),
         "compare": ("policy", GOOD["compare"]),
         "evaluate --value_model": ("value", [*evaluate, "--value_model", "value", "--search", "best-of"]),
         "evaluate sample --value_model": ("value", [*evaluate, "--value_model", "value", "--search", "sample"]),

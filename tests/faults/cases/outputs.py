@@ -12,7 +12,7 @@ from faults.cases.damage import content
 def output(name: str, path: str) -> list[str]:
     """A good command with another output."""
     command = list(GOOD[name])
-    flag = "--output" if name == "grade" else "--output_dir"
+    flag = "--output" if name in ("grade", "generate") else "--output_dir"
     command[command.index(flag) + 1] = path
     return command
 
@@ -20,7 +20,7 @@ def output(name: str, path: str) -> list[str]:
 def cases() -> Iterator[Case]:
     """A file where a folder should be, a folder of something else, no place below a file, a name that is too long."""
     for name in GOOD:
-        if name in ("inspect", "report", "alfworld demonstrate"):
+        if name in ("inspect", "report", "alfworld demonstrate", "generate"):
             continue
         says = ("out",)
         if name != "grade":
@@ -34,6 +34,9 @@ def cases() -> Iterator[Case]:
         yield Case("outputs", f"{name}, NUL", output(name, nul), says=("output",))
     for name in ("quickstart", "import", "collect", "alfworld build"):
         yield Case("outputs", f"{name}, somebody's folder", output(name, "policy"), says=("policy",))
+    yield Case("outputs", "generate, a folder", output("generate", "policy"), says=("policy",))
+    yield Case("outputs", "generate, below a file", output("generate", "logs.jsonl/x"), says=("logs.jsonl",))
+    yield Case("outputs", "generate, NUL", output("generate", "a\x00b"), says=("output",))
     yield Case("outputs", "grade, a folder", output("grade", "policy"), says=("policy",))
     yield Case("outputs", "grade, its own input", output("grade", "answers.jsonl"), says=("answers.jsonl",))
     yield Case("outputs", "grade, no known suffix", output("grade", "out.xlsx"), says=("out.xlsx",))

@@ -53,6 +53,11 @@ OUT_OF_RANGE = {
         "--set": ("train=[1", "train", "=3", "trian.x=1", "train.betta=1", "model=[1]", "methods={}", "collect.seed=1"),
         "--methods": ("grpo",), "--seeds": ("-1",),
     },
+    "generate": {
+        "--num_generations": ("0", "2"), "--seed": ("-1",), "--temperature": ("-1", "nan"), "--top_p": ("0",),
+        "--top_k": ("-1",), "--max_new_tokens": ("0",), "--batch_size": ("0",), "--search": ("vote", "beams"),
+        "--width": ("0",), "--engine": ("vlm",), "--step_delimiters": ("",),
+    },
     "alfworld build": {"--train": ("-1",), "--seed": ("-1",), "--workers": ("0", "-1")},
     "alfworld demonstrate": {
         "--num_generations": ("0",), "--max_turns": ("0",), "--careless": ("2", "nan"), "--distracted": ("-1",),

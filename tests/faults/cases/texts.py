@@ -22,6 +22,9 @@ def cases() -> Iterator[Case]:
         yield Case("hostile names", f"a command, {how}", [name])
         yield Case("hostile names", f"a flag, {how}", [*GOOD["collect"], f"--{name}", "1"])
         yield Case("hostile names", f"a policy, {how}", [*GOOD["collect"], "--model", name])
+        prompts = ["generate", f"{name}.jsonl", "--model", "policy"]
+        if how != "newline":  # a text, where no such file is
+            yield Case("hostile names", f"prompts, {how}", prompts)
         yield Case("hostile names", f"a task, {how}", [*GOOD["collect"], "--task", name])
         yield Case("hostile names", f"a file, {how}", ["import", f"{name}.jsonl", "--output_dir", "out"])
         yield Case("hostile names", f"episodes, {how}", ["inspect", name])
