@@ -82,3 +82,29 @@ def cases() -> Iterator[Case]:
         resume = ["trained/checkpoint-2" if word == "true" and RESUME[k - 1] == "--resume_from_checkpoint" else word
                   for k, word in enumerate(RESUME)]  # fmt: skip
         yield Case("checkpoints", f"trainer_state.json, {how}", resume, damage=damage(file), says=("checkpoint-2",))
+    templates = {
+        "absent": None, "empty": "", "no Jinja": "{% if %}", "an unclosed block": "{% for m in messages %}",
+        "an unknown filter": "{{ messages | nothing }}", "an error of its own": "{{ raise_exception('no') }}",
+        "no UTF-8": b"\xff\xfe",
+    }  # fmt: skip
+    chat = b'{"messages": [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}], "reward": 1}\n'
+    for how, text in templates.items():
+
+        def damage(here: Path, text: str | bytes | None = text) -> None:
+            (here / "prompts.jsonl").write_bytes(chat.replace(b"messages", b"prompt"))
+            if text is not None:
+                (here / "t.jinja").write_bytes(text.encode() if isinstance(text, str) else text)
+
+        generate = [
+            "generate",
+            "prompts.jsonl",
+            "--model",
+            "policy",
+            "--chat_template",
+            "t.jinja",
+            "--max_new_tokens",
+            "4",
+        ]
+        collect = [*GOOD["collect"], "--task", "gsm8k", "--data", "problems.jsonl", "--chat_template", "t.jinja"]
+        yield Case("chat templates", f"generate, {how}", generate, damage=damage)
+        yield Case("chat templates", f"collect, {how}", collect, damage=damage)

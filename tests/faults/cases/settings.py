@@ -43,7 +43,7 @@ OUT_OF_RANGE = {
         "--settings": ('{"oreo": {"betta": 1}}', "[1]", "{", '{"ppo": {}}', '{"rft": 3}', '{"all": {"learning_rate": "x"}}'),
         "--tuning_seed": ("0", "-1"),
     },
-    "inspect": {"--preview": ("-1",), "--step_delimiters": ("", "\\q"), "--tokenizer": ("nowhere",)},
+    "inspect": {"--preview": ("-1", "-5"), "--step_delimiters": ("", "\\q"), "--tokenizer": ("nowhere",)},
     "grade": {
         "--workers": ("0", "-1"), "--seconds": ("0", "-1", "nan", "inf"), "--answers": ("words",), "--marker": ("##",),
         "--columns": ("response", "foo=bar", "answer=nowhere"),

@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM: a command ends with its workers, and goes on later."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from doubles.models import tiny_llama
+from stepcredit.tasks.fetch import Fetch
+
+
+def children(pid):
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.add(int(stat.parent.name))
+    return found
+
+
+def wait_for(holds, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for child processes in /proc")
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_collection_ends_with_its_workers(number, code, word, tmp_path):
+    task = Fetch()
+    tokenizer = task.tokenizer()
+    tokenizer.save_pretrained(tmp_path / "policy")
+    tiny_llama(vocab_size=len(tokenizer) + 300).save_pretrained(tmp_path / "policy")
+    flags = ["--limit", "400", "--num_generations", "16", "--max_turns", "30", "--workers", "2", "--batch_size", "8"]
+    command = [sys.executable, "-m", "stepcredit.cli", "collect", "--task", "fetch", *flags]
+    command += ["--model", str(tmp_path / "policy"), "--output_dir", str(tmp_path / "out")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
+        assert wait_for(lambda: len(children(running.pid)) >= 2)
+        family = children(running.pid)
+        time.sleep(0.5)
+        running.send_signal(number)
+        err = running.communicate(timeout=60)[1]
+    assert (running.returncode, err.splitlines()[-1]) == (code, f"stepcredit: {word}")
+    assert "Traceback" not in err
+    assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), 10)
+    left = {path.name for path in (tmp_path / "out").iterdir()} if (tmp_path / "out").exists() else set()
+    assert not any(name.startswith(".") for name in left), left
