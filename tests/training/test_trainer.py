@@ -306,7 +306,7 @@ def test_a_cut_episode_is_bootstrapped_from_the_value_after_its_last_token(tmp_p
     terms, _ = run._terms(run.model, batch.to_dict())
     by_hand = ((value[0, :3] - value[0, 3].detach()) ** 2).mean()
     assert terms.value[0].item() == pytest.approx(by_hand.item(), rel=1e-4)
-    with pytest.raises(InputError, match="sft has no value model to bootstrap from"):
+    with pytest.raises(InputError, match="sft has no V to stand for the reward"):
         trainer(tmp_path, SFTConfig, data=[cut], truncated="bootstrap")
 
 

@@ -173,8 +173,6 @@ def _encoded(
     if episode.truncated:
         if config.truncated == "drop":
             return "truncated", None
-        if is_cut and not method.needs_value:
-            raise InputError(f"{config.method} has no value model to bootstrap from; choose drop or zero", "truncated")
         episode = replace(_as_lost(episode), step_rewards=episode.step_rewards if is_cut else None)
     if episode.reward is None:
         return "undecided", None

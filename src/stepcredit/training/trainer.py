@@ -76,9 +76,9 @@ class OfflineTrainer(Trainer):
             raise InputError("a config is needed, it picks the method; for example OREOConfig(output_dir=…)", "args")
         if not isinstance(model, str | nn.Module):
             raise InputError(f"must be a model or its name, not {quoted(model)}", "model")
-        if train_dataset is None or isinstance(train_dataset, str | Path):
-            raise InputError(f"must be episodes (load_episodes(FOLDER)), a datasets.Dataset or rows, not "
-                             f"{quoted(train_dataset)}", "train_dataset")  # fmt: skip
+        if isinstance(train_dataset, str | Path):
+            raise InputError(f"must be episodes (load_episodes({quoted(train_dataset)})), a datasets.Dataset or rows",
+                             "train_dataset")  # fmt: skip
         self.method: Method = method_of(args)
         tokenizer = with_chat_template(
             processing_class or tokenizer_of(model, args), args.chat_template, args.merge_system_message
@@ -119,6 +119,8 @@ class OfflineTrainer(Trainer):
             NotFiniteError: at the first step whose loss, gradient, V or weights are not finite, before any of them is
                 kept; checkpoints from before it stay.
         """
+        if self.train_dataset is None:
+            raise InputError("training needs episodes", "train_dataset")
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         elif resume_from_checkpoint:

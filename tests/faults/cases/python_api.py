@@ -71,7 +71,6 @@ CALLS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "an unknown setting": (trainer(betta=1.0), ("betta", "beta")),
     "no model": (trainer(model="nowhere"), ("nowhere",)),
     "a model of a number": (trainer(model=3), ("model",)),
-    "no dataset": (trainer(train_dataset=None), ("train_dataset",)),
     "a dataset of text": (trainer(train_dataset="nowhere"), ("nowhere",)),
     "a dataset of numbers": (trainer(train_dataset=[1, 2]), ()),
     "rows without a reward": (trainer(train_dataset=[{"prompt": "a", "completion": "b"}]), ("reward",)),
