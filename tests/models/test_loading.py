@@ -233,7 +233,10 @@ def test_models_in_memory_are_held_to_the_vocabulary_too(tmp_path):
     args = OREOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True)
     for given, message in (
         ({"model": tiny_llama(vocab_size=257)}, "^model: the tokenizer has 259 ids"),
-        ({"value_model": value_model_from(tiny_llama(vocab_size=257))}, "^value_model: the tokenizer has 259 ids"),
+        (
+            {"value_model": value_model_from(tiny_llama(vocab_size=257))},
+            "^value_model: the tokenizer has 259 ids",
+        ),
         ({"ref_model": tiny_llama(vocab_size=300)}, "^ref_model: its vocabulary is not the policy's"),
     ):
         with pytest.raises(InputError, match=message):

@@ -22,7 +22,7 @@ from stepcredit import (
     TOPRConfig,
     append_episodes,
 )
-from stepcredit.episodes.turns import own_turns
+from stepcredit.episodes.turns import split_into_turns
 from stepcredit.logs.columns import ImportRules
 from stepcredit.logs.importers import episode_from_row
 from stepcredit.training.data import prepare
@@ -95,7 +95,7 @@ def test_a_truncated_conversation_that_is_split_returns_nothing(tmp_path):
     turns = prepared(tmp_path, SFTConfig, [talk], truncated="zero", split_turns=True).trajectories
     assert [float(t.reward.sum()) for t in turns] == [0.0, 0.0]
     whole = replace(talk, reward=1.0, stop_reason=StopReason.STOP)
-    assert [(t.reward, t.outcome) for t in own_turns(whole)] == [(1.75, 1.0), (1.25, 1.0)]
+    assert [(t.reward, t.outcome) for t in split_into_turns(whole)] == [(1.75, 1.0), (1.25, 1.0)]
     turns = prepared(tmp_path, RFTConfig, [replace(whole, step_rewards=(-0.5, -0.25))], split_turns=True).trajectories
     assert [t.outcome for t in turns] == [1.0, 1.0]
 
@@ -127,7 +127,7 @@ def test_an_outcome_that_was_moved_is_what_labels_go_by_and_is_not_stored(tmp_pa
     assert len(prepared(tmp_path, RFTConfig, moved)) == 2
     data = prepared(tmp_path, DQOConfig, moved, max_per_outcome=1)
     assert sorted(t.outcome for t in data.trajectories) == [0.0, 0.0, 1.0, 1.0]
-    with pytest.raises(InputError, match="outcome: an episode whose reward was moved is not stored"):
+    with pytest.raises(InputError, match="outcome: an episode with moved rewards cannot be stored"):
         append_episodes(tmp_path / "stored", moved)
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from numpy.typing import ArrayLike
 
 
-def group_of_each(n: int, groups: ArrayLike | None) -> Int[np.ndarray, " N"]:
+def group_indices(n: int, groups: ArrayLike | None) -> Int[np.ndarray, " N"]:
     """The number of each row's group, in the order of their sorted names; None: every row its own group."""
     return np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
 
@@ -27,7 +27,7 @@ def mean_and_stderr(scores: ArrayLike, groups: ArrayLike | None = None) -> tuple
     """
     x = np.asarray(scores, dtype=np.float64)
     mean = float(x.mean()) if len(x) else float("nan")
-    sums = np.bincount(group_of_each(len(x), groups), weights=x - mean) if len(x) else np.zeros(0)
+    sums = np.bincount(group_indices(len(x), groups), weights=x - mean) if len(x) else np.zeros(0)
     if len(sums) < 2:
         return mean, float("nan")
     small_sample = len(sums) / (len(sums) - 1)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from stepcredit.metrics.accuracy import group_of_each, mean_and_stderr
+from stepcredit.metrics.accuracy import group_indices, mean_and_stderr
 from stepcredit.metrics.ranking import Estimate, mean_estimate
 
 TENTHS = tuple(k / 10 for k in range(11))
@@ -51,7 +51,7 @@ def calibration(
         ValueError: a state without trials, or a number that is not finite.
     """
     value, rate, _ = _checked(predicted, right, trials)
-    labels = group_of_each(len(value), groups)
+    labels = group_indices(len(value), groups)
     place = np.clip(np.searchsorted(edges, value, side="right") - 1, 0, len(edges) - 2)
     bins = []
     for k in np.unique(place):

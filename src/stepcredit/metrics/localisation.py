@@ -33,7 +33,7 @@ def points_at_first_wrong(response: StepCredit) -> bool:
     return largest_drop(response.change) == list(response.wrong).index(True)
 
 
-def first_wrong_step_found(
+def first_wrong_step_accuracy(
     responses: Sequence[StepCredit], groups: Sequence[str], resamples: int = 2000, seed: int = 0
 ) -> tuple[Estimate, float]:
     """(share of responses with a wrong step whose largest drop is the first wrong one, share by chance).

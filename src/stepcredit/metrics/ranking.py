@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import ArrayLike
 
-from stepcredit.metrics.accuracy import group_of_each
+from stepcredit.metrics.accuracy import group_indices
 
 
 class Estimate(NamedTuple):
@@ -131,7 +131,7 @@ def ratio_estimate(
 
 def mean_estimate(x: Float[np.ndarray, " N"], groups: ArrayLike | None, resamples: int, seed: int) -> Estimate:
     """The mean of numbers with the bootstrap over their groups; None: every number its own group."""
-    label = group_of_each(len(x), groups)
+    label = group_indices(len(x), groups)
     sums = np.bincount(label, weights=x).astype(np.float64)
     return ratio_estimate(sums, np.bincount(label).astype(np.float64), resamples, seed)
 

@@ -76,7 +76,7 @@ def with_adapter(model: Any, peft_config: Any, keep: tuple[str, ...] = ()) -> An
     return adapted
 
 
-def adapted_from(base: Any, folder: str) -> Any:
+def load_with_adapter(base: Any, folder: str) -> Any:
     """A plain model with the adapter in a folder merged into it; `base` itself is changed.
 
     Raises:

@@ -24,7 +24,7 @@ from transformers import (
 
 from stepcredit.episodes.turns import TurnEnds, turn_ends
 from stepcredit.errors import InputError
-from stepcredit.models.adapters import adapted_from, base_name, is_adapter
+from stepcredit.models.adapters import base_name, is_adapter, load_with_adapter
 from stepcredit.models.chat_templates import with_chat_template
 from stepcredit.models.checks import WANTED, Role, check_loaded, check_reference, check_same_tokens, check_vocabulary
 from stepcredit.models.folders import TOKENIZER_FILES, check_model_folder, check_tokenizer_folder
@@ -88,7 +88,7 @@ def load_policy(
         model = gguf_policy(name_or_path, model_init_kwargs)
     elif is_adapter(name_or_path):
         load = partial(load_policy, trust_remote_code=trust_remote_code, **model_init_kwargs)
-        model = adapted_from(_of_base(name_or_path, load), name_or_path)
+        model = load_with_adapter(_of_base(name_or_path, load), name_or_path)
         model.name_or_path = model.config._name_or_path = name_or_path  # where its tokenizer is
     else:
         model = _load(AutoModelForCausalLM, name_or_path, "policy", trust_remote_code, model_init_kwargs)

@@ -1,4 +1,4 @@
-"""Which checkpoint to go on from: the newest that was written to its end."""
+"""The newest complete checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
-    """The newest complete `checkpoint-N` of a folder, or None.
+    """Returns the newest complete `checkpoint-N` in a folder, or None.
 
-    transformers writes `trainer_state.json` last; a checkpoint without one, or with a torn one, was being written
-    when its process died.
+    transformers writes `trainer_state.json` last: a checkpoint in which it is missing or truncated is incomplete.
     """
     numbered = [p for p in Path(folder).glob("checkpoint-*") if p.name.partition("-")[2].isdigit()]
     for path in sorted(numbered, key=lambda p: int(p.name.partition("-")[2]), reverse=True):
