@@ -110,7 +110,7 @@ def test_labels_of_steps_are_no_outcome(tmp_path, kind):
     """Every step right says nothing of the end: methods of right and wrong ask for it."""
     with pytest.raises(InputError, match="no response has an outcome of 1 or more, so none is right"):
         prepared(tmp_path, kind, [stepwise()])
-    with pytest.raises(InputError, match="give one in a column reward or label"):
+    with pytest.raises(InputError, match="outcomes in a column reward or label"):
         prepared(tmp_path, OREOConfig, [stepwise()], max_per_outcome=1)
     (row,) = prepared(tmp_path, OREOConfig, [stepwise()]).trajectories  # steps are what it learns from
     assert float(row.reward.sum()) == 2
