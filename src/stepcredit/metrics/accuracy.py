@@ -8,17 +8,17 @@ from numpy.typing import ArrayLike
 
 
 def group_indices(n: int, groups: ArrayLike | None) -> Int[np.ndarray, " N"]:
-    """The number of each row's group, in the order of their sorted names; None: every row its own group."""
+    """Returns the group index of each row, in sorted order of the group names; None: every row is its own group."""
     return np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
 
 
 def mean_and_stderr(scores: ArrayLike, groups: ArrayLike | None = None) -> tuple[float, float]:
-    """The mean of scores and its standard error.
+    """Returns the mean of scores and its standard error.
 
     Args:
-        scores: one number a response, shape [N].
-        groups: the prompt of each response; responses to one prompt are no independent draws, so the error
-            is that of the mean over prompts (cluster-robust). None: every response its own prompt.
+        scores: one number per response, shape [N].
+        groups: the prompt of each response. Responses to one prompt are not independent, so the standard error is
+            clustered by prompt. None: every response is its own group.
 
     Returns:
         (mean, standard error); the error is NaN with fewer than two groups.
