@@ -433,7 +433,7 @@ def test_a_step_ends_after_so_many_tokens_too(byte_tokenizer):
     assert align(own, byte_tokenizer, StepRule(("\n",), 2)).step_id.tolist() == [-1, 0, 0, 0, 0, 1, 2]
 
 
-def test_the_token_that_ended_a_response_is_a_step_of_its_own_whatever_it_is(byte_tokenizer):
+def test_any_end_token_of_a_response_is_a_separate_step(byte_tokenizer):
     """A stop string ended it: the state before its last token is trained, as that before an end of turn is."""
     row = align(sampled("q", [*b"a\nbQ:"], stop_reason=StopReason.STOP), byte_tokenizer, LINES)
     assert row.step_id.tolist() == [-1, 0, 0, 1, 1, 2]
@@ -450,7 +450,7 @@ def sampled(prompt, written, **given):
     return episode(prompt, "whatever", tokens=tokens, **given)
 
 
-def test_what_ends_a_turn_may_be_told(byte_tokenizer):
+def test_end_of_turn_tokens_can_be_passed(byte_tokenizer):
     ends = turn_ends(byte_tokenizer)._replace(of_text=END)
     assert align(episode("q", "a"), byte_tokenizer, LINES, ends=ends).ids.tolist() == [*ids("qa"), END]
 

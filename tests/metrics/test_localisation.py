@@ -111,7 +111,7 @@ def test_matched_pairs_equal_the_double_loop(rows, restricted):
 
 
 @given(responses)
-def test_a_signal_of_kinds_alone_wins_half_of_the_pairs(rows):
+def test_a_signal_of_the_kind_only_wins_half_of_the_pairs(rows):
     credits = [StepCredit(*map(list, zip(*row))) for row in rows]
     rates = kind_rates((c.kind, c.wrong) for c in credits)
     prior = [StepCredit(kind_prior_change(c.kind, rates), c.wrong, c.kind) for c in credits]

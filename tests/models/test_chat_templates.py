@@ -1,4 +1,4 @@
-"""Which chat template a tokenizer uses."""
+"""Selection of a tokenizer's chat template."""
 
 import pytest
 

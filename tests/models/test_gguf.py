@@ -1,4 +1,4 @@
-"""Policies from `.gguf` files: dequantised, said so, and plain afterwards; damaged and absent ones are refused."""
+"""Policies from `.gguf` files: dequantised with a warning, plain afterwards; damaged and missing files are errors."""
 
 import sys
 from pathlib import Path

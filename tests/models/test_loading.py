@@ -1,5 +1,5 @@
-"""What loads without an alarm: models of many architectures, tied and not, with their value models; and what is said
-of those that do not fit, where no command is needed to see it."""
+"""Loading of models of many architectures, tied and untied, with their value models, and the errors of those that do
+not fit."""
 
 import copy
 import json
@@ -101,14 +101,14 @@ def test_its_value_model_loads_as_it_was_and_neither_is_taken_for_the_other(kind
         ("llama", ["model.rotary_emb.inv_freq"]),
     ],
 )
-def test_buffers_that_older_versions_saved_are_no_strangers(kind, names, tmp_path):
+def test_buffers_saved_by_older_versions_are_not_unexpected(kind, names, tmp_path):
     tiny(kind, True).save_pretrained(tmp_path)
     add(tmp_path, {name: torch.ones(4) for name in names})
     load_policy(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["transformer.h.0.attn.c_attn.bias_more", "transformer.h.0.mlp.bias", "attn.bias"])
-def test_a_bias_that_is_no_mask_is_a_stranger(name, tmp_path):
+def test_a_bias_that_is_not_a_mask_is_unexpected(name, tmp_path):
     tiny("gptj", True).save_pretrained(tmp_path)
     add(tmp_path, {name: torch.ones(4)})
     with pytest.raises(InputError, match=f"unexpected weights: {name}"):
@@ -132,7 +132,7 @@ def test_a_tied_model_that_was_saved_with_its_head_or_in_shards(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_loads_and_its_spoilt_weights_are_found(dtype, tmp_path):
+def test_half_precision_loads_and_nonfinite_weights_are_errors(dtype, tmp_path):
     policy = tiny_llama().to(dtype)
     policy.save_pretrained(tmp_path)
     assert load_policy(str(tmp_path)).dtype == dtype
@@ -216,7 +216,7 @@ def test_the_same_tokens_but_for_special_ones():
         check_same_tokens(longer, byte_tokenizer(merges=[("a", "c")]), "v")
 
 
-def test_real_families_are_told_apart():
+def test_tokenizers_of_different_families_differ():
     check_same_tokens(real_tokenizer("llama3"), real_tokenizer("llama3_1"), "v")
     with pytest.raises(InputError, match="its vocabulary is not the policy's"):
         check_same_tokens(real_tokenizer("qwen3"), real_tokenizer("llama3"), "v")

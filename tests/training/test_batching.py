@@ -1,4 +1,4 @@
-"""Pairs and mismatched responses made from unpaired episodes."""
+"""Single items, preference pairs and mismatched pairs from unpaired episodes."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -74,7 +74,7 @@ def test_another_seed_takes_other_pairs():
     assert len({frozenset(t) for t in taken}) > 1
 
 
-def test_alone():
+def test_single_items():
     episodes = labelled({"p": (1, 1)})
     assert single_items(episodes, None) == [(e,) for e in episodes]
 
@@ -90,7 +90,7 @@ def test_spliced_by_hand():
     assert (found.prompt_id, found.outcome) == ("ours", 0.0)
 
 
-def test_strangers_keep_the_prompt_and_bring_the_response_of_another():
+def test_mismatched_pairs_join_a_prompt_and_a_response_to_another_prompt():
     episodes = [row([k % 3], [10 + k], float(k % 2), f"p{k % 3}") for k in range(9)]
     items = mismatched_pairs(episodes, settings_of())
     assert [item[0] for item in items] == episodes
@@ -151,7 +151,7 @@ def test_kto_measures_its_baseline_on_mismatched_responses(tmp_path, swapped):
     assert signals.outcome.tolist() == [1.0, 0.0] * 6
 
 
-def test_topr_asks_for_the_log_probabilities_of_the_writer(tmp_path):
+def test_topr_requires_behaviour_log_probabilities(tmp_path):
     with pytest.raises(InputError, match="topr needs log-probabilities of the behaviour policy"):
         trainer(tmp_path, TOPRConfig, data=data())
 

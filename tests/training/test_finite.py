@@ -1,4 +1,4 @@
-"""Training stops at the first number that is not finite, says which, and keeps what was good."""
+"""Training stops at the first non-finite number, names it, and keeps earlier checkpoints."""
 
 import math
 import re
@@ -139,7 +139,7 @@ def test_clipping_off_does_not_switch_the_check_off(tmp_path):
 
 
 @pytest.mark.parametrize("spoil", [policy_nan, value_infinite])
-def test_weights_that_an_update_spoilt_are_not_saved(tmp_path, spoil):
+def test_nonfinite_weights_are_not_saved(tmp_path, spoil):
     """By the check of what is to be saved: no loss has seen them."""
     run = run_in(tmp_path)
     run.add_callback(Planting("end", 3, spoil))
@@ -237,7 +237,7 @@ def test_a_row_is_of_the_item_that_the_collator_put_it_in(row):
     assert not found.bad[1:].any()
 
 
-def test_either_loss_alone_is_enough_and_what_is_no_action_is_not_looked_at():
+def test_one_nonfinite_loss_is_enough_and_other_positions_are_ignored():
     value = torch.zeros(2, 2)
     value[0, 1] = math.nan  # no action
     fine, bad = torch.zeros(2), torch.tensor([0.0, math.inf])

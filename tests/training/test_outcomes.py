@@ -1,4 +1,4 @@
-"""Right is the outcome: rewards of steps move credit, and no label."""
+"""Right and wrong are decided by the outcome, not by step rewards."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def prepared(folder, kind, data, **given):
     return prepare(data, byte_tokenizer(), args, method_of(args))
 
 
-def test_rejection_sampling_keeps_the_right_responses_whatever_their_steps_cost(tmp_path):
+def test_rejection_sampling_keeps_right_responses_regardless_of_step_rewards(tmp_path):
     data = prepared(tmp_path, RFTConfig, penalised())
     assert [t.outcome for t in data.trajectories] == [1.0, 1.0]
     assert data.left_out == {"filtered": 2}

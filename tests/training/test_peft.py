@@ -1,4 +1,4 @@
-"""Adapters on policy and value model: each by its own config, the base as the reference, saved plain."""
+"""Adapters on policy and value model, with the base model as the reference, saved as plain models."""
 
 import pytest
 import torch
@@ -130,7 +130,7 @@ def log_probs(model):
         ({"target_modules": ["q_proj"]}, False),
     ],
 )
-def test_what_is_saved_is_the_base_with_its_adapter_whatever_was_tied(settings, apart, tmp_path, caplog):
+def test_saved_models_are_merged_tied_or_not(settings, apart, tmp_path, caplog):
     from doubles.models import tiny_llama
 
     model, expected = adapted(**settings)

@@ -266,7 +266,7 @@ def test_metrics(tmp_path):
     assert logged["eval_loss/policy"] > 0
 
 
-def test_rft_learns_from_the_right_ones_alone(tmp_path):
+def test_rft_trains_only_on_right_responses(tmp_path):
     data = prepare(episodes(), byte_tokenizer(), config(tmp_path, RFTConfig), METHODS["rft"])
     assert len(data) == 4
     assert data.left_out == {"filtered": 8}

@@ -1,4 +1,4 @@
-"""Conversations whose turns are trained as episodes of their own."""
+"""Conversations whose turns are trained as separate episodes."""
 
 import pytest
 

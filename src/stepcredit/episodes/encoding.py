@@ -163,9 +163,9 @@ def continuation_ids(before: list[int], text: str, tokenizer: Tokenizer) -> list
     if not text:
         return []
     expected = decode(before, tokenizer) + text
-    alone = plain_ids(text, tokenizer)
-    if decode(before + alone, tokenizer) == expected:
-        return alone
+    ids = plain_ids(text, tokenizer)
+    if decode(before + ids, tokenizer) == expected:
+        return ids
     anchor = plain_ids("\n", tokenizer)
     anchored = plain_ids("\n" + text, tokenizer)[len(anchor) :]
     if decode(before + anchored, tokenizer) == expected:

@@ -29,9 +29,9 @@ def balanced(episodes: Sequence[Trajectory], limit: int, threshold: float, seed:
     for index, episode in enumerate(episodes):
         prompts[episode.prompt_id][episode.outcome >= threshold].append(index)
     rng = np.random.default_rng([seed, 4])
-    kept: list[int] = []
+    indices: list[int] = []
     for by_label in prompts.values():
         right, wrong = by_label[True], by_label[False]
-        kept += [right[k] for k in rng.permutation(len(right))[: min(limit, max(len(wrong), 1))]]
-        kept += [wrong[k] for k in rng.permutation(len(wrong))[:limit]]
-    return [episodes[index] for index in sorted(kept)]
+        indices += [right[k] for k in rng.permutation(len(right))[: min(limit, max(len(wrong), 1))]]
+        indices += [wrong[k] for k in rng.permutation(len(wrong))[:limit]]
+    return [episodes[index] for index in sorted(indices)]
