@@ -30,7 +30,7 @@ from stepcredit.objectives.toy import toy_loss
 from stepcredit.training.configs import ToyConfig
 
 METHODS["toy"] = Method(
-    ToyConfig, lambda s, c: Terms(toy_loss(s.log_prob, s.action_mask, s.outcome, c.push), None, {}), per="item",
+    ToyConfig, lambda s, c: LossTerms(toy_loss(s.log_prob, s.action_mask, s.outcome, c.push), None, {}), per="item",
     label="Toy method", color="#123456",
 )
 """

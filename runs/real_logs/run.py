@@ -30,7 +30,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, set_seed
 
 from stepcredit import Episode, OfflineTrainer, OREOConfig, SFTConfig, load_episodes
-from stepcredit.episodes.alignment import PieceReader, Trajectory, align
+from stepcredit.episodes.alignment import TokenTexts, Trajectory, align
 from stepcredit.episodes.steps import StepRule
 from stepcredit.files import write_json
 from stepcredit.logs.import_logs import ImportConfig, import_logs
@@ -146,7 +146,7 @@ def fit(
 
 def judge(model: Any, tokenizer: Any, train: list[Episode], test: list[Episode], seed: int) -> list[dict[str, Any]]:
     """One row per score, share of the response, and matching."""
-    pieces, rule = PieceReader(tokenizer), StepRule()
+    pieces, rule = TokenTexts(tokenizer), StepRule()
     rows = [align(e, tokenizer, rule, pieces) for e in test]
     values = values_of(model.value, rows)
     rate = variant_rates(train)

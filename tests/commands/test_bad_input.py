@@ -51,7 +51,10 @@ def policy(tmp_path):
 
 
 BAD_EPISODES = [
-    ({"prompt": "x" * 90, "completion": "2", "reward": 1}, "prompt: the prompt alone has 90 tokens, max_length is 64"),
+    (
+        {"prompt": "x" * 90, "completion": "2", "reward": 1},
+        "prompt: the prompt has 90 tokens, which leaves no room for a response within max_length 64",
+    ),
     (
         {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "reward": 1},
         "chat_template: the chat template leaves the assistant's message out",

@@ -106,7 +106,7 @@ def test_delimiters_as_typed(tmp_path):
     with pytest.raises(InputError, match="step_delimiters: a delimiter must not be empty"):
         delimiters([""])
     for bad in ("\\d", "a\\"):
-        with pytest.raises(InputError, match="means nothing; use"):
+        with pytest.raises(InputError, match="unknown escape"):
             delimiters([bad])
 
 
@@ -117,7 +117,7 @@ def test_steps_end_as_in_the_task_that_the_episodes_were_collected_for(expected,
     assert step_rule(None, tmp_path).delimiters == expected
     for damaged in ("[]", "{}", "", '{"step_delimiters": 3}'):
         (tmp_path / "collect.json").write_text(damaged)
-        with pytest.raises(InputError, match=r"collect\.json: (damaged or half-written|tells of no step delimiters)"):
+        with pytest.raises(InputError, match=r"collect\.json: (damaged or half-written|has no step delimiters)"):
             step_rule(None, tmp_path)
 
 

@@ -9,15 +9,15 @@ import torch
 
 from doubles.tokenizers import byte_tokenizer
 from stepcredit.episodes.alignment import (
-    PieceReader,
+    TokenTexts,
     Trajectory,
     action_runs,
+    add_bootstrap_value,
     align,
     at_states,
-    bootstrapped,
     collate,
     segments,
-    spliced,
+    splice,
 )
 from stepcredit.episodes.encoding import decode, prompt_ids, tokenise
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
@@ -189,7 +189,7 @@ def test_a_step_before_the_first_token_can_have_no_reward(byte_tokenizer):
 
 def test_too_few_step_rewards_are_refused(byte_tokenizer):
     assert align(episode("q", "a", step_rewards=(0.5,)), byte_tokenizer, LINES).reward.tolist() == [0, 0.5, 1]
-    message = "step_rewards: 1 step rewards for 2 steps; give one a step, or check the step delimiters"
+    message = "step_rewards: 1 step rewards for 2 steps; give one per step, or check the step delimiters"
     with pytest.raises(InputError, match=f"^{message}$"):
         align(episode("q", "a\nb", step_rewards=(1.0,)), byte_tokenizer, LINES)
 
@@ -254,7 +254,7 @@ def test_the_prompt_of_one_with_the_response_of_another():
         prompt_id="other",
         outcome=1.0,
     )
-    found, back = spliced(one, other), spliced(other, one)
+    found, back = splice(one, other), splice(other, one)
     assert found.ids.tolist() == [1, 2, 6, 7, 8]
     assert found.action_mask.tolist() == [False, False, True, False, True]
     assert found.step_id.tolist() == [-1, -1, 0, -1, 0]
@@ -290,7 +290,7 @@ def test_a_cut_episode_is_rewarded_with_the_value_after_its_last_action():
     )
     value = torch.arange(20, dtype=torch.float64).reshape(4, 5).requires_grad_()
     reward = torch.tensor([[0.0, 0, 0.5, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
-    found = bootstrapped(reward, value, mask, torch.tensor([True, True, False, False]))
+    found = add_bootstrap_value(reward, value, mask, torch.tensor([True, True, False, False]))
     assert found.tolist() == [[0, 0, 3.5, 0], [6, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
     assert found.dtype == reward.dtype
     assert not found.requires_grad
@@ -299,12 +299,12 @@ def test_a_cut_episode_is_rewarded_with_the_value_after_its_last_action():
 def test_bootstrapping_stays_on_its_device():
     at = {"device": "meta"}
     cut, mask = torch.ones(2, dtype=torch.bool, **at), torch.ones(2, 3, dtype=torch.bool, **at)
-    assert bootstrapped(torch.ones(2, 3, **at), torch.ones(2, 4, **at), mask, cut).device.type == "meta"
+    assert add_bootstrap_value(torch.ones(2, 3, **at), torch.ones(2, 4, **at), mask, cut).device.type == "meta"
 
 
 def test_an_unknown_level_is_refused(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # types refuse it first
-    with pytest.raises(InputError, match=r"^level: 'word' is no level; choose token, step or response$"):
+    with pytest.raises(InputError, match=r"^level: unknown level 'word'; choose from token, step, response$"):
         segments("word", torch.tensor([[True]]), torch.tensor([[0]]))
 
 
@@ -317,7 +317,7 @@ class SpacedWords:
 
 
 def test_pieces_read_as_they_do_in_context():
-    reader = PieceReader(SpacedWords())
+    reader = TokenTexts(SpacedWords())
     assert reader([0, 1, 2, 3]) == ["two", " a", "b", " ."]
     assert reader([1, 0]) == ["a", " two"]
 
@@ -433,7 +433,7 @@ def test_a_step_ends_after_so_many_tokens_too(byte_tokenizer):
     assert align(own, byte_tokenizer, StepRule(("\n",), 2)).step_id.tolist() == [-1, 0, 0, 0, 0, 1, 2]
 
 
-def test_the_token_that_ended_a_response_is_a_step_of_its_own_whatever_it_is(byte_tokenizer):
+def test_any_end_token_of_a_response_is_a_separate_step(byte_tokenizer):
     """A stop string ended it: the state before its last token is trained, as that before an end of turn is."""
     row = align(sampled("q", [*b"a\nbQ:"], stop_reason=StopReason.STOP), byte_tokenizer, LINES)
     assert row.step_id.tolist() == [-1, 0, 0, 1, 1, 2]
@@ -450,7 +450,7 @@ def sampled(prompt, written, **given):
     return episode(prompt, "whatever", tokens=tokens, **given)
 
 
-def test_what_ends_a_turn_may_be_told(byte_tokenizer):
+def test_end_of_turn_tokens_can_be_passed(byte_tokenizer):
     ends = turn_ends(byte_tokenizer)._replace(of_text=END)
     assert align(episode("q", "a"), byte_tokenizer, LINES, ends=ends).ids.tolist() == [*ids("qa"), END]
 
@@ -461,7 +461,7 @@ def test_a_turn_as_it_was_written():
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     said = episode(CHAT, [{"role": "assistant", "content": "<think>a</think>b"}])
-    with pytest.raises(InputError, match="drops the thought"):
+    with pytest.raises(InputError, match="drops the reasoning"):
         align(said, drops, LINES)
     row = align(said, drops, LINES, as_written=True)
     assert row.ids[row.action_mask].tolist() == [*ids("<think>a</think>b"), END]

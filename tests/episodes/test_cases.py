@@ -9,7 +9,7 @@ import pytest
 from stepcredit.cli import main
 from stepcredit.episodes.encoding import decode, tokenise
 from stepcredit.episodes.store import load_episodes
-from stepcredit.episodes.turns import own_turns
+from stepcredit.episodes.turns import split_into_turns
 from stepcredit.errors import InputError
 from stepcredit.logs.importers import episode_from_row
 from stepcredit.models.chat_templates import with_chat_template
@@ -86,9 +86,9 @@ def test_a_system_message_that_the_template_refuses(toys):
 
 def test_a_thought_that_the_template_drops(toys):
     episode = episode_of("r1_chat")
-    with pytest.raises(InputError, match=r"drops the thought of the message.*--split_turns true"):
+    with pytest.raises(InputError, match=r"drops the reasoning of the message.*--split_turns true"):
         tokenise(episode, toys["r1"])
-    (turn,) = own_turns(episode)
+    (turn,) = split_into_turns(episode)
     assert marked(tokenise(turn, toys["r1"], as_written=True), toys["r1"]) == R1_TURN
 
 

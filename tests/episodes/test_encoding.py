@@ -8,7 +8,7 @@ from doubles.tokenizers import byte_tokenizer
 from stepcredit.episodes.conversation import Conversation
 from stepcredit.episodes.encoding import tokenise
 from stepcredit.episodes.episode import Episode, StopReason
-from stepcredit.episodes.turns import own_turns
+from stepcredit.episodes.turns import split_into_turns
 from stepcredit.errors import InputError
 
 MINICPM = (
@@ -65,17 +65,17 @@ def test_the_prompt_is_rendered_with_the_tools_that_the_policy_had():
     state = [*b"<t>f;g;"]
     assert tokens.ids.tolist() == [*state, *bare.ids]
     assert tokens.action_mask.tolist() == [False] * len(state) + bare.action_mask.tolist()
-    for turn in own_turns(episode):
+    for turn in split_into_turns(episode):
         assert tokenise(turn, tokenizer).ids.tolist()[: len(state)] == state
 
 
 def test_a_template_that_leaves_tools_out_is_refused():
     episode = Episode(prompt=PROMPT, completion=COMPLETION, reward=1.0, prompt_id="p", tools=({"name": "f"},))
-    with pytest.raises(InputError, match="leaves out the tool 'f', which the policy was given; --chat_template FILE"):
+    with pytest.raises(InputError, match="leaves out the tool 'f' of the prompt; --chat_template FILE"):
         tokenise(episode, byte_tokenizer(MINICPM))
 
 
 def test_tools_stand_beside_chat_alone():
     for prompt, completion, tools in ((PROMPT, COMPLETION, ()), ("q", "a", TOOLS)):
-        with pytest.raises(InputError, match="tools: must be descriptions of tools, beside chat messages, or None"):
+        with pytest.raises(InputError, match="tools: must be a list of tool descriptions, with chat messages, or None"):
             Episode(prompt=prompt, completion=completion, reward=1.0, prompt_id="p", tools=tools)

@@ -50,7 +50,7 @@ def ids(*numbers):
     [
         ([False, False], None, "no action tokens"),
         ([True, True], None, "the first token is an action"),
-        ([False], None, "one row each"),
+        ([False], None, "must both have shape"),
         ([False, True], [0.0, np.nan], "behavior_log_prob must be finite"),
         ([False, True], [0.0], "behavior_log_prob must be finite"),
     ],

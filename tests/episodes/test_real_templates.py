@@ -13,7 +13,7 @@ from stepcredit.episodes.conversation import Conversation
 from stepcredit.episodes.encoding import decode, prompt_ids, response_text, tokenise
 from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.episodes.steps import StepRule
-from stepcredit.episodes.turns import own_turns, turn_ends
+from stepcredit.episodes.turns import split_into_turns, turn_ends
 from stepcredit.errors import InputError
 from stepcredit.models.chat_templates import with_chat_template
 
@@ -252,7 +252,9 @@ def test_the_templates_of_qwen3_as_they_come_change_earlier_turns():
         tokenise(episode_of("qwen3", "two"), tokenizer)
     one = tokenise(episode_of("qwen3", "one"), tokenizer)
     assert one.ids.tolist() == [*IDS["qwen3"][0], *IDS["qwen3"][1]]
-    first, second = (align(e, tokenizer, StepRule(()), as_written=True) for e in own_turns(episode_of("qwen3", "two")))
+    first, second = (
+        align(e, tokenizer, StepRule(()), as_written=True) for e in split_into_turns(episode_of("qwen3", "two"))
+    )
     asked, again = "<|im_start|>user\n2+3?<|im_end|>\n", "<|im_start|>user\nsure?<|im_end|>\n"
     assert written(first, tokenizer) == asked + "<|im_start|>assistant\n⟦<think>\n\n</think>\n\nIt is 5.|<|im_end|>⟧"
     assert written(second, tokenizer) == (

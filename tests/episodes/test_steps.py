@@ -34,7 +34,7 @@ def test_steps_joined_are_the_text_and_none_is_blank_but_the_first(text):
 
 
 def test_an_empty_delimiter_is_refused():
-    with pytest.raises(InputError, match="delimits nothing"):
+    with pytest.raises(InputError, match="must not be empty"):
         StepRule(("",))
 
 
@@ -82,18 +82,18 @@ def test_the_steps_of_tokens_are_those_of_the_text(texts):
 
 def test_a_step_is_begun_by_a_token_only_after_one_that_is_complete():
     step = OpenStep(StepRule((". ",), 4))
-    assert not step.begun_by(" a")
+    assert not step.ends_before(" a")
     for text, begins in (("It", False), (".", True)):
         step.add(text)
-        assert step.begun_by(" Then") is begins
-    assert not step.begun_by("5")
-    assert not step.begun_by(" ")
+        assert step.ends_before(" Then") is begins
+    assert not step.ends_before("5")
+    assert not step.ends_before(" ")
     assert not step.full
     step.add("5")
     step.add("6")
     assert step.full
-    assert step.begun_by("7")
-    assert step.begun_by(" ")
+    assert step.ends_before("7")
+    assert step.ends_before(" ")
 
 
 def test_a_limit_below_one_is_refused():

@@ -7,7 +7,7 @@ from stepcredit.metrics.localisation import (
     ANY_KIND,
     StepCredit,
     every_step,
-    first_wrong_step_found,
+    first_wrong_step_accuracy,
     kind_prior_change,
     kind_rates,
     largest_drop,
@@ -28,7 +28,7 @@ def test_by_hand():
         StepCredit([-0.5, 0.1], [False, False]),  # no wrong step: does not count
         StepCredit([-0.1, -0.2, -0.3, -0.6], [False, False, False, True]),  # found
     ]
-    found, chance = first_wrong_step_found(responses, ["a", "a", "b", "b"])
+    found, chance = first_wrong_step_accuracy(responses, ["a", "a", "b", "b"])
     assert found.estimate == 2 / 3
     assert (found.groups, found.pairs) == (2, 3)
     assert chance == (1 / 3 + 1 / 2 + 1 / 4) / 3
@@ -111,7 +111,7 @@ def test_matched_pairs_equal_the_double_loop(rows, restricted):
 
 
 @given(responses)
-def test_a_signal_of_kinds_alone_wins_half_of_the_pairs(rows):
+def test_a_signal_of_the_kind_only_wins_half_of_the_pairs(rows):
     credits = [StepCredit(*map(list, zip(*row))) for row in rows]
     rates = kind_rates((c.kind, c.wrong) for c in credits)
     prior = [StepCredit(kind_prior_change(c.kind, rates), c.wrong, c.kind) for c in credits]

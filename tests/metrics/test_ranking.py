@@ -70,7 +70,7 @@ def test_across_prompts_by_hand():
     assert (result.estimate, result.groups, result.pairs) == (2.5 / 6, 2, 6)
 
 
-def test_a_score_that_knows_the_prompt_alone():
+def test_a_score_of_the_prompt_only():
     """a is easy (4 right, 1 wrong), b is hard (1, 4): 16 pairs across are won, 1 is lost, 8 within are ties."""
     right = [1, 1, 1, 1, 0, 0, 0, 0, 0, 1]
     scores, groups = [1] * 5 + [0] * 5, list("aaaaabbbbb")

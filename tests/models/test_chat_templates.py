@@ -1,4 +1,4 @@
-"""Which chat template a tokenizer uses."""
+"""Selection of a tokenizer's chat template."""
 
 import pytest
 
@@ -53,7 +53,7 @@ def test_a_template_from_a_file(tmp_path):
         with_chat_template(tokenizer, str(tmp_path / "nowhere"))
     for broken in ("{% for m in messages %}", "{{ raise_exception('no') }}", "{{ messages.content.more.x }}"):
         file.write_text(broken)
-        with pytest.raises(InputError, match=r"template\.jinja is no chat template"):
+        with pytest.raises(InputError, match=r"template\.jinja does not render"):
             with_chat_template(tokenizer, str(file))
 
 

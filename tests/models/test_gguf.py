@@ -1,4 +1,4 @@
-"""Policies from `.gguf` files: dequantised, said so, and plain afterwards; damaged and absent ones are refused."""
+"""Policies from `.gguf` files: dequantised with a warning, plain afterwards; damaged and missing files are errors."""
 
 import sys
 from pathlib import Path
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("each_says_it_anew")
 
 @pytest.fixture
 def each_says_it_anew(monkeypatch):
-    monkeypatch.setattr(reading, "_said", set())
+    monkeypatch.setattr(reading, "_reported", set())
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_missing_weights_and_nan_are_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("load", [load_value_model, load_reward_model])
 def test_it_holds_no_value_model(load, tiny):
-    with pytest.raises(InputError, match="a policy only"):
+    with pytest.raises(InputError, match="only be a policy"):
         load(tiny)
 
 

@@ -1,4 +1,4 @@
-"""V and log-ratios of responses are read where training reads them, whatever the batch and the order."""
+"""V and log-ratios are read at the positions of training, independently of batch and order."""
 
 import numpy as np
 import pytest

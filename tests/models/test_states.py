@@ -1,4 +1,4 @@
-"""The states at which V was trained, told by the value model and asked by a search."""
+"""The states at which V was trained, saved with the value model and used by search."""
 
 import pytest
 

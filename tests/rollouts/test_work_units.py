@@ -198,7 +198,7 @@ def test_delimiters_of_a_manifest(tmp_path):
     for told, expected in ((["\n", "."], ("\n", ".")), ([], ()), ("x", None), ([1], None), (None, None)):
         (tmp_path / COLLECTED).write_text(json.dumps({"seed": 1, "step_delimiters": told}))
         if expected is None:
-            with pytest.raises(InputError, match=r"collect\.json: tells of no step delimiters"):
+            with pytest.raises(InputError, match=r"collect\.json: has no step delimiters"):
                 collected_delimiters(tmp_path)
         else:
             assert collected_delimiters(tmp_path) == expected

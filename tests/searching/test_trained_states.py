@@ -14,7 +14,7 @@ from stepcredit.engines.decoding import Draw, Drawing, PieceEnd
 from stepcredit.engines.engine import Request, SamplingParams
 from stepcredit.engines.stepping import CachedStepper
 from stepcredit.engines.transformers import TransformersEngine
-from stepcredit.episodes.alignment import PieceReader, align, segments
+from stepcredit.episodes.alignment import TokenTexts, align, segments
 from stepcredit.episodes.encoding import prompt_ids, response_text
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.episodes.steps import StepRule, steps_of_tokens
@@ -250,5 +250,5 @@ def test_pieces_drawn_one_by_one_are_the_steps_of_the_whole(name, data):
                 break
         found.append(len(drawing.ids[0]))
         before, rest = drawing.ids[0][-1], rest[found[-1] :]
-    steps = steps_of_tokens(PieceReader(tokenizer)(ids), rule)
+    steps = steps_of_tokens(TokenTexts(tokenizer)(ids), rule)
     assert found == np.bincount(steps).tolist()

@@ -1,4 +1,4 @@
-"""Pairs and mismatched responses made from unpaired episodes."""
+"""Single items, preference pairs and mismatched pairs from unpaired episodes."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -13,8 +13,8 @@ from test_trainer import trainer
 
 from doubles.models import tiny_llama
 from stepcredit import DPOConfig, Episode, InputError, KTOConfig, TOPRConfig
-from stepcredit.episodes.alignment import Trajectory, spliced
-from stepcredit.training.batching import alone, in_pairs, with_mismatched
+from stepcredit.episodes.alignment import Trajectory, splice
+from stepcredit.training.batching import mismatched_pairs, preference_pairs, single_items
 
 
 def row(prompt, response, reward, prompt_id=""):
@@ -55,33 +55,33 @@ def test_pairs_are_right_over_wrong_of_one_prompt_capped_and_seeded(counts, cap,
     config = settings_of(max_pairs_per_prompt=cap, seed=seed)
     possible = [right * wrong for right, wrong in counts]
     if not any(possible):
-        with pytest.raises(InputError, match="no prompt has a right and a wrong response"):
-            in_pairs(episodes, config)
+        with pytest.raises(InputError, match="no prompt has both a right and a wrong response"):
+            preference_pairs(episodes, config)
         return
-    items = in_pairs(episodes, config)
+    items = preference_pairs(episodes, config)
     assert all(good.reward.sum() == 1 and bad.reward.sum() == 0 for good, bad in items)
     assert all(good.prompt_id == bad.prompt_id for good, bad in items)
     assert len({(id(good), id(bad)) for good, bad in items}) == len(items)
     found = Counter(good.prompt_id for good, _ in items)
     assert [found[f"p{k}"] for k in range(len(counts))] == [min(cap, n) for n in possible]
-    again = in_pairs(episodes, config)
+    again = preference_pairs(episodes, config)
     assert [tuple(map(id, item)) for item in again] == [tuple(map(id, item)) for item in items]
 
 
 def test_another_seed_takes_other_pairs():
     episodes = labelled({"p": (6, 6)})
-    taken = [{tuple(map(id, item)) for item in in_pairs(episodes, settings_of(seed=seed))} for seed in range(4)]
+    taken = [{tuple(map(id, item)) for item in preference_pairs(episodes, settings_of(seed=seed))} for seed in range(4)]
     assert len({frozenset(t) for t in taken}) > 1
 
 
-def test_alone():
+def test_single_items():
     episodes = labelled({"p": (1, 1)})
-    assert alone(episodes, None) == [(e,) for e in episodes]
+    assert single_items(episodes, None) == [(e,) for e in episodes]
 
 
 def test_spliced_by_hand():
     ours, theirs = row([1, 2, 3], [4, 5], 1.0, "ours"), row([6], [7, 8, 9], 1.0, "theirs")
-    found = spliced(ours, theirs)
+    found = splice(ours, theirs)
     assert found.ids.tolist() == [1, 2, 3, 7, 8, 9]
     assert found.action_mask.tolist() == [False] * 3 + [True] * 3
     assert found.step_id.tolist() == [-1, -1, -1, 0, 1, 2]
@@ -90,9 +90,9 @@ def test_spliced_by_hand():
     assert (found.prompt_id, found.outcome) == ("ours", 0.0)
 
 
-def test_strangers_keep_the_prompt_and_bring_the_response_of_another():
+def test_mismatched_pairs_join_a_prompt_and_a_response_to_another_prompt():
     episodes = [row([k % 3], [10 + k], float(k % 2), f"p{k % 3}") for k in range(9)]
-    items = with_mismatched(episodes, settings_of())
+    items = mismatched_pairs(episodes, settings_of())
     assert [item[0] for item in items] == episodes
     assert [item[1].prompt_id for item in items] == [e.prompt_id for e in episodes]
     for k, (_, stranger) in enumerate(items):
@@ -101,10 +101,10 @@ def test_strangers_keep_the_prompt_and_bring_the_response_of_another():
         assert (response - 10) % 3 != k % 3
     used = Counter(stranger.ids[1] for _, stranger in items)
     assert len(used) > 4
-    with pytest.raises(InputError, match="no response to another prompt fits"):
-        with_mismatched([e for e in episodes if e.prompt_id == "p0"], settings_of())
-    with pytest.raises(InputError, match="no response to another prompt fits"):
-        with_mismatched(episodes, settings_of(max_length=1))
+    with pytest.raises(InputError, match="needs a response to another prompt"):
+        mismatched_pairs([e for e in episodes if e.prompt_id == "p0"], settings_of())
+    with pytest.raises(InputError, match="needs a response to another prompt"):
+        mismatched_pairs(episodes, settings_of(max_length=1))
 
 
 def data():
@@ -140,7 +140,7 @@ def test_kto_measures_its_baseline_on_mismatched_responses(tmp_path, swapped):
     batch = run.data_collator([run.train_dataset[k] for k in range(12)])
     terms, signals = run._terms(run.model, batch)
     with torch.no_grad():
-        everything = run._signals(run.model, batch)
+        everything = run._objective_inputs(run.model, batch)
     total = everything.log_prob.sum(-1) - everything.ref_log_prob.sum(-1)
     baseline = total[12:].mean().clamp(min=0)
     assert (baseline > 0) == swapped
@@ -151,8 +151,8 @@ def test_kto_measures_its_baseline_on_mismatched_responses(tmp_path, swapped):
     assert signals.outcome.tolist() == [1.0, 0.0] * 6
 
 
-def test_topr_asks_for_the_log_probabilities_of_the_writer(tmp_path):
-    with pytest.raises(InputError, match="topr needs the log-probabilities of the policy that wrote it"):
+def test_topr_requires_behaviour_log_probabilities(tmp_path):
+    with pytest.raises(InputError, match="topr needs log-probabilities of the behaviour policy"):
         trainer(tmp_path, TOPRConfig, data=data())
 
 

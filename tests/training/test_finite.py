@@ -1,4 +1,4 @@
-"""Training stops at the first number that is not finite, says which, and keeps what was good."""
+"""Training stops at the first non-finite number, names it, and keeps earlier checkpoints."""
 
 import math
 import re
@@ -18,8 +18,8 @@ from stepcredit.cli import main
 from stepcredit.episodes.store import append_episodes
 from stepcredit.errors import NotFiniteError
 from stepcredit.models.loading import load_policy, load_value_model
-from stepcredit.training.finite import watched
-from stepcredit.training.methods import Signals, Terms
+from stepcredit.training.finite import nonfinite_flags
+from stepcredit.training.methods import LossTerms, ObjectiveInputs
 
 
 class Planting(TrainerCallback):
@@ -139,7 +139,7 @@ def test_clipping_off_does_not_switch_the_check_off(tmp_path):
 
 
 @pytest.mark.parametrize("spoil", [policy_nan, value_infinite])
-def test_weights_that_an_update_spoilt_are_not_saved(tmp_path, spoil):
+def test_nonfinite_weights_are_not_saved(tmp_path, spoil):
     """By the check of what is to be saved: no loss has seen them."""
     run = run_in(tmp_path)
     run.add_callback(Planting("end", 3, spoil))
@@ -223,7 +223,7 @@ def signals(rows, **given):
     fields = {"log_prob": zero, "ref_log_prob": zero, "kl": zero, "entropy": zero, "value": zero, "reward": zero,
               "outcome": zero[:, 0], "action_mask": mask, "step_id": mask.long(),
               "behavior_log_prob": zero}  # fmt: skip
-    return Signals(**{**fields, **given})
+    return ObjectiveInputs(**{**fields, **given})
 
 
 @pytest.mark.parametrize("row", range(6))
@@ -231,21 +231,21 @@ def test_a_row_is_of_the_item_that_the_collator_put_it_in(row):
     """Three pairs: the first rows of all of them, then the second rows."""
     log_prob = torch.zeros(6, 2)
     log_prob[row, 0] = -math.inf
-    found = watched(signals(6, log_prob=log_prob), [f"p{k % 3}" for k in range(6)], 3)
+    found = nonfinite_flags(signals(6, log_prob=log_prob), [f"p{k % 3}" for k in range(6)], 3)
     assert found.prompts == ["p0", "p1", "p2"]
     assert found.bad[0].tolist() == [k == row % 3 for k in range(3)]
     assert not found.bad[1:].any()
 
 
-def test_either_loss_alone_is_enough_and_what_is_no_action_is_not_looked_at():
+def test_one_nonfinite_loss_is_enough_and_other_positions_are_ignored():
     value = torch.zeros(2, 2)
     value[0, 1] = math.nan  # no action
     fine, bad = torch.zeros(2), torch.tensor([0.0, math.inf])
     for policy, other in ((fine, bad), (bad, fine), (bad, None)):
-        found = watched(signals(2, value=value), ["p", "q"], 2, Terms(policy, other, {}))
+        found = nonfinite_flags(signals(2, value=value), ["p", "q"], 2, LossTerms(policy, other, {}))
         assert found.kinds[-1] == "the loss"
         assert found.bad.tolist() == [[False, False]] * (len(found.kinds) - 1) + [[False, True]]
-    assert not watched(signals(2, value=value), ["p", "q"], 2, Terms(fine, fine, {})).bad.any()
+    assert not nonfinite_flags(signals(2, value=value), ["p", "q"], 2, LossTerms(fine, fine, {})).bad.any()
 
 
 def test_a_loss_that_overflows_is_named(tmp_path):

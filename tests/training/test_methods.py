@@ -1,4 +1,4 @@
-"""Each line of the table gives its objective the right signals."""
+"""Each method passes the right inputs to its objective."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Right is the outcome: rewards of steps move credit, and no label."""
+"""Right and wrong are decided by the outcome, not by step rewards."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from stepcredit import (
     TOPRConfig,
     append_episodes,
 )
-from stepcredit.episodes.turns import own_turns
+from stepcredit.episodes.turns import split_into_turns
 from stepcredit.logs.columns import ImportRules
 from stepcredit.logs.importers import episode_from_row
 from stepcredit.training.data import prepare
@@ -50,7 +50,7 @@ def prepared(folder, kind, data, **given):
     return prepare(data, byte_tokenizer(), args, method_of(args))
 
 
-def test_rejection_sampling_keeps_the_right_responses_whatever_their_steps_cost(tmp_path):
+def test_rejection_sampling_keeps_right_responses_regardless_of_step_rewards(tmp_path):
     data = prepared(tmp_path, RFTConfig, penalised())
     assert [t.outcome for t in data.trajectories] == [1.0, 1.0]
     assert data.left_out == {"filtered": 2}
@@ -95,7 +95,7 @@ def test_a_truncated_conversation_that_is_split_returns_nothing(tmp_path):
     turns = prepared(tmp_path, SFTConfig, [talk], truncated="zero", split_turns=True).trajectories
     assert [float(t.reward.sum()) for t in turns] == [0.0, 0.0]
     whole = replace(talk, reward=1.0, stop_reason=StopReason.STOP)
-    assert [(t.reward, t.outcome) for t in own_turns(whole)] == [(1.75, 1.0), (1.25, 1.0)]
+    assert [(t.reward, t.outcome) for t in split_into_turns(whole)] == [(1.75, 1.0), (1.25, 1.0)]
     turns = prepared(tmp_path, RFTConfig, [replace(whole, step_rewards=(-0.5, -0.25))], split_turns=True).trajectories
     assert [t.outcome for t in turns] == [1.0, 1.0]
 
@@ -110,7 +110,7 @@ def test_labels_of_steps_are_no_outcome(tmp_path, kind):
     """Every step right says nothing of the end: methods of right and wrong ask for it."""
     with pytest.raises(InputError, match="no response has an outcome of 1 or more, so none is right"):
         prepared(tmp_path, kind, [stepwise()])
-    with pytest.raises(InputError, match="give one in a column reward or label"):
+    with pytest.raises(InputError, match="outcomes in a column reward or label"):
         prepared(tmp_path, OREOConfig, [stepwise()], max_per_outcome=1)
     (row,) = prepared(tmp_path, OREOConfig, [stepwise()]).trajectories  # steps are what it learns from
     assert float(row.reward.sum()) == 2
@@ -127,7 +127,7 @@ def test_an_outcome_that_was_moved_is_what_labels_go_by_and_is_not_stored(tmp_pa
     assert len(prepared(tmp_path, RFTConfig, moved)) == 2
     data = prepared(tmp_path, DQOConfig, moved, max_per_outcome=1)
     assert sorted(t.outcome for t in data.trajectories) == [0.0, 0.0, 1.0, 1.0]
-    with pytest.raises(InputError, match="outcome: an episode whose reward was moved is not stored"):
+    with pytest.raises(InputError, match="outcome: an episode with moved rewards cannot be stored"):
         append_episodes(tmp_path / "stored", moved)
 
 

@@ -1,4 +1,4 @@
-"""Adapters on policy and value model: each by its own config, the base as the reference, saved plain."""
+"""Adapters on policy and value model, with the base model as the reference, saved as plain models."""
 
 import pytest
 import torch
@@ -93,7 +93,7 @@ def test_a_checkpoint_holds_adapters_and_head_bit_for_bit(run, tmp_path):
 # ---- embeddings that are the head too, and adapters that do not fit -------------------------------------
 
 IDS = torch.tensor([[5, 6, 7, 8, 40]])
-APART = "embedding and head are one in this model"
+APART = "the model ties embedding and head"
 
 
 def adapted(seed=1, tied=True, **settings):
@@ -130,7 +130,7 @@ def log_probs(model):
         ({"target_modules": ["q_proj"]}, False),
     ],
 )
-def test_what_is_saved_is_the_base_with_its_adapter_whatever_was_tied(settings, apart, tmp_path, caplog):
+def test_saved_models_are_merged_tied_or_not(settings, apart, tmp_path, caplog):
     from doubles.models import tiny_llama
 
     model, expected = adapted(**settings)
@@ -176,8 +176,8 @@ def test_a_run_on_the_head_of_a_tied_model_is_saved_as_it_was_trained(tmp_path):
         ({"target_modules": ["nosuch"]}, "LlamaForCausalLM has no module 'nosuch'; choose from down_proj, embed_to"),
         ({"target_modules": ["q_proj", "nosuch"]}, "has no module 'nosuch'"),
         ({"target_modules": ["proj"]}, "has no module 'proj'"),
-        ({"target_modules": ".*nosuch"}, "peft refuses"),
-        ({"target_modules": ["input_layernorm"]}, "peft refuses: Target module LlamaRMSNorm"),
+        ({"target_modules": ".*nosuch"}, "peft reports"),
+        ({"target_modules": ["input_layernorm"]}, "peft reports: Target module LlamaRMSNorm"),
         ({"target_modules": ["q_proj", "lm_head"], "ensure_weight_tying": True}, "leave ensure_weight_tying out"),
     ],
 )
@@ -205,10 +205,10 @@ def test_an_adapter_s_folder_is_a_policy_and_finds_its_tokenizer(tmp_path):
     torch.testing.assert_close(log_probs(run.model.policy.eval()), log_probs(model.eval()))
     run.save_model()
     assert (tmp_path / "run" / "policy" / "model.safetensors").exists()
-    with pytest.raises(InputError, match="is an adapter alone, no value model"):
+    with pytest.raises(InputError, match="is only an adapter, not a value model"):
         load_value_model(str(folder))
     tiny_llama().save_pretrained(folder)  # now both lie there, and transformers would merge them
-    with pytest.raises(InputError, match="an adapter was loaded with it"):
+    with pytest.raises(InputError, match="has a model and an adapter"):
         load_policy(str(folder))
 
 
@@ -221,7 +221,7 @@ def test_a_damaged_checkpoint_of_adapters_is_refused(run, tmp_path):
     with pytest.raises(InputError, match=f"weights of the adapter are missing: {head}"):
         run._load_from_checkpoint(str(tmp_path / "checkpoint-3"))
     save_file({**weights, "more": torch.zeros(1)}, part / "adapter_model.safetensors")
-    with pytest.raises(InputError, match="no place for more"):
+    with pytest.raises(InputError, match="unexpected weights: more"):
         run._load_from_checkpoint(str(tmp_path / "checkpoint-3"))
     (part / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match=r"adapter_model\.safetensors is empty"):

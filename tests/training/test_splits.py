@@ -1,4 +1,4 @@
-"""The same optimizer step, however it is split: losses, gradients and every logged number."""
+"""Losses, gradients and metrics do not depend on how an optimizer step is split."""
 
 import os
 import subprocess

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
 from stepcredit import Episode, InputError, OfflineTrainer, OREOConfig, RFTConfig, SFTConfig, StopReason
-from stepcredit.episodes.alignment import at_states, bootstrapped, collate
+from stepcredit.episodes.alignment import add_bootstrap_value, at_states, collate
 from stepcredit.logs.columns import ImportRules
 from stepcredit.models.loading import value_model_from
 from stepcredit.training.batching import LengthSortedSampler
@@ -266,7 +266,7 @@ def test_metrics(tmp_path):
     assert logged["eval_loss/policy"] > 0
 
 
-def test_rft_learns_from_the_right_ones_alone(tmp_path):
+def test_rft_trains_only_on_right_responses(tmp_path):
     data = prepare(episodes(), byte_tokenizer(), config(tmp_path, RFTConfig), METHODS["rft"])
     assert len(data) == 4
     assert data.left_out == {"filtered": 8}
@@ -299,7 +299,7 @@ def test_a_cut_episode_is_bootstrapped_from_the_value_after_its_last_token(tmp_p
     batch = collate(run.train_dataset.trajectories, 256)
     assert batch.cut.tolist() == [True, False]
     value = run.model(batch.input_ids, batch.attention_mask, needs_reference=False).value
-    reward = bootstrapped(batch.reward, value, batch.action_mask, batch.cut)
+    reward = add_bootstrap_value(batch.reward, value, batch.action_mask, batch.cut)
     assert not reward.requires_grad
     assert reward[0].tolist() == [0, 0, value[0, 3].item(), 0]
     assert reward[1].tolist() == batch.reward[1].tolist() == [0, 0, 0, 1]
@@ -374,7 +374,7 @@ def test_the_sampler_is_a_shuffle_keyed_by_epoch_sorted_within_steps():
 def test_a_config_without_a_method_is_refused(tmp_path):
     from stepcredit import OfflineConfig
 
-    with pytest.raises(InputError, match="names no method"):
+    with pytest.raises(InputError, match="has no method"):
         method_of(OfflineConfig(output_dir=str(tmp_path)))
     with pytest.raises(InputError, match="args: a config is needed"):
         OfflineTrainer(model=tiny_llama())

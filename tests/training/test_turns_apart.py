@@ -1,11 +1,11 @@
-"""Conversations whose turns are trained as episodes of their own."""
+"""Conversations whose turns are trained as separate episodes."""
 
 import pytest
 
 from doubles.tokenizers import byte_tokenizer
 from stepcredit import Episode, InputError, OREOConfig, StopReason
 from stepcredit.episodes.encoding import decode
-from stepcredit.episodes.turns import own_turns
+from stepcredit.episodes.turns import split_into_turns
 from stepcredit.training.data import prepare
 from stepcredit.training.methods import method_of
 
@@ -45,17 +45,17 @@ def test_each_turn_is_in_the_state_that_the_policy_saw(tmp_path):
 
 
 def test_a_turn_has_its_own_reward_and_the_later_ones():
-    turns = list(own_turns(conversation(reward=0.5, step_rewards=(1.0, 2.0, 4.0), sample=3)))
+    turns = list(split_into_turns(conversation(reward=0.5, step_rewards=(1.0, 2.0, 4.0), sample=3)))
     assert [t.reward for t in turns] == [7.5, 6.5, 4.5]
     assert [t.prompt_id for t in turns] == ["p", "p/turn1/3", "p/turn2/3"]
     assert [len(t.prompt) for t in turns] == [1, 3, 5]
     with pytest.raises(InputError, match="2 rewards for 3 turns"):
-        list(own_turns(conversation(step_rewards=(1.0, 2.0))))
+        list(split_into_turns(conversation(step_rewards=(1.0, 2.0))))
 
 
 def test_only_the_last_turn_of_a_cut_conversation_is_cut(tmp_path):
     cut = conversation(reward=None, stop_reason=StopReason.LENGTH)
-    assert [t.stop_reason for t in own_turns(cut)] == [StopReason.STOP, StopReason.STOP, StopReason.LENGTH]
+    assert [t.stop_reason for t in split_into_turns(cut)] == [StopReason.STOP, StopReason.STOP, StopReason.LENGTH]
     dropped = prepared(tmp_path, cut, conversation(), split_turns=True)
     assert (len(dropped), dropped.left_out["truncated"]) == (3, 1)
     lost = prepared(tmp_path, cut, split_turns=True, truncated="zero")

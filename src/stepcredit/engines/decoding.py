@@ -23,7 +23,7 @@ from stepcredit.engines.engine import SamplingParams
 from stepcredit.engines.kv_cache import Rows
 from stepcredit.engines.noise import uniform
 from stepcredit.engines.sampling import choose, warpers
-from stepcredit.episodes.alignment import PieceReader
+from stepcredit.episodes.alignment import TokenTexts
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import OpenStep, StepRule
 
@@ -95,7 +95,7 @@ class PieceEnd:
     """
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], rule: StepRule, end_ids: frozenset[int]) -> None:
-        self._reader = None if tokenizer is None else PieceReader(tokenizer)
+        self._reader = None if tokenizer is None else TokenTexts(tokenizer)
         self._stop = tuple(stop)
         self.rule = rule
         self.end_ids = end_ids
@@ -179,7 +179,7 @@ class Drawing:
         """Whether a piece that begins with this token begins a step, after one that was seen to end."""
         seen = self.seen[k]
         ends = token in self.end.end_ids
-        return seen is not None and not ends and seen.step.begun_by(self.end.text_of(self.before[k], token))
+        return seen is not None and not ends and seen.step.ends_before(self.end.text_of(self.before[k], token))
 
     def record(self, tokens: Sequence[int], log_probs: Sequence[float], logits: Tensor) -> None:
         """Add a token to each active piece, drawn from these logits; those that it ends are active no longer."""
@@ -190,7 +190,7 @@ class Drawing:
         """Add a token to one piece; whether it needs another."""
         text = self.end.text_of(self.ids[k][-1] if self.ids[k] else self.before[k], token)
         ended = self.end.ends_response(token, self.draws[k].tail + self.text[k] + text)
-        if not ended and self.ids[k] and self.step[k].begun_by(text):
+        if not ended and self.ids[k] and self.step[k].ends_before(text):
             self.next[k] = NextStep(token, log_prob, logits.clone(), self.step[k])
             return False
         self.ids[k].append(token)

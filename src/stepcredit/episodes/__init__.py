@@ -1,1 +1,1 @@
-"""Episodes: what happened, which tokens were actions, where steps end, how it is stored."""
+"""Episodes: prompts with responses and rewards, their tokenisation, steps, alignment and storage."""

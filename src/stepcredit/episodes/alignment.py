@@ -1,16 +1,16 @@
-"""The one map between tokens, actions, states and values.
+"""The alignment of tokens, actions, states and values.
 
-A row of ids has positions 0 … T-1. The token at position p is an action where the policy sampled it; its
-state s is everything before it, ids[:p]. A causal model's output at position p-1 has read exactly that
-state, so both log π(a|s) and V(s) of the action at p are read from the output at **p-1**:
+A sequence of ids has positions 0 … T-1. The token at position p is an action if the policy sampled it; its state s is
+the prefix ids[:p]. A causal model's output at position p-1 depends on exactly that prefix, so both log π(a|s) and V(s)
+of the action at p are read from the output at **p-1**:
 
     ids        [ p0  p1  a0  a1  E ]         prompt p0 p1, actions a0 a1 and the end token E
     output at    0   1   2   3   4
     reads           s0  s1  sE  --           V(s0) at 1, V(s1) at 2, V(sE) at 3; 4 is never read
 
-Tensors "over actions" have T-1 columns: column j speaks of the token at position j+1 and is read from the
-output at position j. Everything else in the library uses these functions and never shifts by itself. V of a
-finished response is V(sE), at the position before its end token.
+Tensors "over actions" have T-1 columns: column j belongs to the token at position j+1 and is read from the output at
+position j. The rest of the library uses these functions and never shifts tensors itself. V of a finished response is
+V(sE), at the position before its end token.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ Level = Literal["token", "step", "response"]
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """An episode as the trainer sees it; arrays of shape [T] over positions.
+    """An encoded episode; arrays have shape [T] over positions.
 
     Attributes:
         ids: token ids.
         action_mask: true where the token is an action.
-        step_id: the step of each action, 0, 1, 2, … along the row, -1 elsewhere. The token that ends a response or
-            turn, an end of turn or the last of a stop string, is a step of its own, so that the state before it is
-            trained at step level too.
+        step_id: the step of each action, numbered 0, 1, 2, … along the sequence, -1 elsewhere. The token that ends a
+            response or turn (an end of turn, or the last token of a stop string) is a step of its own, so that the
+            value of the state before it is trained at step level too.
         reward: r_t, on the last action of a step or of the episode; zero elsewhere.
-        behavior_log_prob: log μ(a_t|s_t) where it was recorded.
-        retokenised: whether the ids were made from text and not sampled.
-        cut: whether a limit cut it, so that its reward is still to come and V of its last state stands for it.
-        prompt_id: which prompt it answers.
-        outcome: how it ended, without the rewards of its steps: what right and wrong go by. In double precision, unlike
+        behavior_log_prob: log μ(a_t|s_t); None if it was not recorded.
+        retokenised: whether the ids were encoded from text rather than sampled.
+        cut: whether a length limit cut the episode, so that V of its last state replaces the missing reward.
+        prompt_id: the prompt of the episode.
+        outcome: the outcome reward, without step rewards; decides between right and wrong. In double precision, unlike
             `reward`, which may fall short of a threshold such as 0.7.
     """
 
@@ -68,20 +68,20 @@ class Trajectory:
         return len(self.ids)
 
 
-class PieceReader:
-    """The text of single tokens as it reads in context, spaces kept; remembers what it has decoded."""
+class TokenTexts:
+    """Decodes single tokens in context, keeping leading spaces; caches what it has decoded."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._known: dict[tuple[int, ...], str] = {}
+        self._cache: dict[tuple[int, ...], str] = {}
 
     def _text(self, ids: tuple[int, ...]) -> str:
-        if ids not in self._known:
-            self._known[ids] = self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
-        return self._known[ids]
+        if ids not in self._cache:
+            self._cache[ids] = self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+        return self._cache[ids]
 
     def __call__(self, ids: Sequence[int]) -> list[str]:
-        """The piece each id adds after the one before it (sentencepiece drops a lone token's space)."""
+        """Returns the text that each id adds to the one before it (sentencepiece drops the space of a lone token)."""
         row = [int(i) for i in ids]
         return [
             self._text((row[k - 1], row[k]))[len(self._text((row[k - 1],))) :] if k else self._text((row[0],))
@@ -93,25 +93,25 @@ def align(
     episode: Episode,
     tokenizer: Tokenizer,
     rule: StepRule,
-    pieces: PieceReader | None = None,
+    token_texts: TokenTexts | None = None,
     ends: TurnEnds | None = None,
     *,
     as_written: bool = False,
 ) -> Trajectory:
-    """An episode as a trajectory: exact ids, actions, steps and rewards.
+    """Encodes an episode as a trajectory: ids, action mask, steps and rewards.
 
-    Where a limit cut a conversation in the middle of a turn, that turn is no action: nobody answered it.
+    If a limit cut a conversation in the middle of a turn, that turn is not an action.
 
     Args:
-        episode: must be decided: an undecided one has no reward and nothing to teach.
-        tokenizer: of the policy; used for the ids only where the episode has none of its own.
-        rule: where steps end, unless the episode brings its own steps.
-        pieces: a reader shared between calls, for speed.
-        ends: what ends a turn; by default what the tokenizer says of it.
+        episode: an episode with a reward.
+        tokenizer: the policy's tokenizer; encodes the text of an episode without ids.
+        rule: the rule for step boundaries, unless the episode has its own steps.
+        token_texts: a decoder with a cache, shared between calls.
+        ends: the end-of-turn tokens; by default those of the tokenizer.
         as_written: as in `encoding.tokenise`.
 
     Raises:
-        InputError: no reward, text that the tokenizer cannot give back, or step rewards that do not match.
+        InputError: there is no reward, the tokenizer does not round-trip the text, or step rewards do not match.
     """
     if episode.reward is None:
         raise InputError("the episode is undecided: it has no reward", "reward")
@@ -120,7 +120,7 @@ def align(
     is_cut = episode.truncated and int(tokens.ids[tokens.action_mask][-1]) not in ends.stop
     if is_cut:
         tokens, is_cut = _answered_turns(tokens)
-    step_id, raw_steps = _steps(episode, tokens, is_cut, rule, pieces or PieceReader(tokenizer))
+    step_id, raw_steps = _steps(episode, tokens, is_cut, rule, token_texts or TokenTexts(tokenizer))
     reward = np.zeros(len(tokens), dtype=np.float32)
     if episode.step_rewards is not None:
         _place_step_rewards(reward, episode.step_rewards, raw_steps)
@@ -137,10 +137,10 @@ def align(
     )
 
 
-def spliced(prompt: Trajectory, response: Trajectory) -> Trajectory:
-    """The prompt of one trajectory, up to its first action, with all that follows the prompt of another.
+def splice(prompt: Trajectory, response: Trajectory) -> Trajectory:
+    """Joins the prompt of one trajectory, up to its first action, and the response of another.
 
-    Nobody ever wrote it: it has no reward, no outcome and no behaviour log-probabilities.
+    The result has no reward, no outcome and no behaviour log-probabilities.
     """
     before, start = int(prompt.action_mask.argmax()), int(response.action_mask.argmax())
     outside = np.full(before, -1, dtype=np.int64)
@@ -156,7 +156,7 @@ def spliced(prompt: Trajectory, response: Trajectory) -> Trajectory:
 
 
 def _answered_turns(tokens: Tokens) -> tuple[Tokens, bool]:
-    """(the tokens without the last turn, which was cut, as an action if there are others; whether it still is one)."""
+    """Unmasks a cut last turn if there are earlier ones; returns the tokens and whether the turn is still an action."""
     runs = action_runs(tokens.action_mask)
     if len(runs) == 1:
         return tokens, True
@@ -171,12 +171,12 @@ def _answered_turns(tokens: Tokens) -> tuple[Tokens, bool]:
 
 
 def _steps(
-    episode: Episode, tokens: Tokens, is_cut: bool, rule: StepRule, pieces: PieceReader
+    episode: Episode, tokens: Tokens, is_cut: bool, rule: StepRule, token_texts: TokenTexts
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(steps numbered without gaps, steps as the text has them and -1 on end tokens); -1 outside actions.
+    """Returns (step ids without gaps, step ids of the text with -1 on end tokens); both are -1 outside actions.
 
-    A turn that is nothing but its end token is one step of the text, which lies on it. Where the last turn was cut, it
-    has no end.
+    A turn that consists of its end token counts as one step of the text, on that token. A last turn that was cut has
+    no end token.
     """
     dense = np.full(len(tokens), -1, dtype=np.int64)
     raw = np.full(len(tokens), -1, dtype=np.int64)
@@ -185,7 +185,7 @@ def _steps(
     for start, stop in runs:
         has_end = not (is_cut and stop == runs[-1][1])
         body = slice(start, stop - has_end)
-        texts = pieces(tokens.ids[body].tolist())
+        texts = token_texts(tokens.ids[body].tolist())
         ends = list(itertools.accumulate(map(len, episode.steps))) if episode.steps else rule.ends("".join(texts))
         if texts:
             in_text = step_of_each_token(texts, ends)
@@ -204,7 +204,7 @@ def _steps(
 
 
 def action_runs(action_mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """The maximal runs of actions as (start, stop) positions: one a turn."""
+    """Returns the maximal runs of actions as (start, stop) positions, one per turn."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], action_mask, [False]])))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
@@ -212,12 +212,12 @@ def action_runs(action_mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
 def _place_step_rewards(
     reward: NDArray[np.float32], step_rewards: Sequence[float], raw_steps: NDArray[np.int64]
 ) -> None:
-    """Each step's reward onto its last token; a step without tokens gives it to the token before."""
+    """Adds each step's reward to the step's last token; a step without tokens uses the token before it."""
     positions = np.flatnonzero(raw_steps >= 0)
     if int(raw_steps.max()) >= len(step_rewards):
         raise InputError(
             f"{len(step_rewards)} step rewards for {int(raw_steps.max()) + 1} steps; "
-            "give one a step, or check the step delimiters",
+            "give one per step, or check the step delimiters",
             "step_rewards",
         )
     for step, number in enumerate(step_rewards):
@@ -229,9 +229,9 @@ def _place_step_rewards(
 
 
 def segments(level: Level, action_mask: Bool[Tensor, "B T"], step_id: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """The segments of a level, numbered along each row; -1 outside actions.
+    """Returns the segment ids of a level, numbered along each row; -1 outside actions.
 
-    token: every action its own; step: `step_id`; response: all actions together.
+    Levels: token, one segment per action; step, the steps of `step_id`; response, one segment.
     """
     if level == "token":
         return torch.where(action_mask, action_mask.cumsum(-1) - 1, -1)
@@ -239,13 +239,13 @@ def segments(level: Level, action_mask: Bool[Tensor, "B T"], step_id: Int[Tensor
         return step_id
     if level == "response":
         return torch.where(action_mask, 0, -1)
-    raise InputError(f"{level!r} is no level; choose token, step or response", "level")
+    raise InputError(f"unknown level {level!r}; choose from token, step, response", "level")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Trajectories padded on the right. `input_ids` and `attention_mask` are over positions [B, T]; all
-    else is over actions [B, T-1] (see the module's docstring)."""
+    """Trajectories padded on the right. `input_ids` and `attention_mask` are over positions [B, T]; the other tensors
+    are over actions [B, T-1] (see the module docstring)."""
 
     input_ids: Int[Tensor, "B T"]
     attention_mask: Int[Tensor, "B T"]
@@ -256,17 +256,17 @@ class Batch:
     cut: Bool[Tensor, " B"]
     outcome: Float[Tensor, " B"]
     behavior_log_prob: Float[Tensor, "B A"]
-    """NaN where it was not recorded."""
+    """log μ(a_t|s_t); NaN where it was not recorded."""
     prompt_id: tuple[str, ...]
-    """Of each row."""
+    """The prompt of each row."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as a `transformers.Trainer` passes batches around."""
+        """Returns the fields by name, the form of a batch in `transformers.Trainer`."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def collate(trajectories: Sequence[Trajectory], pad_token_id: int) -> Batch:
-    """Trajectories as one batch, padded on the right to the longest."""
+    """Collates trajectories into one batch, padded on the right to the longest."""
     shape = (len(trajectories), max(len(t) for t in trajectories))
     input_ids = np.full(shape, pad_token_id, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)
@@ -297,17 +297,17 @@ def collate(trajectories: Sequence[Trajectory], pad_token_id: int) -> Batch:
 
 
 def at_states(output: Shaped[Tensor, "B T *rest"]) -> Shaped[Tensor, "B A *rest"]:
-    """A model's output over positions [B, T, …] as read at the states of the actions, [B, T-1, …]."""
+    """Returns a model's output over positions [B, T, …] at the states of the actions, [B, T-1, …]."""
     return output[:, :-1]
 
 
-def bootstrapped(
+def add_bootstrap_value(
     reward: Float[Tensor, "B A"], value: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B A"], cut: Bool[Tensor, " B"]
 ) -> Float[Tensor, "B A"]:
-    """Rewards in which V of the state after the last action stands for what a cut episode did not live to see.
+    """Adds V of the state after the last action to the rewards of cut episodes.
 
-    The last action of column j led to the state that is read at position j+1; V there enters as a constant.
-    Episodes that are not cut keep their rewards.
+    If the last action is in column j, that state is read at position j+1; V enters as a constant. Episodes that are
+    not cut keep their rewards.
     """
     column = torch.arange(action_mask.shape[1], device=action_mask.device)
     last = torch.where(action_mask, column, -1).max(-1).values

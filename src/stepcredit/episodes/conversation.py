@@ -1,7 +1,7 @@
-"""A chat between a policy and an environment as token ids, turn by turn.
+"""Token ids of a conversation between a policy and an environment.
 
-The ids that were sampled are kept as they are; the text of the others, prompt and observations, is tokenised once.
-What the chat template writes between the end of a reply and the next open turn is an observation:
+Sampled ids are never re-tokenised; prompt and observations are tokenised once. What the chat template writes between
+the end of a reply and the next open turn belongs to the observation:
 
     ids        <user> hi <end> \\n <assistant>   go <end>   \\n <user> wall <end> \\n <assistant>   left <end>
     is action    -    -    -    -      -        yes  yes     -    -     -    -    -      -        yes   yes
@@ -19,20 +19,20 @@ from stepcredit.episodes.turns import Tokenizer, TurnEnds, observation_after_rep
 
 
 class Conversation:
-    """The ids that a policy reads and samples, where it is the assistant and an environment the user.
+    """A conversation in progress: the policy is the assistant, the environment the user.
 
     Args:
         prompt: the messages before the first reply.
-        tokenizer: of the policy, with a chat template.
-        ends: what ends a reply; by default what the tokenizer says of it.
+        tokenizer: the policy's tokenizer, with a chat template.
+        ends: the end-of-turn tokens; by default those of the tokenizer.
 
     Attributes:
         prompt: the messages before the first reply.
         completion: the messages from the first reply on.
-        ids: token ids so far, up to where the next reply begins, or to the end of the last one.
+        ids: the token ids so far, up to the start of the next reply or the end of the last one.
 
     Raises:
-        InputError: no chat template.
+        InputError: the tokenizer has no chat template.
     """
 
     def __init__(self, prompt: Sequence[Message], tokenizer: Tokenizer, ends: TurnEnds | None = None) -> None:
@@ -51,15 +51,15 @@ class Conversation:
 
     @property
     def turns(self) -> int:
-        """How many replies there are so far."""
+        """The number of replies so far."""
         return sum(message["role"] == "assistant" for message in self.completion)
 
     def reply(self, ids: Sequence[int], log_prob: Sequence[float]) -> str:
-        """Append what the policy sampled; its text, without the token that ends the turn.
+        """Appends a sampled reply and returns its text without the end-of-turn token.
 
         Args:
-            ids: the sampled ids, the end token included where there is one.
-            log_prob: log μ(a|s) of each.
+            ids: the sampled ids, including the end token if there is one.
+            log_prob: log μ(a|s) of each id.
         """
         text = response_text(ids, self._tokenizer, self._ends)
         self.completion.append({"role": "assistant", "content": text})
@@ -67,11 +67,11 @@ class Conversation:
         return text
 
     def observe(self, text: str, ids: list[int] | None = None) -> list[int]:
-        """Append the user's answer to the last reply; the ids that it adds.
+        """Appends an observation and returns the ids that it adds.
 
         Args:
-            text: what the user says.
-            ids: of the answer, where `observation_ids` has told them already.
+            text: the observation.
+            ids: the result of `observation_ids`, if it was computed before.
         """
         ids = self.observation_ids(text) if ids is None else ids
         self.completion.append({"role": "user", "content": text})
@@ -79,24 +79,24 @@ class Conversation:
         return ids
 
     def observation_ids(self, text: str) -> list[int]:
-        """The ids that an answer would add: from the end of the last reply to where the next one begins.
+        """Returns the ids that an observation would add, from the end of the last reply to the start of the next one.
 
-        Where the policy did not end its reply with the template's own end of turn (but at a stop string, or with
-        another end token), that comes first.
+        They begin with the template's end of turn if the reply did not end with it (but with a stop string or another
+        end token).
 
         Raises:
-            InputError: the template leaves out a reply once it is answered.
+            InputError: the template leaves out earlier replies.
         """
-        written = observation_after_reply(self.prompt, text, self._tokenizer)
+        added = observation_after_reply(self.prompt, text, self._tokenizer)
         if self.ids[-1] == self._ends.of_chat:
-            written = written.removeprefix(self._ends.chat_end)
-        return continuation_ids(self.ids, written, self._tokenizer)
+            added = added.removeprefix(self._ends.chat_end)
+        return continuation_ids(self.ids, added, self._tokenizer)
 
     def tokens(self) -> Tokens:
-        """The ids so far, which of them are actions, and the log-probabilities that were given with those.
+        """Returns the ids so far with their action mask and behaviour log-probabilities.
 
         Raises:
-            InputError: there was no reply yet.
+            InputError: there is no reply yet.
         """
         return Tokens(
             ids=np.array(self.ids, dtype=np.int32),

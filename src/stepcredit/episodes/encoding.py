@@ -1,8 +1,8 @@
-"""From text or chat to token ids, once: which tokens the policy wrote, and nothing tokenised twice.
+"""Tokenisation of episodes: token ids and which of them are actions.
 
-An episode that carries its sampled ids keeps them. A log without ids is tokenised here, piece by piece,
-as an engine would have met it: the prompt, then what the policy wrote, then the observation, and so on;
-a round trip back to text proves that nothing was lost, and the result is marked `retokenised`.
+An episode with sampled ids keeps them. One without is tokenised span by span, as an engine would have: the prompt,
+then the policy's text, then the observation, and so on. Decoding must give the text back, and the result is marked
+`retokenised`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from stepcredit.episodes.turns import (
 from stepcredit.errors import InputError
 
 
-class Piece(NamedTuple):
-    """A run of text, whether the policy wrote it, and what ends it if it did ("" or the end of a turn)."""
+class TextSpan(NamedTuple):
+    """A span of text, whether the policy wrote it, and its end of turn ("" if it has none)."""
 
     text: str
     is_action: bool
@@ -36,15 +36,15 @@ class Piece(NamedTuple):
 
 
 def prompt_ids(prompt: str | Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-    """The ids a policy sees before its first action: for collection and for logs alike.
+    """Returns the ids before the first action, for sampling and for logs.
 
-    A text prompt gets what the tokenizer puts before every text, once: one that is a rendered chat may bring its own
-    beginning of sequence.
+    A text prompt gets the tokenizer's leading special tokens once: a rendered chat may already begin with the
+    beginning-of-sequence token.
     """
     if not isinstance(prompt, str):
         return plain_ids(render(prompt, tokenizer, open_turn=True), tokenizer)
     ids = list(tokenizer(prompt)["input_ids"])
-    # A tokenizer that closes every text with an end token would end the episode before it starts.
+    # Some tokenizers append an end token to every text, which would end the episode before its first action.
     if ids and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
         ids.pop()
     bos = tokenizer.bos_token_id
@@ -56,16 +56,16 @@ def prompt_ids(prompt: str | Sequence[Message], tokenizer: Tokenizer) -> list[in
 def tokenise(
     episode: Episode, tokenizer: Tokenizer, ends: TurnEnds | None = None, *, as_written: bool = False
 ) -> Tokens:
-    """The ids and action mask of an episode: its own where it has them, made from its text where not.
+    """Returns the ids and action mask of an episode: its sampled ids, or else ids encoded from its text.
 
-    The end of the response is an action too: end of sequence for text, the template's end of turn for chat, also for
-    chat that was rendered as text; a truncated response has none, and one that brings its own gets no second.
+    The end of the response is an action too: the end of sequence for text, the template's end of turn for chat, also
+    for chat rendered as text. A truncated response has no end, and a response that contains its end gets no second one.
 
     Args:
-        episode: what happened.
-        tokenizer: of the policy.
-        ends: what ends a turn; by default what the tokenizer says of it.
-        as_written: take a turn that the chat template does not give whole as it was written (`turn_as_written`).
+        episode: the episode.
+        tokenizer: the policy's tokenizer.
+        ends: the end-of-turn tokens; by default those of the tokenizer.
+        as_written: encode a turn that the chat template does not render completely as written (`turn_as_written`).
 
     Raises:
         InputError: the ids do not decode to the text, the chat template does not extend its own prefix,
@@ -82,42 +82,42 @@ def tokenise(
 def _tokenise_text(episode: Episode, tokenizer: Tokenizer, ends: TurnEnds) -> Tokens:
     assert isinstance(episode.prompt, str)
     assert isinstance(episode.completion, str)
-    before = prompt_ids(episode.prompt, tokenizer)
-    if not before:
+    prompt = prompt_ids(episode.prompt, tokenizer)
+    if not prompt:
         raise InputError("the prompt has no tokens", "prompt")
     text, end = split_end(episode.completion, tokenizer, ends)
     if end is None and not episode.truncated:
         end = ends.of_chat if ends.open_turn(episode.prompt) else ends.of_text
-    written = continuation_ids(before, text, tokenizer)
-    return _assemble([(before, False), (written if end is None else [*written, end], True)])
+    response = continuation_ids(prompt, text, tokenizer)
+    return _assemble([(prompt, False), (response if end is None else [*response, end], True)])
 
 
 def _tokenise_chat(episode: Episode, tokenizer: Tokenizer, ends: TurnEnds, as_written: bool) -> Tokens:
     runs: list[tuple[list[int], bool]] = []
-    so_far: list[int] = []
-    for piece in chat_pieces(episode, tokenizer, as_written=as_written):
-        ids = continuation_ids(so_far, piece.text, tokenizer) + plain_ids(piece.end, tokenizer)
-        if piece.end and ids[-1] not in ends.stop:
+    prefix: list[int] = []
+    for span in chat_spans(episode, tokenizer, as_written=as_written):
+        ids = continuation_ids(prefix, span.text, tokenizer) + plain_ids(span.end, tokenizer)
+        if span.end and ids[-1] not in ends.stop:
             raise InputError(
-                f"the chat template ends a turn with {piece.end!r}, at which no response would stop; add it to "
+                f"the chat template ends a turn with {span.end!r}, which does not stop generation; add it to "
                 "eos_token_id of the model's generation config",
                 "chat_template",
             )
-        runs.append((ids, piece.is_action))
-        so_far += ids
+        runs.append((ids, span.is_action))
+        prefix += ids
     return _assemble(runs)
 
 
-def chat_pieces(episode: Episode, tokenizer: Tokenizer, *, as_written: bool = False) -> Iterator[Piece]:
-    """The rendered conversation as alternating pieces; only what an assistant wrote is an action.
+def chat_spans(episode: Episode, tokenizer: Tokenizer, *, as_written: bool = False) -> Iterator[TextSpan]:
+    """Yields the rendered conversation as alternating spans; only the assistant's text is an action.
 
-    A turn's text is what the template adds when the assistant's message is appended to an open prompt, up to and
-    including its end of turn; what the template writes after that is an observation. Where the template writes no end
-    of turn (MiniCPM's), the end of sequence is one: without it nobody would learn to stop.
+    A turn is what the template adds when the assistant's message is appended to an open prompt, up to and including
+    the end of turn; what the template writes after that belongs to the observation. If the template writes no end of
+    turn (as MiniCPM's), the end of sequence is used, so that the policy learns to stop.
 
     Raises:
-        InputError: the template rewrites earlier turns when later ones come, so that the state the policy
-            saw cannot be found in the rendered whole; or it leaves a tool out that the policy was given.
+        InputError: the template changes earlier turns when later ones are added, so that no single sequence has all
+            states of the policy, or it leaves out a tool.
     """
     messages: list[Message] = [*episode.prompt, *episode.completion]
     turn_of = turn_as_written if as_written else assistant_turn
@@ -129,50 +129,50 @@ def chat_pieces(episode: Episode, tokenizer: Tokenizer, *, as_written: bool = Fa
         turn = turn_of(messages[: k + 1], tokenizer, episode.tools)
         if not turn.state.startswith(done):
             raise rewrites()
-        yield Piece(turn.state[len(done) :], is_action=False)
+        yield TextSpan(turn.state[len(done) :], is_action=False)
         is_cut = k == len(messages) - 1 and episode.truncated
-        yield Piece(turn.text, is_action=True, end="" if is_cut else turn.end or tokenizer.eos_token or "")
+        yield TextSpan(turn.text, is_action=True, end="" if is_cut else turn.end or tokenizer.eos_token or "")
         done = "".join(turn)
 
 
 def plain_ids(text: str, tokenizer: Tokenizer) -> list[int]:
-    """The ids of a text alone, with no special tokens around it."""
+    """Returns the ids of a text without added special tokens."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
 
 def decode(ids: Sequence[int], tokenizer: Tokenizer) -> str:
-    """Exactly the text of the ids: special tokens kept, spaces not cleaned up."""
+    """Decodes ids exactly: special tokens are kept, spaces are not cleaned up."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def response_text(ids: Sequence[int], tokenizer: Tokenizer, ends: TurnEnds | None = None) -> str:
-    """The text of sampled ids as graders and environments see it: without special tokens and ends of turn."""
+    """Decodes sampled ids for graders and environments, without special tokens and ends of turn."""
     special = (ends or turn_ends(tokenizer)).special
     return decode([int(i) for i in ids if int(i) not in special], tokenizer)
 
 
 def continuation_ids(before: list[int], text: str, tokenizer: Tokenizer) -> list[int]:
-    """Ids of `text` such that `before` + ids reads on as written.
+    """Returns ids for `text` such that `before` + ids decodes to the concatenated text.
 
-    Tokenised alone first, as sampled text would be. Tokenizers that put a space before every text need the
-    second way: after a line break, which is cut off again.
+    Tokenises the text by itself first. For tokenizers that put a space before every text, it then tries the text
+    after a line break, whose ids are removed again.
 
     Raises:
-        InputError: neither way gives the text back.
+        InputError: neither round-trips the text.
     """
     if not text:
         return []
     expected = decode(before, tokenizer) + text
-    alone = plain_ids(text, tokenizer)
-    if decode(before + alone, tokenizer) == expected:
-        return alone
+    ids = plain_ids(text, tokenizer)
+    if decode(before + ids, tokenizer) == expected:
+        return ids
     anchor = plain_ids("\n", tokenizer)
     anchored = plain_ids("\n" + text, tokenizer)[len(anchor) :]
     if decode(before + anchored, tokenizer) == expected:
         return anchored
     raise InputError(
         "the tokenizer does not give this text back (unknown characters or a normaliser?); use the tokenizer "
-        "of the policy that wrote it, or a byte-level one",
+        "of the policy that generated it, or a byte-level one",
         "completion",
     )
 

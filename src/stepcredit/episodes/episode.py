@@ -1,4 +1,4 @@
-"""What happened: one prompt, the response that some policy wrote to it, and how it was rewarded."""
+"""Episodes: a prompt, a response and its reward."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from stepcredit.errors import InputError, quoted
 from stepcredit.verdict import Verdict
 
 Message = Mapping[str, Any]
-"""One chat message, with `role` (system, user, assistant, tool) and `content`, text. An assistant's may also have
-`tool_calls` (then `content` may be None) and `reasoning_content`, its thought; a tool's says which call it answers."""
+"""A chat message with `role` (system, user, assistant, tool) and `content`, a text. Assistant messages may also have
+`tool_calls` (then `content` may be None) and `reasoning_content`; tool messages name the call that they answer."""
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 
 
 class StopReason(StrEnum):
-    """Why the response ended."""
+    """The reason why a response ended."""
 
     STOP = "stop"
-    """The policy ended it: end of sequence, end of turn, or a stop string."""
+    """The policy ended it with an end of sequence, an end of turn, or a stop string."""
     LENGTH = "length"
-    """Cut by a limit on tokens or turns. Such an episode is *truncated*: neither right nor wrong."""
+    """A limit on tokens or turns cut it. Such an episode is *truncated*: neither right nor wrong."""
     UNKNOWN = "unknown"
-    """An imported log that does not say; taken as ended by the policy."""
+    """Not recorded in an imported log; treated as `STOP`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The ids that the policy saw and sampled, exactly; everything of shape [T].
+    """Token ids of an episode with their action mask; arrays have shape [T].
 
     Attributes:
         ids: token ids of the prompt, the actions and any observations between them.
         action_mask: true where the policy sampled the token.
-        behavior_log_prob: log μ(a_t|s_t) of the policy that sampled, 0 outside actions; or None.
+        behavior_log_prob: log μ(a_t|s_t) under the behaviour policy, 0 outside actions; None if not recorded.
 
     Raises:
         InputError: shapes differ, there is no action, or the first token is an action (it has no state).
@@ -51,16 +51,16 @@ class Tokens:
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 1 or self.ids.shape != self.action_mask.shape:
-            raise InputError(f"ids {self.ids.shape} and action_mask {self.action_mask.shape} must be one row each")
+            raise InputError(f"ids {self.ids.shape} and action_mask {self.action_mask.shape} must both have shape [T]")
         if self.ids.size and self.ids.min() < 0:
             raise InputError(f"{self.ids.min()} is no token id", "ids")
         if not self.action_mask.any():
-            raise InputError("no action tokens: nothing to learn from")
+            raise InputError("there are no action tokens")
         if self.action_mask[0]:
             raise InputError("the first token is an action; an action needs at least one token before it")
         log_prob = self.behavior_log_prob
         if log_prob is not None and (log_prob.shape != self.ids.shape or not np.isfinite(log_prob).all()):
-            raise InputError("behavior_log_prob must be finite, one number for each id")
+            raise InputError("behavior_log_prob must be finite, one number per id")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,28 +68,27 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Episode:
-    """One prompt, one response, one outcome.
+    """A prompt with one response and its reward.
 
     Attributes:
         prompt: text, or the chat messages before the first action.
-        completion: text, or the chat messages from the first action on; in a conversation every
-            `assistant` message is the policy's, all others are observations.
-        reward: the outcome, given with the last action; None where grading could not decide.
-        step_rewards: one reward a step, given with the step's last action, beside the outcome.
-        steps: the texts of the steps whose concatenation is `completion`; None where delimiters decide.
-        stop_reason: why it ended; `LENGTH` means truncated.
-        verdict: what the grader said, where there was one.
-        prompt_id: equal for responses to the same prompt.
-        sample: the number of this response among those to the same prompt.
-        tokens: the exact ids, where the response was sampled here; None for imported logs.
-        tools: descriptions of the tools that the policy was given with a chat prompt, as `apply_chat_template` takes
-            them; None where it had none.
-        metadata: anything else worth keeping, JSON-serialisable.
-        outcome: how it ended, where `reward` no longer says so because it was moved to the steps, or holds rewards of
-            steps; None: `reward` does. Labels of right and wrong go by it. It is not stored.
+        completion: text, or the chat messages from the first action on; `assistant` messages are the policy's, all
+            others are observations.
+        reward: the outcome reward, received at the last action; None if grading could not decide.
+        step_rewards: one reward per step, received at the step's last action, in addition to `reward`.
+        steps: the texts of the steps, which concatenate to `completion`; None: step delimiters decide.
+        stop_reason: why the response ended; `LENGTH` means truncated.
+        verdict: the grader's verdict, if there was one.
+        prompt_id: identifies the prompt; equal for responses to the same prompt.
+        sample: the index of this response among those to the same prompt.
+        tokens: the sampled ids; None for imported logs.
+        tools: the tool descriptions of a chat prompt, as passed to `apply_chat_template`; None if there are none.
+        metadata: further JSON-serialisable data.
+        outcome: the outcome, if `reward` differs from it because rewards were moved to steps or include them; None:
+            `reward` is the outcome. Decides between right and wrong. Not stored.
 
     Raises:
-        InputError: naming the field that breaks an invariant.
+        InputError: a field breaks an invariant; the message names it.
     """
 
     prompt: str | Sequence[Message]
@@ -113,11 +112,11 @@ class Episode:
         if isinstance(self.prompt, str) != isinstance(self.completion, str):
             raise InputError("prompt and completion must both be text or both be chat messages")
         if self.tools is not None and not (self.tools and self.is_chat):
-            raise InputError("must be descriptions of tools, beside chat messages, or None", "tools")
+            raise InputError("must be a list of tool descriptions, with chat messages, or None", "tools")
         if not self.prompt:
             raise InputError("the prompt is empty", "prompt")
         if not isinstance(self.completion, str) and "assistant" not in {m["role"] for m in self.completion}:
-            raise InputError("no assistant message: nothing the policy wrote", "completion")
+            raise InputError("no assistant message", "completion")
         if self.reward is not None and not math.isfinite(self.reward):
             raise InputError(f"{quoted(self.reward)} is not a finite number", "reward")
         if (self.verdict is Verdict.UNDECIDED) and self.reward is not None:
@@ -132,7 +131,7 @@ class Episode:
 
     @property
     def truncated(self) -> bool:
-        """Whether a limit cut the response."""
+        """Whether a length limit cut the response."""
         return self.stop_reason is StopReason.LENGTH
 
     @property

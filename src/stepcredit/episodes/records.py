@@ -1,7 +1,7 @@
-"""One episode as one row of a table, and back: the columns that a shard has.
+"""Conversion between episodes and the rows of a shard.
 
-`format` says whether `prompt` and `completion` are plain text ("text") or chat messages as JSON ("chat");
-`tools` and `metadata` are JSON; a column is null where the episode has None. Shards without `tools` have none.
+`format` tells whether `prompt` and `completion` are plain text ("text") or chat messages as JSON ("chat"); `tools` and
+`metadata` are JSON; None is stored as null. Shards without the column `tools` have no tools.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ SCHEMA = pa.schema(
     ]
 )
 OPTIONAL = "tools"
-"""The column that older shards lack."""
+"""A column that may be missing."""
 _TOKEN_COLUMNS = ("ids", "action_mask", "behavior_log_prob")
-# In memory the prompts, which repeat for every sample, are kept once a row group.
-HELD_SCHEMA = SCHEMA.set(0, pa.field("prompt", pa.dictionary(pa.int32(), pa.string())))
+# In memory, prompts are dictionary-encoded: they repeat for every sample.
+IN_MEMORY_SCHEMA = SCHEMA.set(0, pa.field("prompt", pa.dictionary(pa.int32(), pa.string())))
 
 
 def turns_as_text(turns: str | Sequence[Message]) -> str:
-    """A prompt or completion as one string: text as it is, chat messages as JSON; equal where they are equal.
+    """Returns a prompt or completion as one string: text unchanged, chat messages as canonical JSON.
 
     Raises:
-        InputError: a message holds something that JSON does not have.
+        InputError: a message cannot be written as JSON.
     """
     return turns if isinstance(turns, str) else _as_json([dict(m) for m in turns], "messages")
 
@@ -61,7 +61,7 @@ def _as_json(value: Any, field: str, *, sort_keys: bool = True) -> str:
 
 
 def to_batch(episodes: Sequence[Episode]) -> Any:
-    """Episodes as one Arrow record batch."""
+    """Converts episodes into an Arrow record batch."""
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     for episode in episodes:
         for name, value in _as_row(episode).items():
@@ -74,7 +74,7 @@ def to_batch(episodes: Sequence[Episode]) -> Any:
 
 def _as_row(episode: Episode) -> dict[str, Any]:
     if episode.outcome is not None:
-        raise InputError("an episode whose reward was moved is not stored; store it as it was", "outcome")
+        raise InputError("an episode with moved rewards cannot be stored; store the original episode", "outcome")
     tokens = episode.tokens
     return {
         "prompt": turns_as_text(episode.prompt),
@@ -95,28 +95,28 @@ def _as_row(episode: Episode) -> dict[str, Any]:
     }
 
 
-def from_batch(rows: Any, made: list[Episode]) -> None:
-    """Add the episodes of a record batch to `made`; what is in it when this raises was right.
+def from_batch(rows: Any, episodes: list[Episode]) -> None:
+    """Appends the episodes of a record batch to `episodes`, up to the first invalid row.
 
     Raises:
-        TypeError, ValueError, KeyError: the next row is no valid episode.
+        TypeError, ValueError, KeyError: a row is not a valid episode.
     """
     plain = {name: rows.column(name).to_pylist() for name in SCHEMA.names if name not in _TOKEN_COLUMNS}
     arrays = {name: _as_arrays(rows.column(name)) for name in _TOKEN_COLUMNS}
     for k in range(rows.num_rows):
         ids, mask, log_prob = (arrays[name][k] for name in _TOKEN_COLUMNS)
         tokens = None if ids is None or mask is None else Tokens(ids, mask.astype(np.bool_), log_prob)
-        made.append(_as_episode({name: column[k] for name, column in plain.items()}, tokens))
+        episodes.append(_as_episode({name: column[k] for name, column in plain.items()}, tokens))
 
 
 def _as_arrays(lists: Any) -> list[NDArray[Any] | None]:
-    """A list column as one array a row, None where null; copies, so that they can be written to."""
+    """Returns one array per row of a list column, None where null; copies, so that they are writable."""
     flat = lists.flatten().to_numpy(zero_copy_only=False)
     rows: list[NDArray[Any] | None] = []
-    at = 0
+    offset = 0
     for length in lists.value_lengths().to_pylist():
-        rows.append(None if length is None else flat[at : at + length].copy())
-        at += length or 0
+        rows.append(None if length is None else flat[offset : offset + length].copy())
+        offset += length or 0
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Where one reasoning step ends and the next begins."""
+"""Segmentation of text and tokens into reasoning steps."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from stepcredit.errors import InputError
 
 @dataclass(frozen=True)
 class StepRule:
-    """How text is cut into steps.
+    """The rule that splits text into steps.
 
     Attributes:
-        delimiters: a step ends after any of these strings. Whitespace that follows belongs to the step
-            that it ends, so blank lines make no steps of their own. Empty: the whole turn is one step.
-            White space around a delimiter counts: "\\n" is a line, ". " a sentence end inside a line.
-        max_tokens: a step without a delimiter ends after so many tokens; None is no limit.
+        delimiters: a step ends after any of these strings and the white space that follows it, so blank lines are not
+            steps. White space in a delimiter counts: "\\n" ends a line, ". " a sentence within a line. Empty: the
+            whole turn is one step.
+        max_tokens: a step without a delimiter ends after this many tokens; None: no limit.
 
     Raises:
-        InputError: an empty delimiter, which would end a step everywhere, or a limit below 1.
+        InputError: a delimiter is empty, or the limit is below 1.
     """
 
     delimiters: tuple[str, ...] = ("\n",)
@@ -30,12 +30,12 @@ class StepRule:
 
     def __post_init__(self) -> None:
         if "" in self.delimiters:
-            raise InputError("an empty string delimits nothing", "step_delimiters")
+            raise InputError("a delimiter must not be empty", "step_delimiters")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InputError(f"{self.max_tokens} must be 1 or more", "max_step_tokens")
 
     def ends(self, text: str) -> list[int]:
-        """The character offsets at which steps of `text` end, without the limit; the last is always `len(text)`.
+        """Returns the character offsets of step ends, ignoring `max_tokens`; the last is `len(text)`.
 
         >>> StepRule(("\\n",)).ends("a=1\\n\\nb=2\\nc")
         [5, 9, 10]
@@ -43,15 +43,15 @@ class StepRule:
         ends: list[int] = []
         position = len(text) - len(text.lstrip())
         while position < len(text):
-            found = [at + len(d) for d in self.delimiters if (at := text.find(d, position)) >= 0]
-            position = min(found, default=len(text))
+            candidates = [at + len(d) for d in self.delimiters if (at := text.find(d, position)) >= 0]
+            position = min(candidates, default=len(text))
             while position < len(text) and text[position].isspace():
                 position += 1
             ends.append(position)
         return ends or [len(text)]
 
     def split(self, text: str) -> list[str]:
-        """The steps of `text`, as text; joined they are `text` again.
+        """Splits `text` into steps, which concatenate to `text`.
 
         >>> StepRule((". ", "\\n")).split("Two. Three.\\nDone")
         ['Two. ', 'Three.\\n', 'Done']
@@ -61,19 +61,19 @@ class StepRule:
 
 
 def preview(text: str, rule: StepRule) -> str:
-    """`text` with a number before every step, to look at a setting before it is used."""
+    """Returns the steps of `text`, one numbered line per step."""
     return "\n".join(f"[{i}] {step!r}" for i, step in enumerate(rule.split(text)))
 
 
 class OpenStep:
-    """A step in the making, token by token: the one answer to where a step ends, in training and in search.
+    """An unfinished step, extended token by token; defines step boundaries in training and in search.
 
-    A token begins the next step where the step before it is complete and the token has more than white space: the
-    state before it is where a step ends. So a delimiter may end inside the token that begins the next step, as ". "
-    does in "." + " Then", and white space of its own makes no step.
+    A token begins the next step if the current step is complete and the token is not only white space. So a delimiter
+    may end inside the token that begins the next step, as ". " does in "." + " Then", and white space alone is never
+    a step.
 
     Args:
-        rule: where steps end.
+        rule: the rule for step boundaries.
     """
 
     def __init__(self, rule: StepRule) -> None:
@@ -85,11 +85,11 @@ class OpenStep:
 
     @property
     def full(self) -> bool:
-        """Whether the step has as many tokens as a step may have: whatever comes begins the next one."""
+        """Whether the step has `max_tokens` tokens, so that any token begins the next step."""
         return self._rule.max_tokens is not None and self.tokens >= self._rule.max_tokens
 
-    def begun_by(self, text: str) -> bool:
-        """Whether the next token, with this text, begins the next step."""
+    def ends_before(self, text: str) -> bool:
+        """Whether the step ends before a token with this text."""
         if self.full:
             return True
         word = text.lstrip()
@@ -98,42 +98,41 @@ class OpenStep:
         return self._complete or self._delimited(text[: len(text) - len(word)])
 
     def add(self, text: str) -> None:
-        """Append a token with this text to the step."""
+        """Appends a token with this text."""
         self.tokens += 1
         if not self._tail:
             text = text.lstrip()  # white space before the first word ends nothing
         self._complete = self._complete or self._delimited(text)
         self._tail = (self._tail + text)[-self._reach :]
 
-    def _delimited(self, more: str) -> bool:
-        return any(d in self._tail + more for d in self._rule.delimiters)
+    def _delimited(self, text: str) -> bool:
+        return any(d in self._tail + text for d in self._rule.delimiters)
 
 
 def steps_of_tokens(texts: Sequence[str], rule: StepRule) -> NDArray[np.int64]:
-    """The step of each token of a turn by `rule`, from the text of each; shape [T]."""
+    """Returns the step of each token of a turn by `rule`, from the token texts; shape [T]."""
     numbers, number, step = [], 0, OpenStep(rule)
     for text in texts:
-        if step.begun_by(text):
+        if step.ends_before(text):
             number, step = number + 1, OpenStep(rule)
         step.add(text)
         numbers.append(number)
     return np.asarray(numbers, dtype=np.int64)
 
 
-def step_of_each_token(pieces: Sequence[str], ends: Sequence[int]) -> NDArray[np.int64]:
-    """The step of each token by given offsets where steps end in the text, from the text of each token; shape [T].
+def step_of_each_token(texts: Sequence[str], ends: Sequence[int]) -> NDArray[np.int64]:
+    """Returns the step of each token, from the token texts and the character offsets of step ends; shape [T].
 
-    A token belongs to the step that its first non-space character lies in; a token of white space alone
-    (a line break after a full stop) to the step of the character it starts with. A step that no token
-    starts in leaves a gap in the numbers.
+    A token belongs to the step of its first non-space character; a token of white space only (a line break after a
+    full stop) belongs to the step of its first character. A step in which no token starts leaves a gap in the numbers.
     """
     step_of_token: list[int] = []
     offset, step = 0, 0
-    for piece in pieces:
-        lead = len(piece) - len(piece.lstrip())
-        anchor = offset + (lead if lead < len(piece) else 0)
+    for text in texts:
+        lead = len(text) - len(text.lstrip())
+        anchor = offset + (lead if lead < len(text) else 0)
         while step < len(ends) - 1 and anchor >= ends[step]:
             step += 1
         step_of_token.append(step)
-        offset += len(piece)
+        offset += len(text)
     return np.asarray(step_of_token, dtype=np.int64)

@@ -1,7 +1,7 @@
-"""Episodes on disk: a folder of Parquet shards that others can read, append to at once, and never half see.
+"""Storage of episodes in a folder of Parquet shards, with concurrent, atomic appends.
 
-A shard is written under a temporary name, synced, and only then given the next free number; a reader sees
-whole shards or none, whatever was killed meanwhile. One row is one episode; `records` has the columns.
+A shard is written under a temporary name, synced, and then renamed to the next free number, so readers only see
+complete shards. One row is one episode; `records` defines the columns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stepcredit.episodes.episode import Episode
-from stepcredit.episodes.records import HELD_SCHEMA, OPTIONAL, SCHEMA, from_batch, to_batch
+from stepcredit.episodes.records import IN_MEMORY_SCHEMA, OPTIONAL, SCHEMA, from_batch, to_batch
 from stepcredit.errors import InputError
 
 _ROWS_PER_GROUP = 1024
@@ -31,27 +31,27 @@ _SHARD = re.compile(r"episodes-(\d{5,})\.parquet")
 
 
 def load_episodes(path: str | Path) -> EpisodeStore:
-    """The episodes in a folder, as a read-only sequence; shards that come later are not in it.
+    """Opens a folder of episodes as a read-only sequence; shards that are added later are not included.
 
     Raises:
-        InputError: no such folder, no shards in it, or a shard that cannot be read, by name.
+        InputError: the folder does not exist or has no shards, or a shard cannot be read.
     """
     return EpisodeStore(path)
 
 
 def append_episodes(path: str | Path, episodes: Iterable[Episode], unit: str | None = None) -> Path:
-    """Write episodes as one new shard, whole or not at all, and return its path.
+    """Writes episodes atomically as a new shard and returns its path.
 
-    Any number of processes may append to one folder at once. The folder is made where it is missing. The
-    same episodes always give the same bytes.
+    Several processes may append to one folder at once. The folder is created if it is missing. Equal episodes give
+    equal bytes.
 
     Args:
         path: the folder.
-        episodes: at least one.
-        unit: the name of the work unit that they are, if they are one; `units_of` finds it again.
+        episodes: one or more episodes.
+        unit: the name of the work unit that produced them, if any; see `units_of`.
 
     Raises:
-        InputError: there are no episodes, or one holds something that cannot be stored.
+        InputError: there are no episodes, or one cannot be stored.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,11 +68,11 @@ def append_episodes(path: str | Path, episodes: Iterable[Episode], unit: str | N
 
 
 def units_of(path: str | Path) -> dict[str, Path]:
-    """The work units that a folder holds, each with its shard; shards that are no unit, such as imported ones, are
-    left out, and so is a folder that is not there.
+    """Returns the shard of each work unit in a folder, without shards of no unit, such as imported ones; empty if the
+    folder does not exist.
 
     Raises:
-        InputError: a shard that cannot be read, or a unit that is there twice.
+        InputError: a shard cannot be read, or two shards have the same unit.
     """
     units: dict[str, Path] = {}
     for _, shard in _numbered(Path(path)) if Path(path).is_dir() else ():
@@ -88,13 +88,13 @@ def units_of(path: str | Path) -> dict[str, Path]:
 
 
 class EpisodeStore(Sequence[Episode]):
-    """A folder of shards as a sequence of episodes, made on access; see `load_episodes`.
+    """A sequence of the episodes in a folder of shards; see `load_episodes`.
 
-    Slices give lists. The columns are held in memory as Arrow tables, not as objects.
+    The columns are kept in memory as Arrow tables; episodes are created on access. Slices give lists.
 
     Args:
         path: the folder.
-        shards: those of its files that are read, in this order; None: all, by number.
+        shards: the files to read, in this order; None: all, by number.
     """
 
     def __init__(self, path: str | Path, shards: Iterable[Path] | None = None) -> None:
@@ -131,12 +131,12 @@ class EpisodeStore(Sequence[Episode]):
         return f"EpisodeStore({str(self.path)!r}: {len(self)} episodes in {len(self.shards)} shards)"
 
     def column(self, name: str) -> list[Any]:
-        """One column of all episodes, as it is stored."""
+        """Returns one stored column of all episodes."""
         return [value for part in self._parts for value in part.batch.column(name).to_pylist()]
 
 
 def _write_draft(draft: Path, episodes: Iterable[Episode], unit: str | None) -> None:
-    """A complete, synced Parquet file under a name that readers ignore."""
+    """Writes and syncs a Parquet file under a name that readers ignore."""
     rows = iter(episodes)
     group = list(islice(rows, _ROWS_PER_GROUP))
     if not group:
@@ -153,19 +153,19 @@ def _write_draft(draft: Path, episodes: Iterable[Episode], unit: str | None) -> 
 
 
 def _publish(draft: Path, folder: Path) -> Path:
-    """Give a finished draft the next free number. Never replaces a shard: a number is claimed first."""
+    """Renames a finished draft to the next free number, which is claimed first so that no shard is replaced."""
     number = max((n for n, _ in _numbered(folder)), default=-1) + 1
     while True:
         shard = folder / f"episodes-{number:05d}.parquet"
-        with _claimed(folder / f".{shard.name}.claim") as mine:
-            if mine and not shard.exists():
+        with _claimed(folder / f".{shard.name}.claim") as is_claimed:
+            if is_claimed and not shard.exists():
                 return draft.rename(shard)
         number += 1
 
 
 @contextmanager
 def _claimed(claim: Path) -> Iterator[bool]:
-    """Whether this process, and no other, holds the claim. One left by a killed writer skips its number."""
+    """Yields whether this process got the claim. The number of a claim left by a killed writer is skipped."""
     try:
         os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
@@ -201,22 +201,22 @@ def _find_shards(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A row group of a shard; `first_row` is its place in the shard, for messages."""
+    """A row group of a shard; `first_row` is its offset in the shard, for messages."""
 
     shard: Path
     first_row: int
     batch: Any
 
     def episodes(self, start: int, stop: int) -> list[Episode]:
-        """The episodes of rows start … stop-1."""
+        """Returns the episodes of rows start … stop-1."""
         rows = self.batch.slice(start, stop - start)
-        made: list[Episode] = []
+        episodes: list[Episode] = []
         try:
-            from_batch(rows, made)
+            from_batch(rows, episodes)
         except (TypeError, ValueError, KeyError, OverflowError) as error:
-            row = self.first_row + start + len(made) + 1
+            row = self.first_row + start + len(episodes) + 1
             raise InputError(f"not a valid episode: {error}", f"{self.shard}: row {row}") from error
-        return made
+        return episodes
 
 
 def _read_shard(shard: Path) -> list[_Part]:
@@ -230,7 +230,7 @@ def _read_shard(shard: Path) -> list[_Part]:
             table = file.read(columns=[name for name in SCHEMA.names if name not in missing])
             for name in missing:
                 table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
-            table = table.select(SCHEMA.names).cast(HELD_SCHEMA)
+            table = table.select(SCHEMA.names).cast(IN_MEMORY_SCHEMA)
     except KeyError as error:  # the column that Arrow was to read as a dictionary
         raise InputError("not a shard of episodes: no column prompt", str(shard)) from error
     except (pa.ArrowException, OSError) as error:

@@ -1,4 +1,4 @@
-"""What is in a set of episodes, in one pass: outcomes, what each prompt can teach, lengths, steps."""
+"""Summary statistics of a set of episodes, computed in one pass."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from stepcredit.metrics.dataset import HISTOGRAM_BINS, Summary, distribution
 from stepcredit.verdict import Verdict
 
 RIGHT_ABOVE = 0.5
-"""Without a verdict, a response counts as right where its reward is above this."""
+"""A response without a verdict counts as right if its reward is above this."""
 
 
 @dataclass
 class _Prompt:
-    """What is known of one prompt so far."""
+    """Counts of the responses to one prompt."""
 
     digest: bytes
     responses: int = 0
@@ -39,12 +39,12 @@ class _Prompt:
 
 
 def summarise(episodes: Iterable[Episode], rule: StepRule, tokenizer: Tokenizer | None = None) -> Summary:
-    """Read through the episodes once and sum them up; memory grows by some bytes an episode.
+    """Summarises episodes in one pass, with a few bytes of memory per episode.
 
     Args:
-        episodes: at least one.
-        rule: where steps end, in episodes that do not bring their own.
-        tokenizer: to count tokens where no ids are stored.
+        episodes: one or more episodes.
+        rule: the rule for step boundaries, for episodes without steps of their own.
+        tokenizer: counts the tokens of episodes without ids.
 
     Raises:
         InputError: there are no episodes.
@@ -59,17 +59,17 @@ class _Tally:
     def __init__(self, rule: StepRule, tokenizer: Tokenizer | None) -> None:
         self._rule, self._tokenizer = rule, tokenizer
         self._prompts: dict[str, _Prompt] = {}
-        self._seen: set[bytes] = set()
+        self._responses: set[bytes] = set()
         self._lengths: dict[str, array[int]] = defaultdict(lambda: array("q"))  # one number per response
         self._outcomes = {"right": 0, "wrong": 0, "undecided": 0, "truncated": 0}
         self._own_ids = self._multi_turn = self._untokenised = 0
 
     def add(self, episode: Episode) -> None:
-        """Counts one more episode."""
+        """Adds an episode to the counts."""
         outcome = outcome_of(episode)
         self._outcomes[outcome] += 1
         digest = _digest(turns_as_text(episode.prompt).encode())
-        self._seen.add(_digest(digest + turns_as_text(episode.completion).encode()))
+        self._responses.add(_digest(digest + turns_as_text(episode.completion).encode()))
         _add_to_prompt(self._prompts.setdefault(episode.prompt_id, _Prompt(digest)), episode, digest, outcome)
         self._add_lengths(episode)
         self._add_tokens(episode)
@@ -96,12 +96,12 @@ class _Tally:
         self._lengths["total_tokens"].append(len(tokens))
 
     def summary(self) -> Summary:
-        """Everything so far."""
+        """Returns the summary of the episodes so far."""
         episodes, prompts, lengths = sum(self._outcomes.values()), list(self._prompts.values()), self._lengths
         if not episodes:
-            raise InputError("there are no episodes to sum up")
+            raise InputError("there are no episodes to summarise")
         mean, stderr = _reward_mean(prompts)
-        lessons = [_lesson(prompt) for prompt in prompts]
+        reasons = [_no_signal_reason(prompt) for prompt in prompts]
         bins = [_success_bin(prompt) for prompt in prompts]
         return Summary(
             episodes=episodes,
@@ -112,11 +112,11 @@ class _Tally:
             **{name: number / episodes for name, number in self._outcomes.items()},
             success={name: bins.count(name) for name in HISTOGRAM_BINS},
             prompts_without_outcome=bins.count(None),
-            prompts_all_right=lessons.count("all right"),
-            prompts_all_wrong=lessons.count("all wrong"),
-            prompts_single=lessons.count("single"),
-            prompts_undecided=lessons.count("undecided"),
-            duplicates=episodes - len(self._seen),
+            prompts_all_right=reasons.count("all right"),
+            prompts_all_wrong=reasons.count("all wrong"),
+            prompts_single=reasons.count("single"),
+            prompts_undecided=reasons.count("undecided"),
+            duplicates=episodes - len(self._responses),
             prompt_id_clashes=sum(p.clashes for p in prompts),
             prompt_characters=distribution(lengths["prompt_characters"]),
             completion_characters=distribution(lengths["completion_characters"]),
@@ -130,7 +130,7 @@ class _Tally:
 
 
 def outcome_of(episode: Episode) -> str:
-    """`truncated`, else `undecided`, else `right` or `wrong`: by the verdict, without one by the reward."""
+    """Returns `truncated`, `undecided`, `right` or `wrong`; the last two by the verdict, or else by the reward."""
     if episode.truncated:
         return "truncated"
     if episode.reward is None:
@@ -141,22 +141,22 @@ def outcome_of(episode: Episode) -> str:
 
 
 def policy_turns(completion: str | Iterable[Message]) -> list[str]:
-    """What the policy wrote, a text a turn."""
+    """Returns the text of each turn of the policy."""
     if isinstance(completion, str):
         return [completion]
     return [message["content"] or "" for message in completion if message["role"] == "assistant"]
 
 
 def step_previews(episodes: Iterable[Episode], rule: StepRule) -> list[tuple[str, str]]:
-    """(title, text) of each response, cut into its own steps or by the rule."""
-    shown = []
+    """Returns (title, numbered steps) of each response, with its own steps or those of the rule."""
+    previews = []
     for episode in episodes:
         if episode.steps:
             text = "\n".join(f"[{k}] {step!r}" for k, step in enumerate(episode.steps))
         else:
             text = "\n".join(preview(turn, rule) for turn in policy_turns(episode.completion))
-        shown.append((f"prompt {episode.prompt_id}, sample {episode.sample}, reward {episode.reward}", text))
-    return shown
+        previews.append((f"prompt {episode.prompt_id}, sample {episode.sample}, reward {episode.reward}", text))
+    return previews
 
 
 def _digest(content: bytes) -> bytes:
@@ -176,8 +176,8 @@ def _add_to_prompt(prompt: _Prompt, episode: Episode, digest: bytes, outcome: st
         prompt.highest = max(prompt.highest, episode.reward)
 
 
-def _lesson(prompt: _Prompt) -> str | None:
-    """Why a prompt teaches nothing, or None where it does."""
+def _no_signal_reason(prompt: _Prompt) -> str | None:
+    """Why a prompt gives no learning signal; None if it gives one."""
     if prompt.rewards == 0:
         return "undecided"
     if prompt.has_step_rewards or prompt.lowest < prompt.highest:
@@ -197,8 +197,8 @@ def _success_bin(prompt: _Prompt) -> str | None:
 
 
 def _reward_mean(prompts: list[_Prompt]) -> tuple[float | None, float | None]:
-    """Mean m over all rewards, and its error from the sums S_g of n_g rewards to each of G prompts:
-    stderr² = G/(G-1) Σ_g (S_g - n_g m)² / N². With equal n_g it is that of the mean of G prompt means."""
+    """Returns the mean m of all N rewards and its standard error clustered by prompt, from the sums S_g of the n_g
+    rewards of each of G prompts: stderr² = G/(G-1) Σ_g (S_g - n_g m)² / N²."""
     rated = [p for p in prompts if p.rewards]
     number = sum(p.rewards for p in rated)
     if not number:

@@ -1,11 +1,11 @@
-"""What an assistant's turn is in a chat template, and what ends it: one answer for encoding, engines and search.
+"""Assistant turns in a chat template and the tokens that end them, for encoding, engines and search.
 
-A template is asked, never read: a turn is what it adds when the assistant's message is appended to an open prompt.
+Templates are rendered, not parsed: a turn is what is added when the assistant's message follows an open prompt.
 
     <|im_start|>user\\n2+3?<|im_end|>\\n<|im_start|>assistant\\n     5      <|im_end|>     \\n
-    state: what the policy saw                                   text        end       not the policy's
+    state: the policy's input                                    text        end       not the policy's
 
-What ends a response where it is sampled, which end is trained, and which tokens are no text: see `TurnEnds`.
+`TurnEnds` has the tokens that stop generation, those that are trained as ends, and those that are not text.
 """
 
 from __future__ import annotations
@@ -23,29 +23,28 @@ from stepcredit.episodes.episode import Episode, Message, StopReason
 from stepcredit.errors import InputError
 
 Tools = Sequence[Mapping[str, Any]] | None
-"""Descriptions of the tools that a policy was given with its prompt."""
+"""Tool descriptions of a chat prompt."""
 Tokenizer = Any  # a transformers.PreTrainedTokenizerBase; the episodes package does not import transformers
 
-_REPLY = "a-reply-that-nobody-wrote"
-_ASKED: Sequence[Message] = ({"role": "user", "content": "a-question"},)
-_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
-"""What a template, a program of its own, raises at messages that it was not written for."""
-_CALL: dict[str, Any] = {"type": "function", "function": {"name": "f", "arguments": {"x": "1"}}}
+_PROBE_REPLY = "a-reply-that-nobody-wrote"
+_PROBE_PROMPT: Sequence[Message] = ({"role": "user", "content": "a-question"},)
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
+"""The errors that a template raises for messages it does not support."""
+_PROBE_CALL: dict[str, Any] = {"type": "function", "function": {"name": "f", "arguments": {"x": "1"}}}
 
 
 class TurnEnds(NamedTuple):
-    """What ends the responses of a policy.
+    """The tokens that end the responses of a policy.
 
     Attributes:
-        of_text: the id that ends a text completion in training: end of sequence.
-        of_chat: the id that the chat template writes after an assistant's message, and training trains; the end of
-            sequence where it writes none.
-        stop: every id that ends a response where it is sampled: these two, what the template writes after a tool
-            call, and those of the generation config.
-        special: ids that are no text: all special tokens, named and added, and those that end a response.
-        opening: what the template writes between a user's message and the assistant's turn; "" without a template.
-        closing: what it writes after an assistant's message that is the last, the end of turn first; likewise.
-        chat_end: the end of turn that `closing` begins with, as text; "" where the template writes none.
+        of_text: the id that ends a text completion: the end of sequence.
+        of_chat: the id that ends an assistant message of the chat template; the end of sequence if it writes none.
+        stop: the ids that stop generation: these two, the end that the template writes after a tool call, and those of
+            the generation config.
+        special: the ids that are not text: all special tokens, named and added, and `stop`.
+        opening: what the template writes between a user message and the assistant's turn; "" without a template.
+        closing: what the template writes after a final assistant message; "" without a template.
+        chat_end: the end of turn at the start of `closing`, as text; "" if the template writes none.
     """
 
     of_text: int | None
@@ -57,43 +56,43 @@ class TurnEnds(NamedTuple):
     chat_end: str = ""
 
     def open_turn(self, prompt: str) -> bool:
-        """Whether a text is a rendered chat whose last turn is the assistant's, still open."""
-        _, found, rest = prompt.rpartition(self.opening) if self.opening else ("", "", "")
-        return bool(found) and not (self.chat_end and self.chat_end in rest)
+        """Whether a text is a rendered chat that ends in an open assistant turn."""
+        _, opening, rest = prompt.rpartition(self.opening) if self.opening else ("", "", "")
+        return bool(opening) and not (self.chat_end and self.chat_end in rest)
 
 
 class Turn(NamedTuple):
-    """An assistant's turn as the template writes it: the open prompt before it, its text, its end or ""."""
+    """An assistant turn as rendered by the template: the open prompt before it, its text, and its end or ""."""
 
     state: str
     text: str
     end: str
 
 
-_KNOWN: WeakKeyDictionary[Any, dict[Any, TurnEnds]] = WeakKeyDictionary()
+_CACHE: WeakKeyDictionary[Any, dict[Any, TurnEnds]] = WeakKeyDictionary()
 
 
 def turn_ends(tokenizer: Tokenizer, generation_config: Any | None = None) -> TurnEnds:
-    """What ends a policy's turn, from its template, its special tokens and its generation config.
+    """Returns the end-of-turn tokens of a policy, from its template, special tokens and generation config.
 
     Args:
-        tokenizer: of the policy. Its named special tokens count, and added ones that are no attribute of it.
+        tokenizer: the policy's tokenizer, with its named and added special tokens.
         generation_config: a `transformers.GenerationConfig`, for `eos_token_id`.
     """
     configured = getattr(generation_config, "eos_token_id", None)
     more = frozenset([configured] if isinstance(configured, int) else configured or ())
     key = (getattr(tokenizer, "chat_template", None), tokenizer.eos_token_id, len(tokenizer), more)
-    found = _KNOWN.setdefault(tokenizer, {})
-    if key not in found:
-        found[key] = _ends(tokenizer, more)
-    return found[key]
+    cache = _CACHE.setdefault(tokenizer, {})
+    if key not in cache:
+        cache[key] = _ends(tokenizer, more)
+    return cache[key]
 
 
 def _ends(tokenizer: Tokenizer, configured: frozenset[int]) -> TurnEnds:
     eos = tokenizer.eos_token_id
     opening, closing, after_call = _probe(tokenizer)
-    starting = [t for t in _tokens(tokenizer, added=True) if closing.lstrip().startswith(t)]
-    chat_end = max(starting, key=len, default="")
+    candidates = [t for t in _tokens(tokenizer, added=True) if closing.lstrip().startswith(t)]
+    chat_end = max(candidates, key=len, default="")
     written = [tokenizer.convert_tokens_to_ids(token) for token in (chat_end, after_call) if token]
     stop = frozenset({eos, *written, *configured} - {None})
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -102,45 +101,45 @@ def _ends(tokenizer: Tokenizer, configured: frozenset[int]) -> TurnEnds:
 
 
 def _probe(tokenizer: Tokenizer) -> tuple[str, str, str]:
-    """(opening, closing, an end of turn that it writes after a tool call alone), each "" where there is none."""
+    """Returns (opening, closing, an end of turn used only after tool calls), each "" if there is none."""
     if not getattr(tokenizer, "chat_template", None):
         return "", "", ""
-    reply: Message = {"role": "assistant", "content": _REPLY}
+    reply: Message = {"role": "assistant", "content": _PROBE_REPLY}
     try:
-        opening = render(_ASKED, tokenizer, open_turn=True).rpartition(_ASKED[0]["content"])[2]
-        closing = render([*_ASKED, reply], tokenizer, open_turn=False).rpartition(_REPLY)[2]
-    except InputError:  # a template for other conversations; whoever renders one is told what is wrong
+        opening = render(_PROBE_PROMPT, tokenizer, open_turn=True).rpartition(_PROBE_PROMPT[0]["content"])[2]
+        closing = render([*_PROBE_PROMPT, reply], tokenizer, open_turn=False).rpartition(_PROBE_REPLY)[2]
+    except InputError:  # a template for other conversations; rendering one raises a clear error
         return "", "", ""
     try:
-        called = render([*_ASKED, {**reply, "tool_calls": [_CALL]}], tokenizer, open_turn=False)
+        called = render([*_PROBE_PROMPT, {**reply, "tool_calls": [_PROBE_CALL]}], tokenizer, open_turn=False)
     except InputError:  # no tool calls in this template
         return opening, closing, ""
     return opening, closing, "" if called.endswith(closing) else _last_end(called, tokenizer)[0]
 
 
 def _last_end(text: str, tokenizer: Tokenizer) -> tuple[str, int]:
-    """(the special token that a text ends with, where it begins); ("", its length) without one."""
+    """Returns (the special token at the end of a text, its offset), or ("", length of the text)."""
     body = text.rstrip()
     ending = max((t for t in _tokens(tokenizer) if body.endswith(t)), key=len, default="")
     return ending, len(body) - len(ending) if ending else len(text)
 
 
 def _tokens(tokenizer: Tokenizer, *, added: bool = False) -> list[str]:
-    """The special tokens, named and added; with `added` also tokens that were added and are not special."""
+    """Returns the special tokens, named and added; with `added`, also added tokens that are not special."""
     more = [str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special or added]
     return [t for t in dict.fromkeys([*tokenizer.all_special_tokens, *more]) if t]
 
 
 def assistant_turn(messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> Turn:
-    """The last of these messages, the assistant's, as the chat template writes it: text, thought and tool calls.
+    """Renders the last message, an assistant's, with the chat template: text, reasoning and tool calls.
 
     Raises:
-        InputError: the template does not append it to the open prompt, or leaves out what the assistant wrote.
+        InputError: the template does not append it to the open prompt, or leaves out some of it.
     """
     message = without_end(messages[-1], tokenizer)
     state = render(messages[:-1], tokenizer, open_turn=True, tools=tools)
     after = render([*messages[:-1], message], tokenizer, open_turn=False, tools=tools)
-    _check_whole(message, after, state)
+    _check_complete(message, after, state)
     if not after.startswith(state):
         raise _not_appended(state, after)
     turn = after[len(state) :]
@@ -154,13 +153,13 @@ def assistant_turn(messages: Sequence[Message], tokenizer: Tokenizer, tools: Too
 
 
 def turn_as_written(messages: Sequence[Message], tokenizer: Tokenizer, tools: Tools = None) -> Turn:
-    """The last of these messages, the assistant's, as it answered the open prompt before it.
+    """Renders the last message, an assistant's, as the policy wrote it after the open prompt.
 
-    What the template gives where it gives all of it. A template that drops the thought of a message, or changes how
-    it begins, is not asked: then the turn is the thought and the content, without what the open prompt already says.
+    Uses the template if it renders the whole message. If it drops the reasoning or changes how the message begins, the
+    turn is the reasoning and the content, without what the open prompt already contains.
 
     Raises:
-        InputError: the template leaves out a tool call, whose text nobody else knows.
+        InputError: the template leaves out a tool call, whose text is then unknown.
     """
     try:
         return assistant_turn(messages, tokenizer, tools)
@@ -172,24 +171,24 @@ def turn_as_written(messages: Sequence[Message], tokenizer: Tokenizer, tools: To
     written = str(message.get("content") or "")
     if thought := message.get("reasoning_content"):
         written = f"<think>\n{thought}\n</think>\n\n{written}"
-    said = max((k for k in range(len(written) + 1) if state.endswith(written[:k])), default=0)
-    return Turn(state, written[said:], turn_ends(tokenizer).chat_end)
+    overlap = max((k for k in range(len(written) + 1) if state.endswith(written[:k])), default=0)
+    return Turn(state, written[overlap:], turn_ends(tokenizer).chat_end)
 
 
-def own_turns(episode: Episode) -> Iterator[Episode]:
-    """Each assistant turn of a conversation as an episode of its own, in the state that the policy saw.
+def split_into_turns(episode: Episode) -> Iterator[Episode]:
+    """Yields each assistant turn of a conversation as a separate episode, whose prompt is the conversation before it.
 
-    They share the outcome; of rewards given turn by turn each has its own and, with the outcome, the later ones. A
-    truncated conversation was cut in its last turn. The prompts differ from turn to turn, and so do their ids.
+    The reward of a turn is the outcome plus the step rewards of this and all later turns; all turns share the outcome.
+    Only the last turn of a truncated conversation is truncated. Prompts and prompt ids differ between turns.
 
     Raises:
-        InputError: step rewards that are not one a turn.
+        InputError: the number of step rewards is not the number of turns.
     """
     messages: list[Message] = [*episode.prompt, *episode.completion]
     places = [k for k in range(len(episode.prompt), len(messages)) if messages[k]["role"] == "assistant"]
     rewards = episode.step_rewards or (0.0,) * len(places)
     if len(rewards) != len(places):
-        raise InputError(f"{len(rewards)} rewards for {len(places)} turns; give one a turn", "step_rewards")
+        raise InputError(f"{len(rewards)} rewards for {len(places)} turns; give one per turn", "step_rewards")
     for turn, place in enumerate(places):
         is_last = turn == len(places) - 1
         yield replace(
@@ -205,29 +204,29 @@ def own_turns(episode: Episode) -> Iterator[Episode]:
 
 
 def observation_after_reply(prompt: Sequence[Message], text: str, tokenizer: Tokenizer) -> str:
-    """What the template writes after a reply that the user answers with `text`: from the end of the reply, where the
-    template has one, to where the next one begins. It does not depend on what was replied.
+    """Renders the observation `text` after a reply, from the reply's end of turn to the start of the next reply; does
+    not depend on the reply.
 
     Args:
         prompt: the messages before the first reply.
-        text: what the user says.
-        tokenizer: whose template it is.
+        text: the observation.
+        tokenizer: the tokenizer with the chat template.
 
     Raises:
-        InputError: the template leaves out a reply once it is answered.
+        InputError: the template leaves out earlier replies.
     """
-    reply = _REPLY
+    reply = _PROBE_REPLY
     while reply in text:
         reply += "!"
     messages = [*prompt, {"role": "assistant", "content": reply}, {"role": "user", "content": text}]
-    _, found, after = render(messages, tokenizer, open_turn=True).rpartition(reply)
-    if not found:
+    _, separator, after = render(messages, tokenizer, open_turn=True).rpartition(reply)
+    if not separator:
         raise rewrites()
     return after
 
 
 def without_end(message: Message, tokenizer: Tokenizer) -> Message:
-    """A message whose content does not bring its own end of turn, so that the template's is the only one."""
+    """Returns a message without an end of turn in its content, so that the template's is the only one."""
     content = message.get("content")
     if not isinstance(content, str) or not content:
         return message
@@ -236,9 +235,9 @@ def without_end(message: Message, tokenizer: Tokenizer) -> Message:
 
 
 def split_end(text: str, tokenizer: Tokenizer, ends: TurnEnds) -> tuple[str, int | None]:
-    """(a text without the token that ends it, the id of that token); (the text, None) where it has none.
+    """Splits a text into (text, id of its final end token), with None if there is none.
 
-    White space after the end is the template's, and goes with it.
+    White space after the end token is removed with it.
     """
     body = text.rstrip()
     for end in sorted(ends.stop):
@@ -249,99 +248,98 @@ def split_end(text: str, tokenizer: Tokenizer, ends: TurnEnds) -> tuple[str, int
 
 
 def render(messages: Sequence[Message], tokenizer: Tokenizer, *, open_turn: bool, tools: Tools = None) -> str:
-    """The messages as the chat template writes them, with the tools that the policy was given, and with the beginning
-    of an assistant's turn if it is to be open.
+    """Renders messages with the chat template and its tools; `open_turn` adds the start of an assistant turn.
 
     Raises:
-        InputError: no template, or it refuses these messages: with what it says, and a way out.
+        InputError: there is no template, or it does not support these messages.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("the tokenizer has no chat template; give one (--chat_template FILE), or use text prompts",
                          "chat_template")  # fmt: skip
     conversation = [dict(m) for m in messages]
     try:
-        return _applied(conversation, tokenizer, open_turn, tools)
-    except _REFUSALS as error:
+        return _apply(conversation, tokenizer, open_turn, tools)
+    except _TEMPLATE_ERRORS as error:
         refusal = error
-    if any(m.get("content") is None for m in conversation):  # a message that is its tool calls alone
+    if any(m.get("content") is None for m in conversation):  # a message with only tool calls
         filled = [{**m, "content": ""} if m.get("content") is None else m for m in conversation]
         try:
-            return _applied(filled, tokenizer, open_turn, tools)
-        except _REFUSALS as error:
+            return _apply(filled, tokenizer, open_turn, tools)
+        except _TEMPLATE_ERRORS as error:
             refusal = error
-    raise _refused(conversation, refusal) from refusal
+    raise _template_error(conversation, refusal) from refusal
 
 
-def _applied(conversation: list[dict[str, Any]], tokenizer: Tokenizer, open_turn: bool, tools: Tools) -> str:
+def _apply(conversation: list[dict[str, Any]], tokenizer: Tokenizer, open_turn: bool, tools: Tools) -> str:
     kwargs = {"tools": [dict(tool) for tool in tools]} if tools else {}
     return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=open_turn, **kwargs))
 
 
 def check_tools(tools: Tools, tokenizer: Tokenizer) -> None:
-    """The chat template writes the tools, all of them.
+    """Checks that the chat template renders all tools.
 
     Raises:
-        InputError: it leaves one out, and says nothing of that.
+        InputError: it leaves one out.
     """
-    text = render(_ASKED, tokenizer, open_turn=True, tools=tools) if tools else ""
+    text = render(_PROBE_PROMPT, tokenizer, open_turn=True, tools=tools) if tools else ""
     for tool in tools or ():
         name = str(tool.get("function", tool).get("name"))
         if name not in text:
             raise InputError(
-                f"the chat template leaves out the tool {name!r}, which the policy was given; --chat_template FILE "
+                f"the chat template leaves out the tool {name!r} of the prompt; --chat_template FILE "
                 "gives a template that writes tools",
                 "chat_template",
             )
 
 
-def _refused(messages: Sequence[Mapping[str, Any]], reason: Exception) -> InputError:
-    said = " ".join(str(reason).split()) or type(reason).__name__
-    way = "give another template (--chat_template FILE)"
+def _template_error(messages: Sequence[Mapping[str, Any]], reason: Exception) -> InputError:
+    text = " ".join(str(reason).split()) or type(reason).__name__
+    hint = "give another template (--chat_template FILE)"
     if any(m["role"] == "system" for m in messages):
-        way = "--merge_system_message true puts the system text before the first user message"
-    return InputError(f"the chat template refuses these messages ({said}); {way}", "chat_template")
+        hint = "--merge_system_message true puts the system text before the first user message"
+    return InputError(f"the chat template refuses these messages ({text}); {hint}", "chat_template")
 
 
 def _not_appended(state: str, after: str) -> InputError:
-    same = _common(state, after)
+    same = _common_prefix_length(state, after)
     return InputError(
-        "the chat template does not append the assistant's message to the open prompt: where the prompt goes on with "
-        f"{state[same : same + 30]!r} it writes {after[same : same + 30]!r}; --split_turns true makes each assistant "
-        "turn an episode of its own, --chat_template FILE gives another template",
+        "the chat template does not append the assistant's message to the open prompt: the prompt continues with "
+        f"{state[same : same + 30]!r}, the conversation with {after[same : same + 30]!r}; --split_turns true makes "
+        "each assistant turn a separate episode, --chat_template FILE gives another template",
         "chat_template",
     )
 
 
 def rewrites() -> InputError:
-    """The error of a template that changes what the policy saw once later messages come."""
+    """Returns the error for a template that changes earlier turns when later ones are added."""
     return InputError(
-        "the chat template changes earlier turns when later ones come, so that no one text has all states that the "
-        "policy saw; --split_turns true makes each assistant turn an episode of its own, --chat_template FILE gives "
-        "a template that appends",
+        "the chat template changes earlier turns when later ones are added, so that no single text has all states of "
+        "the policy; --split_turns true makes each assistant turn a separate episode, --chat_template FILE gives a "
+        "template that only appends",
         "chat_template",
     )
 
 
-def _check_whole(message: Message, after: str, state: str) -> None:
-    """Everything that the assistant wrote stands in the rendered text.
+def _check_complete(message: Message, after: str, state: str) -> None:
+    """Checks that the rendered text contains the whole assistant message.
 
     Raises:
-        InputError: saying what the template leaves out.
+        InputError: the template leaves something out; the message names it.
     """
     content = str(message.get("content") or "")
     thought, closes, answer = content.rpartition("</think>")
     thought = thought.rpartition("<think>")[2] if closes else str(message.get("reasoning_content") or "")
-    written = after[_common(state, after) :]
+    written = after[_common_prefix_length(state, after) :]
     if thought.strip() and thought.strip() not in written:
         raise InputError(
-            "the chat template drops the thought of the message; --split_turns true makes each assistant turn an "
-            "episode of its own, thought included, --chat_template FILE gives a template that keeps it",
+            "the chat template drops the reasoning of the message; --split_turns true makes each assistant turn a "
+            "separate episode with its reasoning, --chat_template FILE gives a template that keeps it",
             "chat_template",
         )
     if answer.strip() not in written:
         raise InputError("the chat template leaves the assistant's message out", "chat_template")
     for call in message.get("tool_calls") or ():
-        for text in _called(call):
+        for text in _call_texts(call):
             if text not in written:
                 raise InputError(
                     f"the chat template leaves out the tool call {text!r} of the message; --chat_template FILE gives "
@@ -350,13 +348,13 @@ def _check_whole(message: Message, after: str, state: str) -> None:
                 )
 
 
-def _common(one: str, other: str) -> int:
-    """How many characters two texts begin with in common."""
+def _common_prefix_length(one: str, other: str) -> int:
+    """Returns the length of the common prefix of two texts."""
     return next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _called(call: Any) -> list[str]:
-    """What must stand in the text of a tool call: the function's name, and the plain words of its arguments."""
+def _call_texts(call: Any) -> list[str]:
+    """Returns the texts that a rendered tool call must contain: the function name and its plain-word arguments."""
     function = call.get("function", call) if isinstance(call, Mapping) else {}
     arguments = function.get("arguments")
     if isinstance(arguments, str):

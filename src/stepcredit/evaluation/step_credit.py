@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepcredit.engines.engine import Engine, Request, SamplingParams
-from stepcredit.episodes.alignment import PieceReader, Trajectory, align
+from stepcredit.episodes.alignment import TokenTexts, Trajectory, align
 from stepcredit.episodes.encoding import response_text
 from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.episodes.steps import StepRule
@@ -25,7 +25,7 @@ from stepcredit.metrics.calibration import TENTHS, Bin, calibration, expected_ca
 from stepcredit.metrics.localisation import (
     StepCredit,
     every_step,
-    first_wrong_step_found,
+    first_wrong_step_accuracy,
     kind_prior_change,
     kind_rates,
     matched_pairs,
@@ -88,7 +88,7 @@ def judge(
     otherwise than the rule does.
     """
     by_id = {p.prompt_id: p for p in problems}
-    pieces = PieceReader(tokenizer)
+    pieces = TokenTexts(tokenizer)
     judged = []
     for episode in episodes:
         if episode.reward is None or episode.truncated or not isinstance(episode.completion, str):
@@ -249,9 +249,9 @@ def credit_rows(
 
 
 def _found(judged: Sequence[Judged], credits: Sequence[StepCredit], seed: int) -> tuple[Estimate, float]:
-    """`first_wrong_step_found` over the wrong responses."""
+    """`first_wrong_step_accuracy` over the wrong responses."""
     wrong = [(credit, j.prompt_id) for credit, j in zip(credits, judged, strict=True) if not j.right]
-    return first_wrong_step_found([c for c, _ in wrong], [prompt for _, prompt in wrong], seed=seed)
+    return first_wrong_step_accuracy([c for c, _ in wrong], [prompt for _, prompt in wrong], seed=seed)
 
 
 def _credits(judged: Sequence[Judged], name: str, signal: Signal) -> list[StepCredit]:

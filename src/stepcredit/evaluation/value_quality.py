@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stepcredit.episodes.alignment import PieceReader, Trajectory, align
+from stepcredit.episodes.alignment import TokenTexts, Trajectory, align
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
-from stepcredit.metrics.localisation import StepCredit, first_wrong_step_found
+from stepcredit.metrics.localisation import StepCredit, first_wrong_step_accuracy
 from stepcredit.metrics.ranking import Estimate, auc_within
 from stepcredit.models.scoring import value_after_steps, values_of
 from stepcredit.results.schema import CreditExample, StepValue, ValueRow
@@ -29,7 +29,7 @@ class Scored(NamedTuple):
 
 def score(value_model: Any, tokenizer: Any, episodes: Sequence[Episode], rule: StepRule) -> list[Scored]:
     """V after every step of every finished and decided episode; others are left out."""
-    pieces = PieceReader(tokenizer)
+    pieces = TokenTexts(tokenizer)
     finished = [e for e in episodes if e.reward is not None and not e.truncated]
     rows = [align(e, tokenizer, rule, pieces) for e in finished]
     values = values_of(value_model, rows)
@@ -63,7 +63,7 @@ def localisation(
         if s.episode.reward == 0 and wrong is not None and len(wrong) == len(s.value) - 1:
             credits.append(StepCredit(np.diff(s.value).tolist(), wrong))
             groups.append(s.episode.prompt_id)
-    return first_wrong_step_found(credits, groups, seed=seed)
+    return first_wrong_step_accuracy(credits, groups, seed=seed)
 
 
 def value_rows(

@@ -1,1 +1,1 @@
-"""Statistics of results: arrays in, numbers with their uncertainty out; no model, no input or output."""
+"""Statistics with confidence intervals: pure functions of arrays."""

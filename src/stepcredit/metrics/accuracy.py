@@ -7,18 +7,18 @@ from jaxtyping import Int
 from numpy.typing import ArrayLike
 
 
-def group_of_each(n: int, groups: ArrayLike | None) -> Int[np.ndarray, " N"]:
-    """The number of each row's group, in the order of their sorted names; None: every row its own group."""
+def group_indices(n: int, groups: ArrayLike | None) -> Int[np.ndarray, " N"]:
+    """Returns the group index of each row, in sorted order of the group names; None: every row is its own group."""
     return np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
 
 
 def mean_and_stderr(scores: ArrayLike, groups: ArrayLike | None = None) -> tuple[float, float]:
-    """The mean of scores and its standard error.
+    """Returns the mean of scores and its standard error.
 
     Args:
-        scores: one number a response, shape [N].
-        groups: the prompt of each response; responses to one prompt are no independent draws, so the error
-            is that of the mean over prompts (cluster-robust). None: every response its own prompt.
+        scores: one number per response, shape [N].
+        groups: the prompt of each response. Responses to one prompt are not independent, so the standard error is
+            clustered by prompt. None: every response is its own group.
 
     Returns:
         (mean, standard error); the error is NaN with fewer than two groups.
@@ -27,7 +27,7 @@ def mean_and_stderr(scores: ArrayLike, groups: ArrayLike | None = None) -> tuple
     """
     x = np.asarray(scores, dtype=np.float64)
     mean = float(x.mean()) if len(x) else float("nan")
-    sums = np.bincount(group_of_each(len(x), groups), weights=x - mean) if len(x) else np.zeros(0)
+    sums = np.bincount(group_indices(len(x), groups), weights=x - mean) if len(x) else np.zeros(0)
     if len(sums) < 2:
         return mean, float("nan")
     small_sample = len(sums) / (len(sums) - 1)

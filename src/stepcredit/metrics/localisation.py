@@ -1,4 +1,4 @@
-"""Does the largest drop in value point at the first wrong step, and is that more than the kind of step says?"""
+"""Localisation of wrong steps by changes of value, with a control for the kind of step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike
 from stepcredit.metrics.ranking import Estimate, auc_within, ratio_estimate
 
 ANY_KIND = ""
-"""Under this name `kind_rates` keeps the rate over all kinds; no kind is called the empty text."""
+"""The key of the rate over all kinds in `kind_rates`; no kind has the empty name."""
 
 
 class StepCredit(NamedTuple):
-    """One response cut into steps: the change of value over each, which are wrong, and of what kind each is."""
+    """The steps of a response: the change of value over each step, whether it is wrong, and its kind."""
 
     change: Sequence[float]
     wrong: Sequence[bool]
@@ -24,22 +24,22 @@ class StepCredit(NamedTuple):
 
 
 def largest_drop(change: ArrayLike) -> int:
-    """The step with the most negative change; the first of equals."""
+    """Returns the index of the step with the most negative change, the first of equal ones."""
     return int(np.argmin(np.asarray(change, dtype=np.float64)))
 
 
 def points_at_first_wrong(response: StepCredit) -> bool:
-    """Whether the largest drop of a response with a wrong step is the first wrong one."""
+    """Whether the largest drop of a response with a wrong step is at the first wrong step."""
     return largest_drop(response.change) == list(response.wrong).index(True)
 
 
-def first_wrong_step_found(
+def first_wrong_step_accuracy(
     responses: Sequence[StepCredit], groups: Sequence[str], resamples: int = 2000, seed: int = 0
 ) -> tuple[Estimate, float]:
-    """(share of responses with a wrong step whose largest drop is the first wrong one, share by chance).
+    """Returns (share of responses whose largest drop is at the first wrong step, share at chance).
 
-    Chance picks any of a response's steps: the mean of 1 / number of steps. The interval is a bootstrap over
-    prompts (`groups`). Responses without a wrong step do not count.
+    Chance is a uniformly random step: the mean of 1 / number of steps. The interval is a bootstrap over prompts
+    (`groups`). Responses without a wrong step are ignored.
     """
     hits: dict[str, list[float]] = {}
     chance: list[float] = []
@@ -54,15 +54,15 @@ def first_wrong_step_found(
 
 
 def up_to_first_wrong(wrong: Sequence[bool]) -> range:
-    """The steps up to and including the first wrong one; all where none is wrong.
+    """Returns the steps up to and including the first wrong one; all if none is wrong.
 
-    What comes later is written on top of a mistake: it is neither plainly right nor plainly wrong.
+    Later steps build on a mistake, so they are neither clearly right nor clearly wrong.
     """
     return range(list(wrong).index(True) + 1 if any(wrong) else len(wrong))
 
 
 def every_step(wrong: Sequence[bool]) -> range:
-    """All steps, those after the first wrong one too."""
+    """Returns all steps, including those after the first wrong one."""
     return range(len(wrong))
 
 
@@ -73,16 +73,16 @@ def matched_pairs(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """P(change over a wrong step < change over a right step of the same kind and prompt), ties counting half.
+    """Estimates P(change over a wrong step < change over a right step of the same kind and prompt); ties count half.
 
-    A signal that knows the kind of a step and nothing else gets one half.
+    A signal that depends only on the kind of a step gets one half.
 
     Args:
-        responses: with their kinds; right responses give right steps too.
-        groups: the prompt of each; pairs lie within one response or between two to the same prompt.
-        steps: which steps of a response take part, from its flags. `up_to_first_wrong`: first wrong steps
-            against right steps that come before any wrong one. `every_step`: all wrong against all right ones.
-        resamples, seed: of the bootstrap over prompts.
+        responses: the responses with the kinds of their steps; right responses contribute right steps.
+        groups: the prompt of each response; pairs are within one response or between two to the same prompt.
+        steps: selects the steps of a response, given its flags. `up_to_first_wrong` compares first wrong steps with
+            right steps before any wrong one; `every_step` compares all wrong with all right steps.
+        resamples, seed: the number of bootstrap resamples over prompts, and their seed.
     """
     rows = [
         (response.change[k], not response.wrong[k], group, response.kind[k])
@@ -95,32 +95,32 @@ def matched_pairs(
 
 
 def kind_rates(steps: Iterable[tuple[Sequence[str], Sequence[bool]]]) -> dict[str, float]:
-    """P(wrong | kind) for every kind of step, and over all kinds under `ANY_KIND`.
+    """Returns P(wrong | kind) for every kind of step, and over all kinds under `ANY_KIND`.
 
     Args:
-        steps: (kinds, wrong flags) of each training response. Steps after its first wrong one do not count.
+        steps: (kinds, wrong flags) of each training response; steps after the first wrong one are ignored.
 
     Raises:
-        ValueError: no step at all.
+        ValueError: there are no steps.
     """
-    seen: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    wrong_counts: Counter[str] = Counter()
     for kinds, wrong in steps:
         for k in up_to_first_wrong(wrong):
-            seen.update((kinds[k], ANY_KIND))
-            failed.update((kinds[k], ANY_KIND) if wrong[k] else ())
-    if not seen:
-        raise ValueError("no steps to take rates from")
-    return {kind: failed[kind] / count for kind, count in seen.items()}
+            counts.update((kinds[k], ANY_KIND))
+            wrong_counts.update((kinds[k], ANY_KIND) if wrong[k] else ())
+    if not counts:
+        raise ValueError("there are no steps to compute rates from")
+    return {kind: wrong_counts[kind] / count for kind, count in counts.items()}
 
 
 def kind_prior_change(kinds: Sequence[str], rates: dict[str, float]) -> list[float]:
-    """A signal that sees the kind of each step and nothing else: −P(wrong | kind); shape [steps].
+    """Returns −P(wrong | kind) for each step, a control signal that depends only on the kind; shape [steps].
 
-    Its largest drop is the first step of the kind that goes wrong most often: the control for detectors.
+    Its largest drop is at the first step of the kind that is wrong most often.
 
     Args:
-        kinds: of one response's steps.
-        rates: from `kind_rates`; a kind without a rate gets that over all kinds.
+        kinds: the kinds of one response's steps.
+        rates: the result of `kind_rates`; a kind without a rate gets the rate over all kinds.
     """
     return [-rates.get(kind, rates[ANY_KIND]) for kind in kinds]

@@ -1,4 +1,4 @@
-"""Two methods on the same problems: how far apart, and could that be chance?"""
+"""Paired comparisons of two methods on the same problems."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from stepcredit.metrics.ranking import Estimate, mean_estimate
 def paired_difference(
     a: ArrayLike, b: ArrayLike, groups: ArrayLike | None = None, resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    """Mean of a − b, with the 95% percentile bootstrap over problems.
+    """Estimates the mean of a − b, with the 95% percentile bootstrap over problems.
 
-    What makes a problem hard for both methods cancels, so that the interval is narrower than those of the
-    two means suggest.
+    The difficulty of a problem for both methods cancels, so the interval is narrower than those of the two means
+    suggest.
 
     Args:
-        a, b: the score of either method in each row, shape [N]; a row is one problem, or one problem at one
-            seed of both methods.
-        groups: the problem of each row, shape [N]; whole problems are drawn. None: every row its own problem.
-        resamples, seed: of the bootstrap.
+        a, b: the scores of the two methods, shape [N]; a row is one problem, or one problem at one seed of both
+            methods.
+        groups: the problem of each row, shape [N]; whole problems are resampled. None: every row is its own problem.
+        resamples, seed: the number of bootstrap resamples, and their seed.
 
     Raises:
-        ValueError: a and b differ in length.
+        ValueError: a and b differ in shape.
     """
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape:
@@ -35,7 +35,7 @@ def paired_difference(
 
 
 class McNemar(NamedTuple):
-    """Problems that only one of two methods gets right, and the chance of so uneven a split or a worse one."""
+    """The numbers of problems that only one of two methods solves, and the p-value of their difference."""
 
     only_a: int
     only_b: int
@@ -43,17 +43,16 @@ class McNemar(NamedTuple):
 
 
 def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
-    """The exact test of whether two methods are right equally often on the same problems.
+    """McNemar's exact test of whether two methods are right equally often on the same problems.
 
-    Problems on which they agree say nothing; of the others either method wins half if they are equal, so
-    that the number won by one is binomial. p is two-sided, and 1 where they agree everywhere.
-    Source: McNemar (1947), in its exact form.
+    Under the null hypothesis, each method wins half of the problems on which they differ, so the number of wins is
+    binomial. p is two-sided, and 1 if they agree on all problems. Source: McNemar (1947), in its exact form.
 
     Args:
-        a, b: whether either method is right on each problem, shape [N]; one row a problem, not one a sample.
+        a, b: whether each method is right on each problem, shape [N]; one row per problem, not per sample.
 
     Raises:
-        ValueError: a and b differ in length.
+        ValueError: a and b differ in shape.
     """
     x, y = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     if x.ndim != 1 or x.shape != y.shape:

@@ -1,4 +1,4 @@
-"""How well a score ranks right above wrong responses, within a prompt and across, with a bootstrap interval."""
+"""AUC of a score between right and wrong responses, within prompts and across, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import ArrayLike
 
-from stepcredit.metrics.accuracy import group_of_each
+from stepcredit.metrics.accuracy import group_indices
 
 
 class Estimate(NamedTuple):
-    """A number, its 95% interval, and how many independent groups and pairs it rests on."""
+    """An estimate with its 95% interval, and the numbers of independent groups and of pairs."""
 
     estimate: float
     low: float
@@ -24,7 +24,7 @@ class Estimate(NamedTuple):
 
 
 class PairCounts(NamedTuple):
-    """Per group: how many (right, wrong) pairs are ranked rightly, ties counting half; how many there are."""
+    """Per group: the number of correctly ranked (right, wrong) pairs, ties counting half, and of all pairs."""
 
     wins: Float[np.ndarray, " G"]
     pairs: Float[np.ndarray, " G"]
@@ -33,14 +33,13 @@ class PairCounts(NamedTuple):
 def pair_counts(
     scores: ArrayLike, right: ArrayLike, groups: ArrayLike, matched: Sequence[tuple[ArrayLike, float]] = ()
 ) -> PairCounts:
-    """Pairs of one right and one wrong response within each group.
+    """Counts the pairs of one right and one wrong response within each group, and those that are ranked correctly.
 
     Args:
-        scores: one number a response, higher meaning more likely right, shape [N].
-        right: whether it is right.
-        groups: the prompt of each response; pairs never cross prompts.
-        matched: (numbers [N], tolerance): only pairs whose numbers differ by no more than the tolerance
-            count, so that what is matched on cannot explain the ranking.
+        scores: one number per response, higher meaning more likely right, shape [N].
+        right: whether each response is right, shape [N].
+        groups: the prompt of each response; pairs are within prompts.
+        matched: controls (numbers [N], tolerance): only pairs whose numbers differ by at most the tolerance count.
     """
     s, y = np.asarray(scores, dtype=np.float64), np.asarray(right, dtype=bool)
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
@@ -67,10 +66,10 @@ def auc_within(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """P(score of a right response > score of a wrong one to the same prompt), ties counting half.
+    """Estimates P(score of a right response > score of a wrong one to the same prompt); ties count half.
 
-    All pairs weigh the same. The interval is the 95% percentile bootstrap over prompts, whole prompts being
-    drawn, since responses to one prompt are not independent. Arguments as in `pair_counts`. NaN without pairs.
+    All pairs have equal weight. The interval is the 95% percentile bootstrap, which resamples whole prompts, since
+    responses to one prompt are not independent. Arguments are as in `pair_counts`. NaN without pairs.
     """
     counts = pair_counts(scores, right, groups, matched)
     return ratio_estimate(counts.wins, counts.pairs, resamples, seed)
@@ -79,17 +78,16 @@ def auc_within(
 def auc_across(
     scores: ArrayLike, right: ArrayLike, groups: ArrayLike, resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    """P(score of a right response > score of a wrong one to whatever prompt), ties counting half.
+    """Estimates P(score of a right response > score of a wrong one to any prompt); ties count half.
 
-    Beside `auc_within` it says how much of a score is about the prompt: one that only knows which prompts are
-    easy does well here and no better than chance there. The interval is the 95% percentile bootstrap over
-    prompts; draws without a pair are left out. NaN without pairs.
+    A score that only predicts the difficulty of the prompt does well here and is at chance in `auc_within`. The
+    interval is the 95% percentile bootstrap over prompts; resamples without a pair are ignored. NaN without pairs.
 
     Args:
-        scores: one number a response, shape [N].
-        right: whether it is right.
-        groups: the prompt of each response; whole prompts are drawn, and one drawn twice weighs double.
-        resamples, seed: of the bootstrap.
+        scores: one number per response, shape [N].
+        right: whether each response is right, shape [N].
+        groups: the prompt of each response; whole prompts are resampled, and one sampled twice has double weight.
+        resamples, seed: the number of bootstrap resamples, and their seed.
     """
     y = np.asarray(right, dtype=bool)
     rank = np.unique(np.asarray(scores, dtype=np.float64), return_inverse=True)[1]
@@ -98,17 +96,17 @@ def auc_across(
     if not pairs:
         return Estimate(float("nan"), float("nan"), float("nan"), n, 0)
     rng = np.random.default_rng(seed)
-    drawn = [_weighted_auc(rank, y, rng.multinomial(n, np.full(n, 1 / n))[group]) for _ in range(resamples)]
-    low, high = np.percentile([x for x in drawn if np.isfinite(x)] or [np.nan], [2.5, 97.5])
+    estimates = [_weighted_auc(rank, y, rng.multinomial(n, np.full(n, 1 / n))[group]) for _ in range(resamples)]
+    low, high = np.percentile([x for x in estimates if np.isfinite(x)] or [np.nan], [2.5, 97.5])
     return Estimate(_weighted_auc(rank, y, np.ones(len(y))), float(low), float(high), n, pairs)
 
 
 def _weighted_auc(
     rank: Int[np.ndarray, " N"], right: Bool[np.ndarray, " N"], weight: Shaped[np.ndarray, " N"]
 ) -> float:
-    """AUC in which a pair weighs the product of its two weights; NaN where no pair weighs anything.
+    """Returns the AUC in which a pair's weight is the product of its two weights; NaN if all are 0.
 
-    Ranks are counted once, so that a resample costs N and not N².
+    Precomputed ranks make the cost of a resample N rather than N².
     """
     wrong = np.bincount(rank[~right], weights=weight[~right], minlength=int(rank.max()) + 1)
     below = np.cumsum(wrong) - wrong / 2
@@ -119,7 +117,7 @@ def _weighted_auc(
 def ratio_estimate(
     numerator: Float[np.ndarray, " G"], denominator: Float[np.ndarray, " G"], resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    """Σ numerator / Σ denominator over independent groups, with the 95% percentile bootstrap over groups."""
+    """Estimates Σ numerator / Σ denominator over independent groups, with the 95% percentile bootstrap over groups."""
     n = len(numerator)
     if n == 0:
         return Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
@@ -130,15 +128,15 @@ def ratio_estimate(
 
 
 def mean_estimate(x: Float[np.ndarray, " N"], groups: ArrayLike | None, resamples: int, seed: int) -> Estimate:
-    """The mean of numbers with the bootstrap over their groups; None: every number its own group."""
-    label = group_of_each(len(x), groups)
+    """Estimates the mean of numbers, with a bootstrap over groups; None: every number is its own group."""
+    label = group_indices(len(x), groups)
     sums = np.bincount(label, weights=x).astype(np.float64)
     return ratio_estimate(sums, np.bincount(label).astype(np.float64), resamples, seed)
 
 
 @lru_cache(maxsize=1)
 def bootstrap_counts(n: int, resamples: int, seed: int) -> Float[np.ndarray, "R G"]:
-    """How often each of n groups is drawn in each resample, [resamples, n]; kept for the next question of this size."""
+    """Returns how often each of n groups occurs in each resample, [resamples, n]; cached for the next call."""
     rng = np.random.default_rng(seed)
     counts = np.stack([rng.multinomial(n, np.full(n, 1 / n)) for _ in range(resamples)]).astype(np.float64)
     counts.setflags(write=False)

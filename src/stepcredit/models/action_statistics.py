@@ -1,7 +1,6 @@
-"""From a model's outputs to the numbers that objectives read: log-probabilities, exact KL, entropy.
+"""Log-probabilities, exact KL and entropy of actions, from the logits of policy and reference.
 
-This is the place where logits are held. A fused head that never holds them returns the same
-`ActionStatistics`; nothing downstream can tell.
+Only this module needs the logits: a fused head that never materialises them could return the same `ActionStatistics`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from torch import Tensor
 
 
 class ActionStatistics(NamedTuple):
-    """Numbers of the taken actions over action columns [B, A]; zero where no action is. In nats, float32
-    or wider."""
+    """Statistics of the actions, over action columns [B, A]; zero outside actions. In nats, float32 or wider."""
 
     log_prob: Float[Tensor, "B A"]
     entropy: Float[Tensor, "B A"]
@@ -29,38 +27,38 @@ def action_statistics(
     action: Int[Tensor, "B A"],
     action_mask: Bool[Tensor, "B A"],
 ) -> ActionStatistics:
-    """Log-probability of each action under policy and reference, and the exact KL[π ‖ π_ref] at its state.
+    """Computes log-probability and entropy of each action, and the exact KL[π ‖ π_ref] at its state.
 
-    Only states of actions are looked at: prompts, observations and padding are dropped before the softmax. Logits of
-    -∞, where the vocabulary is masked, have no part in entropy and KL; where the reference alone has them, the KL is ∞.
+    Prompts, observations and padding are dropped before the softmax. Logits of -∞, from a masked vocabulary, do not
+    contribute to entropy and KL; where only the reference has them, the KL is ∞.
 
     Args:
-        logits: the policy's, read at states (see `episodes.alignment.at_states`).
-        ref_logits: the reference's, or None; no gradient flows into them.
-        action: the id taken at each state.
-        action_mask: where there is an action.
+        logits: the policy's logits at the states of the actions (see `episodes.alignment.at_states`).
+        ref_logits: the reference's logits, or None; no gradient flows into them.
+        action: the action at each state.
+        action_mask: true where there is an action.
     """
-    rows = action_mask.flatten().nonzero()[:, 0]
-    taken = action.flatten()[rows][:, None]
-    log_pi = _log_softmax(_rows(logits, rows))
+    index = action_mask.flatten().nonzero()[:, 0]
+    actions = action.flatten()[index][:, None]
+    log_pi = _log_softmax(_select(logits, index))
     pi = log_pi.exp()
     entropy = -_expected(pi.detach(), log_pi.detach())
-    log_prob = _scatter(log_pi.gather(-1, taken)[:, 0], action_mask)
+    log_prob = _scatter(log_pi.gather(-1, actions)[:, 0], action_mask)
     if ref_logits is None:
         return ActionStatistics(log_prob, _scatter(entropy, action_mask))
-    log_ref = _log_softmax(_rows(ref_logits.detach(), rows))
+    log_ref = _log_softmax(_select(ref_logits.detach(), index))
     kl = _expected(pi, log_pi - log_ref)
     return ActionStatistics(
         log_prob,
         _scatter(entropy, action_mask),
-        _scatter(log_ref.gather(-1, taken)[:, 0], action_mask),
+        _scatter(log_ref.gather(-1, actions)[:, 0], action_mask),
         _scatter(kl, action_mask),
     )
 
 
-def _rows(logits: Float[Tensor, "B A V"], rows: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:
-    """`index_select`: its gradient is a quarter cheaper on a CPU than that of a boolean mask."""
-    return logits.reshape(-1, logits.shape[-1]).index_select(0, rows)
+def _select(logits: Float[Tensor, "B A V"], index: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:
+    """Selects rows by `index_select`, whose backward pass is a quarter cheaper on a CPU than that of a boolean mask."""
+    return logits.reshape(-1, logits.shape[-1]).index_select(0, index)
 
 
 def _log_softmax(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
@@ -69,7 +67,7 @@ def _log_softmax(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
 
 
 def _expected(pi: Float[Tensor, "N V"], x: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
-    """Σ_a π(a) x(a), over the a that π can take: 0 · log 0 is 0, and so is its gradient."""
+    """Returns Σ_a π(a) x(a) over the support of π, so that 0 · log 0 and its gradient are 0."""
     return (pi * torch.where(pi > 0, x, 0.0)).sum(-1)
 
 

@@ -1,4 +1,4 @@
-"""Policy, value function and reference behind one forward pass, saved as plain folders."""
+"""Policy, value model and reference in one module with one forward pass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROLES: dict[str, Role] = {POLICY: "policy", VALUE: "value model"}
 
 
 class ActorCriticOutput(NamedTuple):
-    """Logits [B, T, V] of policy and reference and values [B, T] over positions; None where not asked for."""
+    """Logits [B, T, V] of policy and reference and values [B, T] over positions; None where not computed."""
 
     logits: Float[Tensor, "B T V"]
     ref_logits: Float[Tensor, "B T V"] | None
@@ -31,11 +31,10 @@ class ActorCriticOutput(NamedTuple):
 
 
 class ActorCritic(nn.Module):
-    """A policy and, where the method needs it, a separate value model, as one trainable module.
+    """A policy and, where the method needs one, a separate value model, as one trainable module.
 
-    Not a `PreTrainedModel`: what is saved are the two models, each a plain folder (`policy/`, `value/`) that
-    transformers loads by itself. The reference is no part of the module's parameters: it is a frozen copy, or
-    the policy with its adapter switched off.
+    Not a `PreTrainedModel`: each model is saved into a plain folder (`policy/`, `value/`) that transformers loads. The
+    reference is not among the module's parameters: it is a frozen copy, or the policy with its adapter disabled.
 
     Args:
         policy: a causal language model, or a PEFT model around one.
@@ -54,13 +53,13 @@ class ActorCritic(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The policy's config; `transformers.Trainer` looks here."""
+        """The policy's config, as `transformers.Trainer` expects it."""
         return self.policy.config
 
     def forward(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"], needs_reference: bool
     ) -> ActorCriticOutput:
-        """One pass of each model over the batch; the reference's without gradient."""
+        """Runs each model on the batch, the reference without gradient."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
         logits = self.policy(**inputs).logits
         ref_logits = None
@@ -72,7 +71,7 @@ class ActorCritic(nn.Module):
 
     @contextlib.contextmanager
     def reference_model(self) -> Iterator[Any]:
-        """The reference, for as long as the context lasts."""
+        """Yields the reference; disables the adapter meanwhile where the policy is its own reference."""
         if self.reference is not None:
             if self.reference.device != self.policy.device:
                 self.reference.to(self.policy.device)
@@ -84,11 +83,11 @@ class ActorCritic(nn.Module):
             raise InputError("this method needs a reference; give ref_model or a peft_config", "ref_model")
 
     def parts(self) -> dict[str, Any]:
-        """The models that are there, by the name of their folder."""
+        """Returns the trainable models by folder name."""
         return {POLICY: self.policy} | ({VALUE: self.value} if self.value is not None else {})
 
     def save_checkpoint(self, folder: str | Path) -> None:
-        """Weights to resume from: whole models, or adapters alone where the model is a PEFT model."""
+        """Saves weights for resuming: whole models, or only the adapters of PEFT models."""
         for name, model in self.parts().items():
             if is_peft(model):
                 save_adapter(model, Path(folder) / name)
@@ -96,10 +95,9 @@ class ActorCritic(nn.Module):
                 model.save_pretrained(Path(folder) / name, safe_serialization=True)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Plain folders `policy/` and `value/` that load with transformers alone.
+        """Saves plain folders `policy/` and `value/` that transformers loads.
 
-        An adapter is merged into a copy of its base; the adapter by itself goes beside it
-        (`policy_adapter/`), where it stays small to share.
+        An adapter is merged into a copy of its base model, and also saved by itself (`policy_adapter/`).
         """
         for name, model in self.parts().items():
             if is_peft(model):
@@ -109,10 +107,10 @@ class ActorCritic(nn.Module):
                 model.save_pretrained(part, safe_serialization=True)
 
     def load_checkpoint(self, folder: str | Path) -> None:
-        """Weights written by `save_checkpoint`, bit for bit, tied embeddings included.
+        """Loads the weights written by `save_checkpoint`, bit for bit, including tied embeddings.
 
         Raises:
-            InputError: a part is missing, damaged, or does not fit the model.
+            InputError: a model is missing, damaged, or does not fit.
         """
         for name, model in self.parts().items():
             part = Path(folder) / name
@@ -125,11 +123,11 @@ class ActorCritic(nn.Module):
 
 
 def values_at_positions(value_model: Any, **inputs: Any) -> Float[Tensor, "B T"]:
-    """V at every position, in float32 or wider also under autocast: a bf16 value near 1 moves by 0.4%.
+    """Computes V at every position, in float32 or wider even under autocast: bf16 values near 1 are 0.4% apart.
 
     Args:
         value_model: a token-classification model with one label.
-        inputs: what its transformer takes: input_ids, attention_mask, ….
+        inputs: the inputs of its transformer: input_ids, attention_mask, ….
     """
     model = value_model.get_base_model() if is_peft(value_model) else value_model
     hidden = model.base_model(**inputs).last_hidden_state
@@ -143,9 +141,9 @@ def values_at_positions(value_model: Any, **inputs: Any) -> Float[Tensor, "B T"]
 
 
 def _load_weights(model: Any, folder: Path, role: Role) -> None:
-    """Through `from_pretrained`, which knows shards and tied weights, in a dtype that holds all."""
+    """Loads weights by `from_pretrained`, which handles shards and tied weights, in the widest dtype of the model."""
     if not (folder / CONFIG).exists():
-        raise InputError("no whole model here, but the model is one", str(folder))
+        raise InputError("has only an adapter, but the run trains a whole model", str(folder))
     check_model_folder(folder, trust_remote_code=True)
     dtype = functools.reduce(torch.promote_types, {p.dtype for p in model.parameters()})
     saved, info = type(model).from_pretrained(

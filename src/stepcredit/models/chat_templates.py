@@ -1,6 +1,6 @@
-"""The chat template that a tokenizer uses: its own, one that training needs in its place, or one from a file.
+"""Selection of a tokenizer's chat template: its own, a training variant, or one from a file.
 
-It is part of the tokenizer, and so is saved with the policy: whatever serves it later writes the same text.
+The template is saved with the tokenizer, so that inference uses the template of training.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from stepcredit.episodes.turns import render
 from stepcredit.errors import InputError
 
 ORIGINAL = "original"
-"""In place of a file: the tokenizer's own template, also where a training template is known."""
+"""Selects the tokenizer's own template even if there is a training variant of it."""
 
 _QWEN3 = (
     ("{%- if loop.index0 > ns.last_query_index %}", "{%- if true %}"),
     ("{%- if loop.last or (not loop.last and reasoning_content) %}", "{%- if true %}"),
 )
-"""Qwen3 writes a thought into some turns only, by what follows them: here every turn has its own, if an empty one."""
+"""Qwen3 renders reasoning only in some turns, depending on later ones; these edits make it do so in every turn."""
 
 _R1 = (("{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}", ""),)
-"""DeepSeek-R1 and its distillates drop the thoughts of a conversation: here each turn keeps its own."""
+"""DeepSeek-R1 and its distilled models drop the reasoning of earlier turns; with these edits they keep it."""
 
 _MERGED_SYSTEM = (
     "{%- if messages[0]['role'] == 'system' and messages | length > 1 and messages[1]['role'] == 'user' -%}"
@@ -32,16 +32,16 @@ _MERGED_SYSTEM = (
 
 
 def with_chat_template(tokenizer: Any, chat_template: str | None = None, merge_system_message: bool = False) -> Any:
-    """A tokenizer with the chat template that is to be used; the same one where its own is.
+    """Returns a tokenizer with the selected chat template; the same object if the template is unchanged.
 
     Args:
-        tokenizer: with the template that it came with.
-        chat_template: a file with another, in Jinja; "original" for the tokenizer's own; None for the one that
-            training needs where that is known (`training_template`).
-        merge_system_message: put a system message before the first user's text, whatever the template does with one.
+        tokenizer: a tokenizer with its own template.
+        chat_template: a file with a Jinja template; "original" for the tokenizer's own; None for its training variant
+            (`training_template`).
+        merge_system_message: whether to put a system message before the first user message, whatever the template does.
 
     Raises:
-        InputError: no such file, or no template.
+        InputError: the file does not exist, or there is no template.
     """
     own = getattr(tokenizer, "chat_template", None)
     template = own
@@ -51,7 +51,7 @@ def with_chat_template(tokenizer: Any, chat_template: str | None = None, merge_s
         template = training_template(own)
     if merge_system_message:
         if template is None:
-            raise InputError("the tokenizer has no chat template that a system message could be merged for",
+            raise InputError("the tokenizer has no chat template; give one with --chat_template",
                              "merge_system_message")  # fmt: skip
         if not template.startswith(_MERGED_SYSTEM):
             template = _MERGED_SYSTEM + template
@@ -65,9 +65,9 @@ def with_chat_template(tokenizer: Any, chat_template: str | None = None, merge_s
 
 
 def training_template(template: str) -> str:
-    """A template that appends: what the policy saw and wrote stands unchanged in the text of every later turn.
+    """Returns an append-only variant of a template, in which later turns do not change the text of earlier ones.
 
-    Known for Qwen3 and DeepSeek-R1 and what was made from them; any other template comes back as it is.
+    Edits the templates of Qwen3, DeepSeek-R1 and models derived from them; returns any other unchanged.
     """
     for edits in (_QWEN3, _R1):
         if all(before in template for before, _ in edits):
@@ -89,5 +89,5 @@ def _check_renders(tokenizer: Any, name: str) -> None:
         render(messages[:1], tokenizer, open_turn=True)
         render(messages, tokenizer, open_turn=False)
     except InputError as error:
-        raise InputError(f"{name} is no chat template for a user's and an assistant's message: {error}",
+        raise InputError(f"{name} does not render a user and an assistant message: {error}",
                          "chat_template") from error  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a saved model's folder must hold before anything is loaded from it: config.json and whole safetensors files."""
+"""Checks of a saved model's files before loading: config.json, tokenizer files and safetensors headers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def check_model_folder(folder: Path, trust_remote_code: bool = False) -> None:
-    """Look at a folder's config.json and at the headers of its weights; no weight is read.
+    """Checks config.json and the headers of the weight files; reads no weights.
 
     Raises:
-        InputError: config.json is absent, damaged or of an unknown kind of model; or weights are absent, pickled,
-            cut short, or no safetensors.
+        InputError: config.json is missing, damaged or of an unknown model type; or weights are missing, pickled,
+            truncated, or not safetensors.
     """
     if not folder.is_dir():
         raise InputError("is a file; give the folder of a saved model", str(folder))
@@ -36,63 +36,62 @@ def check_model_folder(folder: Path, trust_remote_code: bool = False) -> None:
 
 
 def check_tokenizer_folder(folder: Path) -> None:
-    """Look at a folder's tokenizer files, and at its config.json, which says of which class the tokenizer is: those
-    that are there must be JSON objects.
+    """Checks that the tokenizer files of a folder, and its config.json if there is one, are JSON objects.
 
     Raises:
-        InputError: none is there, or one is damaged.
+        InputError: there are no tokenizer files, or one is damaged.
     """
-    found = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
-    if not found and not list(folder.glob("*.model")) and not (folder / "vocab.json").exists():
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
+    if not files and not list(folder.glob("*.model")) and not (folder / "vocab.json").exists():
         raise InputError("no tokenizer here (tokenizer.json); save the model's tokenizer into this folder", str(folder))
-    for file in [folder / CONFIG, *found]:
+    for file in [folder / CONFIG, *files]:
         if file.exists():
             read_object(file)
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in a file that came with a model.
+    """Reads a JSON object from a file of a saved model.
 
     Raises:
-        InputError: it is absent, empty, not JSON, or holds something else.
+        InputError: the file is missing, empty, not JSON, or not an object.
     """
-    again = "copy it again from where the model was saved"
+    again = "copy it again from the original model"
     try:
         text = file.read_text(encoding="utf-8")
-        found = json.loads(text)
+        value = json.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {file.name}: {error}", str(file.parent)) from error
     except json.JSONDecodeError as error:
         what = f"is not JSON ({error})" if text.strip() else "is empty"
         raise InputError(f"{file.name} {what}; {again}", str(file.parent)) from error
-    if not isinstance(found, dict) or not found:
-        what = "holds nothing" if found in ({}, [], None) else f"holds a {type(found).__name__} in place of settings"
+    if not isinstance(value, dict) or not value:
+        what = "has no content" if value in ({}, [], None) else f"is a {type(value).__name__}, not an object"
         raise InputError(f"{file.name} {what}; {again}", str(file.parent))
-    return found
+    return value
 
 
 def check_safetensors(file: Path) -> None:
-    """Read the header of a safetensors file, which says how long the file is.
+    """Checks the header of a safetensors file, which gives the length of the file.
 
     Raises:
-        InputError: it is absent, empty, cut short, or something else.
+        InputError: the file is missing, empty, truncated, or not safetensors.
     """
-    again = "copy it again from where the model was saved"
+    again = "copy it again from the original model"
     if not file.is_file():
         raise InputError(f"{file.name} is missing; {again}", str(file.parent))
-    with file.open("rb") as opened:
-        start = opened.read(24)
-    if not start:
+    with file.open("rb") as stream:
+        head = stream.read(24)
+    if not head:
         raise InputError(f"{file.name} is empty; {again}", str(file.parent))
-    if start.startswith(b"version https://git-lfs"):
-        raise InputError(f"{file.name} is a pointer of Git LFS, not the weights: git lfs pull", str(file.parent))
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{file.name} is a Git LFS pointer, not the weights; run git lfs pull", str(file.parent))
     try:
         with safe_open(file, framework="pt") as tensors:
-            named = list(tensors.keys())
+            names = list(tensors.keys())
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{file.name} is damaged or cut short ({error}); {again}", str(file.parent)) from error
-    if not named:
-        raise InputError(f"{file.name} holds no weights; {again}", str(file.parent))
+        raise InputError(f"{file.name} is damaged or truncated ({error}); {again}", str(file.parent)) from error
+    if not names:
+        raise InputError(f"{file.name} has no weights; {again}", str(file.parent))
 
 
 def _check_config(config: dict[str, Any], folder: Path, trust_remote_code: bool) -> None:
@@ -100,30 +99,30 @@ def _check_config(config: dict[str, Any], folder: Path, trust_remote_code: bool)
     if "auto_map" in config and trust_remote_code:
         return
     if not isinstance(kind, str) or not kind:
-        raise InputError("config.json names no model_type; give the folder of a saved model", str(folder))
+        raise InputError("config.json has no model_type; give the folder of a saved model", str(folder))
     if kind not in transformers.CONFIG_MAPPING:
-        hint = "it brings code of its own, which --trust_remote_code runs" if "auto_map" in config else (
-            "a newer version may")  # fmt: skip
+        hint = "its own code can be run with --trust_remote_code" if "auto_map" in config else (
+            "try a newer version")  # fmt: skip
         raise InputError(f"transformers {transformers.__version__} does not know the model_type {kind!r}; {hint}",
                          str(folder))  # fmt: skip
     rows, pad = config.get("vocab_size"), config.get("pad_token_id")
     if isinstance(rows, int) and isinstance(pad, int) and pad >= rows:
-        raise InputError(f"config.json has a pad_token_id of {pad} and a vocab_size of {rows}, which has no such id",
+        raise InputError(f"config.json has pad_token_id {pad}, which must be below vocab_size {rows}",
                          str(folder))  # fmt: skip
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers would read, as far as they are named."""
+    """Returns the weight files that transformers would read."""
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     if (folder / INDEX).exists():
         shards = read_object(folder / INDEX).get("weight_map")
         if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
-            raise InputError(f"{INDEX} has no weight_map; copy it again from where the model was saved", str(folder))
+            raise InputError(f"{INDEX} has no weight_map; copy it again from the original model", str(folder))
         return [folder / name for name in sorted(set(shards.values()))]
     if pickled := sorted(file.name for kind in PICKLED for file in folder.glob(kind)):
         raise InputError(
-            f"pickled weights only ({pickled[0]}), which can run code when they are read; load the model with "
-            "transformers where you trust it, and save_pretrained writes safetensors", str(folder),
+            f"has only pickled weights ({pickled[0]}), which can run code when loaded; if you trust them, load them "
+            "with transformers and save them as safetensors with save_pretrained", str(folder),
         )  # fmt: skip
-    raise InputError(f"no weights here ({WEIGHTS}); copy them from where the model was saved", str(folder))
+    raise InputError(f"no weights here ({WEIGHTS}); copy them from the original model", str(folder))

@@ -1,4 +1,4 @@
-"""V and log-ratios of finished or half-finished responses, read where training reads them."""
+"""Values and log-ratios of trajectories, at the positions used in training."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from stepcredit.models.actor_critic import values_at_positions
 def values_of(
     value_model: Any, trajectories: Sequence[Trajectory], batch_size: int = 64
 ) -> list[Float[np.ndarray, " T"]]:
-    """V(s_t) of every action of every trajectory: one array [T] each, over positions.
+    """Computes V(s_t) of all actions: one array [T] over positions per trajectory, in order.
 
     Entry p is V of the state before the action at position p, NaN where p is not an action. V of a finished
-    response is the entry of its end token. Trajectories are batched by length, and returned in their order.
+    response is the entry of its end token. Trajectories are batched by length.
     """
 
     def columns(batch: Batch) -> Float[Tensor, "B A"]:
@@ -37,14 +37,14 @@ def values_of(
 def log_ratios_of(
     policy: Any, reference: Any, trajectories: Sequence[Trajectory], batch_size: int = 64
 ) -> list[Float[np.ndarray, " T"]]:
-    """ρ_t = log π(a_t|s_t) − log π_ref(a_t|s_t) of every action: one array [T] each, over positions.
+    """Computes ρ_t = log π(a_t|s_t) − log π_ref(a_t|s_t) of all actions: one array [T] over positions per trajectory.
 
-    Entry p speaks of the action at position p, NaN where p is not an action: the positions of `values_of`.
+    Entry p belongs to the action at position p, NaN where p is not an action, as in `values_of`.
 
     Args:
-        policy, reference: causal language models with one vocabulary.
-        trajectories: whose actions are looked at.
-        batch_size: trajectories at a time; the logits of both models are held for all of them.
+        policy, reference: causal language models with the same vocabulary.
+        trajectories: the trajectories.
+        batch_size: trajectories per batch; the logits of both models are in memory for a whole batch.
     """
 
     def columns(batch: Batch) -> Float[Tensor, "B A"]:
@@ -52,9 +52,9 @@ def log_ratios_of(
             at_states(model(**_inputs(batch, model.device)).logits).to(policy.device) for model in (policy, reference)
         )
         action, mask = batch.action.to(policy.device), batch.action_mask.to(policy.device)
-        found = action_statistics(logits, ref_logits, action, mask)
-        assert found.ref_log_prob is not None
-        return found.log_prob - found.ref_log_prob
+        statistics = action_statistics(logits, ref_logits, action, mask)
+        assert statistics.ref_log_prob is not None
+        return statistics.log_prob - statistics.ref_log_prob
 
     with _evaluating(policy, reference):
         return _over_positions(columns, trajectories, batch_size)
@@ -63,18 +63,18 @@ def log_ratios_of(
 def _over_positions(
     columns: Callable[[Batch], Float[Tensor, "B A"]], trajectories: Sequence[Trajectory], batch_size: int
 ) -> list[Float[np.ndarray, " T"]]:
-    """Numbers over action columns [B, T-1], batch by batch of like length, as one array [T] a trajectory."""
+    """Evaluates `columns` in batches of similar length; returns one array [T] over positions per trajectory."""
     order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i]))
-    found: list[Float[np.ndarray, " T"]] = [np.zeros(0, dtype=np.float32)] * len(trajectories)
+    results: list[Float[np.ndarray, " T"]] = [np.zeros(0, dtype=np.float32)] * len(trajectories)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = collate([trajectories[i] for i in rows], pad_token_id=0)
         numbers = columns(batch).float().cpu()
-        shown = torch.where(batch.action_mask, numbers, torch.nan).numpy()
+        masked = torch.where(batch.action_mask, numbers, torch.nan).numpy()
         for row, i in enumerate(rows):
-            before_any = np.full(1, np.nan, dtype=np.float32)
-            found[i] = np.concatenate([before_any, shown[row, : len(trajectories[i]) - 1]])
-    return found
+            first = np.full(1, np.nan, dtype=np.float32)
+            results[i] = np.concatenate([first, masked[row, : len(trajectories[i]) - 1]])
+    return results
 
 
 def _inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _evaluating(*models: Any) -> Iterator[None]:
-    """Models without dropout, for as long as the context lasts."""
+    """Puts models into eval mode within the context."""
     was_training = [model.training for model in models]
     for model in models:
         model.eval()
@@ -96,34 +96,33 @@ def _evaluating(*models: Any) -> Iterator[None]:
 
 
 def step_starts(trajectory: Trajectory) -> Int[np.ndarray, " S"]:
-    """The position of each step's first action, the end token's included; shape [steps + 1].
+    """Returns the position of each step's first action, including the end token; shape [steps + 1].
 
-    What comes before the k-th of them, `ids[:start]`, is the state in which step k begins, and the last of
-    them the finished response. The end tokens of earlier turns are steps like any other.
+    The prefix before the k-th of them, `ids[:start]`, is the state in which step k begins; the last prefix is the
+    finished response. The end tokens of earlier turns count as steps.
     """
     first = np.flatnonzero(np.diff(trajectory.step_id, prepend=-1) > 0)
     return np.array([p for p in first if trajectory.step_id[p] > trajectory.step_id[:p].max(initial=-1)], np.int64)
 
 
 def value_after_steps(trajectory: Trajectory, value: Float[np.ndarray, " T"]) -> Float[np.ndarray, " S"]:
-    """V before the first step and after each, from V at each action; shape [steps + 1].
+    """Returns V before the first step and after each step, from V at each action; shape [steps + 1].
 
-    The value after a step is V of the state in which the next step begins. The end token is a step of its own
-    in the trajectory and none here: the value after the last step is V of the state before that token.
+    The value after a step is V of the state in which the next step begins; after the last step, V of the state before
+    the end token, which does not count as a step here.
     """
     after: Float[np.ndarray, " S"] = value[step_starts(trajectory)]
     return after
 
 
 def sum_over_steps(trajectory: Trajectory, numbers: Float[np.ndarray, " T"]) -> Float[np.ndarray, " S"]:
-    """Sums of the actions' numbers over each step; shape [steps].
+    """Sums numbers of actions over each step; shape [steps].
 
-    The steps are those over which `value_after_steps` changes: the end token, a step of its own, is left out
-    (the end token of an earlier turn is a step here as there).
+    The steps are those of `value_after_steps`: without the final end token, but with the end tokens of earlier turns.
 
     Args:
-        trajectory: of a finished response.
-        numbers: one an action, over positions [T]; what stands elsewhere is not looked at.
+        trajectory: a finished response.
+        numbers: one number per action, over positions [T]; entries outside actions are ignored.
     """
     here = trajectory.step_id >= 0
     return np.bincount(trajectory.step_id[here], weights=numbers[here])[:-1].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Small models from nothing, for embedded tasks and demonstrations."""
+"""Small randomly initialised models, for embedded tasks and demonstrations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 @dataclass(frozen=True)
 class ModelSize:
-    """The size of a Llama made from nothing."""
+    """The size of a randomly initialised Llama."""
 
     hidden_size: int = 96
     intermediate_size: int = 256
@@ -21,9 +21,9 @@ class ModelSize:
 
 
 def policy_from_scratch(tokenizer: Any, size: ModelSize, seed: int) -> Any:
-    """A Llama with seeded random weights and tied embeddings for a tokenizer's vocabulary.
+    """Creates a Llama with seeded random weights and tied embeddings for a tokenizer's vocabulary.
 
-    Weights start at standard deviation 0.05: a narrow model under transformers' 0.02 learns more slowly.
+    The weights have standard deviation 0.05: narrow models learn more slowly with transformers' default of 0.02.
     """
     torch.manual_seed(seed)
     return LlamaForCausalLM(

@@ -1,4 +1,4 @@
-"""At which states a value model is trained, and so may be read: saved in its config, asked by whoever reads V."""
+"""The states at which a value model is trained, saved in its config for evaluation and search."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class ValueStates:
     """The states at which V was trained.
 
     Attributes:
-        level: of the value loss: at every token, where steps begin, or at the prompt alone.
+        level: the level of the value loss: every token, the start of every step, or only the prompt.
         step_delimiters: a step ends after any of these.
-        max_step_tokens: a step without a delimiter ends after so many tokens.
+        max_step_tokens: a step without a delimiter ends after this many tokens.
     """
 
     level: Level
@@ -28,24 +28,24 @@ class ValueStates:
 
     @property
     def rule(self) -> StepRule:
-        """Where a step ends, and V may be read."""
+        """The rule for step boundaries, where V is defined."""
         return StepRule(self.step_delimiters, self.max_step_tokens)
 
     def describe(self, config: Any) -> None:
-        """Write this into the config of a value model."""
+        """Writes these settings into the config of a value model."""
         setattr(config, _KEY, asdict(self))
 
 
 def value_states(value_model: Any) -> ValueStates | None:
-    """At which states a value model was trained; None where it does not say.
+    """Returns the states at which a value model was trained; None if its config does not have them.
 
     Raises:
-        InputError: it says something else.
+        InputError: the config's entry is invalid.
     """
-    found = getattr(value_model.config, _KEY, None)
-    if found is None:
+    entry = getattr(value_model.config, _KEY, None)
+    if entry is None:
         return None
     try:
-        return ValueStates(found["level"], tuple(found["step_delimiters"]), found["max_step_tokens"])
+        return ValueStates(entry["level"], tuple(entry["step_delimiters"]), entry["max_step_tokens"])
     except (KeyError, TypeError) as error:
-        raise InputError(f"the config says {found!r} of the states that V was trained at", "value_model") from error
+        raise InputError(f"invalid entry {_KEY!r} in its config.json: {entry!r}", "value_model") from error

@@ -1,1 +1,1 @@
-"""The mathematics: tensors and floats in, tensors out; no model, no batch class, no input or output."""
+"""Objectives and metrics as pure functions of tensors, independent of models, batches and files."""

@@ -1,4 +1,4 @@
-"""Numbers worth watching while training: how well the value function explains what it is trained on."""
+"""Training metrics of the value function."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ def value_metrics(
     segment_id: Int[Tensor, "B T"],
     beta: float,
 ) -> dict[str, Sums]:
-    """`values/mean`, `values/initial`, `values/explained_variance`, `advantages/mean` and `advantages/std`.
+    """Returns `values/mean`, `values/initial`, `values/explained_variance`, `advantages/mean` and `advantages/std`.
 
     The target of V is the soft return R_s - β Σ_{i≥s} ρ_i. Explained variance is 1 - Var(target - V) / Var(target)
-    over all segments, and NaN where the targets do not vary. The advantage of segment s is what V says it changed:
-    V(s_{s+1}) - V(s_s) + r_s, with V = 0 after the last. `values/mean` is over the episodes, each of them the mean
-    over its segments. No gradient flows.
+    over all segments, NaN if the targets do not vary. The advantage of segment s is V(s_{s+1}) - V(s_s) + r_s, with
+    V = 0 after the last segment. `values/mean` is the mean over episodes of the mean over segments. No gradient flows.
     """
     at = gather_segments(log_ratio.detach(), reward, value.detach(), segment_id)
     target = suffix_sum(at.reward) - beta * suffix_sum(at.log_ratio)

@@ -10,15 +10,15 @@ from stepcredit.objectives.sums import Sums, mean_of
 
 
 def dpo_loss(*, chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"], beta: float) -> Float[Tensor, " P"]:
-    """The loss of each pair.
+    """Returns the DPO loss of each pair.
 
         L = -log σ( β (Σ_t ρ_t of the chosen response - Σ_t ρ_t of the rejected one) )
 
-    The negative log-likelihood of the preference under Bradley and Terry's model with the reward
-    β Σ_t ρ_t that the policy implies; what the two responses share, log Z(x) among it, cancels. Where
-    preferences follow rewards r, the expected loss is least at π ∝ π_ref exp(r/β). Where every
-    preference is certain, as between a right and a wrong response, it has no minimum: β alone sets how
-    fast the margin's pull fades.
+    This is the negative log-likelihood of the preference under the Bradley-Terry model with the policy's
+    implied reward β Σ_t ρ_t; terms that the two responses share, such as log Z(x), cancel. If preferences
+    follow rewards r, the expected loss is minimal at π ∝ π_ref exp(r/β). If every preference is certain, as
+    between a right and a wrong response, it has no minimum, and β only sets how fast the gradient decays with
+    the margin.
 
     Args:
         chosen, rejected: Σ_t ρ_t over the action tokens of each response of a pair, in nats; both carry a
@@ -31,10 +31,10 @@ def dpo_loss(*, chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"], beta
 
 
 def dpo_metrics(*, chosen: Float[Tensor, " P"], rejected: Float[Tensor, " P"], beta: float) -> dict[str, Sums]:
-    """`rewards/chosen`, `rewards/rejected`, `rewards/accuracies` and `rewards/margins`, under TRL's names.
+    """Returns `rewards/chosen`, `rewards/rejected`, `rewards/accuracies` and `rewards/margins`, as in TRL.
 
-    Means over the pairs of the implied rewards β Σ_t ρ_t, of whether the chosen one's is the larger (a tie
-    is no), and of their difference. No gradient flows.
+    These are means over pairs of the implied rewards β Σ_t ρ_t, of whether the chosen response's is larger (ties
+    count as no), and of their difference. No gradient flows.
 
     Args: as in `dpo_loss`.
     """

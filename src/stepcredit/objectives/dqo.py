@@ -10,14 +10,14 @@ from stepcredit.objectives.bellman import Segments, gather_segments, masked_mean
 
 
 def lambda_return(segments: Segments, beta: float, lam: float) -> Float[Tensor, "B S"]:
-    """G^λ_s = (r_s - β ρ_s) + (1-λ) V(s_{s+1}) + λ G^λ_{s+1}, with V and G zero after the last segment.
+    """Returns G^λ_s = (r_s - β ρ_s) + (1-λ) V(s_{s+1}) + λ G^λ_{s+1}, with V and G zero after the last segment.
 
-    The same as (1-λ) Σ_n λ^{n-1} G⁽ⁿ⁾_s + λ^{S-s-1} G_s over the n-step returns G⁽ⁿ⁾_s = Σ_{l<n} (r_{s+l} - β ρ_{s+l})
-    + V(s_{s+n}), n from 1 to S-s-1, and the full return G_s. λ = 1 is the full return, λ = 0 one step and V.
+    Equals (1-λ) Σ_n λ^{n-1} G⁽ⁿ⁾_s + λ^{S-s-1} G_s over the n-step returns G⁽ⁿ⁾_s = Σ_{l<n} (r_{s+l} - β ρ_{s+l})
+    + V(s_{s+n}), n from 1 to S-s-1, and the full return G_s. λ = 1 gives the full return, λ = 0 the one-step return.
 
     Args:
-        segments: per-segment sums; entries where no segment is are zero and give zero.
-        beta: strength of the pull towards the reference.
+        segments: per-segment sums; entries outside `mask` are zero and give zero.
+        beta: β, the weight of the KL to the reference.
         lam: λ in [0, 1].
 
     Source: DQO, section 3.3.
@@ -35,10 +35,10 @@ def lambda_return(segments: Segments, beta: float, lam: float) -> Float[Tensor, 
 def trajectory_weight(
     log_prob: Float[Tensor, "B T"], behavior_log_prob: Float[Tensor, "B T"], action_mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, " B"]:
-    """w = sg[ exp(min(Σ_t log π(a_t|s_t) - log μ(a_t|s_t), 1)) ], the truncated importance weight of an episode.
+    """Returns w = sg[ exp(min(Σ_t log π(a_t|s_t) - log μ(a_t|s_t), 1)) ], an episode's truncated importance weight.
 
-    Without the stop-gradient the loss would fall by driving w to zero. μ is the policy that sampled, the
-    reference where it is not known. Source: DQO, section 3.4.
+    Without the stop-gradient, the loss could be reduced by driving w to zero. μ is the behaviour policy, or the
+    reference if that is unknown. Source: DQO, section 3.4.
     """
     log_weight = torch.where(action_mask, log_prob - behavior_log_prob, 0.0).sum(-1)
     return log_weight.clamp(max=1.0).exp().detach()
@@ -54,7 +54,7 @@ def dqo_losses(
     beta: float,
     lam: float,
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """(policy loss, value loss) of each episode.
+    """Returns (policy loss, value loss) of each episode.
 
         L_π = w/S Σ_s ( β ρ_s - [ r_s + sg G^λ_{s+1} - sg V(s_s) ] )²
         L_V = w/S Σ_s ( V(s_s) - sg G^λ_s )²

@@ -16,15 +16,15 @@ def dro_losses(
     action_mask: Bool[Tensor, "B T"],
     tau: float,
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """(policy loss, value loss) of each episode: ½ (r - V(x) - τ Σ_t ρ_t)², the policy's divided by τ.
+    """Returns (policy loss, value loss) of each episode: ½ (r - V(x) - τ Σ_t ρ_t)², the policy's divided by τ.
 
-    The response is one segment and V is read before its first action: the response level of the path residual.
-    The value loss holds ρ fixed and the policy loss holds V fixed.
+    The response is one segment, with V before its first action: the path residual at response level. The value loss
+    has a stop-gradient on ρ, the policy loss on V.
 
     Args:
         value, log_ratio, reward: as in `oreo_policy_loss`; r is the sum of the rewards.
-        action_mask: where there is an action.
-        tau: τ > 0, strength of the pull towards the reference.
+        action_mask: true where the position is an action.
+        tau: τ > 0, the weight of the KL to the reference.
 
     Source: DRO, equations 9 to 11.
     """

@@ -1,4 +1,4 @@
-"""KTO: desirable and undesirable responses, unpaired, against a KL baseline (arXiv 2402.01306)."""
+"""KTO: unpaired desirable and undesirable responses with a KL baseline (arXiv 2402.01306)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from stepcredit.objectives.sums import Sums, count, difference_of, mean_of, mean
 
 
 def mismatched_sums(log_ratio_sum: Float[Tensor, " B"]) -> Float[Tensor, " 2"]:
-    """B and Σ_b Σ_t ρ_t(x_b, y'_b) of a micro-batch of mismatched responses; sums add up to those of a batch.
+    """Returns B and Σ_b Σ_t ρ_t(x_b, y'_b) over mismatched responses; the sums of micro-batches add up.
 
     Args:
-        log_ratio_sum: Σ_t ρ_t of each prompt with the response of another, in nats.
+        log_ratio_sum: Σ_t ρ_t of each prompt with a response to another prompt, in nats.
     """
     return torch.stack([count(log_ratio_sum), total(log_ratio_sum)])
 
 
 def kl_baseline(sums: Float[Tensor, " 2"]) -> Float[Tensor, ""]:
-    """z = sg[ max( 1/B Σ_b Σ_t ρ_t(x_b, y'_b), 0 ) ], one number for a whole optimizer step.
+    """Returns z = sg[ max( 1/B Σ_b Σ_t ρ_t(x_b, y'_b), 0 ) ], one number for a whole optimizer step.
 
-    An estimate of KL[π ‖ π_ref] from responses that the data already hold: y'_b answers *another* prompt than x_b, so
-    that no response is measured against itself. It is biased, as y' was not drawn from π; below zero, where no KL can
-    be, it is cut off. The cut makes it no mean: that of the parts of a batch is above that of the batch.
+    Estimates KL[π ‖ π_ref] from responses in the data: y'_b answers *another* prompt than x_b, so no response is its
+    own baseline. The estimate is biased, since y' was not sampled from π, and clamped at zero. Because of the clamp,
+    the mean over micro-batches would exceed the estimate for the whole batch.
 
     Args:
         sums: B and Σ_b Σ_t ρ_t over all mismatched responses of the step, from `mismatched_sums`.
@@ -44,20 +44,20 @@ def kto_loss(
     desirable_weight: float,
     undesirable_weight: float,
 ) -> Float[Tensor, " B"]:
-    """The loss of each response.
+    """Returns the KTO loss of each response.
 
-        L = λ_D (1 - σ( β (Σ_t ρ_t - z) ))    where it is desirable
-        L = λ_U (1 - σ( β (z - Σ_t ρ_t) ))    where it is not
+        L = λ_D (1 - σ( β (Σ_t ρ_t - z) ))    if it is desirable
+        L = λ_U (1 - σ( β (z - Σ_t ρ_t) ))    if it is not
 
-    A gain or loss against the baseline z, saturating on both sides: a response whose log-ratio is far from
-    z, rightly or wrongly, has almost no gradient. At π = π_ref, where z = 0, the gradient is that of
-    REINFORCE with the rewards β λ_D / 4 and -β λ_U / 4.
+    The gain or loss relative to the baseline z saturates on both sides: a response whose log-ratio is far from z has
+    almost no gradient. At π = π_ref, where z = 0, the gradient is that of REINFORCE with the rewards β λ_D / 4 and
+    -β λ_U / 4.
 
     Args:
         log_ratio_sum: Σ_t ρ_t over the action tokens of each response, in nats.
-        desirable: whether the response is one to make more likely.
+        desirable: whether the response is desirable.
         baseline: z, from `kl_baseline`, constant.
-        beta: how fast gains saturate, > 0, in units of reward.
+        beta: sets how fast gains saturate, > 0, in units of reward.
         desirable_weight, undesirable_weight: λ_D and λ_U; the paper keeps λ_D n_D / (λ_U n_U) in [1, 4/3] for
             n_D desirable and n_U undesirable responses.
 
@@ -75,10 +75,10 @@ def kto_metrics(
     baseline: Float[Tensor, ""],
     beta: float,
 ) -> dict[str, Sums]:
-    """`kl`, `rewards/chosen`, `rewards/rejected` and `rewards/margins`, under TRL's names.
+    """Returns `kl`, `rewards/chosen`, `rewards/rejected` and `rewards/margins`, as in TRL.
 
-    The baseline z; the mean implied reward β Σ_t ρ_t of the desirable responses (chosen) and of the others
-    (rejected), NaN where there are none of a kind; and their difference. No gradient flows.
+    These are the baseline z, the mean implied rewards β Σ_t ρ_t of desirable (chosen) and undesirable (rejected)
+    responses, NaN without such responses, and their difference. No gradient flows.
 
     Args: as in `kto_loss`.
     """

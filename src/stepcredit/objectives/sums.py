@@ -1,8 +1,8 @@
-"""Logged numbers from sums: what adds up over micro-batches and processes, and what is made of the totals in the end.
+"""Metrics as sums that add up over micro-batches and processes.
 
-A mean, a spread or a share of one micro-batch says little of the optimizer step: with one episode in it every share is
-1, and no variance is explained. So metrics leave the objectives as `Sums`, which are added up part by part, and become
-a number once, of the totals.
+A mean, standard deviation or share cannot be averaged over micro-batches: with one episode each, every share is 1 and
+no variance is explained. Objectives therefore return metrics as `Sums`, which are added part by part; the number is
+computed once, from the totals.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 WIDE = {"mps": torch.float32}
-"""Sums are in double precision, but on devices that have none: a variance is a small difference of large sums."""
+"""Devices without double precision. Elsewhere sums have it: a variance is a small difference of large sums."""
 
 
 class Sums(NamedTuple):
-    """A logged number before it is one.
+    """The sums from which a metric is computed.
 
     Attributes:
-        formula: from the totals of `parts` to the number; NaN where they do not define it.
+        formula: computes the metric from the totals of `parts`; NaN if it is undefined.
         parts: sums, each a scalar tensor without gradient.
     """
 
@@ -31,7 +31,7 @@ class Sums(NamedTuple):
     parts: tuple[Tensor, ...]
 
     def number(self) -> float:
-        """What these sums alone give."""
+        """Returns the metric of these sums."""
         return self.formula(*(float(part) for part in self.parts))
 
 
@@ -40,12 +40,12 @@ def _wide(x: Shaped[Tensor, " *numbers"]) -> Float[Tensor, " *numbers"]:
 
 
 def total(x: Shaped[Tensor, " *numbers"]) -> Float[Tensor, ""]:
-    """Σ x, in double precision (see `WIDE`), without gradient."""
+    """Returns Σ x in double precision (see `WIDE`), without gradient."""
     return _wide(x.detach()).sum()
 
 
 def count(x: Shaped[Tensor, " *numbers"]) -> Float[Tensor, ""]:
-    """How many numbers x holds, where its sum is."""
+    """Returns the number of entries of x, on its device."""
     return total(torch.ones_like(x))
 
 
@@ -53,17 +53,17 @@ def count(x: Shaped[Tensor, " *numbers"]) -> Float[Tensor, ""]:
 
 
 def mean(number: float, x: float) -> float:
-    """Σ x / n; NaN of nothing."""
+    """Returns Σ x / n; NaN if n is 0."""
     return x / number if number else math.nan
 
 
 def standard_deviation(number: float, x: float, square: float) -> float:
-    """√(Σ x² / n - (Σ x / n)²), of the whole and not of a sample; NaN of nothing."""
+    """Returns the population standard deviation √(Σ x² / n - (Σ x / n)²); NaN if n is 0."""
     return math.sqrt(_variance(number, x, square))
 
 
 def _variance(number: float, x: float, square: float) -> float:
-    """Zero where it is less than 10⁻¹² of the mean square, as rounding leaves of numbers that are all the same."""
+    """Returns the variance; zero below 10⁻¹² of the mean square, the rounding error of equal numbers."""
     if not number:
         return math.nan
     found = square / number - (x / number) ** 2
@@ -71,18 +71,18 @@ def _variance(number: float, x: float, square: float) -> float:
 
 
 def effective_share(number: float, x: float, square: float) -> float:
-    """(Σ x)² / (n Σ x²): 1 where all are equal, 1/n where one carries everything; NaN where all are zero."""
+    """Returns (Σ x)² / (n Σ x²): 1 if all are equal, 1/n if only one is nonzero; NaN if all are zero."""
     return x**2 / (number * square) if square else math.nan
 
 
 def explained_variance(number: float, error: float, error_square: float, target: float, target_square: float) -> float:
-    """1 - Var(error) / Var(target); NaN where the target does not vary."""
+    """Returns 1 - Var(error) / Var(target); NaN if the target does not vary."""
     spread = _variance(number, target, target_square)
     return 1 - _variance(number, error, error_square) / spread if spread > 0 else math.nan
 
 
 def difference_of_means(number: float, x: float, other_number: float, other: float) -> float:
-    """The mean of one kind less that of another; NaN where there are none of either."""
+    """Returns the difference of two means; NaN if either is undefined."""
     return mean(number, x) - mean(other_number, other)
 
 
@@ -90,37 +90,37 @@ def difference_of_means(number: float, x: float, other_number: float, other: flo
 
 
 def _moments(x: Float[Tensor, " *numbers"]) -> tuple[Tensor, Tensor, Tensor]:
-    """n, Σ x and Σ x²."""
+    """Returns n, Σ x and Σ x²."""
     return count(x), total(x), total(_wide(x).square())
 
 
 def mean_of(x: Shaped[Tensor, " *numbers"]) -> Sums:
-    """The mean of all numbers."""
+    """Returns the sums of the mean."""
     return Sums(mean, (count(x), total(x)))
 
 
 def spread_of(x: Float[Tensor, " *numbers"]) -> Sums:
-    """Their standard deviation."""
+    """Returns the sums of the standard deviation."""
     return Sums(standard_deviation, _moments(x))
 
 
 def effective_share_of(weight: Float[Tensor, " B"]) -> Sums:
-    """How many of the weights count: (Σ w)² / (n Σ w²)."""
+    """Returns the sums of the effective share of weights, (Σ w)² / (n Σ w²)."""
     return Sums(effective_share, _moments(weight))
 
 
 def explained_of(error: Float[Tensor, " N"], target: Float[Tensor, " N"]) -> Sums:
-    """How much of the target's variance is no error."""
+    """Returns the sums of the explained variance of the target."""
     return Sums(explained_variance, (*_moments(error), *_moments(target)[1:]))
 
 
 def difference_of(x: Float[Tensor, " B"], first: Bool[Tensor, " B"]) -> Sums:
-    """The mean where `first` is true less the mean where it is not."""
+    """Returns the sums of the mean where `first` is true minus the mean where it is false."""
     zero = torch.zeros_like(x)
     ours, theirs = torch.where(first, x, zero), torch.where(first, zero, x)
     return Sums(difference_of_means, (total(first), total(ours), total(~first), total(theirs)))
 
 
 def mean_where(x: Float[Tensor, " B"], where: Bool[Tensor, " B"]) -> Sums:
-    """The mean of the numbers where `where` is true."""
+    """Returns the sums of the mean where `where` is true."""
     return Sums(mean, (total(where), total(torch.where(where, x, torch.zeros_like(x)))))

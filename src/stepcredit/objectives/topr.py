@@ -1,4 +1,4 @@
-"""TOPR: off-policy REINFORCE that tapers off on wrong responses; no reference, no value (arXiv 2503.14286)."""
+"""TOPR: off-policy REINFORCE with tapered importance weights, without reference or value (arXiv 2503.14286)."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ def topr_loss(
     action_mask: Bool[Tensor, "B T"],
     right: Bool[Tensor, " B"],
 ) -> Float[Tensor, " B"]:
-    """The loss of each episode: REINFORCE with the rewards 1 and -1, importance-weighted on wrong responses alone.
+    """Returns the loss of each episode: REINFORCE with rewards 1 and -1, importance-weighted on wrong responses.
 
-        L = -Σ_t log π(a_t|s_t)                                                            where it is right
-        L = sg[ clip( exp( Σ_t log π(a_t|s_t) - log μ(a_t|s_t) ), 0, 1 ) ] Σ_t log π(a_t|s_t)    where it is wrong
+        L = -Σ_t log π(a_t|s_t)                                                            if it is right
+        L = sg[ clip( exp( Σ_t log π(a_t|s_t) - log μ(a_t|s_t) ), 0, 1 ) ] Σ_t log π(a_t|s_t)    if it is wrong
 
-    A right response is imitated, however unlikely it is. A wrong one is pushed down only as far as the policy
-    would still write it: as π falls below μ its gradient tapers to zero, where plain REINFORCE would push for
-    ever. The loss is a surrogate, right in its gradient and not in its number, which can be below zero.
+    Right responses have full weight, however unlikely they are. On wrong responses the gradient tapers to zero as π
+    falls below μ, where plain REINFORCE would not stop. The loss is a surrogate: its gradient is meaningful, its value
+    is not and can be negative.
 
     Args:
         log_prob: log π(a_t|s_t), in nats.
-        behavior_log_prob: log μ(a_t|s_t) of the policy that sampled, constant; enters through the weight of
-            wrong responses alone. The ratio is clipped as a logarithm, so that no π far above μ overflows.
+        behavior_log_prob: log μ(a_t|s_t) under the behaviour policy, constant; only enters the weight of wrong
+            responses. The log-ratio is clipped before the exponential, which therefore does not overflow.
         action_mask: true where the position is an action.
         right: whether the response is right (reward 1) or wrong (reward -1).
 
-    Sums and not means over tokens, as the ratio is one of whole responses.
+    The loss sums over tokens, since the ratio is that of whole responses.
 
     Source: TOPR, section 3.
     """

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from stepcredit.engines.engine import Engine, Generation, Request, SamplingParams
-from stepcredit.episodes.alignment import PieceReader, align
+from stepcredit.episodes.alignment import TokenTexts, align
 from stepcredit.episodes.delimiters import step_rule
 from stepcredit.episodes.encoding import prompt_ids, response_text
 from stepcredit.episodes.episode import Episode, Message, StopReason, Tokens
@@ -269,7 +269,7 @@ def _answers(models: Models, rule: StepRule, drawn: Sequence[tuple[Prompt, Reque
             for _, request, g in drawn
         ]
         return [replace(answer, value=score) for answer, score in zip(answers, scores, strict=True)]
-    pieces, states = PieceReader(tokenizer), value_states(models.value_model)
+    pieces, states = TokenTexts(tokenizer), value_states(models.value_model)
     rows = [align(_episode(*response), tokenizer, rule, pieces, ends) for response in drawn]
     for k, value in enumerate(values_of(models.value_model, rows)):
         starts, is_cut = step_starts(rows[k]), answers[k].stop_reason is StopReason.LENGTH

@@ -1,4 +1,4 @@
-"""From encoded episodes to batches: items of one, a pair or a mismatched response; their order; their tensors."""
+"""Dataset items, their order within an epoch, and their collation into padded tensors."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from stepcredit.episodes.alignment import Trajectory, collate, spliced
+from stepcredit.episodes.alignment import Trajectory, collate, splice
 from stepcredit.errors import InputError
 
 Item = tuple[Trajectory, ...]
-"""What one entry of the training data holds. All entries of a run hold equally many."""
+"""One training example: one trajectory or two. All items of a run have the same length."""
 
 
 class BatchLayout(NamedTuple):
-    """How episodes become items.
+    """How episodes are grouped into items.
 
     Attributes:
-        rows: how many trajectories an item holds.
-        items: the items made of a set of encoded episodes under a config.
-        surveyed: of how many of the rows, the last ones, no loss is taken: they are looked at beforehand, over the
-            whole optimizer step and without gradient (`Method.survey`).
+        rows_per_item: the number of trajectories in an item.
+        items: builds the items from encoded episodes and a config.
+        statistics_rows: the number of trailing trajectories of an item that have no loss: they only enter
+            `Method.step_statistics`, which is computed without gradient over the whole optimizer step.
     """
 
-    rows: int
+    rows_per_item: int
     items: Callable[[Sequence[Trajectory], Any], list[Item]]
-    surveyed: int = 0
+    statistics_rows: int = 0
 
 
-def alone(episodes: Sequence[Trajectory], config: Any) -> list[Item]:
-    """Every episode by itself."""
+def single_items(episodes: Sequence[Trajectory], config: Any) -> list[Item]:
+    """Returns one item per episode."""
     return [(e,) for e in episodes]
 
 
-def in_pairs(episodes: Sequence[Trajectory], config: Any) -> list[Item]:
-    """(a right response, a wrong one) to one prompt, at most `config.max_pairs_per_prompt` of each prompt.
+def preference_pairs(episodes: Sequence[Trajectory], config: Any) -> list[Item]:
+    """Returns (right, wrong) response pairs to the same prompt, at most `config.max_pairs_per_prompt` per prompt.
 
-    Which of all pairs are taken is random, keyed by `config.seed` and the order of the episodes. A response may be
-    in several pairs; prompts with right or wrong responses alone give none.
+    Pairs are sampled at random, seeded by `config.seed` and the order of the episodes. A response may occur in several
+    pairs; prompts with only right or only wrong responses give no pair.
 
     Raises:
-        InputError: no prompt has both.
+        InputError: no prompt has both a right and a wrong response.
     """
     prompts: dict[str, dict[bool, list[Trajectory]]] = defaultdict(lambda: {True: [], False: []})
     for e in episodes:
@@ -53,68 +53,70 @@ def in_pairs(episodes: Sequence[Trajectory], config: Any) -> list[Item]:
     items: list[Item] = []
     for by_label in prompts.values():
         right, wrong = by_label[True], by_label[False]
-        taken = rng.permutation(len(right) * len(wrong))[: config.max_pairs_per_prompt]
-        items += [(right[k // len(wrong)], wrong[k % len(wrong)]) for k in taken]
+        sampled = rng.permutation(len(right) * len(wrong))[: config.max_pairs_per_prompt]
+        items += [(right[k // len(wrong)], wrong[k % len(wrong)]) for k in sampled]
     if not items:
-        raise InputError("no prompt has a right and a wrong response: there is no pair", "train_dataset")
+        raise InputError("no prompt has both a right and a wrong response, so there are no pairs", "train_dataset")
     return items
 
 
-def with_mismatched(episodes: Sequence[Trajectory], config: Any) -> list[Item]:
-    """(an episode, its prompt with the response to another prompt): mismatched on purpose, for KTO's KL baseline.
+def mismatched_pairs(episodes: Sequence[Trajectory], config: Any) -> list[Item]:
+    """Returns (episode, its prompt with a response to another prompt) items, for KTO's KL baseline.
 
-    The other response is the next one to another prompt, in an order keyed by `config.seed`, for which prompt and
-    response together keep within `config.max_length`.
+    The mismatched response is the next one to another prompt, in a random order seeded by `config.seed`, with which
+    the sequence stays within `config.max_length`.
 
     Raises:
-        InputError: an episode for which there is none.
+        InputError: an episode has no such response.
     """
     order = np.random.default_rng([config.seed, 3]).permutation(len(episodes))
     items: dict[int, Item] = {}
     for place, index in enumerate(order):
         episode = episodes[index]
-        followers = (episodes[order[(place + k) % len(order)]] for k in range(1, len(order)))
-        spliced_ones = (spliced(episode, other) for other in followers if other.prompt_id != episode.prompt_id)
-        fitting = (s for s in spliced_ones if config.max_length is None or len(s) <= config.max_length)
-        mismatched = next(fitting, None)
+        others = (episodes[order[(place + k) % len(order)]] for k in range(1, len(order)))
+        candidates = (splice(episode, other) for other in others if other.prompt_id != episode.prompt_id)
+        within_length = (c for c in candidates if config.max_length is None or len(c) <= config.max_length)
+        mismatched = next(within_length, None)
         if mismatched is None:
-            raise InputError("no response to another prompt fits this one: the KL baseline needs them", "train_dataset")
+            raise InputError(
+                f"prompt {episode.prompt_id}: the KL baseline needs a response to another prompt that fits max_length; "
+                "add prompts or raise --max_length", "train_dataset",
+            )  # fmt: skip
         items[int(index)] = (episode, mismatched)
     return [items[k] for k in range(len(episodes))]
 
 
-ALONE = BatchLayout(1, alone)
-PAIRS = BatchLayout(2, in_pairs)
-MISMATCHED = BatchLayout(2, with_mismatched, surveyed=1)
+SINGLE = BatchLayout(1, single_items)
+PAIRS = BatchLayout(2, preference_pairs)
+MISMATCHED = BatchLayout(2, mismatched_pairs, statistics_rows=1)
 
 
 class Collator:
-    """A list of dataset items as the dict of tensors of an `episodes.alignment.Batch`.
+    """Collates dataset items into the tensors of an `episodes.alignment.Batch`, padded on the right.
 
-    Rows are the first trajectory of every item, then the second of every item, and so on.
+    The rows are the first trajectory of every item, then the second of every item, and so on.
     """
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The batch, by field name."""
+        """Returns the batch as a dict by field name."""
         columns = zip(*(item["trajectories"] for item in items), strict=True)
         return collate([t for column in columns for t in column], self.pad_token_id).to_dict()
 
 
 class LengthSortedSampler(Sampler[int]):
-    """Random optimizer steps, each sorted by length within itself.
+    """Samples optimizer steps uniformly at random and sorts the items of each step by length.
 
-    Which episodes share an optimizer step is uniformly random, keyed by (seed, epoch) alone, so that a
-    resumed run sees the same order; only inside a step are they sorted, so micro-batches pad little and the
-    gradient is the one an unsorted step would have.
+    The order depends only on (seed, epoch), so a resumed run sees the same one. Sorting within a step reduces the
+    padding of micro-batches and leaves the gradient of the step unchanged.
 
     Args:
-        lengths: tokens of each episode.
-        per_step: episodes of one optimizer step, over all micro-batches and processes.
-        seed: of the order.
-        sort: off gives the plain random order.
+        lengths: the tokens of each item.
+        per_step: the items of one optimizer step, over all micro-batches and processes.
+        seed: the seed of the order.
+        sort: whether to sort each step by length.
     """
 
     def __init__(self, lengths: Sequence[int], per_step: int, seed: int, sort: bool = True) -> None:
@@ -125,7 +127,7 @@ class LengthSortedSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate at the start of every epoch."""
+        """Sets the epoch; accelerate calls this at the start of every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:

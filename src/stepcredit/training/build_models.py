@@ -1,4 +1,4 @@
-"""The models of a training run, built from names, folders or models in memory."""
+"""Builds the models of a training run from names, folders or models in memory."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def build_actor_critic(
     peft_config: Any,
     value_peft_config: Any,
 ) -> ActorCritic:
-    """Policy, value model and reference as the method needs them (arguments as in `OfflineTrainer`).
+    """Builds the policy and, where the method needs them, the value model and the reference.
 
-    Models given by name are loaded in float32, the weights that an optimizer can move by small steps; `bf16`
-    computes under autocast. `model_init_kwargs` may ask for another dtype of policy and reference. A value model in
-    memory becomes float32 too: in bf16 its small steps would be lost.
+    Arguments are as in `OfflineTrainer`. Models given by name are loaded in float32, so that small optimizer updates
+    are not rounded away; `bf16` computes under autocast. `model_init_kwargs` may set another dtype for policy and
+    reference. A value model in memory is converted to float32 too.
 
     Raises:
-        InputError: a model that does not load whole or is of another vocabulary, or an adapter that does not fit.
+        InputError: a model is incomplete or has another vocabulary, or an adapter does not fit.
     """
     method = method_of(args)
     init = {"dtype": torch.float32, **_init_kwargs(args)}
@@ -72,7 +72,7 @@ def build_actor_critic(
         for part in (policy, value, reference):
             if part is not None:
                 disable_dropout(part)
-    if value is not None:  # what a search must know: at which states it is trained
+    if value is not None:  # a search must know at which states the value model is trained
         rule = args.step_rule
         ValueStates(args.value_segments, rule.delimiters, rule.max_tokens).describe(value.config)
         value.config.problem_type = REGRESSION
@@ -84,12 +84,12 @@ def _init_kwargs(args: OfflineConfig) -> dict[str, Any]:
 
 
 def tokenizer_of(model: Any, args: OfflineConfig) -> Any:
-    """The tokenizer of a policy that is given by name, or that was loaded by one.
+    """Loads the tokenizer of a policy that is given as a name or was loaded from one.
 
     Raises:
         InputError: the model was made in memory.
     """
     name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
     if not name:
-        raise InputError("give the tokenizer: the model was made in memory and has none", "processing_class")
+        raise InputError("a model made in memory has no tokenizer; pass one", "processing_class")
     return load_tokenizer(name, trust_remote_code=args.trust_remote_code)

@@ -14,10 +14,9 @@ from stepcredit.files import read_manifest
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
-    """The newest complete `checkpoint-N` of a folder, or None.
+    """Returns the newest complete `checkpoint-N` in a folder, or None.
 
-    transformers writes `trainer_state.json` last; a checkpoint without one, or with a torn one, was being written
-    when its process died.
+    transformers writes `trainer_state.json` last: a checkpoint in which it is missing or truncated is incomplete.
     """
     numbered = [p for p in Path(folder).glob("checkpoint-*") if p.name.partition("-")[2].isdigit()]
     for path in sorted(numbered, key=lambda p: int(p.name.partition("-")[2]), reverse=True):

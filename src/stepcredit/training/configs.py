@@ -1,4 +1,4 @@
-"""One config a method; the config picks the method. Field names follow transformers and TRL."""
+"""The training configs, one per method; field names follow transformers and TRL."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ THEIR_LIMITS: dict[str, Limits] = {
     "save_total_limit": Limits(at_least=1),
     "output_dir": Limits(not_empty=True),
 }
-"""Limits of settings that transformers declares, and accepts out of these."""
+"""Limits of settings that transformers declares without checking them."""
 
 
 @dataclass
 class OfflineConfig(Named, TrainingArguments):
-    """What all methods share, on top of `transformers.TrainingArguments`.
+    """Settings common to all methods, in addition to those of `transformers.TrainingArguments`.
 
     Defaults follow OREO's recipe (arXiv 2412.16145, appendix): AdamW (0.9, 0.95), no weight decay, gradients
     clipped at 1, cosine decay after 3% warm-up.
@@ -139,7 +139,7 @@ class OfflineConfig(Named, TrainingArguments):
         self.import_rules  # noqa: B018 - likewise
 
     def _check_others(self) -> None:
-        """What is more than a number's limits, in settings that transformers would find late or not at all."""
+        """Checks settings that transformers checks late or not at all, beyond the limits of numbers."""
         if self.max_steps == 0 or self.max_steps < -1:
             raise InputError(f"{self.max_steps} must be 1 or more; or -1 for num_train_epochs passes", "max_steps")
         if isinstance(self.model_init_kwargs, str):
@@ -160,12 +160,12 @@ class OfflineConfig(Named, TrainingArguments):
 
     @property
     def import_rules(self) -> ImportRules:
-        """How rows given in place of episodes are read."""
+        """The import rules of rows given in place of episodes."""
         return ImportRules() if self.reward_range is None else ImportRules.of_range([*map(float, self.reward_range)])
 
     @property
     def step_rule(self) -> StepRule:
-        """Where a reasoning step ends; line breaks where nothing was said."""
+        """The rule for step boundaries; line breaks by default."""
         return StepRule(("\n",) if self.step_delimiters is None else tuple(self.step_delimiters), self.max_step_tokens)
 
 
@@ -180,7 +180,7 @@ class SFTConfig(OfflineConfig):
 
 @dataclass
 class LabelConfig(OfflineConfig):
-    """What the methods share that know responses as right or wrong alone."""
+    """Settings of the methods that only distinguish right from wrong responses."""
 
     reward_threshold: float = field(
         default=1.0,
@@ -193,7 +193,7 @@ class LabelConfig(OfflineConfig):
 
 @dataclass
 class RFTConfig(LabelConfig):
-    """Rejection sampling: supervised fine-tuning on the right responses alone."""
+    """Rejection sampling: supervised fine-tuning on the right responses."""
 
     method: ClassVar[str] = "rft"
 
@@ -212,8 +212,8 @@ class DPOConfig(LabelConfig):
 
 @dataclass
 class KTOConfig(LabelConfig):
-    """KTO (arXiv 2402.01306): unpaired right and wrong responses against a KL baseline, which is the mean over the
-    mismatched responses of the whole optimizer step."""
+    """KTO (arXiv 2402.01306) on unpaired right and wrong responses, with a KL baseline averaged over the mismatched
+    responses of the whole optimizer step."""
 
     method: ClassVar[str] = "kto"
     learning_rate: float = field(default=5e-8, metadata={"help": "Peak learning rate of the policy."})
@@ -228,15 +228,15 @@ class KTOConfig(LabelConfig):
 
 @dataclass
 class TOPRConfig(LabelConfig):
-    """TOPR (arXiv 2503.14286): right responses up, wrong ones down by their truncated importance ratio; no reference.
-    Episodes must carry the log-probabilities of the policy that wrote them."""
+    """TOPR (arXiv 2503.14286): off-policy REINFORCE, with truncated importance ratios on wrong responses and without
+    a reference. Episodes must have log-probabilities of the behaviour policy."""
 
     method: ClassVar[str] = "topr"
 
 
 @dataclass
 class ValueConfig(OfflineConfig):
-    """What the methods share that train a value model along with the policy."""
+    """Settings of the methods that train a value model with the policy."""
 
     beta: Annotated[float, Limits(above=0)] = field(
         default=0.03, metadata={"help": "Pull towards the reference, in units of reward."}
@@ -331,7 +331,7 @@ class DQOConfig(ValueConfig):
 
 @dataclass
 class DROConfig(ValueConfig):
-    """DRO-V (arXiv 2405.19107): one regression a response, with a value of the prompt; `beta` is its τ."""
+    """DRO-V (arXiv 2405.19107): one regression per response, with a value of the prompt; `beta` is the paper's τ."""
 
     method: ClassVar[str] = "dro"
     value_segments: ClassVar[Level] = "response"

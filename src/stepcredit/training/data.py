@@ -1,4 +1,4 @@
-"""From episodes to what the trainer feeds on: encoded once, filtered by the method, and counted."""
+"""Training data: episodes encoded once, filtered by the config and the method, and counted."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from stepcredit.episodes.alignment import PieceReader, Trajectory, align
+from stepcredit.episodes.alignment import TokenTexts, Trajectory, align
 from stepcredit.episodes.episode import Episode
-from stepcredit.episodes.turns import TurnEnds, own_turns, turn_ends
+from stepcredit.episodes.turns import TurnEnds, split_into_turns, turn_ends
 from stepcredit.errors import InputError, quoted
 from stepcredit.logs.columns import ImportRules, check_rewards
 from stepcredit.logs.formats import Row, without_nulls
@@ -26,7 +26,7 @@ from stepcredit.training.outcome_limits import balanced
 
 @dataclass
 class TrainingData(Dataset[dict[str, Any]]):
-    """Encoded episodes, laid out as the method looks at them, and what became of those that are not among them."""
+    """A dataset of encoded episodes grouped into items, with counts of the episodes that were left out."""
 
     trajectories: list[Trajectory] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
@@ -41,11 +41,11 @@ class TrainingData(Dataset[dict[str, Any]]):
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of the longest trajectory of each item."""
+        """The length of the longest trajectory of each item, in tokens."""
         return [max(len(t) for t in item) for item in self.items]
 
     def summary(self) -> dict[str, int]:
-        """Counts for the log: episodes encoded, what they were laid out as, their tokens, those left out by reason."""
+        """Counts for the log: encoded episodes, items, action tokens, and episodes left out by reason."""
         return {
             "episodes": len(self.trajectories),
             **({"items": len(self)} if len(self) != len(self.trajectories) else {}),
@@ -58,28 +58,28 @@ class TrainingData(Dataset[dict[str, Any]]):
 def prepare(
     episodes: Iterable[Any], tokenizer: Any, config: OfflineConfig, method: Method, ends: TurnEnds | None = None
 ) -> TrainingData:
-    """Episodes, or rows with `prompt`, `completion` and `reward` | `label`, as training data of a method.
+    """Encodes episodes, or rows with `prompt`, `completion` and `reward` | `label`, as training data of a method.
 
-    Left out, and counted by reason: `undecided` (no reward), `truncated` (if `config.truncated` is "drop"),
-    `too_long` (over `config.max_length` tokens), `bad` (cannot be encoded, with `config.skip_bad`; these are kept in
-    `quarantine`), `balanced` (over `config.max_per_outcome`), `filtered` (the method does not learn from it: last,
-    so that a balance sees the wrong responses too, and all methods train on the same ones). What is left is laid out
-    by `method.arrange`.
+    Episodes are left out, and counted by reason: `undecided` (no reward), `truncated` (if `config.truncated` is
+    "drop"), `too_long` (over `config.max_length` tokens), `bad` (cannot be encoded; with `config.skip_bad` they go to
+    `quarantine`), `balanced` (over `config.max_per_outcome`), `filtered` (the method does not train on them; applied
+    last, so that balancing counts wrong responses too and all methods train on the same ones). The rest is grouped
+    into items by `method.batch_layout`.
 
     Args:
-        episodes: an iterable of either.
-        tokenizer: of the policy.
-        config, method: what is to be trained.
-        ends: what ends a turn of the policy; by default what the tokenizer says of it.
+        episodes: episodes or rows.
+        tokenizer: the policy's tokenizer.
+        config, method: the config and its method.
+        ends: the end-of-turn tokens; by default those of the tokenizer.
 
     Raises:
-        InputError: a bad row, nothing left to train on, or episodes that lack what the method needs.
+        InputError: a row is invalid, no episode is left, or episodes lack data that the method needs.
     """
-    pieces, ends = PieceReader(tokenizer), ends or turn_ends(tokenizer)
+    token_texts, ends = TokenTexts(tokenizer), ends or turn_ends(tokenizer)
     data = TrainingData()
     for number, episode in enumerate(_training_episodes(episodes, config)):
         try:
-            reason, trajectory = _encoded(episode, tokenizer, config, method, pieces, ends)
+            reason, trajectory = _encode(episode, tokenizer, config, method, token_texts, ends)
         except InputError as error:
             where = f"episode {number} (prompt {episode.prompt_id})"
             if not config.skip_bad:
@@ -99,56 +99,56 @@ def prepare(
     _keep(data, "filtered", [e for e in data.trajectories if method.keeps(e.outcome, config)])
     if not data.trajectories:
         raise InputError(f"no episode is left to train on ({dict(data.left_out)})", "train_dataset")
-    data.items = method.arrange.items(data.trajectories, config)
+    data.items = method.batch_layout.items(data.trajectories, config)
     return data
 
 
 def _training_episodes(rows: Iterable[Any], config: OfflineConfig) -> Iterator[Episode]:
-    """The episodes to train on; with `split_turns` those without ids turn by turn, a cut one as lost if it counts."""
+    """Yields the episodes to train on; with `split_turns`, conversations without token ids are split into turns."""
     for episode in as_episodes(rows, config.import_rules, check=config.reward_range is not None):
-        cut_and_left_out = episode.truncated and config.truncated == "drop"
-        if not config.split_turns or not episode.is_chat or episode.tokens is not None or cut_and_left_out:
+        is_dropped = episode.truncated and config.truncated == "drop"
+        if not config.split_turns or not episode.is_chat or episode.tokens is not None or is_dropped:
             yield episode
         else:
-            yield from own_turns(_as_lost(episode) if episode.truncated else episode)
+            yield from split_into_turns(_with_zero_return(episode) if episode.truncated else episode)
 
 
 def _check_outcomes(trajectories: Sequence[Trajectory], threshold: float) -> None:
-    """Labels of steps are no outcome: where nothing but steps is rewarded, nothing is known of right and wrong.
+    """Checks that data with step rewards has outcomes too: step rewards alone do not tell right from wrong responses.
 
     Raises:
-        InputError: there are rewards before the last action, and no outcome that is right.
+        InputError: there are rewards before the last action, and no outcome reaches the threshold.
     """
     has_steps = any(t.reward[: np.flatnonzero(t.action_mask)[-1]].any() for t in trajectories)
     if has_steps and not any(t.outcome >= threshold for t in trajectories):
         raise InputError(
-            f"steps are rewarded, but no response has an outcome of {threshold:g} or more, so none is right; rewards "
-            "of steps are no outcome: give one in a column reward or label, or lower --reward_threshold",
+            f"steps have rewards, but no response has an outcome of {threshold:g} or more, so none is right; add "
+            "outcomes in a column reward or label, or lower --reward_threshold",
             "train_dataset",
         )
 
 
-def _as_lost(episode: Episode) -> Episode:
-    """A truncated episode that counts as lost: its return is 0, whatever its steps had earned."""
+def _with_zero_return(episode: Episode) -> Episode:
+    """Returns a truncated episode with return 0, without its step rewards."""
     return replace(episode, reward=0.0, outcome=None, step_rewards=None, verdict=None)
 
 
-def _keep(data: TrainingData, reason: str, kept: list[Trajectory]) -> None:
-    """Leaves all but some of the episodes out, and counts the others."""
-    data.left_out += Counter({reason: len(data.trajectories) - len(kept)})
-    data.trajectories = kept
+def _keep(data: TrainingData, reason: str, trajectories: list[Trajectory]) -> None:
+    """Keeps only some of the trajectories and counts the rest under `reason`."""
+    data.left_out += Counter({reason: len(data.trajectories) - len(trajectories)})
+    data.trajectories = trajectories
 
 
 def as_episodes(rows: Iterable[Any], rules: ImportRules, *, check: bool = False) -> Iterator[Episode]:
-    """Episodes as they are; rows of a `datasets.Dataset` or list of dicts as the importers read them.
+    """Yields episodes unchanged and converts rows of a `datasets.Dataset` or list of dicts as the importers do.
 
     Args:
-        rows: of either kind.
-        rules: how rows are read.
-        check: whether the rewards of episodes, which some range held already, must lie in that of the rules too.
+        rows: episodes or rows.
+        rules: how rows are imported.
+        check: whether to check the rewards of episodes, too, against the range of the rules.
 
     Raises:
-        InputError: naming the row.
+        InputError: a row is invalid; the message names it.
     """
     importer, is_table = EpisodeImporter(rules), hasattr(rows, "column_names")
     for k, row in enumerate(rows):
@@ -165,25 +165,26 @@ def as_episodes(rows: Iterable[Any], rules: ImportRules, *, check: bool = False)
         yield row
 
 
-def _encoded(
-    episode: Episode, tokenizer: Any, config: OfflineConfig, method: Method, pieces: PieceReader, ends: TurnEnds
+def _encode(
+    episode: Episode, tokenizer: Any, config: OfflineConfig, method: Method, token_texts: TokenTexts, ends: TurnEnds
 ) -> tuple[str, Trajectory | None]:
-    """("", the encoded episode), or the reason why there is none."""
+    """Returns ("", trajectory), or (reason, None) where the episode is left out."""
     is_cut = episode.truncated and config.truncated == "bootstrap"
     if episode.truncated:
         if config.truncated == "drop":
             return "truncated", None
-        episode = replace(_as_lost(episode), step_rewards=episode.step_rewards if is_cut else None)
+        episode = replace(_with_zero_return(episode), step_rewards=episode.step_rewards if is_cut else None)
     if episode.reward is None:
         return "undecided", None
-    trajectory = align(episode, tokenizer, config.step_rule, pieces, ends, as_written=config.split_turns)
+    trajectory = align(episode, tokenizer, config.step_rule, token_texts, ends, as_written=config.split_turns)
     if method.needs_behavior and trajectory.behavior_log_prob is None:
-        raise InputError(
-            f"{config.method} needs the log-probabilities of the policy that wrote it", "behavior_log_prob"
-        )
+        raise InputError(f"{config.method} needs log-probabilities of the behaviour policy", "behavior_log_prob")
     if config.max_length is not None and len(trajectory) > config.max_length:
-        before = int(trajectory.action_mask.argmax())
-        if before >= config.max_length:
-            raise InputError(f"the prompt alone has {before} tokens, max_length is {config.max_length}", "prompt")
+        prompt_length = int(trajectory.action_mask.argmax())
+        if prompt_length >= config.max_length:
+            raise InputError(
+                f"the prompt has {prompt_length} tokens, which leaves no room for a response within max_length "
+                f"{config.max_length}", "prompt",
+            )  # fmt: skip
         return "too_long", None
     return "", replace(trajectory, cut=is_cut)

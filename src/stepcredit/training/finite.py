@@ -1,6 +1,6 @@
-"""Whether the numbers of training are finite; if not, which they are and of which prompts.
+"""Checks that losses, model outputs, gradients and weights are finite, and names the prompts where they are not.
 
-Of a step's micro-batches nothing is read from the device before its gradient is, and then one flag for all of them.
+The flags of all micro-batches stay on the device until the gradient norm is read, and then cost one transfer.
 """
 
 from __future__ import annotations
@@ -16,112 +16,113 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from stepcredit.models.checks import is_finite
-from stepcredit.training.methods import Signals, Terms
+from stepcredit.training.methods import LossTerms, ObjectiveInputs
 
-NAMED = 5
-"""At most so many prompts are named."""
+MAX_PROMPTS = 5
+"""The maximal number of prompts in a message."""
 
 
-class Watched(NamedTuple):
-    """What a micro-batch leaves behind: the kinds of numbers that an item has, which of them are *not* finite, and the
-    prompts of the items."""
+class NonFiniteFlags(NamedTuple):
+    """Flags of the non-finite numbers of a micro-batch, by kind of number and item, with the prompt of each item."""
 
     kinds: tuple[str, ...]
     bad: Bool[Tensor, "K B"]
     prompts: Sequence[str]
 
 
-def watched(signals: Signals, prompts: Sequence[str], items: int, terms: Terms | None = None) -> Watched:
-    """What is to be checked of a micro-batch, in the order in which one number spoils the next.
+def nonfinite_flags(
+    inputs: ObjectiveInputs, prompts: Sequence[str], items: int, terms: LossTerms | None = None
+) -> NonFiniteFlags:
+    """Flags the non-finite numbers of a micro-batch, in the order in which they are computed from each other.
 
     Args:
-        signals: rows are the first trajectory of every item, then the second, and so on.
-        prompts: of the rows.
-        items: B, how many there are.
-        terms: the losses, one number an item.
+        inputs: rows are the first trajectory of every item, then the second, and so on.
+        prompts: the prompt of each row.
+        items: B, the number of items.
+        terms: the loss terms, one number per item.
     """
     over_actions = {
-        "the log-probability under the policy": signals.log_prob,
-        "the log-probability under the reference": signals.ref_log_prob,
-        "V": signals.value,
+        "the log-probability under the policy": inputs.log_prob,
+        "the log-probability under the reference": inputs.ref_log_prob,
+        "V": inputs.value,
     }
     bad = {
-        kind: (~x.detach().isfinite() & signals.action_mask).any(-1).reshape(-1, items).any(0)
+        kind: (~x.detach().isfinite() & inputs.action_mask).any(-1).reshape(-1, items).any(0)
         for kind, x in over_actions.items()
         if x is not None
     }
     if terms is not None:
         losses = [loss.detach() for loss in (terms.policy, terms.value) if loss is not None]
         bad["the loss"] = ~torch.stack(losses).isfinite().all(0)
-    return Watched(tuple(bad), torch.stack(list(bad.values())), prompts[:items])
+    return NonFiniteFlags(tuple(bad), torch.stack(list(bad.values())), prompts[:items])
 
 
 class Finding(NamedTuple):
-    """A number that is not finite, and the prompts that it is of."""
+    """A kind of number that is not finite, and the prompts where it is not."""
 
     number: str
     prompts: list[str]
 
     def __str__(self) -> str:
         names = list(dict.fromkeys(self.prompts))
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        return f"{self.number} is not finite on prompt{'s' * (len(names) > 1)} {', '.join(names[:NAMED])}{more}"
+        more = f" and {len(names) - MAX_PROMPTS} more" if len(names) > MAX_PROMPTS else ""
+        return f"{self.number} is not finite on prompt{'s' * (len(names) > 1)} {', '.join(names[:MAX_PROMPTS])}{more}"
 
 
 class FiniteCheck:
-    """Watches the micro-batches of an optimizer step, on all processes.
+    """Checks the micro-batches of an optimizer step over all processes.
 
     Attributes:
-        prompts: those of the latest step that was checked, on this process.
+        prompts: the prompts of the last checked step on this process.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
-        self._step: list[Watched] = []
+        self._step: list[NonFiniteFlags] = []
         self.prompts: list[str] = []
 
-    def watch(self, micro_batch: Watched) -> None:
-        """Adds a micro-batch to the step."""
+    def add(self, micro_batch: NonFiniteFlags) -> None:
+        """Adds a micro-batch to the current step."""
         self._step.append(micro_batch)
 
     def step(self, gradient_norms: Mapping[str, float]) -> Finding | None:
-        """What is not finite in the step, which ends here: a number of a micro-batch, else the gradient of a model.
+        """Ends the step and returns what is not finite in it: a number of a micro-batch, or a model's gradient.
 
-        Under the loss scale of fp16 a gradient may overflow: the scaler leaves such a step out and lowers the scale.
+        Under fp16 loss scaling a gradient may overflow: the scaler skips that step and lowers the scale.
         """
         step, self._step = self._step, []
         self.prompts = [prompt for batch in step for prompt in batch.prompts]
         finding = self.outputs(step)
         names = [name for name, norm in gradient_norms.items() if not math.isfinite(norm)]
         if finding is None and names and self._accelerator.scaler is None:
-            finding = Finding(f"the gradient of {' and '.join(names)}", self._gathered(self.prompts))
+            finding = Finding(f"the gradient of {' and '.join(names)}", self._gather(self.prompts))
         return finding
 
-    def outputs(self, batches: Sequence[Watched]) -> Finding | None:
-        """The first kind of number that is not finite, and all prompts that it is of."""
-        if not batches or not self._anywhere(torch.stack([batch.bad.any() for batch in batches]).any()[None])[0]:
+    def outputs(self, batches: Sequence[NonFiniteFlags]) -> Finding | None:
+        """Returns the first kind of number that is not finite, with all its prompts."""
+        if not batches or not self._any_process(torch.stack([batch.bad.any() for batch in batches]).any()[None])[0]:
             return None
         pairs = [(k, batch.kinds[k], batch.prompts[b]) for batch in batches for k, b in batch.bad.nonzero().tolist()]
-        found = self._gathered(pairs)
-        first, kind, _ = min(found)
-        return Finding(kind, [prompt for k, _, prompt in found if k == first])
+        gathered = self._gather(pairs)
+        first, kind, _ = min(gathered)
+        return Finding(kind, [prompt for k, _, prompt in gathered if k == first])
 
     def weights(self, parts: Mapping[str, nn.Module]) -> Finding | None:
-        """The models that have a weight which is not finite, and the prompts of the latest step."""
-        held = {  # by this process, of a parameter that may be spread over several
+        """Returns the models with a non-finite weight, and the prompts of the last step."""
+        local = {  # this process's shard of each parameter
             name: [p.to_local() if hasattr(p, "to_local") else p for p in part.parameters()]
             for name, part in parts.items()
         }
-        whole = [all(is_finite(weight) for weight in weights) for weights in held.values()]
-        bad = self._anywhere(~torch.tensor(whole, device=self._accelerator.device))
+        finite = [all(is_finite(weight) for weight in weights) for weights in local.values()]
+        bad = self._any_process(~torch.tensor(finite, device=self._accelerator.device))
         names = [name for name, is_bad in zip(parts, bad, strict=True) if is_bad]
         if not names:
             return None
-        return Finding(f"a weight of {' and '.join(names)}", self._gathered(self.prompts) or ["unknown"])
+        return Finding(f"a weight of {' and '.join(names)}", self._gather(self.prompts) or ["unknown"])
 
-    def _anywhere(self, flags: Bool[Tensor, " N"]) -> list[bool]:
+    def _any_process(self, flags: Bool[Tensor, " N"]) -> list[bool]:
         return [number > 0 for number in self._accelerator.reduce(flags.float(), "sum").tolist()]
 
-    def _gathered(self, objects: list[Any]) -> list[Any]:
-        found: list[Any] = gather_object(objects)
-        return found
+    def _gather(self, objects: list[Any]) -> list[Any]:
+        gathered: list[Any] = gather_object(objects)
+        return gathered

@@ -1,7 +1,8 @@
-"""The table of methods: what each is called and needs, and how its terms come from the signals of a batch.
+"""The registry of methods: for each its config, its requirements, and how it computes its loss terms from a batch.
 
-A new method is a pure function in `objectives/`, a config in `training/configs.py`, and one line here. All else follows
-from the table: `stepcredit.NAMEConfig`, `train --method`, `compare --methods`, recipes, labels and colours of a report.
+To add a method, write a pure function in `objectives/`, a config in `training/configs.py`, and one entry here.
+Everything else reads this table: `stepcredit.NAMEConfig`, `train --method`, `compare --methods`, recipes, and the
+labels and colours of reports.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from stepcredit.objectives.likelihood import negative_log_likelihood
 from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_loss, sampled_kl
 from stepcredit.objectives.sums import Sums, effective_share_of, mean_of
 from stepcredit.objectives.topr import topr_loss
-from stepcredit.training.batching import ALONE, MISMATCHED, PAIRS, BatchLayout
+from stepcredit.training.batching import MISMATCHED, PAIRS, SINGLE, BatchLayout
 from stepcredit.training.configs import (
     DPOConfig,
     DQOConfig,
@@ -39,8 +40,8 @@ from stepcredit.training.configs import (
 )
 
 
-class Signals(NamedTuple):
-    """All that an objective may read of a batch, over action columns [B, A]; None where not asked for."""
+class ObjectiveInputs(NamedTuple):
+    """The inputs of an objective, over action columns [B, A]; None where the method does not need them."""
 
     log_prob: Float[Tensor, "B A"]
     ref_log_prob: Float[Tensor, "B A"] | None
@@ -49,17 +50,17 @@ class Signals(NamedTuple):
     value: Float[Tensor, "B A"] | None
     reward: Float[Tensor, "B A"]
     outcome: Float[Tensor, " B"]
-    """How each response ended, in single precision: what right and wrong go by."""
+    """The outcome of each response, in single precision; decides between right and wrong."""
     action_mask: Bool[Tensor, "B A"]
     step_id: Int[Tensor, "B A"]
     behavior_log_prob: Float[Tensor, "B A"]
-    """log μ(a_t|s_t) where it was recorded, NaN where it was not."""
-    survey: Float[Tensor, " K"] | None = None
-    """What `Method.survey` found, summed over the whole optimizer step."""
+    """log μ(a_t|s_t); NaN where it was not recorded."""
+    step_statistics: Float[Tensor, " K"] | None = None
+    """`Method.step_statistics`, summed over the whole optimizer step."""
 
 
-class Terms(NamedTuple):
-    """What an objective gives back, one number an item; `metrics` are sums, without gradient (`objectives.sums`)."""
+class LossTerms(NamedTuple):
+    """The loss terms of an objective, one number per item; `metrics` are sums without gradient (`objectives.sums`)."""
 
     policy: Float[Tensor, " B"]
     value: Float[Tensor, " B"] | None
@@ -68,130 +69,133 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """One line of the table.
+    """An entry of the registry.
 
     Attributes:
-        config: its config; `config.method` is its name.
-        terms: signals and config to loss terms.
-        per: what the terms are summed over and divided by, over all micro-batches and processes of an
-            optimizer step: its items (an episode, a pair; one term each) or its action tokens (terms are sums).
-        label: its name in reports.
-        color: its colour in figures, "#rrggbb".
-        arrange: how episodes are laid out as items: alone, in pairs, with mismatched responses.
-        needs_value: whether a value model trains along.
-        needs_reference: whether π_ref is run.
-        needs_behavior: whether episodes must carry the log-probabilities of the policy that wrote them.
-        keeps: which episodes it learns from, by their outcome.
-        survey: sums that its loss must know of the whole optimizer step: taken of the rows that the layout sets
-            aside, without gradient and before the first micro-batch, and added up over micro-batches and processes.
+        config: the config class; `config.method` is the name of the method.
+        terms: computes the loss terms from the inputs and the config.
+        per: the normaliser of the loss, over all micro-batches and processes of an optimizer step: its items (an
+            episode or a pair; one term each) or its action tokens (terms are sums over tokens).
+        label: the name in reports.
+        color: the colour in figures, "#rrggbb".
+        batch_layout: how episodes are grouped into items: single, in pairs, or with mismatched responses.
+        needs_value: whether a value model is trained with the policy.
+        needs_reference: whether log-probabilities under π_ref are computed.
+        needs_behavior: whether episodes must have log-probabilities of the behaviour policy.
+        keeps: whether the method trains on an episode, given its outcome and the config.
+        step_statistics: sums over the whole optimizer step that the loss needs. They are computed on the layout's
+            `statistics_rows`, without gradient, before the first micro-batch, and summed over micro-batches and
+            processes.
     """
 
     config: type[OfflineConfig]
-    terms: Callable[[Signals, Any], Terms]
+    terms: Callable[[ObjectiveInputs, Any], LossTerms]
     per: Literal["item", "token"]
     label: str
     color: str
-    arrange: BatchLayout = ALONE
+    batch_layout: BatchLayout = SINGLE
     needs_value: bool = False
     needs_reference: bool = False
     needs_behavior: bool = False
     keeps: Callable[[float, Any], bool] = lambda outcome, config: True
-    survey: Callable[[Signals], Float[Tensor, " K"]] | None = None
+
+    step_statistics: Callable[[ObjectiveInputs], Float[Tensor, " K"]] | None = None
 
 
-def likelihood_terms(signals: Signals, config: OfflineConfig) -> Terms:
+def likelihood_terms(inputs: ObjectiveInputs, config: OfflineConfig) -> LossTerms:
     """SFT and RFT: -log π of every action."""
-    return Terms(negative_log_likelihood(signals.log_prob, signals.action_mask), None, {})
+    return LossTerms(negative_log_likelihood(inputs.log_prob, inputs.action_mask), None, {})
 
 
-def residual_inputs(signals: Signals) -> dict[str, Any]:
-    """What every Bellman residual is made of: V, ρ and r of each action."""
-    assert signals.ref_log_prob is not None
-    assert signals.value is not None
-    log_ratio = signals.log_prob - signals.ref_log_prob
-    return {"value": signals.value, "log_ratio": log_ratio, "reward": signals.reward}
+def residual_inputs(inputs: ObjectiveInputs) -> dict[str, Any]:
+    """Returns the inputs of a Bellman residual: V, ρ and r of each action."""
+    assert inputs.ref_log_prob is not None
+    assert inputs.value is not None
+    log_ratio = inputs.log_prob - inputs.ref_log_prob
+    return {"value": inputs.value, "log_ratio": log_ratio, "reward": inputs.reward}
 
 
-def oreo_terms(signals: Signals, config: OREOConfig) -> Terms:
-    """OREO at any level: the squared path residual for both, and α KL for the policy."""
-    assert signals.kl is not None
-    given = {**residual_inputs(signals), "beta": config.beta}
-    policy_id = segments(config.policy_segments, signals.action_mask, signals.step_id)
-    value_id = segments(config.value_segments, signals.action_mask, signals.step_id)
-    loss_given = {**given, "normalizer": config.normalizer}
-    kl_at = signals.kl if config.kl_estimator == "exact" else sampled_kl(given["log_ratio"])
-    kl = kl_penalty(kl_at, signals.action_mask)
-    residual = oreo_policy_loss(segment_id=policy_id, **loss_given)
-    metrics = {"kl": mean_of(kl), "loss/bellman": mean_of(residual), **value_metrics(segment_id=value_id, **given)}
-    return Terms(
+def oreo_terms(inputs: ObjectiveInputs, config: OREOConfig) -> LossTerms:
+    """OREO at any level: squared path residuals for policy and value, plus α KL for the policy."""
+    assert inputs.kl is not None
+    residual_args = {**residual_inputs(inputs), "beta": config.beta}
+    policy_id = segments(config.policy_segments, inputs.action_mask, inputs.step_id)
+    value_id = segments(config.value_segments, inputs.action_mask, inputs.step_id)
+    loss_args = {**residual_args, "normalizer": config.normalizer}
+    token_kl = inputs.kl if config.kl_estimator == "exact" else sampled_kl(residual_args["log_ratio"])
+    kl = kl_penalty(token_kl, inputs.action_mask)
+    residual = oreo_policy_loss(segment_id=policy_id, **loss_args)
+    values = value_metrics(segment_id=value_id, **residual_args)
+    metrics = {"kl": mean_of(kl), "loss/bellman": mean_of(residual), **values}
+    return LossTerms(
         residual + config.kl_coef * kl,
-        config.value_coef * oreo_value_loss(segment_id=value_id, **loss_given),
+        config.value_coef * oreo_value_loss(segment_id=value_id, **loss_args),
         metrics,
     )
 
 
-def dqo_terms(signals: Signals, config: DQOConfig) -> Terms:
-    """DQO: both residuals against the λ-return, weighted by the truncated importance weight of the episode."""
-    assert signals.ref_log_prob is not None
-    segment_id = segments(config.segments, signals.action_mask, signals.step_id)
-    given = {**residual_inputs(signals), "segment_id": segment_id, "beta": config.beta}
-    behavior = torch.where(signals.behavior_log_prob.isnan(), signals.ref_log_prob, signals.behavior_log_prob)
-    weight = trajectory_weight(signals.log_prob, behavior, signals.action_mask)
+def dqo_terms(inputs: ObjectiveInputs, config: DQOConfig) -> LossTerms:
+    """DQO: policy and value residuals against the λ-return, weighted by the episode's truncated importance weight."""
+    assert inputs.ref_log_prob is not None
+    segment_id = segments(config.segments, inputs.action_mask, inputs.step_id)
+    residual_args = {**residual_inputs(inputs), "segment_id": segment_id, "beta": config.beta}
+    behavior = torch.where(inputs.behavior_log_prob.isnan(), inputs.ref_log_prob, inputs.behavior_log_prob)
+    weight = trajectory_weight(inputs.log_prob, behavior, inputs.action_mask)
     weight = weight if config.importance_weight else torch.ones_like(weight)
-    policy, value = dqo_losses(**given, weight=weight, lam=config.lam)
-    metrics = {"weights/effective_share": effective_share_of(weight), **value_metrics(**given)}
-    return Terms(policy, config.value_coef * value, metrics)
+    policy, value = dqo_losses(**residual_args, weight=weight, lam=config.lam)
+    metrics = {"weights/effective_share": effective_share_of(weight), **value_metrics(**residual_args)}
+    return LossTerms(policy, config.value_coef * value, metrics)
 
 
-def response_log_ratio(signals: Signals) -> Float[Tensor, " B"]:
-    """Σ_t ρ_t of each response."""
-    assert signals.ref_log_prob is not None
-    return torch.where(signals.action_mask, signals.log_prob - signals.ref_log_prob, 0.0).sum(-1)
+def response_log_ratio(inputs: ObjectiveInputs) -> Float[Tensor, " B"]:
+    """Returns Σ_t ρ_t of each response."""
+    assert inputs.ref_log_prob is not None
+    return torch.where(inputs.action_mask, inputs.log_prob - inputs.ref_log_prob, 0.0).sum(-1)
 
 
-def dpo_terms(signals: Signals, config: DPOConfig) -> Terms:
-    """DPO: the first half of the rows are the right responses, the second half their wrong partners."""
-    chosen, rejected = response_log_ratio(signals).chunk(2)
-    given: dict[str, Any] = {"chosen": chosen, "rejected": rejected, "beta": config.beta}
-    return Terms(dpo_loss(**given), None, dpo_metrics(**given))
+def dpo_terms(inputs: ObjectiveInputs, config: DPOConfig) -> LossTerms:
+    """DPO: the first half of the rows are the right responses, the second half the wrong responses paired with them."""
+    chosen, rejected = response_log_ratio(inputs).chunk(2)
+    args: dict[str, Any] = {"chosen": chosen, "rejected": rejected, "beta": config.beta}
+    return LossTerms(dpo_loss(**args), None, dpo_metrics(**args))
 
 
-def kto_terms(signals: Signals, config: KTOConfig) -> Terms:
-    """KTO: gains and losses against the KL baseline of all mismatched responses of the step."""
-    log_ratio = response_log_ratio(signals)
-    assert signals.survey is not None
-    given: dict[str, Any] = {
+def kto_terms(inputs: ObjectiveInputs, config: KTOConfig) -> LossTerms:
+    """KTO: gains and losses relative to the KL baseline over the mismatched responses of the optimizer step."""
+    log_ratio = response_log_ratio(inputs)
+    assert inputs.step_statistics is not None
+    args: dict[str, Any] = {
         "log_ratio_sum": log_ratio,
-        "desirable": signals.outcome >= config.reward_threshold,
-        "baseline": kl_baseline(signals.survey).to(log_ratio.dtype),
+        "desirable": inputs.outcome >= config.reward_threshold,
+        "baseline": kl_baseline(inputs.step_statistics).to(log_ratio.dtype),
         "beta": config.beta,
     }
     weights: dict[str, Any] = {
         "desirable_weight": config.desirable_weight,
         "undesirable_weight": config.undesirable_weight,
     }
-    return Terms(kto_loss(**given, **weights), None, kto_metrics(**given))
+    return LossTerms(kto_loss(**args, **weights), None, kto_metrics(**args))
 
 
-def topr_terms(signals: Signals, config: TOPRConfig) -> Terms:
-    """TOPR: right responses up in full, wrong ones down by their truncated importance ratio."""
-    right = signals.outcome >= config.reward_threshold
+def topr_terms(inputs: ObjectiveInputs, config: TOPRConfig) -> LossTerms:
+    """TOPR: weight 1 on right responses, the truncated importance ratio on wrong ones."""
+    right = inputs.outcome >= config.reward_threshold
     loss = topr_loss(
-        log_prob=signals.log_prob,
-        behavior_log_prob=signals.behavior_log_prob,
-        action_mask=signals.action_mask,
+        log_prob=inputs.log_prob,
+        behavior_log_prob=inputs.behavior_log_prob,
+        action_mask=inputs.action_mask,
         right=right,
     )
-    return Terms(loss, None, {})
+    return LossTerms(loss, None, {})
 
 
-def dro_terms(signals: Signals, config: DROConfig) -> Terms:
-    """DRO-V: one squared residual a response."""
-    given = residual_inputs(signals)
-    policy, value = dro_losses(**given, action_mask=signals.action_mask, tau=config.beta)
-    response = segments("response", signals.action_mask, signals.step_id)
-    metrics = value_metrics(**given, segment_id=response, beta=config.beta)
-    return Terms(policy, config.value_coef * value, metrics)
+def dro_terms(inputs: ObjectiveInputs, config: DROConfig) -> LossTerms:
+    """DRO-V: one squared residual per response."""
+    residual_args = residual_inputs(inputs)
+    policy, value = dro_losses(**residual_args, action_mask=inputs.action_mask, tau=config.beta)
+    response = segments("response", inputs.action_mask, inputs.step_id)
+    metrics = value_metrics(**residual_args, segment_id=response, beta=config.beta)
+    return LossTerms(policy, config.value_coef * value, metrics)
 
 
 METHODS: dict[str, Method] = {
@@ -204,16 +208,18 @@ METHODS: dict[str, Method] = {
         color="#e07418",
         keeps=lambda outcome, config: outcome >= config.reward_threshold,
     ),
-    "dpo": Method(DPOConfig, dpo_terms, per="item", label="DPO", color="#239b76", arrange=PAIRS, needs_reference=True),
+    "dpo": Method(
+        DPOConfig, dpo_terms, per="item", label="DPO", color="#239b76", batch_layout=PAIRS, needs_reference=True
+    ),
     "kto": Method(
         KTOConfig,
         kto_terms,
         per="item",
         label="KTO",
         color="#c45c9c",
-        arrange=MISMATCHED,
+        batch_layout=MISMATCHED,
         needs_reference=True,
-        survey=lambda signals: mismatched_sums(response_log_ratio(signals)),
+        step_statistics=lambda inputs: mismatched_sums(response_log_ratio(inputs)),
     ),
     "topr": Method(TOPRConfig, topr_terms, per="item", label="TOPR", color="#b08900", needs_behavior=True),
     "dro": Method(
@@ -229,17 +235,18 @@ METHODS: dict[str, Method] = {
 
 
 def legend(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Label and colour of the methods among some names, as `run.json` records them for the report."""
+    """Returns label and colour of those names that are methods, as recorded in `run.json` for the report."""
     return {n: {"label": METHODS[n].label, "color": METHODS[n].color} for n in dict.fromkeys(names) if n in METHODS}
 
 
 def method_of(config: OfflineConfig) -> Method:
-    """The method that a config belongs to.
+    """Returns the method of a config.
 
     Raises:
-        InputError: the config is the base class, or of no method in the table.
+        InputError: the config is a base class, or its method is not in the table.
     """
     name = getattr(config, "method", None)
     if name not in METHODS:
-        raise InputError(f"{type(config).__name__} names no method; use the config of one of {sorted(METHODS)}", "args")
+        known = ", ".join(sorted(METHODS))
+        raise InputError(f"{type(config).__name__} has no method; use the config of one of {known}", "args")
     return METHODS[name]

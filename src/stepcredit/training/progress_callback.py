@@ -1,4 +1,4 @@
-"""The progress of a `transformers.Trainer`: steps, the latest loss, and the pace."""
+"""Progress display of a `transformers.Trainer`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stepcredit.progress import Meter
 
 
 class TrainingProgress(TrainerCallback):
-    """A trainer's progress: steps, with the latest loss and the pace. In place of transformers' own printing."""
+    """Shows steps, the latest loss and the token rate, in place of transformers' own printing."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -19,18 +19,18 @@ class TrainingProgress(TrainerCallback):
         self._evaluation: Meter | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begins, on the main process."""
+        """Starts the display on the main process."""
         shown = bool(state.is_world_process_zero)
         self._meter = Meter(self.label, state.max_steps, "steps", done=state.global_step, shown=shown).__enter__()
         self._logged = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """One step further; where it will be logged, its loss is waited for."""
+        """Advances by one step; a step that will be logged is shown with its loss in `on_log`."""
         if self._meter is not None and not control.should_log:
             self._meter.advance(state.global_step - self._meter.count)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """The latest loss, and the response tokens a second since the last log, of all processes."""
+        """Shows the latest loss and the response tokens per second over all processes since the last log."""
         if self._meter is None or not logs:
             return
         loss = logs.get("loss", None if self._meter.note else logs.get("train_loss"))
@@ -44,26 +44,26 @@ class TrainingProgress(TrainerCallback):
     def on_prediction_step(
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
-        """One batch of an evaluation further."""
+        """Advances an evaluation by one batch."""
         if self._evaluation is None:
             shown = bool(state.is_world_process_zero)
             self._evaluation = Meter("evaluating", len(eval_dataloader), "batches", shown=shown).__enter__()
         self._evaluation.advance()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The evaluation is done."""
+        """Ends the display of an evaluation."""
         if self._evaluation is not None:
             self._evaluation.__exit__(None, None, None)
             self._evaluation = None
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ends."""
+        """Ends the display."""
         if self._meter is not None:
             self._meter.__exit__(None, None, None)
 
 
 def show_progress(trainer: Any, label: str) -> None:
-    """Gives a trainer our progress in place of transformers' printing."""
+    """Replaces the progress printing of a trainer by `TrainingProgress`."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(TrainingProgress(label))

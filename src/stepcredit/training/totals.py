@@ -1,4 +1,4 @@
-"""Totals of the metrics' sums since the last log, over micro-batches and processes: here they become numbers."""
+"""Totals of metric sums since the last log, over micro-batches and processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stepcredit.objectives.sums import Sums
 
 
 class Totals:
-    """Adds `Sums` up by name; stays on the device until it is read."""
+    """Accumulates `Sums` by name, on the device until they are read."""
 
     def __init__(self) -> None:
         self._formulas: dict[str, Callable[..., float]] = {}
@@ -28,16 +28,16 @@ class Totals:
             self._parts[name] = self._parts[name] + parts if name in self._parts else parts
 
     def numbers(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """What the totals come to, by name, without those that are not defined (NaN); one transfer from the device.
+        """Returns the metrics by name, without undefined ones (NaN); one transfer from the device.
 
         Args:
-            over_processes: sums a tensor over processes; all of them hold the same names in the same order.
+            over_processes: sums a tensor over processes, all of which have the same names in the same order.
         """
         if not self._parts:
             return {}
         totals = iter(over_processes(torch.cat(list(self._parts.values()))).tolist())
-        found = {
+        numbers = {
             name: self._formulas[name](*(next(totals) for _ in range(len(parts))))
             for name, parts in self._parts.items()
         }
-        return {name: number for name, number in found.items() if number == number}
+        return {name: number for name, number in numbers.items() if number == number}

@@ -1,4 +1,4 @@
-"""Train: episodes and a policy in; a better policy, and a value function where the method has one, out."""
+"""Training of a policy, and a value function where the method has one, on a folder of episodes."""
 
 from __future__ import annotations
 
@@ -29,38 +29,40 @@ class TrainConfig(Settings):
     other flags are those of the method's config, a `transformers.TrainingArguments`."""
 
     method: str | None = field(
-        default=None, metadata={"help": "The method; its config brings more flags.", "choices": list(METHODS)}
+        default=None, metadata={"help": "Training method; its config adds more flags.", "choices": list(METHODS)}
     )
     model: Annotated[str, Limits(not_empty=True)] = field(
-        kw_only=True, metadata=flag("model", "Training starts from it; an adapter is merged into its base.")
+        kw_only=True, metadata=flag("model", "Initialises the policy; an adapter is merged into its base model.")
     )
     episodes: Annotated[str, Limits(not_empty=True)] = field(
-        kw_only=True, metadata={"help": "The folder of episodes (stepcredit import or collect)."}
+        kw_only=True, metadata={"help": "Folder of episodes (from stepcredit import or collect)."}
     )
-    eval_episodes: str | None = field(default=None, metadata={"help": "Episodes to evaluate the losses on."})
+    eval_episodes: str | None = field(default=None, metadata={"help": "Folder of episodes for evaluating the loss."})
     value_model: str | None = field(
         default=None, metadata=flag("value_model", default="the policy with a head of zeros")
     )
     ref_model: str | None = field(default=None, metadata=flag("ref_model", default="the policy before training"))
-    use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the policy."})
-    value_use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter of the value model."})
+    use_peft: bool = field(default=False, metadata={"help": "Train the policy with a LoRA adapter."})
+    value_use_peft: bool = field(default=False, metadata={"help": "Train the value model with a LoRA adapter."})
     lora_r: Annotated[int, Limits(at_least=1)] = field(default=64, metadata={"help": "LoRA rank."})
     lora_alpha: Annotated[int, Limits(at_least=1)] = field(default=64, metadata={"help": "LoRA alpha."})
     lora_target_modules: Annotated[list[str], Limits(not_empty=True)] = field(
         default_factory=lambda: ["all-linear"], metadata={"help": "Modules that LoRA adapts, by name."}
     )
-    dry_run: bool = field(default=False, metadata=flag("dry_run", "Reads everything and counts the episodes."))
+    dry_run: bool = field(
+        default=False, metadata=flag("dry_run", "Loads the models, encodes the episodes and counts them.")
+    )
 
 
 def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
-    """Trains by the method of `args`, writes `policy/` (and `value/`) and `curves.json`; returns counts.
+    """Trains with the method of `args`, writes `policy/` (and `value/`) and `curves.json`; returns episode counts.
 
-    A folder with checkpoints is gone on with where it stopped (`--resume_from_checkpoint`).
+    `resume_from_checkpoint` continues from a checkpoint in the output folder.
 
     Raises:
-        InputError: a model or episodes that do not load, or nothing to train on; the folder is being written.
+        InputError: a model or the episodes cannot be loaded, no episode is left, or another process writes the folder.
     """
-    locks = not config.dry_run and args.process_index == 0  # of several processes of one training the first
+    locks = not config.dry_run and args.process_index == 0  # one process of a distributed run takes the lock
     with locked(str(args.output_dir), "stepcredit train") if locks else nullcontext():
         return _train(config, args)
 
@@ -72,8 +74,8 @@ def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
         value_model=config.value_model,
         ref_model=config.ref_model,
         args=args,
-        train_dataset=_encoded(config.episodes),
-        eval_dataset=None if config.eval_episodes is None else _encoded(config.eval_episodes),
+        train_dataset=_episodes(config.episodes),
+        eval_dataset=None if config.eval_episodes is None else _episodes(config.eval_episodes),
         peft_config=_lora(config, "CAUSAL_LM") if config.use_peft else None,
         value_peft_config=_lora(config, "TOKEN_CLS") if config.value_use_peft else None,
     )
@@ -88,14 +90,14 @@ def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     return dict(summary)
 
 
-def _encoded(folder: str) -> Iterator[Episode]:
-    """The episodes of a folder, as they are encoded."""
+def _episodes(folder: str) -> Iterator[Episode]:
+    """Yields the episodes of a folder and shows the progress of encoding them."""
     store = load_episodes(folder)
     return track(store, "encoding", len(store), "episodes")
 
 
 def finish(trainer: OfflineTrainer, about: dict[str, Any]) -> None:
-    """Writes the plain folders, the training curve and what was run."""
+    """Saves the models, the training curve (`curves.json`) and the settings of the run (`run.json`)."""
     trainer.save_model()
     out = Path(trainer.args.output_dir)
     write_json(out / "curves.json", {trainer.args.method: curve(trainer)})
@@ -103,21 +105,21 @@ def finish(trainer: OfflineTrainer, about: dict[str, Any]) -> None:
 
 
 def curve(trainer: OfflineTrainer) -> list[dict[str, Any]]:
-    """The logged metrics of a run, without timings, which differ from run to run."""
+    """Returns the logged metrics of a run, without timings, which differ from run to run."""
     timed = ("runtime", "per_second", "flos")
     rows = [{k: v for k, v in row.items() if not any(t in k for t in timed)} for row in trainer.state.log_history]
     return [row for row in rows if "loss" in row or "eval_loss" in row]
 
 
 def _checkpoint(args: OfflineConfig) -> str | bool | None:
-    given = args.resume_from_checkpoint
-    if given is None or str(given).lower() in ("false", "0", "no"):
+    checkpoint = args.resume_from_checkpoint
+    if checkpoint is None or str(checkpoint).lower() in ("false", "0", "no"):
         return None
-    if str(given).lower() in ("true", "1", "yes"):
+    if str(checkpoint).lower() in ("true", "1", "yes"):
         return True
-    if not Path(given).is_dir():
-        raise InputError(f"{given}: no such checkpoint", "resume_from_checkpoint")
-    return str(given)
+    if not Path(checkpoint).is_dir():
+        raise InputError(f"{checkpoint}: no such checkpoint", "resume_from_checkpoint")
+    return str(checkpoint)
 
 
 def _lora(config: TrainConfig, task_type: str) -> Any:

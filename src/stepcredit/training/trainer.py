@@ -1,4 +1,4 @@
-"""One `transformers.Trainer` for every method: the config picks which, and the trainer does not know it."""
+"""The `transformers.Trainer` for all methods; the config selects the method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from stepcredit.episodes.alignment import at_states, bootstrapped
+from stepcredit.episodes.alignment import add_bootstrap_value, at_states
 from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import InputError, NotFiniteError, quoted
 from stepcredit.models.action_statistics import action_statistics
@@ -28,8 +28,8 @@ from stepcredit.training.build_models import build_actor_critic, tokenizer_of
 from stepcredit.training.checkpoints import check_state, last_checkpoint, readable
 from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.data import TrainingData, prepare
-from stepcredit.training.finite import Finding, FiniteCheck, watched
-from stepcredit.training.methods import Method, Signals, Terms, method_of
+from stepcredit.training.finite import Finding, FiniteCheck, nonfinite_flags
+from stepcredit.training.methods import LossTerms, Method, ObjectiveInputs, method_of
 from stepcredit.training.totals import Totals
 
 Batch = dict[str, Any]
@@ -41,19 +41,19 @@ class OfflineTrainer(Trainer):
 
     Args:
         model: the policy: a name, a folder, or a causal language model.
-        value_model: likewise a token-classification model with one label; None: a float32 copy of the policy
-            with a head of zeros, where the method needs one.
-        ref_model: the reference; None: a frozen copy of the policy, or the policy without its adapter.
-        args: the config of a method (`OREOConfig`, …); it picks the method.
-        data_collator: by default right padding over actions (`training.batching.Collator`).
+        value_model: a name, a folder, or a token-classification model with one label; None: a float32 copy of the
+            policy with a zero-initialised head, where the method needs one.
+        ref_model: the reference; None: a frozen copy of the policy, or the policy with its adapter disabled.
+        args: the config of a method (`OREOConfig`, …); it selects the method.
+        data_collator: by default `training.batching.Collator`, which pads on the right.
         train_dataset, eval_dataset: episodes (`load_episodes`), or rows with prompt, completion and
             reward | label.
         processing_class: the tokenizer; None: the policy's own.
-        peft_config, value_peft_config: adapters for policy and value model, each by its own config.
+        peft_config, value_peft_config: PEFT configs of policy and value model.
         compute_metrics, callbacks, optimizers: as in `transformers.Trainer`.
 
     Raises:
-        InputError: naming the argument or the episode that is at fault.
+        InputError: an argument or an episode is invalid; the message names it.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class OfflineTrainer(Trainer):
                                           value_peft_config)  # fmt: skip
         self.ends: TurnEnds = stopping(actor_critic.policy, tokenizer)
         self._totals = Totals()
-        self._surveyed: Tensor | None = None  # what the method asked of the whole optimizer step
-        self._latest: Batch | None = None  # the micro-batch that was trained on last
+        self._step_statistics: Tensor | None = None  # of the current optimizer step, see Method.step_statistics
+        self._latest: Batch | None = None  # the last micro-batch
         self._grad_norms: dict[str, float] = {}
         super().__init__(
             model=actor_critic,
@@ -112,12 +112,11 @@ class OfflineTrainer(Trainer):
         return data
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains; `resume_from_checkpoint=True` goes on from the newest complete checkpoint, or starts where there
-        is none.
+        """Trains; `resume_from_checkpoint=True` resumes from the newest complete checkpoint if there is one.
 
         Raises:
-            NotFiniteError: at the first step whose loss, gradient, V or weights are not finite, before any of them is
-                kept; checkpoints from before it stay.
+            NotFiniteError: the loss, the gradient, V or the weights of a step are not finite. Nothing of that step is
+                saved; earlier checkpoints stay.
         """
         if self.train_dataset is None:
             raise InputError("training needs episodes", "train_dataset")
@@ -125,10 +124,10 @@ class OfflineTrainer(Trainer):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         elif resume_from_checkpoint:
             check_state(resume_from_checkpoint)
-        self._totals, self._surveyed = Totals(), None
+        self._totals, self._step_statistics = Totals(), None
         self._latest, self._finite = None, FiniteCheck(self.accelerator)
         result = super().train(resume_from_checkpoint, *args, **kwargs)
-        self._surveyed = None
+        self._step_statistics = None
         self._check_models()
         return result
 
@@ -141,36 +140,39 @@ class OfflineTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any | None = None,
     ) -> Any:
-        """The method's terms, summed over the micro-batch, divided by the size of the optimizer step.
+        """Returns the loss terms summed over the micro-batch and divided by the size of the optimizer step.
 
-        `num_items_in_batch` counts items or action tokens, as the method's normaliser says, over all
-        micro-batches and processes; so any split of a step into micro-batches gives the same gradient.
+        `num_items_in_batch` counts items or action tokens (`Method.per`) over all micro-batches and processes, so
+        the gradient does not depend on how a step is split into micro-batches.
         """
-        terms, signals = self._terms(model, inputs)
+        terms, objective_inputs = self._terms(model, inputs)
         size = num_items_in_batch if num_items_in_batch is not None else self._items([inputs])
         scale = self.accelerator.num_processes / size if model.training else 1 / size
         policy_loss = terms.policy.sum() * scale
         loss = policy_loss if terms.value is None else policy_loss + terms.value.sum() * scale
         if model.training:
-            self._finite.watch(watched(signals, inputs["prompt_id"], len(terms.policy), terms))
+            self._finite.add(nonfinite_flags(objective_inputs, inputs["prompt_id"], len(terms.policy), terms))
             self._latest = inputs
-        self._totals.add(self._metrics(terms, signals))
+        self._totals.add(self._metrics(terms, objective_inputs))
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
-    def _terms(self, model: nn.Module, inputs: Batch) -> tuple[Terms, Signals]:
-        """From a batch to the objective's terms: the one seam between models and mathematics."""
-        survey = self._surveyed if self._surveyed is not None else self._survey([inputs])
-        signals = self._signals(model, self._rows(inputs)[0])._replace(survey=survey)
-        return self.method.terms(signals, self.args), signals
+    def _terms(self, model: nn.Module, inputs: Batch) -> tuple[LossTerms, ObjectiveInputs]:
+        """Computes the loss terms of a batch and the objective inputs they are computed from."""
+        statistics = self._step_statistics
+        if statistics is None:
+            statistics = self._compute_step_statistics([inputs])
+        objective_inputs = self._objective_inputs(model, self._split_rows(inputs)[0])
+        objective_inputs = objective_inputs._replace(step_statistics=statistics)
+        return self.method.terms(objective_inputs, self.args), objective_inputs
 
-    def _signals(self, model: nn.Module, inputs: Batch) -> Signals:
+    def _objective_inputs(self, model: nn.Module, inputs: Batch) -> ObjectiveInputs:
         output = model(inputs["input_ids"], inputs["attention_mask"], needs_reference=self.method.needs_reference)
         ref_logits = None if output.ref_logits is None else at_states(output.ref_logits)
         statistics = action_statistics(at_states(output.logits), ref_logits, inputs["action"], inputs["action_mask"])
         reward = inputs["reward"].to(statistics.log_prob.dtype)
         if output.value is not None and inputs["cut"].any():
-            reward = bootstrapped(reward, output.value, inputs["action_mask"], inputs["cut"])
-        return Signals(
+            reward = add_bootstrap_value(reward, output.value, inputs["action_mask"], inputs["cut"])
+        return ObjectiveInputs(
             log_prob=statistics.log_prob,
             ref_log_prob=statistics.ref_log_prob,
             kl=statistics.kl,
@@ -183,33 +185,33 @@ class OfflineTrainer(Trainer):
             behavior_log_prob=inputs["behavior_log_prob"].to(statistics.log_prob.dtype),
         )
 
-    def _rows(self, inputs: Batch) -> tuple[Batch, Batch]:
-        """(the rows that losses are taken of, those that are surveyed beforehand)."""
-        arrange = self.method.arrange
-        at = len(inputs["input_ids"]) // arrange.rows * (arrange.rows - arrange.surveyed)
+    def _split_rows(self, inputs: Batch) -> tuple[Batch, Batch]:
+        """Splits a batch into the rows of the loss and the rows of the step statistics."""
+        layout = self.method.batch_layout
+        at = len(inputs["input_ids"]) // layout.rows_per_item * (layout.rows_per_item - layout.statistics_rows)
         return {name: x[:at] for name, x in inputs.items()}, {name: x[at:] for name, x in inputs.items()}
 
-    def _survey(self, batches: Iterable[Batch]) -> Tensor | None:
-        """What the method must know of all these batches, on all processes, before its loss; None if nothing."""
-        survey = self.method.survey
-        if survey is None:
+    def _compute_step_statistics(self, batches: Iterable[Batch]) -> Tensor | None:
+        """Sums `Method.step_statistics` over batches and processes; None where the method has none."""
+        statistics_of = self.method.step_statistics
+        if statistics_of is None:
             return None
         with self._without_gradient() as model:
-            rows = (self._rows(self._prepare_inputs(batch))[1] for batch in batches)
-            found = [survey(self._signals(model, surveyed)) for surveyed in rows]
-        sums: Tensor = self.accelerator.reduce(torch.stack(found).sum(0), "sum")
+            rows = (self._split_rows(self._prepare_inputs(batch))[1] for batch in batches)
+            statistics = [statistics_of(self._objective_inputs(model, batch)) for batch in rows]
+        sums: Tensor = self.accelerator.reduce(torch.stack(statistics).sum(0), "sum")
         return sums
 
     def _items(self, batches: list[dict[str, Any]]) -> Tensor:
-        rows = self.method.arrange.rows
+        rows = self.method.batch_layout.rows_per_item
         if self.method.per == "item":
             return torch.tensor(sum(len(b["input_ids"]) // rows for b in batches), device=self.args.device)
-        return torch.stack([self._rows(b)[0]["action_mask"].sum().to(self.args.device) for b in batches]).sum()
+        return torch.stack([self._split_rows(b)[0]["action_mask"].sum().to(self.args.device) for b in batches]).sum()
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """The micro-batches of an optimizer step and its size; surveyed, where the method asks for it."""
+        """Returns the micro-batches of an optimizer step and its size; computes the step statistics."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._surveyed = self._survey(batches) if batches else None
+        self._step_statistics = self._compute_step_statistics(batches) if batches else None
         return batches, items
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
@@ -228,7 +230,7 @@ class OfflineTrainer(Trainer):
     # ---- optimizer --------------------------------------------------------------------------------
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """One optimizer with a group for the policy and a group for the value model, each with its rate."""
+        """Creates the optimizer with one parameter group per model, each with its own learning rate."""
         if getattr(self, "optimizer", None) is None:
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
             rate = getattr(self.args, "value_learning_rate", None)
@@ -241,13 +243,15 @@ class OfflineTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The schedule of `TrainingArguments`; the policy waits while the value model warms up alone."""
+        """Creates the schedule of `TrainingArguments`; the policy's rate is 0 for the first `value_warmup_steps`."""
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        wait = getattr(self.args, "value_warmup_steps", 0)
-        if wait and hasattr(scheduler, "lr_lambdas"):
+        warmup = getattr(self.args, "value_warmup_steps", 0)
+        if warmup and hasattr(scheduler, "lr_lambdas"):
             names = [group.get("name") for group in scheduler.optimizer.param_groups]
             scheduler.lr_lambdas = [
-                (lambda step, schedule=schedule: 0.0 if step < wait else schedule(step)) if name == POLICY else schedule
+                (lambda step, schedule=schedule: 0.0 if step < warmup else schedule(step))
+                if name == POLICY
+                else schedule
                 for name, schedule in zip(names, scheduler.lr_lambdas, strict=True)
             ]
             for group, base, schedule in zip(
@@ -258,11 +262,11 @@ class OfflineTrainer(Trainer):
 
     def _parameters(self, model: Any = None) -> dict[str, list[nn.Parameter]]:
         parts = self.accelerator.unwrap_model(model if model is not None else self.model).parts()
-        found = {n: [p for p in part.parameters() if p.requires_grad] for n, part in parts.items()}
-        return {name: parameters for name, parameters in found.items() if parameters}
+        trainable = {n: [p for p in part.parameters() if p.requires_grad] for n, part in parts.items()}
+        return {name: parameters for name, parameters in trainable.items() if parameters}
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        """Policy and value are clipped apart, as the two models they are; the norm returned is of both."""
+        """Clips the gradients of policy and value model separately; returns their joint norm."""
         limit = self.args.max_grad_norm or float("inf")
         norms = {
             name: self.accelerator.clip_grad_norm_(parameters, limit)
@@ -270,8 +274,8 @@ class OfflineTrainer(Trainer):
         }
         self._grad_norms = {f"grad_norm/{name}": float(norm) for name, norm in norms.items()}
         self._stop(self._finite.step({name: float(norm) for name, norm in norms.items()}), self.state.global_step + 1)
-        of_both: Tensor = torch.stack([torch.as_tensor(norm) for norm in norms.values()]).norm()
-        return of_both
+        joint_norm: Tensor = torch.stack([torch.as_tensor(norm) for norm in norms.values()]).norm()
+        return joint_norm
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         return self._clip_grad_norm(model) if grad_norm is None else grad_norm
@@ -285,21 +289,22 @@ class OfflineTrainer(Trainer):
             raise NotFiniteError(f"{finding}; training stopped and saved nothing of it, {kept}", f"step {step}")
 
     def _check_models(self) -> None:
-        """Before they are saved: no weight that is not finite, and no output on the latest micro-batch.
+        """Checks that all weights, and the outputs on the last micro-batch, are finite.
 
         Raises:
-            NotFiniteError: naming the step, the number and the prompts.
+            NotFiniteError: they are not; the message names the step, the number and the prompts.
         """
         self._stop(self._finite.weights(self.accelerator.unwrap_model(self.model).parts()), self.state.global_step)
         if self._latest is not None:
-            rows, items = self._rows(self._latest)[0], len(self._latest["input_ids"]) // self.method.arrange.rows
+            rows = self._split_rows(self._latest)[0]
+            items = len(self._latest["input_ids"]) // self.method.batch_layout.rows_per_item
             with self._without_gradient() as model:
-                seen = watched(self._signals(model, rows), rows["prompt_id"], items)
-            self._stop(self._finite.outputs([seen]), self.state.global_step)
+                flags = nonfinite_flags(self._objective_inputs(model, rows), rows["prompt_id"], items)
+            self._stop(self._finite.outputs([flags]), self.state.global_step)
 
     @contextmanager
     def _without_gradient(self) -> Iterator[nn.Module]:
-        """The models without gradient and dropout, for as long as the context lasts."""
+        """Yields the model in eval mode, without gradients."""
         model = self.model_wrapped
         was_training = model.training
         model.eval()
@@ -311,17 +316,17 @@ class OfflineTrainer(Trainer):
 
     # ---- metrics ----------------------------------------------------------------------------------
 
-    def _metrics(self, terms: Terms, signals: Signals) -> dict[str, Sums]:
-        """The sums of a micro-batch, of the method and of all methods alike."""
-        mask = signals.action_mask
+    def _metrics(self, terms: LossTerms, inputs: ObjectiveInputs) -> dict[str, Sums]:
+        """Returns the metric sums of a micro-batch: those common to all methods and the method's own."""
+        mask = inputs.action_mask
         tokens = total(mask)
         size = tokens if self.method.per == "token" else count(terms.policy)
-        reward = signals.reward.sum(-1)
+        reward = inputs.reward.sum(-1)
         return {
             "loss/policy": Sums(mean, (size, total(terms.policy))),
             **({} if terms.value is None else {"loss/value": Sums(mean, (size, total(terms.value)))}),
-            "logps": Sums(mean, (tokens, total(signals.log_prob))),
-            "entropy": Sums(mean, (tokens, total(signals.entropy))),
+            "logps": Sums(mean, (tokens, total(inputs.log_prob))),
+            "entropy": Sums(mean, (tokens, total(inputs.entropy))),
             "reward": mean_of(reward),
             "reward_std": spread_of(reward),
             "num_tokens": Sums(float, (tokens,)),
@@ -329,12 +334,12 @@ class OfflineTrainer(Trainer):
         }
 
     def _numbers(self) -> dict[str, float]:
-        """What the sums since the last log come to, over all processes."""
+        """Returns the metrics since the last log, over all processes, and resets them."""
         totals, self._totals = self._totals, Totals()
         return totals.numbers(lambda sums: self.accelerator.reduce(sums, "sum"))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the metrics of training since the last log."""
+        """Adds the training metrics since the last log."""
         if self._totals and ("loss" in logs or "train_loss" in logs):
             logs = {**logs, **self._numbers(), **self._grad_norms}
         super().log(logs, start_time)
@@ -342,20 +347,20 @@ class OfflineTrainer(Trainer):
     def evaluation_loop(
         self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
-        """The loss and metrics over all of a dataset, whatever the batches, with a prefix."""
+        """Evaluates loss and metrics over a dataset, independently of how it is batched."""
         training, self._totals = self._totals, Totals()
-        self._surveyed = self._survey(dataloader)
+        self._step_statistics = self._compute_step_statistics(dataloader)
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        found = self._numbers()
-        self._totals, self._surveyed = training, None
-        found["loss"] = found.get("loss/policy", math.nan) + found.get("loss/value", 0.0)
-        output.metrics.update({f"{metric_key_prefix}_{name}": number for name, number in found.items()})
+        metrics = self._numbers()
+        self._totals, self._step_statistics = training, None
+        metrics["loss"] = metrics.get("loss/policy", math.nan) + metrics.get("loss/value", 0.0)
+        output.metrics.update({f"{metric_key_prefix}_{name}": number for name, number in metrics.items()})
         return output
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, None, None]:
-        """The loss of one evaluation batch."""
+        """Returns the loss of one evaluation batch."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
             loss = self.compute_loss(model, inputs)
@@ -364,16 +369,16 @@ class OfflineTrainer(Trainer):
     # ---- saving -----------------------------------------------------------------------------------
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """In a checkpoint or in `output_dir`: see `_save`. Models that are not finite are not saved.
+        """Saves the models into a checkpoint or `output_dir` (see `_save`).
 
         Raises:
-            NotFiniteError: naming the step, the number and the prompts.
+            NotFiniteError: a weight or output is not finite; nothing is saved.
         """
         self._check_models()
         super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """In `checkpoint-N` what resuming needs; elsewhere the plain folders `policy/` and `value/`."""
+        """Saves resumable weights into `checkpoint-N`, and plain `policy/` and `value/` folders elsewhere."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
