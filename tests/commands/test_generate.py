@@ -141,7 +141,7 @@ def test_the_command_writes_rows_and_shows_untrusted_text_as_it_is(folders, tmp_
     assert [row["prompt"] for row in written] == PROMPTS
     assert list(written[0]) == ["prompt", "completion", "stop_reason", "tokens", "value", "value_initial", "steps"]
     assert main(["generate", str(rows), *given, "--output", str(out)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert main(["generate", *PROMPTS[:2], *given]) == 0
     shown = capsys.readouterr().out
     assert PROMPTS[0] in shown

@@ -1,4 +1,4 @@
-"""`stepcredit generate`: responses to prompts of one's own, with V per step."""
+"""`stepcredit generate`: responses to the user's own prompts, with V per step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: list[str]) -> int:
-    """Answer the prompts, into a file or on the terminal."""
+    """Generates responses and writes them to a file or prints them."""
     quiet()
     from stepcredit.rollouts.generate import GenerateConfig, generate
 
@@ -35,8 +35,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _show(answer: Answer, console: Console) -> None:
-    asked = answer.prompt if isinstance(answer.prompt, str) else str(answer.prompt[-1].get("content"))
-    console.print(Text(_printable(asked), style="bold"))
+    prompt = answer.prompt if isinstance(answer.prompt, str) else str(answer.prompt[-1].get("content"))
+    console.print(Text(_printable(prompt), style="bold"))
     if answer.values:
         table = Table("V", "step", box=None, pad_edge=False)
         for value, step in zip(answer.values, ["", *answer.steps], strict=True):
@@ -53,5 +53,5 @@ def _number(value: float | None) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text of strangers without anything that steers a terminal."""
+    """Replaces control characters, which could manipulate the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)

@@ -46,9 +46,7 @@ class CompareConfig(Settings):
     )
     methods: Annotated[list[str], Limits(not_empty=True)] = field(
         default_factory=lambda: ["rft", "dpo", "kto", "dro", "dqo", "oreo", "oreo-step", "oreo-response"],
-        metadata={
-            "help": f"Methods to compare, of {', '.join(VARIANTS)}; the initial policy, sft, is always included."
-        },
+        metadata={"help": f"Methods to compare, of {', '.join(VARIANTS)}; the initial policy, sft, is always there."},
     )
     seeds: Annotated[list[int], Limits(at_least=0, at_most=2**32 - 1, not_empty=True)] = field(
         default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds, one initial policy each."}

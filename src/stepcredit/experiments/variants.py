@@ -76,7 +76,7 @@ def with_process_rewards(task: Task, episodes: Iterable[Episode]) -> list[Episod
     """Returns the episodes with process rewards: -1 at the first wrong step, 0 elsewhere.
 
     The return is the outcome minus one, so only the position of the reward differs from outcome rewards, and the
-    optimal policy is the same. The outcome is kept in `Episode.outcome`. Truncated and undecided episodes are unchanged.
+    optimal policy is the same. The outcome stays in `Episode.outcome`. Truncated and undecided episodes are unchanged.
 
     Raises:
         InputError: the task does not label wrong steps.

@@ -1,4 +1,4 @@
-"""The summary of a set of episodes as tables for a terminal."""
+"""Terminal tables of the summary of a set of episodes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _BAR = 20
 
 
 def dataset_tables(summary: Summary) -> Group:
-    """The summary as tables for a terminal."""
+    """Renders a summary as terminal tables."""
     return Group(_outcome_table(summary), _success_table(summary), _length_table(summary), *_remarks(summary))
 
 
 def preview_panels(previews: Sequence[tuple[str, str]]) -> Group:
-    """A panel of each (title, text)."""
+    """Renders each (title, text) as a panel."""
     return Group(*(Panel(Text(text), title=Text(title), title_align="left") for title, text in previews))
 
 
