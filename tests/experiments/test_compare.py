@@ -137,7 +137,7 @@ def test_runs_side_by_side_go_on_after_one_fails(tmp_path):
         ("--seeds 0 0", "seeds: must have at least one value, and no duplicates"),
         ("--seeds 0 100", "tuning_seed: 100 is one of the compared seeds"),
         ("--model p", "model: --model and --episodes must be given together"),
-        ("--searches beam", "searches: 'beam' is neither"),
+        ("--searches beam", "searches: unknown search 'beam'"),
         ("--settings {", "settings: not JSON"),
         ('--settings {"ppo":{}}', "settings: unknown setting 'ppo'"),
         ("--jobs 0", "jobs: 0 must be 1 or more"),

@@ -225,9 +225,9 @@ class DecodingState:
 
 
 def decode(
-    rows: KVCache,
+    cache: KVCache,
     logits: Float[Tensor, "N V"],
-    drawing: DecodingState,
+    state: DecodingState,
     sampler: Sampler,
     aside: Callable[[list[int], KVCache], None] | None = None,
 ) -> None:
@@ -239,26 +239,26 @@ def decode(
     3. Run the model on the new tokens of the others.
 
     Args:
-        rows: KV cache of the sequences before each continuation, one row per continuation.
+        cache: KV cache of the sequences before each continuation, one row per continuation.
         logits: next-token logits of each row.
-        drawing: state of the continuations, updated in place.
+        state: state of the continuations, updated in place.
         sampler: samples the tokens.
         aside: receives the indices and the cache of finished continuations. The cache holds all of their tokens but the
             last, and the last too if the first token of the next step was sampled. None: the cache is dropped.
     """
-    in_batch = list(range(len(drawing.draws)))
-    chosen = drawing.first(logits, sampler)
+    in_batch = list(range(len(state.draws)))
+    chosen = state.first(logits, sampler)
     while True:
-        drawing.record(*chosen, logits)
-        if not drawing.active:
+        state.record(*chosen, logits)
+        if not state.active:
             break
-        active = set(drawing.active)
+        active = set(state.active)
         if len(active) < len(in_batch) and (aside is None or len(active) <= len(in_batch) // 2):
             ended, going = ([k for k, index in enumerate(in_batch) if (index in active) is on] for on in (False, True))
             if aside is not None:
-                aside([in_batch[k] for k in ended], rows.selected(torch.tensor(ended)))
-            in_batch, rows = [in_batch[k] for k in going], rows.selected(torch.tensor(going))
-        logits = rows.read_on([drawing.ids[k][-1] for k in in_batch], [k in active for k in in_batch])
-        chosen = sampler(logits, drawing.noise())
+                aside([in_batch[k] for k in ended], cache.selected(torch.tensor(ended)))
+            in_batch, cache = [in_batch[k] for k in going], cache.selected(torch.tensor(going))
+        logits = cache.read_on([state.ids[k][-1] for k in in_batch], [k in active for k in in_batch])
+        chosen = sampler(logits, state.noise())
     if aside is not None:
-        aside(in_batch, rows)
+        aside(in_batch, cache)

@@ -90,16 +90,16 @@ class TransformersEngine:
     def _generated(self, requests: Sequence[Request], params: SamplingParams, limit: int | None) -> list[Generation]:
         """Generates one batch: prefills each distinct prompt once, then expands it to its samples."""
         distinct = {prompt: k for k, prompt in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
-        rows = GenerationCache(self.model, list(distinct))
+        cache = GenerationCache(self.model, list(distinct))
         expand = torch.tensor([distinct[r.prompt_ids] for r in requests], device=self.model.device)
-        logits = rows.logits[expand]
+        logits = cache.logits[expand]
         end = EndConditions(self.tokenizer if params.stop else None, params.stop, StepRule(()), self.ends.stop)
-        drawing = DecodingState([self._draw(k, r, params, limit) for k, r in enumerate(requests)],
+        state = DecodingState([self._draw(k, r, params, limit) for k, r in enumerate(requests)],
                           [r.prompt_ids[-1] for r in requests], end)  # fmt: skip
-        decode(rows.selected(expand), logits, drawing, Sampler(params))
+        decode(cache.selected(expand), logits, state, Sampler(params))
         return [
             Generation(np.array(p.ids, dtype=np.int32), np.array(p.log_prob, dtype=np.float32), p.stop_reason)
-            for p in drawing.pieces()
+            for p in state.pieces()
             if p.stop_reason is not None
         ]
 

@@ -231,23 +231,23 @@ def credit_rows(
     rows = []
     for name, signal in signals.items():
         credits, same = _credits(judged, name, signal), {**common, "signal": name}
-        found, _ = _found(judged, credits, seed)
+        located, _ = _localisation(judged, credits, seed)
         pairs = matched_pairs(credits, groups, up_to_first_wrong, seed=seed)
         every_pair = matched_pairs(credits, groups, every_step, seed=seed)
         rows += [
-            _row(same, "first_wrong_step", None, found, "largest drop is the first wrong step"),
+            _row(same, "first_wrong_step", None, located, "largest drop is the first wrong step"),
             _row(same, "kind_matched_pairs", None, pairs, "first wrong step drops below a right one of its kind"),
             _row(same, "kind_matched_pairs_all", None, every_pair, "wrong step drops below a right one of its kind"),
         ]
     flat = [StepCredit([0.0] * len(j.wrong), j.wrong) for j in judged]
-    found, chance = _found(judged, flat, seed)
-    by_chance = found._replace(estimate=chance, low=float("nan"), high=float("nan"))
+    located, chance = _localisation(judged, flat, seed)
+    by_chance = located._replace(estimate=chance, low=float("nan"), high=float("nan"))
     same = {**common, "signal": "chance"}
     rows.append(_row(same, "first_wrong_step_chance", None, by_chance, "any step of the response"))
     return [row for row in rows if row.n]
 
 
-def _found(judged: Sequence[Judged], credits: Sequence[StepCredit], seed: int) -> tuple[Estimate, float]:
+def _localisation(judged: Sequence[Judged], credits: Sequence[StepCredit], seed: int) -> tuple[Estimate, float]:
     """Returns `first_wrong_step_found` over the wrong responses."""
     wrong = [(credit, j.prompt_id) for credit, j in zip(credits, judged, strict=True) if not j.right]
     return first_wrong_step_found([c for c, _ in wrong], [prompt for _, prompt in wrong], seed=seed)

@@ -75,11 +75,11 @@ def value_rows(
         _row(common, "auc_within_prompt", share, ranking(scored, share, seed), note)
         for share, note in ((0.5, "half of the steps written"), (1.0, "before the end token"))
     ]
-    found, chance = localisation(scored, task, problems, seed)
+    located, chance = localisation(scored, task, problems, seed)
     rows = [row for row in rows if row.n]
-    if not found.pairs:
+    if not located.pairs:
         return rows
-    rows.append(_row(common, "first_wrong_step", None, found, "largest drop in V is the first wrong step"))
+    rows.append(_row(common, "first_wrong_step", None, located, "largest drop in V is the first wrong step"))
     note = "any step of the response"
     by_chance = replace(rows[-1], metric="first_wrong_step_chance", estimate=chance, low=None, high=None, note=note)
     return [*rows, by_chance]
