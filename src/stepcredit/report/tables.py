@@ -102,7 +102,7 @@ def value_table(rows: Iterable[ValueRow], legend: Legend | None = None) -> Table
         for score in scores
     ]
     words = [*(["task"] if task else []), "method", "measure", "V read"]
-    return plain_table(words, ["estimate", "interval", "chance", "n", "seeds"], lines, "What the value function knows")
+    return plain_table(words, ["estimate", "interval", "chance", "n", "seeds"], lines, "Quality of the value model")
 
 
 def samples_table(row: AccuracyRow) -> Table | None:
