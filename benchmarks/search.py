@@ -22,7 +22,14 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from stepcredit.engines.decoding import Draw, Drawing, NextStep, Piece, PieceEnd, Sampler
+from stepcredit.engines.decoding import (
+    Continuation,
+    ContinuationRequest,
+    DecodingState,
+    EndConditions,
+    NextStep,
+    Sampler,
+)
 from stepcredit.engines.engine import Request, SamplingParams
 from stepcredit.engines.kv_cache import padded_left
 from stepcredit.engines.stepping import CachedStepper, Stepper
@@ -72,7 +79,7 @@ def models(hidden: int, layers: int) -> tuple[Any, Any]:
 class RereadingStepper:
     """Every continuation is drawn from the whole text so far, read anew; rows that have ended are carried along."""
 
-    def __init__(self, model: Any, end: PieceEnd) -> None:
+    def __init__(self, model: Any, end: EndConditions) -> None:
         self.model, self.end = model, end
 
     def start(self, prompts: Sequence[Sequence[int]]) -> None:
@@ -81,7 +88,7 @@ class RereadingStepper:
         self.seen: list[NextStep | None] = [None] * len(prompts)
 
     @torch.inference_mode()
-    def draw(self, draws: Sequence[Draw]) -> list[Piece]:
+    def draw(self, draws: Sequence[ContinuationRequest]) -> list[Continuation]:
         """See `Stepper.draw`: one call for the first continuations of all beams, one for the second ones, …"""
         calls: list[list[int]] = []
         seen: dict[int, int] = {}
@@ -89,7 +96,7 @@ class RereadingStepper:
             seen[draw.row] = k = seen.get(draw.row, -1) + 1
             calls += [[]] if k == len(calls) else []
             calls[k].append(number)
-        pieces: dict[int, Piece] = {}
+        pieces: dict[int, Continuation] = {}
         following: dict[int, NextStep | None] = {}
         for members in calls:
             drawing = self._call([draws[k] for k in members])
@@ -100,11 +107,11 @@ class RereadingStepper:
         self.grown = [self.rows[d.row] + list(p.ids) for d, p in zip(draws, self.pieces, strict=True)]
         return self.pieces
 
-    def _call(self, draws: Sequence[Draw]) -> Drawing:
+    def _call(self, draws: Sequence[ContinuationRequest]) -> DecodingState:
         ids, mask = padded_left([self.rows[draw.row] for draw in draws], self.model.device)
         cache = DynamicCache(config=self.model.config)
         before, seen = [self.rows[draw.row][-1] for draw in draws], [self.seen[draw.row] for draw in draws]
-        drawing, sampler = Drawing(draws, before, self.end, seen), Sampler(SamplingParams(1))
+        drawing, sampler = DecodingState(draws, before, self.end, seen), Sampler(SamplingParams(1))
         position, begins = mask.cumsum(-1) - 1, True
         while True:
             given = {"attention_mask": mask, "position_ids": position.clamp(min=0)}
@@ -188,7 +195,7 @@ def main() -> None:
         return beam_search(prompts, stepper, scorer, spec)
 
     def theirs(prompts: list[Request], spec: SearchSpec) -> list[SearchResult]:
-        end = PieceEnd(Words(), (), RULE, ENDS)
+        end = EndConditions(Words(), (), RULE, ENDS)
         return beam_search(prompts, RereadingStepper(policy, end), RereadingScorer(value), spec)
 
     def beam(width: int) -> SearchSpec:

@@ -93,7 +93,9 @@ def test_grade_is_the_verdict_that_the_command_writes(response, answer, settings
 
 
 def test_grade_says_what_is_wrong_with_its_arguments():
-    with pytest.raises(InputError, match="answers: 'words' is none of auto, number, expression"):
+    with pytest.raises(
+        InputError, match="answers: unknown kind of answers 'words'; choose from auto, number, expression"
+    ):
         stepcredit.grade("a", "b", answers="words")
     with pytest.raises(InputError, match="answer: there is no answer in"):
         stepcredit.grade("a", " ")

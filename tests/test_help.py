@@ -53,9 +53,9 @@ def test_every_shared_flag_is_one_of_a_command(capsys, monkeypatch):
 
 
 def test_a_meaning_with_its_default_and_what_one_command_adds():
-    assert flag("limit") == {"help": "At most so many prompts."}
+    assert flag("limit") == {"help": "Maximum number of prompts."}
     assert flag("limit", "Of each.", default="all", positional=True) == {
-        "help": "At most so many prompts; default: all. Of each.",
+        "help": "Maximum number of prompts; default: all. Of each.",
         "positional": True,
     }
 

@@ -281,7 +281,7 @@ def learnt(method: str, model: Path, episodes: Path, out: Path, seed: int, given
     if not (out / "run.json").exists():
         variant = Variant("sft") if method == "sft" else variant_of(method)
         args = METHODS[variant.method].config(
-            output_dir=str(out), seed=seed, data_seed=seed, **{**SHARED, **variant.given, **given}
+            output_dir=str(out), seed=seed, data_seed=seed, **{**SHARED, **variant.settings, **given}
         )
         train(TrainConfig(model=str(model), episodes=str(episodes)), args)
     return out / "policy"

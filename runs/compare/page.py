@@ -18,7 +18,7 @@ from stepcredit.report.cost import cost_svg, standing
 from stepcredit.report.figures import accuracy_svg
 from stepcredit.report.legend import Legend
 from stepcredit.report.scores import Score, aggregate
-from stepcredit.report.step_credit import Signals, foresight, localisation
+from stepcredit.report.step_credit import SignalTable, foresight, localisation
 from stepcredit.results.row_files import read_object, read_rows
 from stepcredit.results.schema import AccuracyRow, PairRow, SignalRow
 
@@ -42,7 +42,7 @@ def signals(task: str) -> list[SignalRow]:
     return read_rows(HERE / task / "localisation.json", SignalRow)
 
 
-def written(found: Signals) -> str:
+def written(found: SignalTable) -> str:
     return markdown.table(found.header, found.lines)
 
 

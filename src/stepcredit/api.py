@@ -1,4 +1,4 @@
-"""The commands as functions: settings have the names of the flags, models and tokenizers may be in memory."""
+"""Python API of the commands: settings are named like the flags; models and tokenizers may be in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stepcredit.rollouts.models import Models, name_of
 from stepcredit.settings import check_names
 
 STYLES = {"auto": AUTO, "number": GSM8K, "expression": MATH}
-"""What answers are, as in `stepcredit grade --answers`."""
+"""Kinds of answers, as in `stepcredit grade --answers`."""
 
 
 def collect(*, task: str, model: Any, output_dir: str, tokenizer: Any = None, **settings: Any) -> EpisodeStore:
@@ -31,12 +31,12 @@ def collect(*, task: str, model: Any, output_dir: str, tokenizer: Any = None, **
     Args:
         task: a name, or `file.py:Class`.
         model: the policy: a name or folder, or a model in memory.
-        output_dir: the folder of episodes; a broken run goes on in it.
-        tokenizer: of a model in memory; None: the one of the folder that it was loaded from.
+        output_dir: the folder of episodes; an interrupted run resumes in it.
+        tokenizer: tokenizer of a model in memory; by default that of the folder it was loaded from.
         **settings: flags of the command: `num_generations=8`, `temperature=0.7`, …
 
     Raises:
-        InputError: what the command would say in one line.
+        InputError: any error that the command reports.
     """
     config = _config(CollectConfig, settings, task=task, model=name_of(model), output_dir=output_dir)
     in_memory = tokenizer is not None or not isinstance(model, str)
@@ -54,17 +54,17 @@ def evaluate(
     tokenizer: Any = None,
     **settings: Any,
 ) -> list[AccuracyRow]:
-    """Scores a policy as `stepcredit evaluate` does; returns the rows that it adds to `results.json`.
+    """Evaluates a policy as `stepcredit evaluate` does; returns the rows that it adds to `results.json`.
 
     Args:
         task: a name, or `file.py:Class`.
         model, value_model, reward_model: names or folders, or models in memory.
-        output_dir: the folder of result files; a broken run goes on in it.
-        tokenizer: of a model in memory; None: the one of the folder that it was loaded from.
+        output_dir: the folder of result files; an interrupted run resumes in it.
+        tokenizer: tokenizer of a model in memory; by default that of the folder it was loaded from.
         **settings: flags of the command: `search="beam"`, `limit=200`, …
 
     Raises:
-        InputError: what the command would say in one line.
+        InputError: any error that the command reports.
     """
     named = {name: name_of(m) for name, m in (("value_model", value_model), ("reward_model", reward_model))}
     config = _config(EvaluateConfig, settings, task=task, model=name_of(model), output_dir=output_dir, **named)
@@ -81,16 +81,16 @@ def search(
     tokenizer: Any = None,
     **settings: Any,
 ) -> list[Answer]:
-    """Responses to prompts of one's own, with V after every step, as `stepcredit generate` finds them.
+    """Generates responses to prompts, with V after every step, as `stepcredit generate` does.
 
     Args:
-        prompts: texts, or lists of chat messages; one or several.
+        prompts: one or several texts or lists of chat messages.
         model, value_model, reward_model: names or folders, or models in memory.
-        tokenizer: of a model in memory; None: the one of the folder that it was loaded from.
+        tokenizer: tokenizer of a model in memory; by default that of the folder it was loaded from.
         **settings: flags of the command: `search="beam"`, `width=4`, `max_new_tokens=512`, …
 
     Raises:
-        InputError: what the command would say in one line.
+        InputError: any error that the command reports.
     """
     one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict))
     several: Any = [prompts] if one else list(prompts)
@@ -100,26 +100,26 @@ def search(
 
 
 def grade(response: str, answer: str | float, *, answers: str = "auto") -> Grade:
-    """The verdict on one response, as `stepcredit grade` gives it to the rows of a file.
+    """Grades one response, as `stepcredit grade` grades the rows of a file.
 
     Args:
-        response: what the policy wrote.
-        answer: the gold answer; of a worked solution what follows its last `####`, or its last `\\boxed{}`.
-        answers: what answers are: "number", "expression", or "auto": what the gold answer is.
+        response: text of the response.
+        answer: the gold answer, or a worked solution with it after the last `####` or in the last `\\boxed{}`.
+        answers: kind of answers: "number", "expression", or "auto" (that of the gold answer).
 
     Raises:
-        InputError: there is no gold answer in `answer`, or no such kind of answers.
+        InputError: `answer` contains no gold answer, or the kind of answers is unknown.
     """
     if answers not in STYLES:
-        raise InputError(f"{answers!r} is none of {', '.join(STYLES)}", "answers")
+        raise InputError(f"unknown kind of answers {answers!r}; choose from {', '.join(STYLES)}", "answers")
     return shared_grader().grade(response, gold_answer(answer), STYLES[answers])
 
 
-def _config(kind: type, settings: dict[str, Any], **given: Any) -> Any:
-    """A command's config.
+def _config(kind: type, settings: dict[str, Any], **arguments: Any) -> Any:
+    """Returns the config of a command.
 
     Raises:
-        InputError: a setting that is none of its flags.
+        InputError: a setting is not a flag of the command.
     """
     check_names(settings, {f.name for f in fields(kind)} - {"dry_run", "output"}, kind.__name__)
-    return kind(**given, **settings)
+    return kind(**arguments, **settings)

@@ -1,4 +1,4 @@
-"""The command line: parse → command; the one place where an error becomes a line."""
+"""Command line: dispatches to the commands and reports errors as one line."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from stepcredit.version import __version__
 
 
 class Command(NamedTuple):
-    """One verb: a line of help, and the module of `stepcredit.commands` whose `run` parses its flags and does it."""
+    """CLI command: its help line, and the module of `stepcredit.commands` whose `run` parses flags and runs it."""
 
     help: str
     module: str
 
     def run(self, arguments: list[str]) -> int:
-        """Parse the flags and do it; returns the exit code."""
+        """Parses the flags and runs the command; returns the exit code."""
         code: int = importlib.import_module(f"stepcredit.commands.{self.module}").run(arguments)
         return code
 
@@ -45,7 +45,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `stepcredit`. Exit codes: 0 done, 1 an unexpected error, 2 bad input, 130 interrupted, 143
+    """Entry point of `stepcredit`. Exit codes: 0 success, 1 unexpected error, 2 bad input, 130 interrupted, 143
     terminated."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(arguments: list[str]) -> int:
-    """Run a command; whatever goes wrong is one line."""
+    """Runs a command and reports errors as one line; returns the exit code."""
     try:
         return _command(arguments[0]).run(arguments[1:])
     except BrokenPipeError:
@@ -89,19 +89,19 @@ def _say(line: str) -> None:
 
 
 def _told(error: Exception) -> str:
-    """Bad input in its own words; of the operating system's errors the file and the reason."""
+    """Returns the message of an error; for errors of the operating system, file and reason."""
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
     return str(error)
 
 
 class Terminated(KeyboardInterrupt):
-    """Ended by SIGTERM, as schedulers send it: cleaned up after like an interrupt."""
+    """Termination by SIGTERM, as sent by schedulers; cleanup is the same as for an interrupt."""
 
 
 @contextmanager
 def _terminated_like_an_interrupt() -> Iterator[None]:
-    """SIGTERM raises `Terminated` meanwhile; only a main thread can have it so."""
+    """Context manager in which SIGTERM raises `Terminated`; no effect outside the main thread."""
 
     def terminate(signal_number: int, frame: object) -> None:
         raise Terminated

@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, by one process at a time, and read with errors that name the file."""
+"""Atomic writing of files, locking of folders, and reading with errors that name the file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from safetensors import SafetensorError
 from stepcredit.errors import InputError, quoted
 
 LOCK, HOLDER = ".lock", ".lock.json"
-"""While a process writes into a folder: the file that it holds locked, and who it is."""
+"""Files in a folder while a process writes to it: the lock, and a description of the process."""
 _LEFTOVER = re.compile(r"\..+[.-](\d+)-[0-9a-f]{8,16}\.(?:part|importing)")
-"""Names of files and folders that are being written: the process, and a mark of its own."""
+"""Names of files and folders that are being written: the process id and a random mark."""
 _PATIENCE = 0.2  # seconds: the lock file of a process that has just finished may be gone before it is locked
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` at the end; where the block raises, `path` stays as it was."""
+    """Context manager of atomic writing: yields a temporary path that replaces `path` unless the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
@@ -61,13 +61,13 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """JSON, whole or not at all, readable and in a fixed order."""
+    """Writes indented JSON atomically."""
     with written_whole(path) as part:
         part.write_text(json.dumps(data, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """One JSON object a line, whole or not at all."""
+    """Writes one JSON object per line, atomically."""
     with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -75,18 +75,18 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 @contextmanager
 def locked(folder: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
-    """Holds a folder for this process alone; made where it is missing, and gone again if nothing is written into it.
+    """Locks a folder for this process; creates it if missing, and removes it if it stays empty.
 
-    The lock is the kernel's: it ends with the process that holds it, however that ends. One thread may lock a folder
-    several times over. Whatever a command checks in the folder, it checks (again) under the lock.
+    The operating system releases the lock when the process ends. A thread may lock a folder repeatedly. Commands must
+    check the contents of the folder under the lock.
 
     Args:
-        folder: what is written into.
-        doing: by which command, for the error of whoever comes second, such as "stepcredit collect".
-        wait: for so many seconds where another process holds it.
+        folder: the folder to write to.
+        doing: name of the command, for the error of other processes, such as "stepcredit collect".
+        wait: seconds to wait if another process has locked the folder.
 
     Raises:
-        InputError: another process holds it, by name; or it cannot be written.
+        InputError: another process (named in the message) has locked the folder, or it cannot be written.
     """
     folder = Path(folder).absolute()
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -146,7 +146,7 @@ def _acquire(lock: FileLock, folder: Path, wait: float, again: int = 3) -> None:
 
 
 def _holder(folder: Path) -> str:
-    """Who writes into a locked folder."""
+    """Describes the process that has locked a folder."""
     try:
         about = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
         return "`{doing}` (process {pid} on {host}, since {since})".format(**about)
@@ -155,12 +155,12 @@ def _holder(folder: Path) -> str:
 
 
 def holds_something(folder: Path, besides: Collection[str] = ()) -> bool:
-    """Whether there is anything in a folder, if there is one at all, besides files of these names.
+    """Whether a folder exists and has contents other than the files `besides`.
 
-    Its lock, and the hidden files that a killed process leaves half-written, do not count.
+    The lock, and hidden temporary files of killed processes, do not count.
 
     Raises:
-        InputError: it is a file.
+        InputError: the path is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file; give a folder", str(folder))
@@ -170,14 +170,14 @@ def holds_something(folder: Path, besides: Collection[str] = ()) -> bool:
 
 
 def read_manifest(path: Path, names: Collection[str] = ()) -> dict[str, Any]:
-    """A JSON object that a command wrote of itself.
+    """Reads a JSON object written by a command.
 
     Args:
         path: the file.
-        names: what it must have.
+        names: required keys.
 
     Raises:
-        InputError: it is damaged or half-written.
+        InputError: the file is damaged.
     """
     try:
         read = read_json(path)
@@ -192,16 +192,16 @@ _MEND = "restore it, or choose another --output_dir"
 
 
 def changed_settings(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """The names of settings that differ from those that a manifest keeps; one that is missing counts as None."""
+    """Returns the names of settings that differ between a manifest and the new settings; missing ones count as None."""
     as_kept = json.loads(json.dumps(wanted, default=str))
     return sorted(name for name in {*kept, *as_kept} if kept.get(name) != as_kept.get(name))
 
 
 def read_json(path: Path) -> object:
-    """The content of a JSON file; NaN and Infinity are allowed.
+    """Reads a JSON file; NaN and Infinity are allowed.
 
     Raises:
-        InputError: the file cannot be read, is no UTF-8 or no JSON.
+        InputError: the file cannot be read, or is not UTF-8 or JSON.
     """
     try:
         payload: object = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -218,10 +218,10 @@ def read_json(path: Path) -> object:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file of settings.
+    """Reads a YAML file of settings.
 
     Raises:
-        InputError: no such file, no YAML, or no mapping.
+        InputError: the file cannot be read, is not YAML, or is not a mapping.
     """
     import yaml
 

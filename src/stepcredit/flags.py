@@ -1,4 +1,4 @@
-"""Help texts of the flags that several commands share, so that one flag means one thing everywhere."""
+"""Help texts of flags shared by several commands, so that a flag has one meaning everywhere."""
 
 from __future__ import annotations
 
@@ -6,49 +6,49 @@ from typing import Any
 
 MEANINGS = {
     "model": "The policy: a folder, a .gguf file or a name on the hub",
-    "value_model": "The value model, of the policy's vocabulary: a folder or a name on the hub",
-    "ref_model": "The reference, of the policy's vocabulary: a folder or a name on the hub",
-    "reward_model": "A sequence classifier with one label, to score with in place of --value_model",
+    "value_model": "The value model, with the policy's vocabulary: a folder or a name on the hub",
+    "ref_model": "The reference policy, with the policy's vocabulary: a folder or a name on the hub",
+    "reward_model": "A sequence classifier with one label, used for scoring instead of --value_model",
     "output_dir": "The folder to write",
     "task": "The task: its name, or one of your own, file.py:Class",
     "data": "The file or folder that the task's problems are read from",
-    "split": "Which of the task's splits",
-    "limit": "At most so many prompts",
+    "split": "Split of the task",
+    "limit": "Maximum number of prompts",
     "num_generations": "Responses per prompt (K)",
     "max_new_tokens": "Length limit of a response, in tokens",
-    "engine": "What draws the responses",
-    "seed": "Seed of everything that is drawn at random",
-    "batch_size": "Responses drawn at a time",
+    "engine": "Generation engine",
+    "seed": "Seed of all random numbers",
+    "batch_size": "Responses sampled at a time",
     "temperature": "Sampling temperature; 0 is greedy",
     "top_p": "Nucleus filter; 1 is off",
     "top_k": "Top-k filter; 0 is off",
-    "trust_remote_code": "Run code that a model repository brings",
-    "dry_run": "Say what would be done, and stop",
-    "step_delimiters": "A reasoning step ends after any of these; \\n, \\t, \\r and \\\\ are understood",
-    "prompt_style": "How the task puts a problem",
+    "trust_remote_code": "Run code from the model repository",
+    "dry_run": "Print what would be done, and exit",
+    "step_delimiters": "Strings that end a reasoning step; \\n, \\t, \\r and \\\\ are escapes",
+    "prompt_style": "Prompt format of the task",
     "max_turns": "Turn limit of an episode",
     "workers": "Worker processes",
-    "chat_template": "A file with the chat template to use (Jinja), or the word original for the tokenizer's own, "
-    "where a template that appends is known (Qwen3, DeepSeek-R1) and would take its place",
-    "merge_system_message": "Put the system text before the first user message, for templates that refuse a system",
+    "chat_template": "Jinja file of the chat template, or original: the tokenizer's own template, even if it is known "
+    "to rewrite earlier turns (Qwen3, DeepSeek-R1) and would be replaced",
+    "merge_system_message": "Prepend the system message to the first user message, for templates without a system role",
 }
-"""Flag → what it means in every command that has it."""
+"""Flag → its meaning in every command that has it."""
 
 OF_EPISODES = (
-    "The word none: a response, or a turn, is one step. Default: those of the task that the episodes were collected "
-    "for, and line breaks where they were imported."
+    "none: a response, or a turn, is one step. Default: those of the task of collected episodes; line breaks for "
+    "imported ones."
 )
-"""Of `step_delimiters`, where there are episodes."""
+"""Addition to the help of `step_delimiters` for commands that read episodes."""
 
 
 def flag(name: str, more: str = "", *, default: str = "", **metadata: Any) -> dict[str, Any]:
-    """The metadata of a config field whose flag is shared.
+    """Returns the metadata of a config field whose flag is shared.
 
     Args:
-        name: a flag of `MEANINGS`.
-        more: sentences that only this command adds.
-        default: what holds where the flag is not given, if the field's default does not say it.
-        **metadata: more metadata of the field, such as its choices.
+        name: a flag in `MEANINGS`.
+        more: further sentences, specific to the command.
+        default: description of the default, if the field's default is not informative.
+        **metadata: further metadata of the field, such as its choices.
     """
     stated = f"; default: {default}" if default else ""
     return {"help": f"{MEANINGS[name]}{stated}. {more}".rstrip(), **metadata}

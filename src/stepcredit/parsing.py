@@ -1,4 +1,4 @@
-"""Flags, over a YAML file where one is named, to config dataclasses: one dataclass a command is its flags and help."""
+"""Parsing of flags and YAML files into config dataclasses, which define the flags and help of a command."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from stepcredit.settings import check_names, resembling
 
 
 def parse(command: str, kinds: Sequence[type], arguments: Sequence[str]) -> tuple[Any, ...]:
-    """Flags, over a YAML file where `--config` names one, as one instance of each dataclass.
+    """Parses flags, and the YAML file of `--config`, into one instance of each dataclass; flags override the file.
 
     Raises:
-        InputError: an unknown setting in the file, or a file that cannot be read.
+        InputError: an unknown flag or setting, or the file cannot be read.
     """
     parser = _parser(command, kinds)
     rest, file = take_flag(list(arguments), "--config")
@@ -55,10 +55,8 @@ def _parser(command: str, kinds: Sequence[type]) -> Any:
     own = set().union(*map(_own_fields, kinds))
 
     class Parser(HfArgumentParser):
-        """Puts settings of transformers into a group of their own, takes positional ones, tells an error in one line.
-
-        Its arguments are the fields of the configs, by their metadata.
-        """
+        """Argument parser of configs: groups the settings of transformers, supports positional fields, and raises
+        errors as `InputError`. Its arguments are the fields of the configs and their metadata."""
 
         def add_argument(self, *names: str, positional: bool = False, **given: Any) -> Any:
             if positional:
@@ -88,7 +86,7 @@ def _parser(command: str, kinds: Sequence[type]) -> Any:
 
 
 def _own_fields(dtype: type) -> set[str]:
-    """The fields that a class of this package declares, a base class of its own included."""
+    """Returns the fields declared by classes of this package, base classes included."""
     ours = [c for c in dtype.__mro__ if c.__module__.startswith("stepcredit")]
     return {name for c in ours for name in inspect.get_annotations(c)}
 
@@ -99,7 +97,7 @@ def _placeholder(kinds: Sequence[type]) -> str:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps paragraphs, puts what must be given first, and shows defaults where there is one to show."""
+    """Help formatter that keeps paragraphs, lists required flags first, and shows defaults."""
 
     def add_arguments(self, actions: Iterable[argparse.Action]) -> None:
         super().add_arguments(sorted(actions, key=lambda action: not (action.required or action.dest == "help")))
@@ -109,10 +107,10 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
 
 def take_flag(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
-    """(arguments without the flag and its value, the value).
+    """Returns (arguments without the flag and its value, the value).
 
     Raises:
-        InputError: it has no value, or stands twice.
+        InputError: the flag has no value, or is given twice.
     """
     places = [k for k, argument in enumerate(arguments) if argument.partition("=")[0] == flag]
     if not places:
@@ -134,7 +132,7 @@ def _leading_positionals(arguments: Sequence[str]) -> list[str]:
 
 
 def _settings_of_yaml(file: Path, fields: dict[str, Any]) -> dict[str, list[str]]:
-    """The settings of a YAML file, checked by name, each as the words that a command line has for it."""
+    """Reads the settings of a YAML file as command-line words, after checking their names."""
     settings = read_yaml(file)
     check_names(settings, fields, str(file))
     words: dict[str, list[str]] = {}
@@ -152,5 +150,5 @@ def _settings_of_yaml(file: Path, fields: dict[str, Any]) -> dict[str, list[str]
 
 
 def _flag_tokens(name: str, values: Sequence[str]) -> list[str]:
-    """A setting as command-line tokens; one value may begin with a dash."""
+    """Returns a setting as command-line tokens; a single value may begin with a dash."""
     return [f"--{name}={values[0]}"] if len(values) == 1 else [f"--{name}", *values]

@@ -1,4 +1,4 @@
-"""How far long work is, on standard error: on a terminal a moving bar, elsewhere a line now and then.
+"""Progress on standard error: a bar on a terminal, otherwise a line from time to time.
 
 collecting gsm8k: 192 of 512 responses (38%), 1 min, 3.2/s, 1 min 40 s left
 oreo: 120 of 1,000 steps (12%), 4 min, 2 s each, 29 min left, loss 0.0312, 5,210 response tokens/s
@@ -18,9 +18,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 Item = TypeVar("Item")
 
 FIRST_LINE = 5.0
-"""Seconds until the first line; work that is done sooner says nothing."""
+"""Seconds until the first line; shorter work prints nothing."""
 NEXT_LINE, LONGEST_INTERVAL = 30.0, 300.0
-"""Seconds between lines, at first and at most."""
+"""Minimum and maximum seconds between lines."""
 _SHARE_OF_TIME = 20  # between these a line whenever a twentieth of the time has passed: some 330 lines a day
 _BAR_INTERVAL = 0.1
 
@@ -28,7 +28,7 @@ _is_worker = False
 
 
 def hide() -> None:
-    """No progress in this process from now on, ours or transformers': for workers, whose parent shows one."""
+    """Disables all progress in this process, that of transformers included; for workers, whose parent shows it."""
     global _is_worker
     _is_worker = True
     from transformers.utils import logging  # here, because commands that need no model show progress too
@@ -38,18 +38,18 @@ def hide() -> None:
 
 
 def on_terminal() -> bool:
-    """Whether somebody watches standard error."""
+    """Whether standard error is a terminal."""
     return Console(stderr=True).is_terminal
 
 
 def track(items: Iterable[Item], label: str, total: int, unit: str = "") -> Iterator[Item]:
-    """`items`, with the progress of working through them.
+    """Yields `items` and shows progress.
 
     Args:
-        items: any number.
-        label: what is done.
-        total: how many there are.
-        unit: what they are, in the plural.
+        items: the items.
+        label: label of the progress.
+        total: number of items.
+        unit: name of the items, in the plural.
     """
     with Meter(label, total, unit) as meter:
         for item in items:
@@ -58,23 +58,23 @@ def track(items: Iterable[Item], label: str, total: int, unit: str = "") -> Iter
 
 
 Advance = Callable[[int], object]
-"""Told how many more of what is counted are done."""
+"""Progress callback: takes the number of further items that are done."""
 
 
 def unseen(more: int) -> None:
-    """An `Advance` that nobody watches."""
+    """An `Advance` that does nothing."""
 
 
 def track_units(
     units: Sequence[Sequence[Item]], label: str, samples: int = 1, unit: str = "responses"
 ) -> Iterator[tuple[Sequence[Item], Advance]]:
-    """Work units, each with what is to be told of every response that it makes.
+    """Yields work units, each with a progress callback.
 
     Args:
-        units: the problems of each.
-        label: what is done.
-        samples: responses to each problem.
-        unit: what they are, in the plural.
+        units: problems of each unit.
+        label: label of the progress.
+        samples: counted items per problem.
+        unit: name of the counted items, in the plural.
     """
     with Meter(label, samples * sum(map(len, units)), unit) as meter:
         for one in units:
@@ -82,31 +82,31 @@ def track_units(
 
 
 class Face(Protocol):
-    """What shows a meter."""
+    """Display of a meter."""
 
     def show(self, meter: Meter) -> float:
-        """Shows it as it stands; returns the seconds until it should be shown again."""
+        """Updates the display; returns the seconds until the next update."""
         ...
 
     def close(self, meter: Meter, *, done: bool) -> None:
-        """Shows it for the last time."""
+        """Ends the display."""
         ...
 
 
 class Meter:
-    """How far a piece of work is. A context manager; without an error its end is the end of the work.
+    """Progress meter, as a context manager.
 
     Args:
-        label: what is done.
-        total: how many things there are; None where nobody knows, and `share` says how far they are.
-        unit: what is counted, in the plural.
-        done: how many were there before.
-        shown: whether it is to be seen at all.
+        label: label of the progress.
+        total: number of items; None if unknown, in which case `share` is the progress.
+        unit: name of the items, in the plural.
+        done: number of items done before.
+        shown: whether to show progress.
 
     Attributes:
-        count: how many are done.
-        share: how much of the work is done, 0 to 1.
-        note: more to say.
+        count: number of items done.
+        share: share of the work done, 0 to 1.
+        note: text to append.
     """
 
     def __init__(self, label: str, total: int | None, unit: str = "", *, done: int = 0, shown: bool = True) -> None:
@@ -129,7 +129,7 @@ class Meter:
             self._face.close(self, done=error is None)
 
     def advance(self, more: int = 1, share: float | None = None) -> None:
-        """So many more are done; and how much of the whole that is, where there is no total."""
+        """Adds `more` items; `share` is the total progress if there is no total."""
         self.count += more
         if share is not None:
             self.share = share
@@ -140,22 +140,22 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since the start."""
         return time.monotonic() - self._start
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace so far; None before there is one."""
+        """Estimated seconds left; None if unknown."""
         gone = self.share - self._share_before
         return self.seconds * (1 - self.share) / gone if gone > 0 else None
 
     def counted(self) -> str:
-        """How many of how many."""
+        """Returns the count and the total, with the unit."""
         of = "" if self.total is None else f" of {self.total:,}"
         return f"{self.count:,}{of} {self.unit}".rstrip()
 
     def line(self) -> str:
-        """All that is known, for a log."""
+        """Returns the progress as one line."""
         parts = [f"{self.label}: {self.counted()} ({self.share:.0%})", duration(self.seconds)]
         made = self.count - self.before
         if made > 0 and self.seconds > 0:
@@ -166,7 +166,7 @@ class Meter:
 
 
 class _Lines:
-    """A line after a few seconds, then at intervals that grow from half a minute to five, and one at the end."""
+    """Display in lines: after a few seconds, then at intervals of half a minute to five minutes, and at the end."""
 
     def __init__(self) -> None:
         self._begun = False
@@ -192,7 +192,7 @@ class _Lines:
 
 
 class _Bar:
-    """A bar that goes away at the end."""
+    """Display as a bar, removed at the end."""
 
     def __init__(self, meter: Meter) -> None:
         columns = [TextColumn(f"{{task.{name}}}") for name in ("description", "fields[counted]", "fields[note]")]
@@ -215,7 +215,7 @@ class _Bar:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 8 s, 1 min 40 s, 29 min, 3 h 5 min, 2 d 4 h."""
+    """Formats seconds: 8 s, 1 min 40 s, 29 min, 3 h 5 min, 2 d 4 h."""
     whole = round(seconds)
     if whole < 600:
         minutes, rest = divmod(whole, 60)
@@ -228,7 +228,7 @@ def duration(seconds: float) -> str:
 
 
 def _pace(rate: float) -> str:
-    """Things a second, or seconds each where they take long."""
+    """Formats a rate as items per second, or as time per item if slow."""
     if rate >= 1:
         return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
     return f"{duration(1 / rate)} each"

@@ -123,7 +123,7 @@ def test_where_v_was_trained_decides_what_is_read(models):
         answer = found(models)[0]
         assert answer.values[0] is not None
         assert set(answer.values[1:]) == {None}
-        with pytest.raises(InputError, match="trained at prompts alone"):
+        with pytest.raises(InputError, match="trained on prompts only"):
             found(models, search="best-of")
     finally:
         value.config.__dict__.clear()
@@ -141,7 +141,7 @@ def test_the_command_writes_rows_and_shows_untrusted_text_as_it_is(folders, tmp_
     assert [row["prompt"] for row in written] == PROMPTS
     assert list(written[0]) == ["prompt", "completion", "stop_reason", "tokens", "value", "value_initial", "steps"]
     assert main(["generate", str(rows), *given, "--output", str(out)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert main(["generate", *PROMPTS[:2], *given]) == 0
     shown = capsys.readouterr().out
     assert PROMPTS[0] in shown
@@ -168,7 +168,7 @@ def test_prompts_of_a_file_or_the_texts_themselves(tmp_path):
     assert read_prompts([str(tmp_path / "a.jsonl")]) == [chat, "x"]
     assert read_prompts(["What is in a.txt"]) == ["What is in a.txt"]
     assert read_prompts(["a.txt", "b"]) == ["a.txt", "b"]
-    with pytest.raises(InputError, match=r"b.jsonl:2: no prompt: expected a column prompt"):
+    with pytest.raises(InputError, match=r"b.jsonl:2: no prompt; add a column prompt"):
         read_prompts([str(tmp_path / "b.jsonl")])
     with pytest.raises(InputError, match=r"none.txt: cannot be read"):
         read_prompts([str(tmp_path / "none.txt")])

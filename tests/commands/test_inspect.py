@@ -58,10 +58,10 @@ def test_tables(folder):
     assert cells(output, "mean reward ± standard error") == ["0.5000 ± 0.2500", ""]
     assert cells(output, "0.4 to 0.6") == ["1", "50.0%", "█" * 20]
     assert cells(output, "0") == ["0", "0.0%", ""]
-    assert cells(output, "teach nothing: a single response") == ["1", "50.0%", ""]
-    assert cells(output, "steps of a response") == ["1.5", "1.5", "2.0", "2"]
-    assert cells(output, "responses of a prompt") == ["2.0", "2.0", "2.9", "3"]
-    assert "give --tokenizer to count tokens" in output
+    assert cells(output, "no training signal: a single response") == ["1", "50.0%", ""]
+    assert cells(output, "steps per response") == ["1.5", "1.5", "2.0", "2"]
+    assert cells(output, "responses per prompt") == ["2.0", "2.0", "2.9", "3"]
+    assert "pass --tokenizer to count tokens" in output
     assert "response, tokens" not in output
 
 
@@ -70,7 +70,7 @@ def test_tokens(folder, tmp_path, byte_tokenizer):
     output = text(dataset_tables(inspect_episodes(InspectConfig(folder, tokenizer=str(tmp_path / "tokenizer")))))
     # Bytes and an end token, save for the truncated one: 15, 3, 3, 8.
     assert cells(output, "response, tokens") == ["7.2", "5.5", "13.9", "15"]
-    assert "give --tokenizer" not in output
+    assert "pass --tokenizer" not in output
     with pytest.raises(InputError, match="no such folder"):
         inspect_episodes(InspectConfig(folder, tokenizer=str(tmp_path / "nowhere")))
 
@@ -78,10 +78,10 @@ def test_tokens(folder, tmp_path, byte_tokenizer):
 def test_remarks(tmp_path):
     append_episodes(tmp_path, [make("a", None, "x"), Episode(prompt="2", completion="x", reward=None, prompt_id="a")])
     output = text(dataset_tables(inspect_episodes(InspectConfig(str(tmp_path)))))
-    assert "1 prompt ids stand for more than one prompt" in output
+    assert "1 prompt ids belong to more than one prompt" in output
     assert "mean reward" not in output
     assert cells(output, "undecided") == ["2", "100.0%"]
-    assert cells(output, "no right or wrong one") == ["1", "100.0%", ""]
+    assert cells(output, "no right or wrong response") == ["1", "100.0%", ""]
 
 
 def test_preview(folder):

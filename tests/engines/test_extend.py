@@ -6,9 +6,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from oracles.beam import next_distribution
-from stepcredit.engines.decoding import Draw
+from stepcredit.engines.decoding import ContinuationRequest
 from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.kv_cache import CachedRows, padded_left
+from stepcredit.engines.kv_cache import CachedSequences, padded_left
 from stepcredit.engines.noise import stream_key, uniform
 from stepcredit.engines.stepping import CachedStepper, Stepper, TurnStepper
 from stepcredit.episodes.episode import StopReason
@@ -56,7 +56,7 @@ def stepper_of(model):
 
 
 def draw_of(row, key, written, left=12):
-    return Draw(row, stream_key(0, "p", key), written, left)
+    return ContinuationRequest(row, stream_key(0, "p", key), written, left)
 
 
 def slowly(model, before, draw):
@@ -160,7 +160,7 @@ def test_the_text_of_the_first_token_reads_on_from_the_observation(model):
 @torch.inference_mode()
 def test_reading_on_in_selected_rows_leaves_the_others_as_they_are(model, index):
     """Also where all rows keep their places, and nothing is copied."""
-    rows = CachedRows.empty(model, len(PROMPTS))
+    rows = CachedSequences.empty(model, len(PROMPTS))
     rows.read(*padded_left(PROMPTS, model.device))
     chosen = rows.selected(torch.tensor(index))
     on = torch.full((len(index), 1), 7)

@@ -6,7 +6,7 @@ import torch
 
 from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
-from stepcredit.engines.decoding import Draw
+from stepcredit.engines.decoding import ContinuationRequest
 from stepcredit.engines.engine import Request, SamplingParams
 from stepcredit.engines.noise import stream_key, uniform
 from stepcredit.engines.stepping import CachedStepper
@@ -124,7 +124,7 @@ def test_plain_generation_draws_what_a_stepper_without_delimiters_draws(model, g
     stepper = CachedStepper(model, tokenizer, params, StepRule(()), engine.ends.stop)
     stepper.start([request.prompt_ids for request in REQUESTS])
     keys = [stream_key(params.seed, request.prompt_id, request.sample) for request in REQUESTS]
-    pieces = stepper.draw([Draw(row, key, 0, 12) for row, key in enumerate(keys)])
+    pieces = stepper.draw([ContinuationRequest(row, key, 0, 12) for row, key in enumerate(keys)])
     assert [generation.ids.tolist() for generation in plain] == [list(piece.ids) for piece in pieces]
     assert [generation.stop_reason for generation in plain] == [piece.stop_reason for piece in pieces]
     for generation, piece in zip(plain, pieces):

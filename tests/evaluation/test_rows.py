@@ -6,7 +6,7 @@ import pytest
 
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.evaluation.evaluate import EvaluateConfig
-from stepcredit.evaluation.rows import ALWAYS, BEAM, CHOICES, named, result_row, settings_told
+from stepcredit.evaluation.rows import ALWAYS, BEAM, CHOICES, named, result_row, setting_columns
 from stepcredit.results.schema import PolicyRow
 from stepcredit.searching.spec import SearchSpec
 
@@ -25,10 +25,10 @@ def config(**given):
 
 
 def test_settings_that_are_not_the_defaults_are_told_where_the_search_goes_by_them():
-    assert settings_told(config(), "beam") == {}
-    assert settings_told(config(**OTHER), "beam") == OTHER
-    assert settings_told(config(**OTHER), "vote") == {name: OTHER[name] for name in (*ALWAYS, *CHOICES)}
-    assert settings_told(config(**OTHER), "greedy") == {name: OTHER[name] for name in ALWAYS}
+    assert setting_columns(config(), "beam") == {}
+    assert setting_columns(config(**OTHER), "beam") == OTHER
+    assert setting_columns(config(**OTHER), "vote") == {name: OTHER[name] for name in (*ALWAYS, *CHOICES)}
+    assert setting_columns(config(**OTHER), "greedy") == {name: OTHER[name] for name in ALWAYS}
     assert set(OTHER) == {*ALWAYS, *CHOICES, *BEAM}
 
 
@@ -51,7 +51,7 @@ def test_every_setting_that_decides_what_is_drawn_is_a_column():
 @pytest.mark.parametrize("name", OTHER)
 def test_rows_of_two_settings_stand_beside_each_other(name):
     def row(**given):
-        about = {"task": "t", "method": "m", **settings_told(config(**given), "beam")}
+        about = {"task": "t", "method": "m", **setting_columns(config(**given), "beam")}
         return result_row([], [], SearchSpec("beam", 2, SamplingParams(9)), about)
 
     assert row(**{name: OTHER[name]}).key() != row().key()

@@ -221,10 +221,10 @@ def test_one_search_finds_what_it_finds_among_all(folders, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "error"),
     [
-        (["--search", "beam"], "search: beam needs --value_model, or a --reward_model"),
+        (["--search", "beam"], "search: beam needs --value_model or --reward_model"),
         (["--search", "beem"], "--search: invalid choice: 'beem' (choose from 'greedy', 'sample', 'vote'"),
         (["--search", "vote", "--width", "0"], "width: 0 must be 1 or more"),
-        (["--search", "vote", "--trace", "x.html"], "trace: only a beam has a tree to draw"),
+        (["--search", "vote", "--trace", "x.html"], "trace: only beam search has a tree"),
     ],
 )
 def test_bad_settings_are_one_line(folders, tmp_path, capsys, flags, error):
@@ -259,7 +259,7 @@ def test_an_engine_that_draws_whole_responses_alone_has_no_beam(folders, tmp_pat
     engine = ScriptedEngine(lambda request: [tokenizer.eos_token_id], tokenizer)
     models = SimpleNamespace(tokenizer=tokenizer, engine=engine, scorer=FunctionScorer(lambda rows: [0.0] * len(rows)))
     config = {"task": "arithmetic", "model": "in memory", "value_model": "in memory", "limit": 3}
-    with pytest.raises(InputError, match="engine: a beam draws a step or a turn at a time"):
+    with pytest.raises(InputError, match="engine: a beam needs one step or turn at a time"):
         evaluate(EvaluateConfig(**config, search="beam", output_dir=str(tmp_path / "out")), models)
     assert not (tmp_path / "out").exists()
     rows, _ = evaluate(EvaluateConfig(**config, search="best-of", output_dir=str(tmp_path / "out")), models)

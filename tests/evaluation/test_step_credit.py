@@ -176,9 +176,9 @@ def test_right_responses_count_in_pairs_alone():
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda s: s[1:], "3 responses where 4"),
-        (lambda s: [s[0][1:], *s[1:]], "one finite number a step"),
-        (lambda s: [s[0] * np.nan, *s[1:]], "one finite number a step"),
+        (lambda s: s[1:], "has 3 responses; must have one entry per judged response, 4"),
+        (lambda s: [s[0][1:], *s[1:]], "one finite number per step"),
+        (lambda s: [s[0] * np.nan, *s[1:]], "one finite number per step"),
     ],
 )
 def test_a_signal_that_does_not_fit_is_refused(spoil, message):

@@ -122,7 +122,7 @@ def test_paired_rows_by_hand():
 
 def test_runs_side_by_side_go_on_after_one_fails(tmp_path):
     runs = [Run(tmp_path / str(k), double, {"number": k}) for k in (1, -1, 2)]
-    with pytest.raises(InputError, match=r"1 of 3 runs failed, give the command again to retry them: -1: number: is"):
+    with pytest.raises(InputError, match=r"1 of 3 runs failed; run the command again to retry them: -1: number: is"):
         run_grid(runs, "test", jobs=2, threads=1)
     good = [runs[0], runs[2]]
     assert run_grid(good, "test", jobs=1, threads=1) == [{"double": 2}, {"double": 4}]
@@ -134,10 +134,10 @@ def test_runs_side_by_side_go_on_after_one_fails(tmp_path):
     [
         ("--methods grpo", "methods: unknown method 'grpo'"),
         ("--task sums", "task: unknown task 'sums'"),
-        ("--seeds 0 0", "seeds: needs at least one, each once"),
-        ("--seeds 0 100", "tuning_seed: 100 is among the compared seeds"),
-        ("--model p", "model: --model and --episodes go together"),
-        ("--searches beam", "searches: 'beam' is neither"),
+        ("--seeds 0 0", "seeds: must have at least one value, and no duplicates"),
+        ("--seeds 0 100", "tuning_seed: 100 is one of the compared seeds"),
+        ("--model p", "model: --model and --episodes must be given together"),
+        ("--searches beam", "searches: unknown search 'beam'"),
         ("--settings {", "settings: not JSON"),
         ('--settings {"ppo":{}}', "settings: unknown setting 'ppo'"),
         ("--jobs 0", "jobs: 0 must be 1 or more"),

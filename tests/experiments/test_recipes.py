@@ -216,18 +216,18 @@ def test_annotated_episodes_take_the_place_of_solutions(toy, tmp_path):
         ("trian.beta=1", "unknown setting 'trian'; did you mean train?"),
         ("train.betta=1", "train: unknown setting 'betta'; did you mean beta?"),
         ("collect.num_generation=1", "collect: unknown setting 'num_generation'; did you mean num_generations?"),
-        ("collect.model=x", "collect: model follows from the rest of the recipe; leave it out"),
+        ("collect.model=x", "collect: model is set by the recipe itself; leave it out"),
         ("evaluate.widht=1", "evaluate: unknown setting 'widht'"),
         ("solutions.spilt=train", "solutions: unknown setting 'spilt'; did you mean split?"),
-        ("solutions={split: train, episodes: x}", "solutions: episodes are taken as they are, without split or"),
-        ("solutions={episodes: x, limit: 3}", "solutions: episodes are taken as they are, without split or"),
-        *[(f"{section}.trust_remote_code=true", f"{section}: trust_remote_code follows from the rest of the recipe")
+        ("solutions={split: train, episodes: x}", "solutions: episodes cannot be combined with split or limit"),
+        ("solutions={episodes: x, limit: 3}", "solutions: episodes cannot be combined with split or limit"),
+        *[(f"{section}.trust_remote_code=true", f"{section}: trust_remote_code is set by the recipe itself")
           for section in ("sft", "collect", "train", "methods.oreo", "evaluate")],
         ("methods.oroe={}", "unknown method 'oroe'"),
         ("train=3", "train: must be a mapping of settings"),
-        ("model=null", "must say which model"),
-        ("task", "'task': give section.setting=value"),
-        ("model.x=1", "'model.x=1': model is no section"),
+        ("model=null", "must set model"),
+        ("task", "'task': must be section.setting=value"),
+        ("model.x=1", "'model.x=1': model is not a section"),
     ],
 )  # fmt: skip
 def test_a_typo_is_told_before_anything_runs(override, error):
@@ -241,9 +241,9 @@ def test_a_folder_belongs_to_one_recipe(toy, tmp_path, capsys):
     command = ["reproduce", str(recipe), "--output_dir", str(out), "--methods", "rft", "--set", *toy(recipe)]
     assert main(command) == 0
     assert main([*command, "train.beta=0.5"]) == 2
-    assert "was begun with another train; choose another --output_dir" in capsys.readouterr().err
+    assert "was started with another train; choose another --output_dir" in capsys.readouterr().err
     assert main([*command, "methods.dpo.beta=0.5"]) == 2
-    assert "was begun with another dpo" in capsys.readouterr().err
+    assert "was started with another dpo" in capsys.readouterr().err
     assert main([*command, "train.save_strategy=no", "--output_dir", str(tmp_path / "other")]) == 2
     assert "save_strategy: must be text, not False" in capsys.readouterr().err
     assert main([*command[:4], "--methods", "ppo"]) == 2

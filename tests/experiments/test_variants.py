@@ -17,7 +17,7 @@ TASK = Arithmetic()
 def test_every_variant_is_a_method_with_settings_that_it_knows():
     for variant in VARIANTS.values():
         assert variant.method in METHODS
-        assert set(variant.given) <= set(METHODS[variant.method].config.__dataclass_fields__)
+        assert set(variant.settings) <= set(METHODS[variant.method].config.__dataclass_fields__)
     with pytest.raises(InputError, match="unknown method 'ppo'; choose from rft"):
         variant_of("ppo")
 
@@ -63,7 +63,7 @@ def test_a_task_that_knows_no_wrong_steps_is_refused():
         def wrong_steps(self, problem, response):
             return None
 
-    with pytest.raises(InputError, match="does not know which steps are wrong"):
+    with pytest.raises(InputError, match="does not label wrong steps"):
         with_process_rewards(Silent(), TASK.demonstrations(1, 0))
 
 

@@ -45,7 +45,7 @@ def slow_beam(
         for rank, (beam, step_text, seen) in enumerate(beams):
             for k in range(continuations * (width if rounds == 0 else 1)):
                 key = stream_key(seed, prompt_id, (rounds * 10_000 + rank) * 10_000 + k)
-                draw = Drawing(policy, tokenizer, prompt, beam, key, delimiter)
+                draw = DecodingState(policy, tokenizer, prompt, beam, key, delimiter)
                 first = seen if k == 0 else draw.first_of_a_step(step_text, seen)
                 step, ended, text, following = draw.step(first, max_new_tokens, max_step_tokens)
                 generated += len(step) + (following is not None) - (k == 0 and seen is not None)
@@ -62,7 +62,7 @@ def slow_beam(
     return {"pool": pool, "chosen": max(pool, key=lambda r: r[1], default=(None, None))[0], "generated": generated}
 
 
-class Drawing:
+class DecodingState:
     """One continuation of a beam, token by token."""
 
     def __init__(self, policy: Any, tokenizer: Any, prompt: list[int], beam: list[int], key: Any, delimiter: str):

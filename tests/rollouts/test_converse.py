@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from doubles.words import DOOR, END, EOS, GO, LEFT, RIGHT, WALL, word_tokenizer
 from oracles.conversations import slow_conversation
-from stepcredit.engines.decoding import Piece
+from stepcredit.engines.decoding import Continuation
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.engines.noise import stream_key
 from stepcredit.engines.stepping import CachedStepper
@@ -267,7 +267,7 @@ class ScriptedStepper:
             options = self.script[number][self.turn]
             ids = options[k % len(options)][: draw.left]
             reason = StopReason.STOP if ids[-1] in (END, EOS) else StopReason.LENGTH
-            pieces.append(Piece(tuple(ids), (-0.5,) * len(ids), reason, "", len(ids)))
+            pieces.append(Continuation(tuple(ids), (-0.5,) * len(ids), reason, "", len(ids)))
             self.grown.append((number, before + list(ids)))
             self.limits.append((number, draw.left))
         return pieces
@@ -457,7 +457,7 @@ def test_an_environment_that_is_over_before_it_began_is_undecided():
             return Observation("wall", 0.0, True)
 
     (found,), _, environments = by_hand([[[STAY]]], environments=Corridors(Over))
-    assert found.error == "the environment was over before the first reply"
+    assert found.error == "the environment was done before the first reply"
     assert environments.calls == []
 
 
@@ -491,9 +491,9 @@ def test_rewards_become_an_outcome_and_step_rewards(rewards, reward, step_reward
     assert episode.stop_reason is StopReason.STOP
     row = align(episode, TOKENIZER, StepRule(()))
     ends = [stop - 1 for _, stop in action_runs(row.action_mask)]
-    last_words = [end - 1 for end in ends]
+    exit_reason = [end - 1 for end in ends]
     expected = np.zeros(len(row), np.float32)
-    expected[last_words[: len(rewards) - 1]] = rewards[:-1]
+    expected[exit_reason[: len(rewards) - 1]] = rewards[:-1]
     expected[ends[-1]] = rewards[-1]
     assert row.reward.tolist() == expected.tolist()
     assert not row.retokenised

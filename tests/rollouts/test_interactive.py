@@ -237,7 +237,7 @@ def test_no_other_engine_and_no_worked_solutions(models, tmp_path, capsys):
     config = CollectConfig(task="fetch", model="x", output_dir=str(tmp_path / "e"), limit=2)
     with pytest.raises(
         InputError,
-        match=r"^engine: fetch draws a step or a turn at a time, which this engine cannot; use transformers$",
+        match=r"^engine: fetch needs one step or turn at a time, which this engine cannot generate; use transformers$",
     ):
         collect(config, engine)
     flags = ["--model", "solutions", "--output_dir", str(tmp_path / "s"), "--limit", "2"]
@@ -455,13 +455,19 @@ def test_a_value_model_is_judged_on_sampled_conversations(models, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "error"),
     [
-        (["--search", "vote"], "search: 'vote' is not for an interactive task: greedy, sample, best-of, random, all"),
-        (["--search", "weighted-vote", "--value_model", "V"], "search: 'weighted-vote' is not for an interactive task"),
-        (["--search", "beam", "--value_model", "V"], "search: 'beam' is not for an interactive task"),
+        (
+            ["--search", "vote"],
+            "search: 'vote' does not apply to an interactive task; choose from greedy, ",
+        ),
+        (
+            ["--search", "weighted-vote", "--value_model", "V"],
+            "search: 'weighted-vote' does not apply to an interactive",
+        ),
+        (["--search", "beam", "--value_model", "V"], "search: 'beam' does not apply to an interactive task"),
         (["--search", "beam"], "search: beam needs --value_model"),
-        (["--search", "best-of"], "search: best-of needs --value_model, or a --reward_model"),
+        (["--search", "best-of"], "search: best-of needs --value_model or --reward_model"),
         (["--search", "random", "--width", "0"], "width: 0 must be 1 or more"),
-        (["--task", "arithmetic", "--search", "random"], "search: random is a choice among replies, of an interactive"),
+        (["--task", "arithmetic", "--search", "random"], "search: 'random' does not apply to a single-turn"),
     ],
 )
 def test_searches_that_do_not_fit_are_one_line(models, tmp_path, capsys, flags, error):

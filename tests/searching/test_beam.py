@@ -6,7 +6,7 @@ import torch
 
 from doubles.tokenizers import byte_tokenizer
 from oracles.beam import next_distribution, slow_beam
-from stepcredit.engines.decoding import Draw, Drawing, Piece, PieceEnd
+from stepcredit.engines.decoding import Continuation, ContinuationRequest, DecodingState, EndConditions
 from stepcredit.engines.engine import Request, SamplingParams
 from stepcredit.engines.noise import stream_key
 from stepcredit.engines.stepping import CachedStepper
@@ -131,7 +131,7 @@ class ScriptedStepper:
     def start(self, prompts):
         self.texts = [""] * len(prompts)
 
-    def draw(self, draws: list[Draw]):
+    def draw(self, draws: list[ContinuationRequest]):
         count: dict[int, int] = {}
         self.pieces = []
         self.grown = []
@@ -141,7 +141,7 @@ class ScriptedStepper:
             text = options[k % len(options)]
             reason = {"!": StopReason.STOP, "~": StopReason.LENGTH}.get(text[-1])
             ids = tuple(map(ord, text))
-            self.pieces.append(Piece(ids, (0.0,) * len(ids), reason, text, len(ids)))
+            self.pieces.append(Continuation(ids, (0.0,) * len(ids), reason, text, len(ids)))
             self.grown.append(self.texts[draw.row] + text)
         return self.pieces
 
@@ -224,8 +224,8 @@ def test_a_step_ends_before_the_token_that_begins_the_next():
     tokenizer = byte_tokenizer()
 
     def cut(text, tail="", stop=("END",), end_ids=(257,)):
-        end = PieceEnd(tokenizer, stop, StepRule((". ", "\n"), max_tokens=50), frozenset(end_ids))
-        drawing = Drawing([Draw(0, np.uint64(1), 0, 60, tail)], [ord("x")], end)
+        end = EndConditions(tokenizer, stop, StepRule((". ", "\n"), max_tokens=50), frozenset(end_ids))
+        drawing = DecodingState([ContinuationRequest(0, np.uint64(1), 0, 60, tail)], [ord("x")], end)
         for byte in text if isinstance(text, list) else text.encode():
             drawing.record([byte], [0.0], torch.zeros(1, 1))
             if not drawing.active:
@@ -251,12 +251,12 @@ def test_other_continuations_begin_a_step_as_well_and_by_the_policys_own_chances
     stepper = CachedStepper(policy, tokenizer, SamplingParams(64), rule, frozenset([0]))
     prompt = [1, 2, 3]
     stepper.start([prompt])
-    pieces = stepper.draw([Draw(0, stream_key(0, "p", k), 0, 60) for k in range(60)])
+    pieces = stepper.draw([ContinuationRequest(0, stream_key(0, "p", k), 0, 60) for k in range(60)])
     k = next(k for k, p in enumerate(pieces) if p.stop_reason is None and p.ids[-1] == 4)
     following = stepper._drawing.next[k].token
     stepper.keep([k])
     many = 4000
-    draws = [Draw(0, stream_key(1, "p", n), len(pieces[k].ids), 1, fresh=n > 0) for n in range(many)]
+    draws = [ContinuationRequest(0, stream_key(1, "p", n), len(pieces[k].ids), 1, fresh=n > 0) for n in range(many)]
     first = [piece.ids[0] for piece in stepper.draw(draws)]
     assert first[0] == following
     chances = next_distribution(policy, [*prompt, *pieces[k].ids])

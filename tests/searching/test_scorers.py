@@ -12,7 +12,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from stepcredit.engines.kv_cache import CachedRows
+from stepcredit.engines.kv_cache import CachedSequences
 from stepcredit.errors import InputError
 from stepcredit.models.loading import value_model_from
 from stepcredit.searching.scorers import Reading, ValueScorer, reward_model_scorer
@@ -100,6 +100,6 @@ def test_a_reward_model_without_a_pad_token_reads_batches():
 def test_a_model_whose_cache_forgets_is_refused():
     model = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=4))
     with pytest.raises(InputError, match="keeps no plain key-value cache"):
-        CachedRows.empty(model, 1)
+        CachedSequences.empty(model, 1)
     small = GPT2LMHeadModel(GPT2Config(vocab_size=12, n_embd=16, n_layer=2, n_head=2, n_positions=64))
-    assert len(CachedRows.empty(small, 3)) == 3
+    assert len(CachedSequences.empty(small, 3)) == 3

@@ -85,7 +85,7 @@ def test_a_finished_row_goes_on_with_extend_alone(model):
     scoring, _, _ = ValueScorer(model).start(PROMPTS)
     scoring.score([Reading(0, (1, END), True)])
     scoring.keep([0])
-    with pytest.raises(AssertionError, match="goes on with"):
+    with pytest.raises(AssertionError, match="must be continued with"):
         scoring.score([Reading(0, (2,), False)])
 
 

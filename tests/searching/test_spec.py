@@ -80,8 +80,12 @@ def test_one_search_has_its_own_width_and_what_it_needs():
     for name, given, error in (
         ("beam", (False, False), "beam needs --value_model"),
         ("best-of", (False, True), "best-of needs --value_model"),
-        ("vote", (True, True), "'vote' is not for an interactive task: greedy, sample, best-of, random, all"),
-        ("random", (True, False), "random is a choice among replies"),
+        (
+            "vote",
+            (True, True),
+            "'vote' does not apply to an interactive task; choose from greedy, ",
+        ),
+        ("random", (True, False), "'random' does not apply to a single-turn task"),
         ("beem", (True, False), "unknown search 'beem'; did you mean beam"),
     ):
         with pytest.raises(InputError, match=f"^search: {error}"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from doubles.real import real_tokenizer
-from stepcredit.engines.decoding import Draw, Drawing, PieceEnd
+from stepcredit.engines.decoding import ContinuationRequest, DecodingState, EndConditions
 from stepcredit.engines.engine import Request, SamplingParams
 from stepcredit.engines.stepping import CachedStepper
 from stepcredit.engines.transformers import TransformersEngine
@@ -240,10 +240,10 @@ def test_pieces_drawn_one_by_one_are_the_steps_of_the_whole(name, data):
     ids = data.draw(st.lists(st.sampled_from(tokens), min_size=1, max_size=40))
     rule = RULES[data.draw(st.sampled_from(sorted(RULES)))]
     tokenizer = tokenizer_of(name)
-    end = PieceEnd(tokenizer, (), rule, frozenset())
+    end = EndConditions(tokenizer, (), rule, frozenset())
     found, rest, before = [], list(ids), tokens[0]
     while rest:
-        drawing = Drawing([Draw(0, np.uint64(1), 0, 100)], [before], end)
+        drawing = DecodingState([ContinuationRequest(0, np.uint64(1), 0, 100)], [before], end)
         for token in rest:
             drawing.record([token], [0.0], torch.zeros(1, 1))
             if not drawing.active:

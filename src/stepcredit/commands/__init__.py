@@ -1,1 +1,1 @@
-"""The verbs of the command line, one file each."""
+"""Commands of the CLI, one file each."""

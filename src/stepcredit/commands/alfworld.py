@@ -1,4 +1,4 @@
-"""`stepcredit alfworld build|demonstrate`: games, and episodes of demonstrators who play them."""
+"""`stepcredit alfworld build|demonstrate`: builds games, or generates demonstrations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONFIGS: dict[str, type] = {"build": BuildConfig, "demonstrate": DemonstrateConf
 
 
 def run(arguments: list[str]) -> int:
-    """Build games, or have them demonstrated."""
+    """Builds games or generates demonstrations, and prints counts."""
     verb = arguments[0] if arguments else ""
     if verb in ("-h", "--help"):
         lines = [f"  stepcredit alfworld {name} --help\n\n{inspect.getdoc(kind)}" for name, kind in CONFIGS.items()]

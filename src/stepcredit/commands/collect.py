@@ -7,7 +7,7 @@ from stepcredit.parsing import parse
 
 
 def run(arguments: list[str]) -> int:
-    """Collect, and say how much there is."""
+    """Collects episodes and prints counts."""
     quiet()
     from stepcredit.rollouts.collect import CollectConfig, collect
 

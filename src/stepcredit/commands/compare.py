@@ -1,4 +1,4 @@
-"""`stepcredit compare`: every method on the same episodes."""
+"""`stepcredit compare`: compares methods on the same episodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stepcredit.parsing import parse
 
 
 def run(arguments: list[str]) -> int:
-    """Run what is not finished, and show the table."""
+    """Runs the unfinished runs and prints the table of results."""
     quiet()
     from stepcredit.experiments.compare import CompareConfig, compare
 

@@ -1,4 +1,4 @@
-"""What commands show: result tables on a terminal, and where to look next."""
+"""Terminal output of commands: tables of results and counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stepcredit.results.schema import AccuracyRow
 
 
 def quiet() -> None:
-    """Progress of our own only; threads that wait asleep, so that a shared machine is not stalled."""
+    """Disables the progress bars of transformers, and busy waiting of idle threads."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging
@@ -26,12 +26,12 @@ def quiet() -> None:
 
 
 def counted(counts: Mapping[str, Any]) -> str:
-    """Counts on one line."""
+    """Formats counts on one line."""
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def show_results(folder: Path) -> Console:
-    """Print the table of a folder's `results.json`; returns the console for what else there is to say."""
+    """Prints the table of a folder's `results.json`; returns the console for further output."""
     console = Console()
     console.print(results_table(read_rows(folder / "results.json", AccuracyRow), Legend.of(folder)))
     return console

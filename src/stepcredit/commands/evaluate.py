@@ -1,4 +1,4 @@
-"""`stepcredit evaluate`: score a policy."""
+"""`stepcredit evaluate`: evaluates a policy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stepcredit.results.schema import ValueRow
 
 
 def run(arguments: list[str]) -> int:
-    """Evaluate, and show the tables."""
+    """Evaluates and prints the tables of results."""
     quiet()
     from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 

@@ -1,4 +1,4 @@
-"""`stepcredit generate`: responses to prompts of one's own, with V per step."""
+"""`stepcredit generate`: responses to the user's own prompts, with V per step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: list[str]) -> int:
-    """Answer the prompts, into a file or on the terminal."""
+    """Generates responses and writes them to a file or prints them."""
     quiet()
     from stepcredit.rollouts.generate import GenerateConfig, generate
 

@@ -7,7 +7,7 @@ from stepcredit.parsing import parse
 
 
 def run(arguments: list[str]) -> int:
-    """Grade, and say how many were right."""
+    """Grades rows and prints a summary."""
     (config,) = parse("grade", [GradeConfig], arguments)
     print(grade_rows(config).summary())
     return 0

@@ -7,7 +7,7 @@ from stepcredit.parsing import parse
 
 
 def run(arguments: list[str]) -> int:
-    """Import, and say what was read and written."""
+    """Imports logs and prints a summary."""
     (config,) = parse("import", [ImportConfig], arguments)
     print(import_logs(config).summary())
     return 0

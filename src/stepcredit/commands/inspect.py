@@ -1,4 +1,4 @@
-"""`stepcredit inspect`: what is in a folder of episodes, and what of it can teach."""
+"""`stepcredit inspect`: summarises a folder of episodes."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from stepcredit.settings import Limits, Settings
 
 @dataclass
 class InspectConfig(Settings):
-    """Say what is in a folder of episodes: success, what teaches nothing, duplicates, lengths, steps."""
+    """Summarise a folder of episodes: success, prompts without training signal, duplicates, lengths, steps."""
 
     episodes: Annotated[str, Limits(not_empty=True)] = field(
         metadata={"help": "The folder of episodes.", "positional": True}
     )
     tokenizer: str | None = field(
-        default=None, metadata={"help": "Counts tokens where no ids are stored: a folder or a name on the hub."}
+        default=None, metadata={"help": "Counts tokens if no ids are stored: a folder or a name on the hub."}
     )
     step_delimiters: list[str] | None = field(default=None, metadata=flag("step_delimiters", OF_EPISODES))
     preview: Annotated[int, Limits(at_least=0)] = field(
-        default=0, metadata={"help": "Show this many responses cut into their steps."}
+        default=0, metadata={"help": "Number of responses to show, split into steps."}
     )
-    json: bool = field(default=False, metadata={"help": "Print JSON in place of tables."})
+    json: bool = field(default=False, metadata={"help": "Print JSON instead of tables."})
 
 
 def inspect_episodes(config: InspectConfig) -> Summary:
-    """The summary of a folder of episodes (see `InspectConfig`)."""
+    """Returns the summary of a folder of episodes (see `InspectConfig`)."""
     rule = step_rule(config.step_delimiters, Path(config.episodes))
     store = load_episodes(config.episodes)
     from stepcredit.models.loading import load_tokenizer  # imports transformers and torch
@@ -48,7 +48,7 @@ def inspect_episodes(config: InspectConfig) -> Summary:
 
 
 def run(arguments: list[str]) -> int:
-    """Print the summary as tables, or as JSON."""
+    """Prints the summary as tables or JSON."""
     (config,) = parse("inspect", [InspectConfig], arguments)
     summary = inspect_episodes(config)
     if config.json:

@@ -1,4 +1,4 @@
-"""`stepcredit quickstart`: the whole loop on an embedded task."""
+"""`stepcredit quickstart`: the whole pipeline on an embedded task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stepcredit.results.schema import ValueRow
 
 
 def run(arguments: list[str]) -> int:
-    """Run the loop and show its tables."""
+    """Runs the pipeline and prints the tables of results."""
     quiet()
     from stepcredit.experiments.quickstart import QuickstartConfig, quickstart
 

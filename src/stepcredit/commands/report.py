@@ -13,15 +13,15 @@ from stepcredit.settings import Limits, Settings
 
 @dataclass
 class ReportConfig(Settings):
-    """Make report.html, one self-contained page, of a folder's result files (results.json and its like)."""
+    """Write report.html, one self-contained page, from the result files of a folder (results.json and others)."""
 
     folder: Annotated[str, Limits(not_empty=True)] = field(
-        metadata={"help": "The folder that holds results.json.", "positional": True}
+        metadata={"help": "Folder with results.json.", "positional": True}
     )
 
 
 def run(arguments: list[str]) -> int:
-    """Write the page, and say where it is."""
+    """Writes the report and prints its path."""
     (config,) = parse("report", [ReportConfig], arguments)
     print(write_report(Path(config.folder)))
     return 0

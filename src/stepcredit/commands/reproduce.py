@@ -1,4 +1,4 @@
-"""`stepcredit reproduce`: a recipe from weights to its table."""
+"""`stepcredit reproduce`: runs a recipe from pretrained weights to the table of results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stepcredit.parsing import parse
 
 
 def run(arguments: list[str]) -> int:
-    """Run what is not finished, and show the table."""
+    """Runs the unfinished steps and prints the table of results."""
     quiet()
     from stepcredit.experiments.reproduce import ReproduceConfig, reproduce
 

@@ -1,4 +1,4 @@
-"""`stepcredit train`: a policy, and a value function, from episodes."""
+"""`stepcredit train`: trains a policy, and a value model, on episodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stepcredit.parsing import parse, take_flag
 
 
 def run(arguments: list[str]) -> int:
-    """Train by the method that `--method`, or the YAML file, names: it decides which other flags there are."""
+    """Trains with the method named by `--method` or the YAML file, which determines the other flags."""
     quiet()
     from stepcredit.training.methods import METHODS
     from stepcredit.training.train import TrainConfig, train
@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
     if method is None and {"-h", "--help"} & set(rest):
         method = "oreo"
     if method not in METHODS:
-        raise InputError(f"choose one of {', '.join(METHODS)}", "--method")
+        raise InputError(f"choose from {', '.join(METHODS)}", "--method")
     kinds: list[type] = [TrainConfig, METHODS[method].config]
     config, args = parse(f"train --method {method}", kinds, [*rest, "--method", method])
     print(counted(train(config, args)))

@@ -1,10 +1,10 @@
-"""The one loop that draws tokens, for plain generation and for searches: choose, stop, drop rows, read on.
+"""Decoding loop of plain generation and of search: sample a token, check for the end, drop sequences, forward pass.
 
-A *piece* is what is drawn at a time: a whole response, or a reasoning step of one, so that a search can choose between
-steps. Where a step ends is `episodes.steps.OpenStep`'s to say, as in training. It often shows only in the token that
-begins the next step ("." may go on as "5" or as " Then"), so that token is drawn, kept aside, and no part of the piece.
-Of several continuations one goes on with it; each of the others draws its own, given that a step begins, which leaves
-every response distributed as the policy has it.
+A *continuation* is the unit of sampling: a whole response, or one reasoning step of it, so that a search can choose
+between steps. `episodes.steps.OpenStep` decides where a step ends, as in training. The end often shows only in the
+first token of the next step ("." may continue as "5" or as " Then"). That token is sampled and stored, but is not part
+of the continuation. Of several continuations of one sequence, one starts with the stored token; each of the others
+samples its own, conditioned on starting a step. Every response thus keeps the distribution of the policy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.kv_cache import Rows
+from stepcredit.engines.kv_cache import KVCache
 from stepcredit.engines.noise import uniform
 from stepcredit.engines.sampling import choose, warpers
 from stepcredit.episodes.alignment import TokenTexts
@@ -28,20 +28,20 @@ from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import OpenStep, StepRule
 
 _TRIES = 32
-"""Draws of a token that begins a step, before the one that is known to begin it is taken."""
+"""Attempts to sample a token that begins a step, before falling back to the stored one."""
 
 
 @dataclass(frozen=True)
-class Draw:
-    """A piece to be drawn.
+class ContinuationRequest:
+    """Request for one continuation of a sequence.
 
     Attributes:
-        row: which of the kept sequences it goes on.
-        key: of its noise (`stepcredit.engines.noise.stream_key`).
-        written: tokens of the response so far: the noise's position of the first one drawn.
-        left: at most so many tokens; a piece that has them is cut.
-        tail: the last characters of the response so far, for stop strings.
-        fresh: draw a first token of its own, where the row knows one that begins the step.
+        row: index of the sequence to continue.
+        key: noise key (`stepcredit.engines.noise.stream_key`).
+        written: tokens of the response so far, which is the noise position of the first sampled token.
+        left: maximum number of tokens; a continuation of this length is truncated.
+        tail: last characters of the response so far, for stop strings.
+        fresh: sample a new first token even if the sequence has a stored one.
     """
 
     row: int
@@ -53,17 +53,17 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What was drawn.
+class Continuation:
+    """A sampled continuation: a whole response or one step of it.
 
     Attributes:
         ids: token ids, end token included.
-        log_prob: log μ(a|s) of each.
-        stop_reason: why the response ended, or None where it goes on with another step.
-        text: of the ids without the end token.
-        drawn: tokens drawn for it: one more than `ids` where the next step's first was seen, one less where its own
-            first had been.
-        following: the token that was seen to begin the next step, where one was.
+        log_prob: log μ(a|s) of each token.
+        stop_reason: why the response ended; None if it continues with another step.
+        text: text of the ids, without the end token.
+        drawn: number of tokens sampled: one more than `ids` if the first token of the next step was sampled too, one
+            less if its own first token was a stored one.
+        following: the first token of the next step, if it was sampled.
     """
 
     ids: tuple[int, ...]
@@ -75,8 +75,7 @@ class Piece:
 
 
 class NextStep(NamedTuple):
-    """How a step was seen to end: the token that begins the next one, its log-probability, the logits that it was
-    drawn from, and the step before it."""
+    """First token of the next step, its log-probability, the logits it was sampled from, and the step before it."""
 
     token: int
     log_prob: float
@@ -84,14 +83,14 @@ class NextStep(NamedTuple):
     step: OpenStep
 
 
-class PieceEnd:
-    """When a response ends, and where its steps do.
+class EndConditions:
+    """End conditions of a response and of its steps.
 
     Args:
-        tokenizer: of the policy; None where nobody asks for text: no stop strings, and no delimiters.
+        tokenizer: tokenizer of the policy; None if no text is needed (no stop strings, no delimiters).
         stop: strings that end a response.
-        rule: where a step ends.
-        end_ids: ids that end a response.
+        rule: rule for the end of a step.
+        end_ids: token ids that end a response.
     """
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], rule: StepRule, end_ids: frozenset[int]) -> None:
@@ -101,93 +100,100 @@ class PieceEnd:
         self.end_ids = end_ids
 
     def text_of(self, before: int, token: int) -> str:
-        """The text that a token adds after another one; a token that ends a response adds none."""
+        """Returns the text that a token adds after the token before it; empty for an end token."""
         if self._reader is None or token in self.end_ids:
             return ""
         return self._reader([before, token])[1]
 
     def ends_response(self, token: int, text: str) -> bool:
-        """Whether a response ends with this token, whose text and all before it is `text`."""
+        """Whether a response ends with this token, `text` being the text up to and including it."""
         return token in self.end_ids or any(stop in text for stop in self._stop)
 
 
 class Sampler:
-    """Draws the next tokens from logits: temperature, filters, and one uniform number each; greedy without them."""
+    """Samples next tokens from logits with temperature, top-k and top-p; greedy at temperature 0."""
 
     def __init__(self, params: SamplingParams) -> None:
         self.greedy = params.temperature == 0
         self._chain = warpers(params)
 
     def __call__(self, logits: Float[Tensor, "N V"], noise: NDArray[np.float64]) -> tuple[list[int], list[float]]:
-        """(a token for each row, its log-probability)."""
-        given = None if self.greedy else torch.from_numpy(noise).to(logits.device)
-        token, log_prob = choose(logits, given, self._chain)
+        """Returns (token, log-probability) per row; `noise` is one uniform number per row, [N]."""
+        uniforms = None if self.greedy else torch.from_numpy(noise).to(logits.device)
+        token, log_prob = choose(logits, uniforms, self._chain)
         return token.tolist(), log_prob.tolist()
 
 
-class Drawing:
-    """The pieces of one `draw` while they grow; `active` are those that still do.
+class DecodingState:
+    """State of a batch of continuations during decoding; `active` lists the unfinished ones.
 
     Args:
-        draws: what is asked for.
-        before: the last token before each.
-        end: when a piece ends.
-        seen: for each, how the step before it was seen to end, where it was; None: none of them.
+        draws: the requests.
+        before: the token before each continuation.
+        end: the end conditions.
+        stored: the stored first token of each continuation, or None; None stands for no stored tokens at all.
     """
 
     def __init__(
-        self, draws: Sequence[Draw], before: Sequence[int], end: PieceEnd, seen: Sequence[NextStep | None] | None = None
+        self,
+        draws: Sequence[ContinuationRequest],
+        before: Sequence[int],
+        end: EndConditions,
+        stored: Sequence[NextStep | None] | None = None,
     ) -> None:
         self.draws, self.before, self.end = draws, before, end
-        self.seen = list(seen) if seen is not None else [None] * len(draws)
+        self.stored = list(stored) if stored is not None else [None] * len(draws)
         self.active = list(range(len(draws)))
         self.ids: list[list[int]] = [[] for _ in draws]
         self.log_prob: list[list[float]] = [[] for _ in draws]
         self.text = [""] * len(draws)
         self.step = [OpenStep(end.rule) for _ in draws]
         self.reason: list[StopReason | None] = [None] * len(draws)
-        self.known = [False] * len(draws)
+        self.reused = [False] * len(draws)
         self.next: list[NextStep | None] = [None] * len(draws)
 
     def noise(self, pieces: Sequence[int] | None = None, attempt: int = 0) -> NDArray[np.float64]:
-        """One uniform number for each of some pieces (None: the active ones); another one for each attempt."""
+        """Returns one uniform number per continuation (None: the active ones); it differs between attempts."""
         pieces = self.active if pieces is None else pieces
         keys = np.array([self.draws[k].key for k in pieces], dtype=np.uint64)
         written = np.array([self.draws[k].written + len(self.ids[k]) for k in pieces], dtype=np.int64)
         return uniform(keys, written + (attempt << 32))
 
     def first(self, logits: Tensor, sampler: Sampler) -> tuple[list[int], list[float]]:
-        """The first token of each piece, with its log-probability: where the step before it was seen to end, the token
-        that showed it, or a fresh one that begins a step as well (greedily, it is the same one)."""
+        """Returns the first token of each continuation and its log-probability.
+
+        A stored token is reused unless the request asks for a fresh one, which is sampled until it begins a step too;
+        greedy decoding always reuses it.
+        """
         tokens, log_probs = sampler(logits, self.noise())
-        self.known = [
-            s is not None and (sampler.greedy or not d.fresh) for s, d in zip(self.seen, self.draws, strict=True)
+        self.reused = [
+            s is not None and (sampler.greedy or not d.fresh) for s, d in zip(self.stored, self.draws, strict=True)
         ]
-        fresh = [k for k, seen in enumerate(self.seen) if seen is not None and not self.known[k]]
+        fresh = [k for k, stored in enumerate(self.stored) if stored is not None and not self.reused[k]]
         for attempt in range(1, _TRIES + 1):
-            fresh = [k for k in fresh if not self._begins(k, tokens[k])]
+            fresh = [k for k in fresh if not self._begins_step(k, tokens[k])]
             if not fresh:
                 break
             for k, token, log_prob in zip(fresh, *sampler(logits[fresh], self.noise(fresh, attempt)), strict=True):
                 tokens[k], log_probs[k] = token, log_prob
-        for k, seen in enumerate(self.seen):
-            if seen is not None and (self.known[k] or not self._begins(k, tokens[k])):
-                tokens[k], log_probs[k] = seen.token, seen.log_prob
+        for k, stored in enumerate(self.stored):
+            if stored is not None and (self.reused[k] or not self._begins_step(k, tokens[k])):
+                tokens[k], log_probs[k] = stored.token, stored.log_prob
         return tokens, log_probs
 
-    def _begins(self, k: int, token: int) -> bool:
-        """Whether a piece that begins with this token begins a step, after one that was seen to end."""
-        seen = self.seen[k]
+    def _begins_step(self, k: int, token: int) -> bool:
+        """Whether this token, too, begins a new step after the completed one."""
+        stored = self.stored[k]
         ends = token in self.end.end_ids
-        return seen is not None and not ends and seen.step.ends_before(self.end.text_of(self.before[k], token))
+        return stored is not None and not ends and stored.step.ends_before(self.end.text_of(self.before[k], token))
 
     def record(self, tokens: Sequence[int], log_probs: Sequence[float], logits: Tensor) -> None:
-        """Add a token to each active piece, drawn from these logits; those that it ends are active no longer."""
+        """Append the sampled token to each active continuation, and deactivate those that it ends."""
         pairs = zip(self.active, tokens, log_probs, logits, strict=True)
-        self.active = [k for k, token, log_prob, row in pairs if self._goes_on(k, token, log_prob, row)]
+        self.active = [k for k, token, log_prob, row in pairs if self._append(k, token, log_prob, row)]
 
-    def _goes_on(self, k: int, token: int, log_prob: float, logits: Tensor) -> bool:
-        """Add a token to one piece; whether it needs another."""
+    def _append(self, k: int, token: int, log_prob: float, logits: Tensor) -> bool:
+        """Append a token to one continuation; returns whether it needs another one."""
         text = self.end.text_of(self.ids[k][-1] if self.ids[k] else self.before[k], token)
         ended = self.end.ends_response(token, self.draws[k].tail + self.text[k] + text)
         if not ended and self.ids[k] and self.step[k].ends_before(text):
@@ -202,57 +208,57 @@ class Drawing:
             return False
         return not self.step[k].full
 
-    def pieces(self) -> list[Piece]:
-        """All of them, ended."""
+    def pieces(self) -> list[Continuation]:
+        """Returns the continuations, after decoding."""
         return [self._piece(k) for k in range(len(self.draws))]
 
-    def _piece(self, k: int) -> Piece:
-        seen = self.next[k]
-        return Piece(
+    def _piece(self, k: int) -> Continuation:
+        following = self.next[k]
+        return Continuation(
             ids=tuple(self.ids[k]),
             log_prob=tuple(self.log_prob[k]),
             stop_reason=self.reason[k],
             text=self.text[k],
-            drawn=len(self.ids[k]) + (seen is not None) - self.known[k],
-            following=None if seen is None else seen.token,
+            drawn=len(self.ids[k]) + (following is not None) - self.reused[k],
+            following=None if following is None else following.token,
         )
 
 
 def decode(
-    rows: Rows,
+    cache: KVCache,
     logits: Float[Tensor, "N V"],
-    drawing: Drawing,
+    state: DecodingState,
     sampler: Sampler,
-    aside: Callable[[list[int], Rows], None] | None = None,
+    aside: Callable[[list[int], KVCache], None] | None = None,
 ) -> None:
-    """Draw until every piece has ended.
+    """Decode until every continuation has ended.
 
-    1. Choose a token for each piece that grows.
-    2. Those that end with it leave the batch: at once where nobody goes on from them; where a search may, they wait in
-       the batch, reading nothing, until they are half of it, for moving them aside is a copy.
-    3. Read the tokens of the others.
+    1. Sample a token for each active continuation.
+    2. Remove finished continuations from the batch: at once if `aside` is None; otherwise they stay, masked out, until
+       they are half of the batch, because moving their cache is a copy.
+    3. Run the model on the new tokens of the others.
 
     Args:
-        rows: what the model has read before each piece, one row each.
-        logits: after each row.
-        drawing: the pieces; they are in it when this returns.
-        sampler: chooses tokens.
-        aside: takes the rows of ended pieces, with the numbers of the pieces. All of a piece's tokens but its last have
-            been read by then, and the last as well where the next step's first token was seen. None: they are dropped.
+        cache: KV cache of the sequences before each continuation, one row per continuation.
+        logits: next-token logits of each row.
+        state: state of the continuations, updated in place.
+        sampler: samples the tokens.
+        aside: receives the indices and the cache of finished continuations. The cache holds all of their tokens but the
+            last, and the last too if the first token of the next step was sampled. None: the cache is dropped.
     """
-    held = list(range(len(drawing.draws)))
-    chosen = drawing.first(logits, sampler)
+    in_batch = list(range(len(state.draws)))
+    chosen = state.first(logits, sampler)
     while True:
-        drawing.record(*chosen, logits)
-        if not drawing.active:
+        state.record(*chosen, logits)
+        if not state.active:
             break
-        grows = set(drawing.active)
-        if len(grows) < len(held) and (aside is None or len(grows) <= len(held) // 2):
-            ended, going = ([k for k, piece in enumerate(held) if (piece in grows) is on] for on in (False, True))
+        active = set(state.active)
+        if len(active) < len(in_batch) and (aside is None or len(active) <= len(in_batch) // 2):
+            ended, going = ([k for k, index in enumerate(in_batch) if (index in active) is on] for on in (False, True))
             if aside is not None:
-                aside([held[k] for k in ended], rows.selected(torch.tensor(ended)))
-            held, rows = [held[k] for k in going], rows.selected(torch.tensor(going))
-        logits = rows.read_on([drawing.ids[piece][-1] for piece in held], [piece in grows for piece in held])
-        chosen = sampler(logits, drawing.noise())
+                aside([in_batch[k] for k in ended], cache.selected(torch.tensor(ended)))
+            in_batch, cache = [in_batch[k] for k in going], cache.selected(torch.tensor(going))
+        logits = cache.read_on([state.ids[k][-1] for k in in_batch], [k in active for k in in_batch])
+        chosen = sampler(logits, state.noise())
     if aside is not None:
-        aside(held, rows)
+        aside(in_batch, cache)

@@ -19,14 +19,14 @@ from stepcredit.settings import Limits, check_settings
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How responses are drawn.
+    """Sampling parameters of a generation.
 
     Attributes:
-        max_new_tokens: the length limit; a response that meets it is truncated.
-        temperature: 0 is greedy.
-        top_p, top_k: nucleus and top-k filters; 1.0 and 0 are off.
-        stop: a response ends after any of these strings, which stay part of it.
-        seed: of the sampling noise, together with prompt, sample and position.
+        max_new_tokens: length limit; a response that reaches it is truncated.
+        temperature: sampling temperature; 0 is greedy.
+        top_p, top_k: nucleus and top-k filters; 1.0 and 0 turn them off.
+        stop: strings that end a response and stay part of it.
+        seed: seed of the sampling noise, which also depends on prompt, sample and position.
 
     Raises:
         InputError: a setting out of range.
@@ -45,7 +45,7 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Request:
-    """One response to be drawn: the prompt's ids, which prompt it is, and which of its samples."""
+    """Request for one response: the prompt's ids, the prompt id, and the index of the sample."""
 
     prompt_ids: tuple[int, ...]
     prompt_id: str
@@ -54,10 +54,10 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """One response: the sampled ids with their end token, and why it ended.
+    """Sampled response: ids with the end token, log-probabilities, and stop reason.
 
-    `log_prob` is log μ(a|s) of each id under the distribution it was drawn from (after temperature and
-    filters; greedy: the plain softmax).
+    `log_prob` is log μ(a|s) of each token under the sampling distribution (after temperature and filters; for greedy
+    decoding, under the plain softmax).
     """
 
     ids: NDArray[np.int32]
@@ -67,10 +67,10 @@ class Generation:
 
 @runtime_checkable
 class Engine(Protocol):
-    """Anything that draws responses. The noise is keyed by (seed, prompt_id, sample, position), so neither
-    order nor batching changes a draw.
+    """Interface of a generation backend. The sampling noise is keyed by (seed, prompt_id, sample, position), so
+    responses depend on neither order nor batching.
 
-    A new one is a file in `engines/`, and its line in `ENGINES`. One that echoes the prompt, the whole file:
+    To add an engine, write a file in `engines/` and add a line to `ENGINES`. A complete example that echoes the prompt:
 
         import numpy as np
 
@@ -92,12 +92,12 @@ class Engine(Protocol):
         def load(model, *, tokenizer, batch_size, trust_remote_code):
             return Echo(tokenizer, batch_size)
 
-    `engines/scripted.py` is a double for tests.
+    `engines/scripted.py` is a test double.
 
     Attributes:
-        tokenizer: of the policy.
-        ends: what ends a response of the policy.
-        batch_size: responses drawn at a time.
+        tokenizer: tokenizer of the policy.
+        ends: tokens that end a response of the policy.
+        batch_size: responses sampled at a time.
     """
 
     tokenizer: Any
@@ -105,27 +105,27 @@ class Engine(Protocol):
     batch_size: int
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Generation]:
-        """One generation a request, in the order of the requests, batch by batch."""
+        """Yields one generation per request, in order, batch by batch."""
         ...
 
 
 @runtime_checkable
 class SteppingEngine(Engine, Protocol):
-    """An engine that can also draw a step or a turn at a time, for beams and conversations.
+    """Engine that can also generate one step or one turn at a time, for beam search and conversations.
 
     Attributes:
-        max_length: positions that the model reads; None where it does not say.
+        max_length: context length of the model; None if unknown.
     """
 
     max_length: int | None
 
     def stepper(self, params: SamplingParams, rule: StepRule) -> Any:
-        """A `stepping.TurnStepper` of the policy, whose steps end by `rule`."""
+        """Returns a `stepping.TurnStepper` of the policy; `rule` decides where steps end."""
         ...
 
 
 ENGINES = {"transformers": "stepcredit.engines.transformers"}
-"""Name → module with a function `load`, whose arguments are those of `load_engine` without the name."""
+"""Engine name → module with a function `load`, which takes the arguments of `load_engine` except the name."""
 
 
 def load_engine(
@@ -136,17 +136,17 @@ def load_engine(
     batch_size: int = 64,
     trust_remote_code: bool = False,
 ) -> Engine:
-    """The engine of a policy.
+    """Loads the engine of a policy.
 
     Args:
-        model: a folder, a name on the hub, or a model in memory.
-        engine: a name of `ENGINES`.
-        tokenizer: of the policy; None: its own.
-        batch_size: responses drawn at a time.
-        trust_remote_code: whether to run code that a model repository brings.
+        model: folder, name on the hub, or model in memory.
+        engine: a name in `ENGINES`.
+        tokenizer: tokenizer of the policy; by default the one stored with it.
+        batch_size: responses sampled at a time.
+        trust_remote_code: whether to run code from the model repository.
 
     Raises:
-        InputError: no such engine, or nothing there that it can load.
+        InputError: unknown engine, or the model cannot be loaded.
     """
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}", "engine")

@@ -1,7 +1,7 @@
-"""Token sequences of unequal length that a model has read, with their KV cache.
+"""KV caches of batches of sequences of unequal length.
 
-`GeneratedRows` only go on and drop out, with any cache that transformers has (sliding windows among them).
-`CachedRows` can also be chosen, copied and joined, as a search needs; for that the cache must be plain attention.
+`GenerationCache` appends tokens and drops sequences; it works with any cache of transformers (sliding windows too).
+`CachedSequences` also selects, copies and concatenates sequences, as search needs; it requires full attention.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from stepcredit.errors import InputError
 
 
 @runtime_checkable
-class Rows(Protocol):
-    """N sequences that a model has read."""
+class KVCache(Protocol):
+    """KV cache of N sequences."""
 
-    def read_on(self, tokens: Sequence[int], going: Sequence[bool]) -> Float[Tensor, "M V"]:
-        """Read one more token of each sequence that goes on; the logits after those M of the N."""
+    def read_on(self, tokens: Sequence[int], active: Sequence[bool]) -> Float[Tensor, "M V"]:
+        """Append one token to each active sequence; returns the next-token logits of these M of the N sequences."""
         ...
 
     def selected(self, index: Int[Tensor, " M"]) -> Any:
-        """The rows of an index. Those that it does not name may be gone."""
+        """Returns the cache of the sequences in `index`; the others may be dropped."""
         ...
 
 
-class GeneratedRows:
-    """Sequences that are read on to their ends, one token at a time, or dropped: with any cache of transformers.
+class GenerationCache:
+    """KV cache for plain generation: sequences grow by one token at a time or are dropped; any cache of transformers.
 
     Args:
         model: a model that takes `past_key_values`.
-        prompts: ids; each is read once.
+        prompts: token ids of each prompt.
 
     Attributes:
-        logits: after each prompt, [N, V].
+        logits: next-token logits of the prompts, [N, V].
     """
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
@@ -49,15 +49,15 @@ class GeneratedRows:
         self.position = (self.mask.cumsum(-1) - 1).clamp(min=0)
         self.logits = self._forward(ids)
 
-    def read_on(self, tokens: Sequence[int], going: Sequence[bool]) -> Float[Tensor, "M V"]:
-        """See `Rows.read_on`; a sequence that goes on no more must have been dropped."""
-        assert all(going), "these rows have no place for a sequence that waits"
+    def read_on(self, tokens: Sequence[int], active: Sequence[bool]) -> Float[Tensor, "M V"]:
+        """See `KVCache.read_on`; finished sequences must have been dropped."""
+        assert all(active), "finished sequences must be dropped from this cache"
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
         self.position = self.position[:, -1:] + 1
         return self._forward(torch.tensor(tokens, device=self.model.device)[:, None])
 
-    def selected(self, index: Int[Tensor, " M"]) -> GeneratedRows:
-        """See `Rows.selected`; the others are gone."""
+    def selected(self, index: Int[Tensor, " M"]) -> GenerationCache:
+        """See `KVCache.selected`; changes this cache in place."""
         index = index.to(self.model.device)
         self.cache.batch_select_indices(index)
         self.mask, self.position = self.mask[index], self.position[index]
@@ -75,16 +75,16 @@ class GeneratedRows:
         return output.logits[:, -1]  # type: ignore[no-any-return]
 
 
-class CachedRows:
-    """N sequences that a model has read so far.
+class CachedSequences:
+    """KV cache of N sequences whose rows can be selected and copied.
 
-    Each may have masked columns anywhere; `compacted` moves them to the left and drops those that all have. Whatever
-    is read next attends to the unmasked ones alone, at the positions that it would have without padding.
+    A sequence may have masked columns anywhere; `compacted` moves them to the left and drops the columns masked in all
+    sequences. New tokens attend to unmasked columns only, at the positions they would have without padding.
 
     Args:
         model: a model that takes `past_key_values`.
         cache: keys and values of T columns.
-        mask: which columns are real.
+        mask: 1 for the columns that hold a token.
     """
 
     def __init__(self, model: Any, cache: DynamicCache, mask: Int[Tensor, "N T"]) -> None:
@@ -93,24 +93,25 @@ class CachedRows:
         self.mask = mask
 
     @classmethod
-    def empty(cls, model: Any, count: int) -> CachedRows:
-        """`count` sequences without a token.
+    def empty(cls, model: Any, count: int) -> CachedSequences:
+        """Returns the cache of `count` empty sequences.
 
         Raises:
-            InputError: the model's cache is not plain attention over everything before, so rows cannot be moved.
+            InputError: a layer of the model does not cache the keys and values of all tokens.
         """
         cache = DynamicCache(config=model.config)
         if not all(type(layer) is DynamicLayer for layer in cache.layers):
             raise InputError(
-                f"{type(model).__name__} keeps no plain key-value cache of all tokens: not searchable", "model"
+                f"{type(model).__name__} keeps no plain key-value cache of all tokens: not searchable; sample instead",
+                "model",
             )
         return cls(model, cache, torch.zeros(count, 0, dtype=torch.long, device=model.device))
 
     def __len__(self) -> int:
         return len(self.mask)
 
-    def read(self, ids: Int[Tensor, "N S"], mask: Int[Tensor, "N S"], **given: Any) -> Any:
-        """Read S more columns in place, and return the model's output for them; masked ones give rubbish."""
+    def read(self, ids: Int[Tensor, "N S"], mask: Int[Tensor, "N S"], **model_args: Any) -> Any:
+        """Append S columns in place; returns the model's output for them, which is undefined at masked ones."""
         before = self.mask.sum(-1, keepdim=True)
         positions = (before + mask.cumsum(-1) - 1).clamp(min=0)
         self.mask = torch.cat([self.mask, mask], dim=-1)
@@ -120,48 +121,47 @@ class CachedRows:
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
-            **given,
+            **model_args,
         )
 
-    def read_on(self, tokens: Sequence[int], going: Sequence[bool]) -> Float[Tensor, "M V"]:
-        """See `Rows.read_on`; the others read nothing."""
-        mask = torch.tensor(going, device=self.model.device)
+    def read_on(self, tokens: Sequence[int], active: Sequence[bool]) -> Float[Tensor, "M V"]:
+        """See `KVCache.read_on`; the other sequences are unchanged."""
+        mask = torch.tensor(active, device=self.model.device)
         ids = torch.tensor(tokens, device=self.model.device)
         logits: Tensor = self.read(ids[:, None], mask[:, None].long(), logits_to_keep=1).logits[:, -1]
         return logits[mask]
 
-    def selected(self, index: Int[Tensor, " M"]) -> CachedRows:
-        """The rows of an index, as often and in the order that it names them.
+    def selected(self, index: Int[Tensor, " M"]) -> CachedSequences:
+        """Returns the cache of the sequences in `index`, in its order and with repetitions.
 
-        Reading on in one leaves the other as it is: a copy, or the same states where all rows keep their places, for
-        reading makes new ones.
+        Appending to the result leaves this cache unchanged. It shares tensors with this one if `index` is the identity.
         """
         if torch.equal(index.cpu(), torch.arange(len(self))):
             return self._with(self.mask, lambda states: states)
         return self._with(self.mask[index], lambda states: states[index])
 
-    def compacted(self) -> CachedRows:
-        """The same sequences, padded on the left to the longest."""
+    def compacted(self) -> CachedSequences:
+        """Returns the cache of the same sequences, left-padded to the longest."""
         longest = int(self.mask.sum(-1).max()) if len(self) else 0
         if longest == self.mask.shape[1]:
             return self
         column = self.mask.argsort(dim=-1, stable=True)[:, self.mask.shape[1] - longest :]
 
-        def moved(states: Tensor) -> Tensor:
+        def compact(states: Tensor) -> Tensor:
             return states.gather(2, column[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3]))
 
-        return self._with(self.mask.gather(1, column), moved)
+        return self._with(self.mask.gather(1, column), compact)
 
-    def _with(self, mask: Tensor, change: Any) -> CachedRows:
+    def _with(self, mask: Tensor, change: Any) -> CachedSequences:
         cache = DynamicCache(config=self.model.config)
         for number, layer in enumerate(self.cache.layers):
             if self.mask.shape[1]:
                 _fill(cache, number, change(layer.keys), change(layer.values))
-        return CachedRows(self.model, cache, mask)
+        return CachedSequences(self.model, cache, mask)
 
 
-def joined(parts: Sequence[CachedRows]) -> CachedRows:
-    """The rows of all parts, one after the other, padded on the left to one length."""
+def joined(parts: Sequence[CachedSequences]) -> CachedSequences:
+    """Concatenates caches along the batch dimension, left-padded to one length."""
     if len(parts) == 1:
         return parts[0]
     width = max(part.mask.shape[1] for part in parts)
@@ -180,18 +180,18 @@ def joined(parts: Sequence[CachedRows]) -> CachedRows:
             for name in ("keys", "values")
         )
         _fill(cache, number, keys, values)
-    return CachedRows(model, cache, mask)
+    return CachedSequences(model, cache, mask)
 
 
 def _fill(cache: DynamicCache, number: int, keys: Tensor, values: Tensor) -> None:
-    """Put the states of a layer into an empty cache, without the copy that `update` makes."""
+    """Set the keys and values of a layer in an empty cache, without the copy that `update` makes."""
     layer = cache.layers[number]
     layer.lazy_initialization(keys, values)
     layer.keys, layer.values = keys, values
 
 
 def padded_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids [N, S], mask [N, S]) of rows of ids, at least one of them not empty."""
+    """Returns left-padded (ids [N, S], mask [N, S]); at least one row must not be empty."""
     width = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros_like(ids)

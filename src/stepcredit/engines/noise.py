@@ -1,4 +1,4 @@
-"""Sampling noise from a counter: one uniform number for each (seed, prompt, sample, position)."""
+"""Counter-based sampling noise: one uniform number per (seed, prompt, sample, position)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def stream_key(seed: int, prompt_id: str, sample: int) -> np.uint64:
-    """The 64-bit key of one response's noise."""
+    """Returns the 64-bit noise key of a response."""
     digest = hashlib.sha256(f"{seed}\x1f{sample}\x1f{prompt_id}".encode()).digest()
     return np.uint64(int.from_bytes(digest[:8], "little"))
 
 
 def uniform(keys: NDArray[np.uint64], position: int | NDArray[np.int64]) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), one a key, at a position or one each: SplitMix64 of key + (position + 1)·golden.
+    """Returns uniform numbers in [0, 1), one per key: SplitMix64 of key + (position + 1)·golden.
 
-    A pure function of its arguments: whatever is drawn beside it, and in whatever order, it is the same.
+    A pure function of key and position, so it depends on neither batch nor order.
     Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014).
     """
     with np.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""From logits and one uniform number to a token: temperature, filters, inverse of the cumulative sum."""
+"""Token sampling from logits: temperature, top-k, top-p, and inverse transform of a uniform number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stepcredit.engines.engine import SamplingParams
 
 
 def warpers(params: SamplingParams) -> LogitsProcessorList:
-    """Temperature, top-k and top-p as transformers applies them, in that order; empty when greedy."""
+    """Returns the logits processors for temperature, top-k and top-p, in that order; none for greedy decoding."""
     chain = LogitsProcessorList()
     if params.temperature not in (0.0, 1.0):
         chain.append(TemperatureLogitsWarper(float(params.temperature)))
@@ -25,12 +25,12 @@ def warpers(params: SamplingParams) -> LogitsProcessorList:
 def choose(
     logits: Float[Tensor, "N V"], noise: Float[Tensor, " N"] | None, chain: LogitsProcessorList
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"]]:
-    """(token, log-probability of it) for each row.
+    """Returns (token, log-probability) per row.
 
     Args:
-        logits: in any precision; probabilities are summed in float64.
-        noise: uniform numbers in [0, 1); None takes the most likely token, the first of equals.
-        chain: from `warpers`.
+        logits: logits in any precision; computations are in float64.
+        noise: uniform numbers in [0, 1); None takes the argmax, the first one of ties.
+        chain: processors from `warpers`.
     """
     scores = chain(None, logits.double()) if len(chain) else logits.double()
     log_prob = scores.log_softmax(-1)

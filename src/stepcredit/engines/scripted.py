@@ -1,4 +1,4 @@
-"""An engine that says what it was told to say, for tests and dry runs."""
+"""Engine with scripted responses, for tests and dry runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from stepcredit.episodes.turns import turn_ends
 
 
 class ScriptedEngine:
-    """Answers each request with the ids a script gives, cut at the length limit as a model would be.
+    """Engine that returns the ids given by a script, truncated at the length limit.
 
     Args:
-        script: request to response ids, end token included; an exception it raises is the engine's own.
-        tokenizer: whose ids these are.
-        log_prob: reported for every token.
+        script: maps a request to response ids, end token included; its exceptions are not caught.
+        tokenizer: tokenizer of the ids.
+        log_prob: log-probability reported for every token.
     """
 
     batch_size = 64
@@ -34,5 +34,5 @@ class ScriptedEngine:
         for request in requests:
             ids = list(self.script(request))
             reason = StopReason.LENGTH if len(ids) > params.max_new_tokens else StopReason.STOP
-            kept = np.array(ids[: params.max_new_tokens], dtype=np.int32)
-            yield Generation(kept, np.full(len(kept), self.log_prob, dtype=np.float32), reason)
+            truncated = np.array(ids[: params.max_new_tokens], dtype=np.int32)
+            yield Generation(truncated, np.full(len(truncated), self.log_prob, dtype=np.float32), reason)

@@ -1,4 +1,4 @@
-"""The engine that runs a transformers model in this process, with a KV cache."""
+"""Engine that runs a transformers model in this process, with a KV cache."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from stepcredit.engines.decoding import Draw, Drawing, PieceEnd, Sampler, decode
+from stepcredit.engines.decoding import ContinuationRequest, DecodingState, EndConditions, Sampler, decode
 from stepcredit.engines.engine import Generation, Request, SamplingParams
-from stepcredit.engines.kv_cache import GeneratedRows
+from stepcredit.engines.kv_cache import GenerationCache
 from stepcredit.engines.noise import stream_key
 from stepcredit.engines.stepping import CachedStepper
 from stepcredit.episodes.steps import StepRule
@@ -32,18 +32,18 @@ def load(model: Any, *, tokenizer: Any | None, batch_size: int, trust_remote_cod
 class TransformersEngine:
     """Batched sampling from a causal language model.
 
-    A batch's prompts are read once, however many samples are drawn of each; every further token costs one
-    incremental forward pass; rows that have ended leave the batch.
+    Each prompt of a batch is prefilled once, however many samples it has; every further token costs one incremental
+    forward pass; finished sequences leave the batch.
 
     Args:
         model: the policy.
-        tokenizer: its tokenizer.
-        batch_size: responses drawn at a time.
-        end_ids: ids that end a response; by default all that `episodes.turns.turn_ends` finds.
+        tokenizer: tokenizer of the policy.
+        batch_size: responses sampled at a time.
+        end_ids: ids that end a response; by default those from `episodes.turns.turn_ends`.
 
     Attributes:
-        ends: what ends a response of this policy.
-        max_length: positions that the model reads; None where it does not say.
+        ends: tokens that end a response of this policy.
+        max_length: context length of the model; None if unknown.
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64, end_ids: Sequence[int] | None = None) -> None:
@@ -60,14 +60,14 @@ class TransformersEngine:
         return getattr(self.model.config, "max_position_embeddings", None)
 
     def stepper(self, params: SamplingParams, rule: StepRule) -> CachedStepper:
-        """See `SteppingEngine.stepper`; the model is in evaluation mode from now on."""
+        """See `SteppingEngine.stepper`; puts the model into evaluation mode."""
         return CachedStepper(self.model.eval(), self.tokenizer, params, rule, self.ends.stop)
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Generation]:
         """See `Engine.generate`.
 
         Raises:
-            InputError: an empty prompt, or one that leaves no room for a response.
+            InputError: a prompt is empty, or fills the context.
         """
         limit = self.max_length
         for request in requests:
@@ -75,7 +75,7 @@ class TransformersEngine:
                 raise InputError("the prompt has no tokens", f"prompt {request.prompt_id}")
             if limit is not None and len(request.prompt_ids) >= limit:
                 raise InputError(
-                    f"the prompt has {len(request.prompt_ids)} tokens, the model reads {limit}",
+                    f"the prompt has {len(request.prompt_ids)} tokens, the model reads {limit}; shorten it",
                     f"prompt {request.prompt_id}",
                 )
         was_training = self.model.training
@@ -88,22 +88,22 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _generated(self, requests: Sequence[Request], params: SamplingParams, limit: int | None) -> list[Generation]:
-        """One batch: each different prompt is read once, then spread to its samples."""
-        different = {prompt: k for k, prompt in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
-        rows = GeneratedRows(self.model, list(different))
-        spread = torch.tensor([different[r.prompt_ids] for r in requests], device=self.model.device)
-        logits = rows.logits[spread]
-        end = PieceEnd(self.tokenizer if params.stop else None, params.stop, StepRule(()), self.ends.stop)
-        drawing = Drawing([self._draw(k, r, params, limit) for k, r in enumerate(requests)],
+        """Generates one batch: prefills each distinct prompt once, then expands it to its samples."""
+        distinct = {prompt: k for k, prompt in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
+        cache = GenerationCache(self.model, list(distinct))
+        expand = torch.tensor([distinct[r.prompt_ids] for r in requests], device=self.model.device)
+        logits = cache.logits[expand]
+        end = EndConditions(self.tokenizer if params.stop else None, params.stop, StepRule(()), self.ends.stop)
+        state = DecodingState([self._draw(k, r, params, limit) for k, r in enumerate(requests)],
                           [r.prompt_ids[-1] for r in requests], end)  # fmt: skip
-        decode(rows.selected(spread), logits, drawing, Sampler(params))
+        decode(cache.selected(expand), logits, state, Sampler(params))
         return [
             Generation(np.array(p.ids, dtype=np.int32), np.array(p.log_prob, dtype=np.float32), p.stop_reason)
-            for p in drawing.pieces()
+            for p in state.pieces()
             if p.stop_reason is not None
         ]
 
-    def _draw(self, row: int, request: Request, params: SamplingParams, limit: int | None) -> Draw:
+    def _draw(self, row: int, request: Request, params: SamplingParams, limit: int | None) -> ContinuationRequest:
         key = stream_key(params.seed, request.prompt_id, request.sample)
         room = params.max_new_tokens if limit is None else limit - len(request.prompt_ids)
-        return Draw(row, key, written=0, left=min(params.max_new_tokens, room))
+        return ContinuationRequest(row, key, written=0, left=min(params.max_new_tokens, room))

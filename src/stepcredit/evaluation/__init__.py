@@ -1,1 +1,1 @@
-"""Models and episodes in, rows of results out: accuracy, value quality, step credit."""
+"""Evaluation of policies and value models: accuracy, value quality, and step credit, as rows of results."""

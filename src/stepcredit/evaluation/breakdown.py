@@ -1,4 +1,4 @@
-"""What graded responses say beyond one accuracy: strict, pass@k, maj@k, and by level, type or whatever a task tells."""
+"""Breakdowns of graded responses: lenient and strict accuracy, pass@k, maj@k, and accuracy by level and type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stepcredit.tasks.task import Problem
 from stepcredit.verdict import Verdict
 
 GROUPINGS = ("level", "type")
-"""The metadata of problems that results are broken down by."""
+"""Metadata fields of problems that results are grouped by."""
 
 
 def is_right(episode: Episode) -> bool:
@@ -25,28 +25,28 @@ def is_right(episode: Episode) -> bool:
 
 
 def is_strictly_right(episode: Episode) -> bool:
-    """Whether it is right and the answer stood where the prompt asks for it."""
+    """Whether the verdict is right and the answer is in the place requested by the prompt."""
     return is_right(episode) and bool(episode.metadata.get("strict", True))
 
 
 def rate(episodes: Sequence[Episode], right: Any = is_right) -> tuple[float, float | None]:
-    """(share of right ones, its standard error clustered by problem), rounded for a result file."""
+    """Returns (accuracy, standard error clustered by problem), rounded for a result file."""
     mean, stderr = mean_and_stderr([float(right(e)) for e in episodes], [e.prompt_id for e in episodes])
     return round(mean, 6), None if np.isnan(stderr) else round(stderr, 6)
 
 
 def by_problem(episodes: Iterable[Episode]) -> list[list[Episode]]:
-    """The responses to each problem, by sample, in the order of the problems."""
-    found: dict[str, list[Episode]] = {}
+    """Groups responses by problem, in order of appearance; each group is sorted by sample."""
+    groups: dict[str, list[Episode]] = {}
     for episode in episodes:
-        found.setdefault(episode.prompt_id, []).append(episode)
-    return [sorted(responses, key=lambda e: e.sample) for responses in found.values()]
+        groups.setdefault(episode.prompt_id, []).append(episode)
+    return [sorted(responses, key=lambda e: e.sample) for responses in groups.values()]
 
 
 def at_k(episodes: Sequence[Episode], samples: int) -> list[AtK]:
-    """pass@k and maj@k with their standard errors over problems, for every power of two up to `samples`.
+    """Returns pass@k and maj@k with standard errors over problems, for every power of two up to `samples`.
 
-    A vote is for an answer up to its spelling (`stepcredit.grading.keys`); truncated responses have none.
+    Votes are for normalised answers (`stepcredit.grading.keys`); truncated responses have no vote.
     """
     problems = by_problem(episodes)
     right = np.array([[is_right(e) for e in responses] for responses in problems])
@@ -71,7 +71,7 @@ def _rounded(number: float) -> float | None:
 
 
 def group_rows(episodes: Sequence[Episode], problems: Sequence[Problem], common: dict[str, Any]) -> list[GroupRow]:
-    """One row for each level and each type of problem, where the task tells them."""
+    """Returns one row per level and per type of problem, if the task provides them."""
     metadata = {problem.prompt_id: problem.metadata for problem in problems}
     rows = []
     for by in GROUPINGS:
@@ -98,7 +98,7 @@ def group_rows(episodes: Sequence[Episode], problems: Sequence[Problem], common:
 
 
 def reading_rows(episodes: Iterable[Episode]) -> Iterable[dict[str, Any]]:
-    """Every response as a row to be read: what was answered, what was found in it, and the verdict."""
+    """Yields one human-readable row per response: prompt, response, extracted answer and verdict."""
     for episode in episodes:
         yield {
             "prompt_id": episode.prompt_id,
@@ -108,12 +108,12 @@ def reading_rows(episodes: Iterable[Episode]) -> Iterable[dict[str, Any]]:
             "extracted": episode.metadata.get("extracted"),
             "answer": episode.metadata.get("answer"),
             "prompt": episode.prompt,
-            "response": _said(episode.completion),
+            "response": _content(episode.completion),
         }
 
 
-def _said(completion: str | Sequence[Message]) -> Any:
-    """The text of a completion; a single assistant message as its text."""
+def _content(completion: str | Sequence[Message]) -> Any:
+    """Returns the completion; for a single assistant message, its text."""
     if not isinstance(completion, str) and len(completion) == 1:
         return completion[0]["content"] or ""
     return completion

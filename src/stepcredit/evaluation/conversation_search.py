@@ -1,4 +1,4 @@
-"""Searches for the turns of conversations about the problems of an interactive task."""
+"""Search over the turns of conversations, for interactive tasks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from stepcredit.tasks.task import Problem
 
 @dataclass(frozen=True)
 class ConversationSearch:
-    """Conversations about problems, kept as they are made.
+    """Resumable searches on the problems of an interactive task.
 
     Attributes:
-        problems: of an interactive task.
-        rollouts: of the policy.
-        folder: each search has one that begins with this name.
-        settings: what the conversations depend on; those of other settings are not gone on with.
+        problems: problems of the task.
+        rollouts: rollouts of the policy.
+        folder: prefix of the folder of each search.
+        settings: settings that determine the conversations; a folder with other settings is not resumed.
     """
 
     problems: Sequence[Problem]
@@ -31,7 +31,7 @@ class ConversationSearch:
     settings: dict[str, Any]
 
     def episodes(self, spec: SearchSpec) -> list[Episode]:
-        """`spec.samples` conversations about each problem; those of an earlier run are read back."""
+        """Returns `spec.samples` conversations per problem; those of an earlier run are loaded."""
         units = work_units(self.problems, spec.samples, UNIT_CONVERSATIONS)
         work = WorkFolder(self.folder.with_name(f"{self.folder.name}-{spec.label}"), self.settings, units)
         made = work.finish(

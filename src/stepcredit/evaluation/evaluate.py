@@ -1,4 +1,4 @@
-"""Evaluate: how often is a policy right, how sure is that, and what did it cost?"""
+"""Evaluation of a policy: accuracy, standard error and token cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stepcredit.evaluation.rows import (
     changed_from_default,
     named,
     result_row,
-    settings_told,
+    setting_columns,
     write_value_files,
 )
 from stepcredit.evaluation.value_quality import score
@@ -40,25 +40,25 @@ from stepcredit.training.methods import legend
 
 @dataclass(kw_only=True)
 class EvaluateConfig(SamplingSettings, TaskSettings):
-    """Score a policy on a task's problems, with a standard error and the tokens it cost: strict and lenient accuracy,
-    pass@k and maj@k of several samples, by level and type; with a value model, also what that knows about the
-    responses. Every response is kept for reading. Run it again to go on where it stopped."""
+    """Evaluate a policy on a task: strict and lenient accuracy with standard errors, token cost, pass@k and maj@k, by
+    level and type; with a value model, also the quality of its values. Every response is stored. Run the command again
+    to resume."""
 
     model: Annotated[str, Limits(not_empty=True)] = field(metadata=flag("model"))
     output_dir: Annotated[str, Limits(not_empty=True)] = field(
-        metadata=flag("output_dir", "Every response is kept in responses/.")
+        metadata=flag("output_dir", "Responses are stored in responses/.")
     )
-    value_model: str | None = field(default=None, metadata=flag("value_model", "Judged with --search sample."))
-    method: str = field(default="", metadata={"help": "What the rows call the policy; default: its folder."})
+    value_model: str | None = field(default=None, metadata=flag("value_model", "Evaluated with --search sample."))
+    method: str = field(default="", metadata={"help": "Name of the policy in the rows; default: its folder."})
     split: str = field(default="test", metadata=flag("split"))
     search: str = field(
         default="greedy",
         metadata={
-            "help": "How an answer is found: greedy; sample (--num_generations each, all counted); of --width sampled "
-            "responses the most frequent answer (vote), the one that weighs most by values (weighted-vote), or the "
-            "most valued response (best-of); a step beam of --width (beam); or all of these at every power of two up "
-            "to --width (all). Of an interactive task: greedy, sample, the most valued of --width replies each turn "
-            "(best-of), any of as many (random), or all of these up to --width (all).",
+            "help": "How a response is generated: greedy; sample (--num_generations per prompt, all counted); among "
+            "--width samples the most frequent answer (vote), the answer of largest total value (weighted-vote), or "
+            "the response of highest value (best-of); step beam search with --width beams (beam); or all of these at "
+            "every power of two up to --width (all). For interactive tasks: greedy, sample, the reply of highest value "
+            "among --width per turn (best-of), a random one of them (random), or all of these up to --width (all).",
             "choices": [*SEARCHES, "all"],
         },
     )
@@ -67,31 +67,31 @@ class EvaluateConfig(SamplingSettings, TaskSettings):
     )
     continuations: Annotated[int | None, Limits(at_least=1)] = field(
         default=None,
-        metadata={"help": "Steps drawn of each beam; default: --width. With --width 1, best of so many a step."},
+        metadata={"help": "Steps sampled per beam; default: --width. With --width 1: best of this many per step."},
     )
     max_step_tokens: Annotated[int | None, Limits(at_least=1)] = field(
         default=None,
         metadata={
-            "help": "A beam's step without a delimiter ends after so many tokens; default: 256, or as the value model "
-            "was trained at step level, which it must equal."
+            "help": "Length limit of a step in beam search; default: 256, or that of a value model trained at step "
+            "level, which it must equal."
         },
     )
     choose: str = field(
         default="value",
         metadata={
-            "help": "The beam's last choice: by value, or by a vote weighed by values.",
+            "help": "Final choice of beam search: by value, or by a value-weighted vote.",
             "choices": ["value", "vote"],
         },
     )
     budget: Annotated[int | None, Limits(at_least=1)] = field(
-        default=None, metadata={"help": "Tokens generated and scored, at most so many a problem."}
+        default=None, metadata={"help": "Maximum number of tokens generated and scored per problem."}
     )
     reward_model: str | None = field(
         default=None,
         metadata=flag("reward_model"),
     )
     trace: str | None = field(
-        default=None, metadata={"help": "A page that draws the beam's tree of the first problem (--search beam)."}
+        default=None, metadata={"help": "HTML page of the first problem's search tree (--search beam)."}
     )
     num_generations: Annotated[int, Limits(at_least=1)] = field(
         default=1, metadata=flag("num_generations", "With --search sample.")
@@ -101,16 +101,16 @@ class EvaluateConfig(SamplingSettings, TaskSettings):
 def evaluate(config: EvaluateConfig, models: Models | None = None) -> tuple[list[AccuracyRow], list[GroupRow]]:
     """Writes the result files of one evaluation; returns its rows of `results.json` and of `groups.json`.
 
-    1. Read the settings, and load what they name; whatever is wrong is found before anything is drawn or written.
-    2. One search after the other: its episodes, drawn or read back, as lines for reading, a row, and rows by group.
-    3. Judge the value model on the sampled episodes, where there is one.
+    1. Load the task and the models; errors surface before anything is generated or written.
+    2. For each search, generate or load the episodes, and write the responses, a row, and rows by group.
+    3. Evaluate the value model, if any, on the sampled episodes.
 
     Args:
-        config: what to evaluate, and how.
-        models: in place of those that the config names.
+        config: the settings.
+        models: models to use instead of those named in the config.
 
     Raises:
-        InputError: an unknown task, split or search, or a model that does not load; the folder is being written.
+        InputError: unknown task, split or search, a model that cannot be loaded, or the folder is in use.
     """
     task = config.load_task()  # 1.
     specs = _searches(config, task)
@@ -125,17 +125,17 @@ def evaluate(config: EvaluateConfig, models: Models | None = None) -> tuple[list
             for spec in specs:  # 2.
                 episodes = search.episodes(spec)
                 write_lines(search.folder.with_name(f"{search.folder.name}-{spec.label}.jsonl"), reading_rows(episodes))
-                about = {**common, **settings_told(config, spec.name), **named(spec)}
+                about = {**common, **setting_columns(config, spec.name), **named(spec)}
                 rows.append(result_row(episodes, problems, spec, about))
                 groups += group_rows(episodes, problems, about)
         if config.trace is not None and isinstance(search, ResponseSearch):
-            from stepcredit.report.trace import write_trace  # draws with matplotlib, which few evaluations need
+            from stepcredit.report.trace import write_trace  # imports matplotlib, which few evaluations need
 
             write_trace(Path(config.trace), search.trace(problems[0], specs[0]))
         add_rows(out / "results.json", rows)
         add_rows(out / "groups.json", groups)
         if config.search == "all" and not isinstance(task, InteractiveTask):
-            from stepcredit.report.cost import write_cost  # draws with matplotlib as well
+            from stepcredit.report.cost import write_cost  # imports matplotlib too
 
             write_cost(out / "cost.svg", read_rows(out / "results.json", AccuracyRow))
         if config.value_model is not None and config.search in ("greedy", "sample"):  # 3.
@@ -149,9 +149,9 @@ def evaluate(config: EvaluateConfig, models: Models | None = None) -> tuple[list
 
 
 def _searches(config: EvaluateConfig, task: Task) -> list[SearchSpec]:
-    """The searches that a config asks for."""
+    """Returns the searches of a config."""
     if config.trace is not None and config.search != "beam":
-        raise InputError("only a beam has a tree to draw: --search beam", "trace")
+        raise InputError("only beam search has a tree; choose --search beam", "trace")
     spec = SearchSpec(
         "sample",
         config.width,
@@ -167,7 +167,7 @@ def _searches(config: EvaluateConfig, task: Task) -> list[SearchSpec]:
 
 
 def _common(config: EvaluateConfig, task: Task) -> dict[str, Any]:
-    """What all rows say."""
+    """Returns the columns that all rows share."""
     return {
         "task": task.name,
         "task_version": task.version,
@@ -185,10 +185,10 @@ def _common(config: EvaluateConfig, task: Task) -> dict[str, Any]:
 def _search(
     config: EvaluateConfig, task: Task, problems: list[Problem], models: Models, specs: list[SearchSpec]
 ) -> Iterator[ResponseSearch | ConversationSearch]:
-    """What the searches are done with; the models that are needed in any case are loaded.
+    """Yields the runner of the searches, after loading the models that are always needed.
 
-    The folders are named by all that tells evaluations into one `output_dir` apart; the settings are all that the
-    episodes depend on, without the widths, which are in the names too.
+    Folder names contain all that distinguishes evaluations in one `output_dir`. The settings are all that determine the
+    episodes, except the widths, which are in the folder names.
     """
     needs_scorer = any(spec.needs_scorer for spec in specs)
     settings = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
@@ -199,7 +199,7 @@ def _search(
     if config.search != "greedy":
         name += "".join(f"-{key}{value:g}" for key, value in changed_from_default(config, SAMPLING).items())
     folder = Path(config.output_dir) / "responses" / name
-    _ = models.tokenizer  # a policy that is not there is found first
+    _ = models.tokenizer  # reports a missing policy first
     scorer = models.scorer if needs_scorer else None
     if scorer is None and config.value_model is not None:
         _ = models.value_model

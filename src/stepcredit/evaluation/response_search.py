@@ -1,7 +1,7 @@
-"""Searches for responses to the problems of a task: one graded episode per problem, with what it cost.
+"""Search over responses: graded episodes of the problems of a task, with token costs.
 
-Whatever a problem came to is an episode: the chosen response; or one that a limit cut, where none has finished; or an
-undecided one that says why.
+Every problem yields an episode: the chosen response, a truncated one if none has finished, or an undecided episode with
+the reason.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ MAX_STEP_TOKENS = 256
 
 
 def step_rule(task: Task, states: ValueStates | None, max_step_tokens: int | None = None) -> StepRule:
-    """Where the steps of a task end: as V was trained, where that was at step level; else by the task's delimiters.
+    """Returns the step rule of a value model trained at step level, otherwise that of the task.
 
     Raises:
-        InputError: another limit than V was trained with.
+        InputError: `max_step_tokens` differs from that of the value model.
     """
     if states is None or states.level != "step":
         return StepRule(task.step_delimiters, max_step_tokens or MAX_STEP_TOKENS)
@@ -52,31 +52,31 @@ def step_rule(task: Task, states: ValueStates | None, max_step_tokens: int | Non
 
 
 def search_rule(task: Task, scorer: Scorer | None, max_step_tokens: int | None = None) -> StepRule:
-    """Where the steps of a search end.
+    """Returns the step rule of a search.
 
     Raises:
-        InputError: as `step_rule`; or a value model that was trained at prompts alone.
+        InputError: as `step_rule`; or the value model was trained on prompts only.
     """
     states = value_states(scorer.model) if isinstance(scorer, ValueScorer) else None
     if states is not None and states.level == "response":
-        raise InputError("was trained at prompts alone (response level), and says nothing of what was written",
-                         "value_model")  # fmt: skip
+        raise InputError("was trained on prompts only (response level), so it cannot score responses; train it at "
+                         "step or token level", "value_model")  # fmt: skip
     return step_rule(task, states, max_step_tokens)
 
 
 @dataclass(frozen=True)
 class ResponseSearch:
-    """Searches over the same problems, and the work that they share.
+    """Resumable searches on the problems of a single-turn task, which share one pool of samples.
 
     Attributes:
-        task, problems: what is to be solved.
-        engine: loads the policy's engine; called when something is left to be drawn.
-        scorer: says which responses and steps are good; None where no search needs one.
-        rule: where the steps of a beam end.
-        folder: each piece of work has one that begins with this name.
-        settings: what the work depends on; that of other settings is not gone on with.
-        pool: responses per problem, drawn, graded and scored once, that vote, weighted-vote and best-of choose from.
-            The first K of them are the pool of K, and all of them a sample of this width.
+        task, problems: the task and its problems.
+        engine: loads the engine of the policy; called only if responses are missing.
+        scorer: scorer of responses and steps; None if no search needs one.
+        rule: step rule of beam search.
+        folder: prefix of the folder of each search.
+        settings: settings that determine the episodes; a folder with other settings is not resumed.
+        pool: number of responses per problem, sampled, graded and scored once, for vote, weighted-vote and best-of.
+            A search of width K uses the first K; "sample" of this width uses all.
     """
 
     task: Task
@@ -89,10 +89,10 @@ class ResponseSearch:
     pool: int = 0
 
     def episodes(self, spec: SearchSpec) -> list[Episode]:
-        """`spec.samples` episodes per problem; those of an earlier run are read back.
+        """Returns `spec.samples` episodes per problem; those of an earlier run are loaded.
 
         Raises:
-            InputError: the work was begun with other settings.
+            InputError: the folder has other settings.
         """
         if spec.name == "beam":
             return self._work(f"beam{spec.width}x{spec.steps}", spec, spec.width * spec.steps, self._beams)
@@ -103,14 +103,14 @@ class ResponseSearch:
         return chosen_from(by_problem(pool), spec) if spec.name in CHOOSERS else pool
 
     def trace(self, problem: Problem, spec: SearchSpec) -> dict[str, Any]:
-        """The tree of one problem's step beam, for the page that draws it."""
-        (result,) = one_by_one_if_needed([problem], lambda alone: self._search(alone, spec))
+        """Returns the search tree of one problem, as data for the trace page."""
+        (result,) = one_by_one_if_needed([problem], lambda some: self._search(some, spec))
         grades = {response.node: self.task.grade(problem, self._text(response)) for response in result.finished}
         nodes = []
         for node in result.nodes:
             grade = grades.get(node.id)
-            told = {"verdict": str(grade.verdict) if grade else None, "extracted": grade.extracted if grade else None}
-            nodes.append({**asdict(node), "value": _number(node.value), **told})
+            graded = {"verdict": str(grade.verdict) if grade else None, "extracted": grade.extracted if grade else None}
+            nodes.append({**asdict(node), "value": _number(node.value), **graded})
         return {
             "task": self.task.name,
             "prompt_id": problem.prompt_id,
@@ -133,10 +133,10 @@ class ResponseSearch:
         responses: int,
         make: Callable[[Unit, SearchSpec, Advance], Iterable[Episode]],
     ) -> list[Episode]:
-        """The episodes of all units, so many responses per problem; `make` makes those that are not there yet."""
+        """Returns the episodes of all units, of `responses` responses per problem; `make` makes the missing ones."""
         folder = self.folder.with_name(f"{self.folder.name}-{name}")
         work = WorkFolder(folder, self.settings, work_units(self.problems, responses))
-        if work.done() < len(work.units):  # an engine that does not load, or cannot, is found before this writes
+        if work.done() < len(work.units):  # reports an unsuitable engine before anything is written
             _ = stepping(self.engine(), "a beam") if spec.name == "beam" else self.engine()
         return list(work.finish(lambda unit, advance: make(unit, spec, advance), name, spec.samples))
 
@@ -148,11 +148,11 @@ class ResponseSearch:
         return drawn if self.scorer is None else with_values(drawn, self.scorer)
 
     def _beams(self, problems: Unit, spec: SearchSpec, advance: Advance) -> Iterator[Episode]:
-        """Beams in batches; an engine or scorer that dies takes down one problem at most."""
+        """Yields the episodes of beam search, batch by batch; a failure of engine or scorer affects one problem."""
         at_once = max(1, self.engine().batch_size // (spec.width * spec.steps))
         for start in range(0, len(problems), at_once):
             some = problems[start : start + at_once]
-            results = one_by_one_if_needed(some, lambda alone: self._search(alone, spec))
+            results = one_by_one_if_needed(some, lambda part: self._search(part, spec))
             yield from map(self._episode, some, results)
             advance(len(some))
 
@@ -174,7 +174,7 @@ class ResponseSearch:
         return response_text(response.ids, self.engine().tokenizer, self.engine().ends)
 
     def _episode(self, problem: Problem, result: SearchResult) -> Episode:
-        """What a beam came to, graded."""
+        """Converts the result of a beam search to a graded episode."""
         cost = {"tokens_generated": result.tokens_generated, "tokens_scored": result.tokens_scored}
         response = result.chosen or next(iter(result.pool), None) if result.error is None else None
         if response is None:
@@ -189,7 +189,7 @@ class ResponseSearch:
 def one_by_one_if_needed(
     problems: Sequence[Problem], search: Callable[[Sequence[Problem]], list[SearchResult]]
 ) -> list[SearchResult]:
-    """All problems in one search; where that dies, each in its own, so that the others come through."""
+    """Searches all problems in one batch; after a failure, each problem on its own."""
     try:
         return search(problems)
     except (RuntimeError, OSError) as error:
@@ -199,20 +199,20 @@ def one_by_one_if_needed(
     return [result for problem in problems for result in one_by_one_if_needed([problem], search)]
 
 
-def no_answer(problem: Problem, why: str, cost: dict[str, int]) -> Episode:
-    """A problem that came to nothing: undecided, and never a reward."""
+def no_answer(problem: Problem, reason: str, cost: dict[str, int]) -> Episode:
+    """Returns an undecided episode without a response or reward."""
     return Episode(
         prompt=problem.prompt,
         completion=completion_of(problem.prompt, ""),
         reward=None,
         verdict=Verdict.UNDECIDED,
         prompt_id=problem.prompt_id,
-        metadata={"answer": problem.answer, "error": why, **problem.metadata, **cost},
+        metadata={"answer": problem.answer, "error": reason, **problem.metadata, **cost},
     )
 
 
 def with_values(episodes: Sequence[Episode], scorer: Scorer) -> list[Episode]:
-    """Episodes of some problems with the score of each finished response, and the tokens that were read for it."""
+    """Adds the score and the number of tokens read to the metadata of each finished response."""
     groups = by_problem(episodes)
     prompts = [group[0].tokens.ids[: _start(group[0])].tolist() for group in groups if group[0].tokens is not None]
     finished = [(row, e) for row, group in enumerate(groups) for e in group if e.stop_reason is StopReason.STOP]
@@ -223,17 +223,17 @@ def with_values(episodes: Sequence[Episode], scorer: Scorer) -> list[Episode]:
     values, read = scoring.score([Reading(row, tuple(own), True) for (row, _), own in zip(finished, ids, strict=True)])
     scores: dict[tuple[str, int], dict[str, Any]] = {}
     for (row, e), value, tokens in zip(finished, values.tolist(), read, strict=True):
-        told = {"value": _number(value), "tokens_read": tokens, "prompt_read": prompt_read[row]}
-        scores[e.prompt_id, e.sample] = told
+        score = {"value": _number(value), "tokens_read": tokens, "prompt_read": prompt_read[row]}
+        scores[e.prompt_id, e.sample] = score
     return [replace(e, metadata={**e.metadata, **scores.get((e.prompt_id, e.sample), {})}) for e in episodes]
 
 
 def chosen_from(pool: Sequence[Sequence[Episode]], spec: SearchSpec) -> list[Episode]:
-    """One episode per problem, chosen from the first `spec.width` of its responses (the pool's, by sample).
+    """Chooses one episode per problem from the first `spec.width` responses of the pool, in order of sample.
 
-    1. Leave out the responses that the budget does not allow, as if they had not been drawn.
-    2. Count what the others cost.
-    3. Choose among those that have finished; where none has, the first is what the problem came to.
+    1. Drop the responses that exceed the budget, as if they had not been sampled.
+    2. Count the cost of the others.
+    3. Choose among the finished responses; if none has finished, take the first response.
     """
     chosen = []
     for responses in pool:
@@ -255,17 +255,17 @@ def chosen_from(pool: Sequence[Sequence[Episode]], spec: SearchSpec) -> list[Epi
 
 
 def affordable(responses: Sequence[Episode], budget: int | None, scored: bool) -> list[Episode]:
-    """The first responses that a budget allows; the first one always counts."""
-    kept: list[Episode] = []
+    """Returns the longest prefix of responses within the budget, at least one."""
+    prefix: list[Episode] = []
     for response in responses:
-        if kept and budget is not None and sum(cost_of([*kept, response], scored)) > budget:
+        if prefix and budget is not None and sum(cost_of([*prefix, response], scored)) > budget:
             break
-        kept.append(response)
-    return kept
+        prefix.append(response)
+    return prefix
 
 
 def cost_of(responses: Sequence[Episode], scored: bool) -> tuple[int, int]:
-    """(tokens generated, tokens scored) of some responses to one prompt, which is read once."""
+    """Returns (tokens generated, tokens scored) of responses to one prompt, which is scored once."""
     generated = sum(len(e.tokens) - _start(e) for e in responses if e.tokens is not None)
     if not scored:
         return generated, 0
@@ -274,7 +274,7 @@ def cost_of(responses: Sequence[Episode], scored: bool) -> tuple[int, int]:
 
 
 def _start(episode: Episode) -> int:
-    """Where the response begins."""
+    """Returns the index of the first response token."""
     assert episode.tokens is not None
     return int(episode.tokens.action_mask.argmax())
 

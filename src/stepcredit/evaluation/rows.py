@@ -1,4 +1,4 @@
-"""The rows of an evaluation: how often, how sure, at which cost."""
+"""Result rows of an evaluation: accuracy, standard error and cost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stepcredit.verdict import Verdict
 def write_value_files(
     out: Path, scored: Sequence[Scored], task: Task, problems: Sequence[Problem], common: dict[str, Any]
 ) -> list[ValueRow]:
-    """`value.json` and `credit.json` of scored responses; returns the value rows."""
+    """Writes `value.json` and `credit.json` of scored responses; returns the value rows."""
     rows = value_rows(scored, task, problems, common)
     add_rows(out / "value.json", rows)
     write_rows(out / "credit.json", credit_examples(scored, task, problems))
@@ -38,10 +38,10 @@ def measure(
     search: SearchSpec,
     common: dict[str, Any],
 ) -> tuple[AccuracyRow, list[Episode]]:
-    """(a row of `results.json`, the graded responses).
+    """Samples and grades responses; returns (row of `results.json`, graded episodes).
 
-    Truncated and undecided responses stay in the denominator as not right, and are counted beside it. The
-    standard error is clustered by problem; `accuracy_strict` stands beside where it differs.
+    Truncated and undecided responses count as not right, and are also counted separately. The standard error is
+    clustered by problem. `accuracy_strict` is set only if it differs.
     """
     units = work_units(problems, search.samples)
     label = f"{common.get('method', '')} {search.name}".strip()
@@ -56,7 +56,7 @@ def measure(
 def result_row(
     episodes: Sequence[Episode], problems: Sequence[Problem], search: SearchSpec, common: dict[str, Any]
 ) -> AccuracyRow:
-    """A row of `results.json`; see `measure`. `at_k` is there where there are several samples."""
+    """Returns a row of `results.json` (see `measure`); `at_k` is set if there are several samples."""
     accuracy, stderr = rate(episodes)
     strict, strict_stderr = rate(episodes, is_strictly_right)
     differs: dict[str, Any] = {"accuracy_strict": strict, "stderr_strict": strict_stderr} if strict != accuracy else {}
@@ -81,17 +81,16 @@ BEAM = ("continuations", "max_step_tokens", "choose")
 
 
 def named(search: SearchSpec) -> dict[str, Any]:
-    """What a row says of its search: name, width, and the settings that are not plain sampling's; greedy has none."""
-    about: dict[str, Any] = {"search": search.name, "width": search.width}
+    """Returns the columns of a search: name, width, and non-default sampling settings (none for greedy)."""
+    columns: dict[str, Any] = {"search": search.name, "width": search.width}
     if search.params.temperature == 0:
-        return about
-    changed = {name: getattr(search.params, name) for name in SAMPLING}
-    return about | {name: value for name, value in changed.items() if value != getattr(SamplingParams, name)}
+        return columns
+    sampling = {name: getattr(search.params, name) for name in SAMPLING}
+    return columns | {name: value for name, value in sampling.items() if value != getattr(SamplingParams, name)}
 
 
-def settings_told(config: Any, search: str) -> dict[str, Any]:
-    """The settings of an evaluation that make its rows different: those that are not the defaults and that this search
-    goes by."""
+def setting_columns(config: Any, search: str) -> dict[str, Any]:
+    """Returns the non-default settings of an evaluation that affect this search, as columns."""
     names = (
         *ALWAYS,
         *(() if search in ("greedy", "sample") else CHOICES),
@@ -101,12 +100,12 @@ def settings_told(config: Any, search: str) -> dict[str, Any]:
 
 
 def changed_from_default(config: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Those of some settings that are not the defaults."""
+    """Returns the settings in `names` that differ from their defaults."""
     defaults = {item.name: item.default for item in fields(config)}
     return {name: getattr(config, name) for name in names if getattr(config, name) != defaults[name]}
 
 
 def _generated(episode: Episode) -> int:
-    """Tokens drawn for an episode: all that its search drew, where it is what a search chose."""
-    alone = 0 if episode.tokens is None else int(episode.tokens.action_mask.sum())
-    return int(episode.metadata.get("tokens_generated", alone))
+    """Returns the number of tokens sampled for an episode, including those of discarded candidates of a search."""
+    own = 0 if episode.tokens is None else int(episode.tokens.action_mask.sum())
+    return int(episode.metadata.get("tokens_generated", own))

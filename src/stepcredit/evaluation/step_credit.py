@@ -1,8 +1,8 @@
-"""Credit in numbers: does a signal's largest drop point at the first wrong step, and what else would do so?
+"""Metrics of step credit: does the largest drop of a signal locate the first wrong step?
 
-A *signal* is one change a step for every judged response, `list` of arrays [steps]: ΔV of a value model,
-β Σρ of a policy, minus the rate at which a step's kind goes wrong (the control), or the change of the success
-rate of fresh continuations (the ceiling).
+A *signal* is one number per step of every judged response, a list of arrays [steps]: ΔV of a value model, β Σρ of a
+policy, minus the error rate of the step's kind (the control), or the change of the success rate of fresh continuations
+(the ceiling).
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ from stepcredit.tasks.task import Problem, Task
 from stepcredit.verdict import Verdict
 
 Signal = list[NDArray[Any]]
-"""The change over each step of each judged response, arrays [steps]."""
+"""Change over each step of each judged response, arrays [steps]."""
 
 ONLY_KIND = "step"
-"""The kind of every step where the task knows no kinds."""
+"""Kind of every step of a task without kinds."""
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
 @runtime_checkable
 class KnowsKinds(Protocol):
-    """A task that can tell what kind of step each step of a response is."""
+    """A task whose steps have kinds."""
 
     def step_kinds(self, response: str) -> list[str]:
-        """One word a step."""
+        """Returns the kind of each step of a response."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A finished, decided response of which every step is known: its kind, and whether it is wrong.
+    """Finished, decided response with labelled steps.
 
-    `kinds` and `wrong` have one entry a step, the end token being none.
+    `kinds` and `wrong` have one entry per step; the end token is not a step.
     """
 
     episode: Episode
@@ -75,17 +75,17 @@ class Judged:
 
     @property
     def prompt_id(self) -> str:
-        """The prompt it answers."""
+        """Id of the prompt."""
         return self.episode.prompt_id
 
 
 def judge(
     task: Task, problems: Sequence[Problem], tokenizer: Any, episodes: Sequence[Episode], rule: StepRule
 ) -> list[Judged]:
-    """The responses of which every step is known, right and wrong ones, in their order.
+    """Returns the responses with labelled steps, right and wrong ones, in order.
 
-    Left out are truncated and undecided responses, and those whose steps the task does not know or counts
-    otherwise than the rule does.
+    Omits truncated and undecided responses, those whose steps the task cannot label, and those whose number of steps
+    differs between task and rule.
     """
     by_id = {p.prompt_id: p for p in problems}
     pieces = TokenTexts(tokenizer)
@@ -104,33 +104,33 @@ def judge(
 
 
 def values_after_steps(judged: Sequence[Judged], value_model: Any, batch_size: int = 64) -> Signal:
-    """V before the first step and after each, of each response: arrays [steps + 1]."""
+    """Returns V before the first step and after each step, per response: arrays [steps + 1]."""
     trajectories = [j.trajectory for j in judged]
     values = values_of(value_model, trajectories, batch_size)
     return [value_after_steps(t, v) for t, v in zip(trajectories, values, strict=True)]
 
 
 def changes(after_steps: Sequence[NDArray[Any]]) -> Signal:
-    """The explicit signal: from values or success rates [steps + 1] to their change over each step."""
+    """Returns the explicit signal: the change of values or success rates [steps + 1] over each step."""
     return [np.diff(v) for v in after_steps]
 
 
 def implicit_changes(
     judged: Sequence[Judged], policy: Any, reference: Any, beta: float, batch_size: int = 64
 ) -> Signal:
-    """The implicit signal: β Σρ over each step, which at the optimum is the change of V* (rewards come last)."""
+    """Returns the implicit signal: β Σρ per step, which at the optimum is the change of V* (terminal reward)."""
     trajectories = [j.trajectory for j in judged]
     ratios = log_ratios_of(policy, reference, trajectories, batch_size)
     return [beta * sum_over_steps(t, r) for t, r in zip(trajectories, ratios, strict=True)]
 
 
 def rates_of_kinds(training: Sequence[Judged]) -> dict[str, float]:
-    """P(wrong | kind) in training responses (see `kind_rates`)."""
+    """Returns P(wrong | kind) in training responses (see `kind_rates`)."""
     return kind_rates((j.kinds, j.wrong) for j in training)
 
 
 def prior_changes(judged: Sequence[Judged], rates: dict[str, float]) -> Signal:
-    """The control: minus the rate at which each step's kind goes wrong, whatever the step says."""
+    """Returns the control signal: minus the error rate of the step's kind, regardless of its content."""
     return [np.array(kind_prior_change(j.kinds, rates)) for j in judged]
 
 
@@ -142,47 +142,46 @@ def continuation_success(
     continuations: int = 64,
     seed: int = 0,
 ) -> Signal:
-    """How often fresh continuations succeed from before the first step and after each: arrays [steps + 1].
+    """Returns the success rate of fresh continuations before the first step and after each: arrays [steps + 1].
 
-    An estimate of V^π of the engine's policy that knows nothing of any value model. From each state (the
-    prompt, every prefix of steps, and the finished response before its end token; the exact ids) responses
-    are drawn to their end at temperature 1 and the whole of each is graded. One that meets the task's length
-    limit, or that cannot be decided, does not succeed. A state that several responses share is drawn once;
-    its noise depends on the seed and the state alone.
+    A Monte Carlo estimate of V^π of the engine's policy, independent of any value model. From each state (the prompt,
+    every prefix of steps, and the finished response before its end token; exact ids) continuations are sampled at
+    temperature 1 and the whole response is graded. Truncated and undecided responses do not succeed. A state shared by
+    several responses is sampled once; its noise depends only on the seed and the state.
 
     Args:
-        task, problems: the grader and what it needs to know.
+        task, problems: the task, which grades, and its problems.
         judged: the responses.
-        engine: of the policy.
-        continuations: drawn from each state.
-        seed: of the noise.
+        engine: engine of the policy.
+        continuations: number of continuations per state.
+        seed: seed of the sampling noise.
     """
     by_id = {p.prompt_id: p for p in problems}
-    wanted = [[_state(j, start) for start in step_starts(j.trajectory)] for j in judged]
+    states_of = [[_state(j, start) for start in step_starts(j.trajectory)] for j in judged]
     by_length: dict[int, list[State]] = {}
-    for state in dict.fromkeys(s for states in wanted for s in states):
+    for state in dict.fromkeys(s for states in states_of for s in states):
         by_length.setdefault(len(state.written), []).append(state)
     rates: dict[State, float] = {}
     for written, states in track(sorted(by_length.items()), "continuations", len(by_length), "lengths"):
         room = task.max_new_tokens - written
         drawn = _successes(task, by_id, states, engine, continuations, seed, room) if room > 0 else ()
-        won = dict.fromkeys(states, 0)
+        successes = dict.fromkeys(states, 0)
         for state, success in drawn:
-            won[state] += success
-        rates |= {state: count / continuations for state, count in won.items()}
-    return [np.array([rates[s] for s in states]) for states in wanted]
+            successes[state] += success
+        rates |= {state: count / continuations for state, count in successes.items()}
+    return [np.array([rates[s] for s in states]) for states in states_of]
 
 
 @dataclass(frozen=True)
 class State:
-    """Where a continuation starts: the prompt's ids, and what was written since."""
+    """State from which continuations start: ids of the prompt and of the response so far."""
 
     prompt_id: str
     prompt: tuple[int, ...]
     written: tuple[int, ...]
 
     def request(self, sample: int) -> Request:
-        """A draw from here; the noise has a name of its own, unlike that of whole responses."""
+        """Returns a request for a continuation; its noise differs from that of whole responses."""
         name = f"{self.prompt_id}\x1fafter {' '.join(map(str, self.written))}"
         return Request(self.prompt + self.written, name, sample)
 
@@ -202,7 +201,7 @@ def _successes(
     seed: int,
     room: int,
 ) -> Iterator[tuple[State, bool]]:
-    """(state, whether it ended right) of every continuation."""
+    """Yields (state, whether the response is right) for every continuation."""
     pairs = [(state, state.request(k)) for state in states for k in range(continuations)]
     params = SamplingParams(max_new_tokens=room, temperature=1.0, seed=seed)
     drawn = engine.generate([request for _, request in pairs], params)
@@ -217,57 +216,58 @@ def _successes(
 def credit_rows(
     judged: Sequence[Judged], signals: Mapping[str, Signal], common: dict[str, Any], seed: int = 0
 ) -> list[SignalRow]:
-    """How well each signal finds wrong steps, as rows; those with nothing to compare are left out.
+    """Returns rows on how well each signal locates wrong steps; rows without data are omitted.
 
-    first_wrong_step: the share of wrong responses whose largest drop is the first wrong step.
-    kind_matched_pairs: how often the first wrong step drops below a right step of its kind, to the same prompt,
-    that comes before any wrong one; one half for a signal that knows kinds alone.
+    first_wrong_step: share of wrong responses whose largest drop is at the first wrong step.
+    kind_matched_pairs: how often the signal is lower at the first wrong step than at a right step of the same kind and
+    prompt that precedes any wrong one; one half for a signal that depends on the kind only.
     kind_matched_pairs_all: the same over all wrong and all right steps.
-    first_wrong_step_chance, of signal "chance": any step of the response.
+    first_wrong_step_chance, of signal "chance": a random step of the response.
 
     Raises:
-        InputError: a signal that is not one finite number a step.
+        InputError: a signal is not one finite number per step.
     """
     groups = [j.prompt_id for j in judged]
     rows = []
     for name, signal in signals.items():
         credits, same = _credits(judged, name, signal), {**common, "signal": name}
-        found, _ = _found(judged, credits, seed)
+        located, _ = _localisation(judged, credits, seed)
         pairs = matched_pairs(credits, groups, up_to_first_wrong, seed=seed)
         every_pair = matched_pairs(credits, groups, every_step, seed=seed)
         rows += [
-            _row(same, "first_wrong_step", None, found, "largest drop is the first wrong step"),
+            _row(same, "first_wrong_step", None, located, "largest drop is the first wrong step"),
             _row(same, "kind_matched_pairs", None, pairs, "first wrong step drops below a right one of its kind"),
             _row(same, "kind_matched_pairs_all", None, every_pair, "wrong step drops below a right one of its kind"),
         ]
     flat = [StepCredit([0.0] * len(j.wrong), j.wrong) for j in judged]
-    found, chance = _found(judged, flat, seed)
-    by_chance = found._replace(estimate=chance, low=float("nan"), high=float("nan"))
+    located, chance = _localisation(judged, flat, seed)
+    by_chance = located._replace(estimate=chance, low=float("nan"), high=float("nan"))
     same = {**common, "signal": "chance"}
     rows.append(_row(same, "first_wrong_step_chance", None, by_chance, "any step of the response"))
     return [row for row in rows if row.n]
 
 
-def _found(judged: Sequence[Judged], credits: Sequence[StepCredit], seed: int) -> tuple[Estimate, float]:
-    """`first_wrong_step_accuracy` over the wrong responses."""
+def _localisation(judged: Sequence[Judged], credits: Sequence[StepCredit], seed: int) -> tuple[Estimate, float]:
+    """Returns `first_wrong_step_accuracy` over the wrong responses."""
     wrong = [(credit, j.prompt_id) for credit, j in zip(credits, judged, strict=True) if not j.right]
     return first_wrong_step_accuracy([c for c, _ in wrong], [prompt for _, prompt in wrong], seed=seed)
 
 
 def _credits(judged: Sequence[Judged], name: str, signal: Signal) -> list[StepCredit]:
-    """A signal with the truth beside it."""
+    """Combines a signal with the labels of the steps."""
     if len(signal) != len(judged):
-        raise InputError(f"{len(signal)} responses where {len(judged)} were judged", f"signal {name}")
+        raise InputError(f"has {len(signal)} responses; must have one entry per judged response, {len(judged)}",
+                         f"signal {name}")  # fmt: skip
     for change, j in zip(signal, judged, strict=True):
         if change.shape != (len(j.wrong),) or not np.isfinite(change).all():
-            raise InputError("a signal is one finite number a step", f"signal {name}, prompt {j.prompt_id}")
+            raise InputError("must be one finite number per step", f"signal {name}, prompt {j.prompt_id}")
     return [StepCredit(change.tolist(), j.wrong, j.kinds) for change, j in zip(signal, judged, strict=True)]
 
 
 def auc_rows(scored: Sequence[Scored], common: dict[str, Any], seed: int = 0) -> list[SignalRow]:
-    """How well V foretells final success at 25, 50, 75 and 100% of the steps, within a prompt and across.
+    """Returns the AUC of V as a predictor of success at 25, 50, 75 and 100% of the steps, within and across prompts.
 
-    Across prompts a value gets credit for telling easy prompts from hard ones, within a prompt none.
+    The AUC across prompts also rewards distinguishing easy prompts from hard ones.
     """
     right = [s.episode.reward == 1 for s in scored]
     groups = [s.episode.prompt_id for s in scored]
@@ -281,7 +281,7 @@ def auc_rows(scored: Sequence[Scored], common: dict[str, Any], seed: int = 0) ->
 
 
 def with_values(judged: Sequence[Judged], after_steps: Sequence[NDArray[Any]]) -> list[Scored]:
-    """Judged responses with values or success rates [steps + 1], as `auc_rows` takes them."""
+    """Combines judged responses with values or success rates [steps + 1], for `auc_rows`."""
     return [Scored(j.episode, j.trajectory, v) for j, v in zip(judged, after_steps, strict=True)]
 
 
@@ -293,17 +293,17 @@ def calibration_rows(
     edges: Sequence[float] = TENTHS,
     seed: int = 0,
 ) -> list[SignalRow]:
-    """V of every state against the success rate of its continuations: bins, and two summaries.
+    """Returns rows on the calibration of V against the success rate of continuations: bins and two summaries.
 
-    States are counted as often as responses pass through them; errors are clustered by prompt.
+    States are counted once per response that visits them; errors are clustered by prompt.
 
     Args:
-        scored: with V before the first step and after each.
-        success: rates at the same states, from `continuation_success`.
-        trials: the continuations behind each rate, 2 or more.
-        common: what the rows have in common.
-        edges: of the bins of V.
-        seed: of the bootstrap.
+        scored: responses with V before the first step and after each.
+        success: success rates at the same states, from `continuation_success`.
+        trials: number of continuations per rate, 2 or more.
+        common: columns shared by the rows.
+        edges: edges of the bins of V.
+        seed: seed of the bootstrap.
     """
     if not scored:
         return []
@@ -342,5 +342,5 @@ def _row(common: dict[str, Any], metric: str, at: float | None, e: Estimate, not
 
 
 def _number(x: float) -> float | None:
-    """Six digits after the point; nothing in place of NaN."""
+    """Rounds to six decimals; None for NaN."""
     return None if np.isnan(x) else round(float(x), 6)

@@ -1,4 +1,4 @@
-"""What a value function knows: does it rank right above wrong, and does its drop point at the wrong step?"""
+"""Quality of a value model: ranking of right above wrong responses, and localisation of the first wrong step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stepcredit.tasks.task import Problem, Task
 
 
 class Scored(NamedTuple):
-    """A finished, decided response with V before its first step and after each; [steps + 1]."""
+    """Finished, decided response with V before its first step and after each, [steps + 1]."""
 
     episode: Episode
     trajectory: Trajectory
@@ -28,7 +28,7 @@ class Scored(NamedTuple):
 
 
 def score(value_model: Any, tokenizer: Any, episodes: Sequence[Episode], rule: StepRule) -> list[Scored]:
-    """V after every step of every finished and decided episode; others are left out."""
+    """Computes V after every step of each finished and decided episode; omits the others."""
     pieces = TokenTexts(tokenizer)
     finished = [e for e in episodes if e.reward is not None and not e.truncated]
     rows = [align(e, tokenizer, rule, pieces) for e in finished]
@@ -37,13 +37,13 @@ def score(value_model: Any, tokenizer: Any, episodes: Sequence[Episode], rule: S
 
 
 def value_at(scored: Scored, share: float) -> float:
-    """V when this share of the steps is written, rounded down; 1.0 is the finished response."""
+    """Returns V after this share of the steps, rounded down; 1.0 is the finished response."""
     steps = len(scored.value) - 1
     return float(scored.value[int(share * steps)])
 
 
 def ranking(scored: Sequence[Scored], share: float, seed: int = 0) -> Estimate:
-    """AUC of V at a share of the response, right against wrong responses to the same prompt."""
+    """Returns the AUC of V at a share of the response, right against wrong responses to the same prompt."""
     return auc_within(
         [value_at(s, share) for s in scored],
         [s.episode.reward == 1 for s in scored],
@@ -55,7 +55,7 @@ def ranking(scored: Sequence[Scored], share: float, seed: int = 0) -> Estimate:
 def localisation(
     scored: Sequence[Scored], task: Task, problems: Sequence[Problem], seed: int = 0
 ) -> tuple[Estimate, float]:
-    """Share of wrong responses whose largest drop in V is their first wrong step, and the share by chance."""
+    """Returns the share of wrong responses whose largest drop in V is at the first wrong step, and that by chance."""
     by_id = {p.prompt_id: p for p in problems}
     credits, groups = [], []
     for s in scored:
@@ -69,17 +69,17 @@ def localisation(
 def value_rows(
     scored: Sequence[Scored], task: Task, problems: Sequence[Problem], common: dict[str, Any], seed: int = 0
 ) -> list[ValueRow]:
-    """Rows of `value.json`: ranking half-way and at the end, and where the largest drop points; without those
-    for which there is nothing to compare."""
+    """Returns the rows of `value.json`: ranking at half and at the end, and localisation; rows without data are
+    omitted."""
     rows = [
         _row(common, "auc_within_prompt", share, ranking(scored, share, seed), note)
         for share, note in ((0.5, "half of the steps written"), (1.0, "before the end token"))
     ]
-    found, chance = localisation(scored, task, problems, seed)
+    located, chance = localisation(scored, task, problems, seed)
     rows = [row for row in rows if row.n]
-    if not found.pairs:
+    if not located.pairs:
         return rows
-    rows.append(_row(common, "first_wrong_step", None, found, "largest drop in V is the first wrong step"))
+    rows.append(_row(common, "first_wrong_step", None, located, "largest drop in V is the first wrong step"))
     note = "any step of the response"
     by_chance = replace(rows[-1], metric="first_wrong_step_chance", estimate=chance, low=None, high=None, note=note)
     return [*rows, by_chance]
@@ -91,7 +91,7 @@ def _row(common: dict[str, Any], metric: str, at: float | None, e: Estimate, not
 
 
 def credit_examples(scored: Sequence[Scored], task: Task, problems: Sequence[Problem]) -> list[CreditExample]:
-    """Rows of `credit.json`: the first right and the first wrong response to one prompt, step by step."""
+    """Returns the rows of `credit.json`: a right and a wrong response to one prompt, step by step."""
     by_prompt: dict[str, dict[bool, Scored]] = {}
     for s in scored:
         by_prompt.setdefault(s.episode.prompt_id, {}).setdefault(s.episode.reward == 1, s)
@@ -102,19 +102,19 @@ def credit_examples(scored: Sequence[Scored], task: Task, problems: Sequence[Pro
 
 
 def _turns(episode: Episode) -> list[str]:
-    """What the policy wrote, turn by turn; a response is one turn."""
+    """Returns the texts written by the policy, per turn; a response is one turn."""
     if isinstance(episode.completion, str):
         return [episode.completion]
     return [message["content"] or "" for message in episode.completion if message["role"] == "assistant"]
 
 
 def credit_row(scored: Scored, task: Task, by_id: dict[str, Problem]) -> CreditExample:
-    """One response with V after each step and the truth about it."""
+    """Returns a response with V and correctness of each step."""
     episode = scored.episode
     problem = by_id[episode.prompt_id]
     turns = _turns(episode)
     wrong = task.wrong_steps(problem, "".join(turns))
-    # In a conversation a turn's end token is a step too: V after a turn is V before that token.
+    # In a conversation the end token of a turn is a step too: V after a turn is V before that token.
     steps = turns if len(turns) > 1 else StepRule(task.step_delimiters).split(turns[0])
     after = scored.value[1 :: 2 if len(turns) > 1 else 1].tolist()
     return CreditExample(

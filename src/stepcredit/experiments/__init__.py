@@ -1,1 +1,1 @@
-"""Many runs as one: comparisons, recipes, the quickstart."""
+"""Experiments made of many runs: comparisons, recipes and the quickstart."""

@@ -1,4 +1,4 @@
-"""Compare: every method on the same episodes, from the same policy, with the same number of updates."""
+"""Comparison of methods with the same episodes, initial policy and number of updates."""
 
 from __future__ import annotations
 
@@ -33,81 +33,83 @@ from stepcredit.training.methods import METHODS
 
 @dataclass
 class CompareConfig(Settings):
-    """Compare methods on the same episodes: the same start, the same number of updates, the same test.
+    """Compare methods with the same episodes, initial policy, number of updates and test problems.
 
-    For each seed an embedded task makes its own policy (SFT on demonstrations) and samples it; with --model and
-    --episodes all seeds share these. The learning rate of each method is the best of --learning_rates on the
-    validation split, on a seed that is not among the compared ones. Finished runs are not made again: give the
-    command once more to go on after a stop, or with more --methods or --seeds to extend the table.
+    For each seed, an embedded task trains its own initial policy (SFT on demonstrations) and samples it; with --model
+    and --episodes all seeds share these. The learning rate of each method is the best of --learning_rates on the
+    validation split, on a separate seed. Finished runs are reused: run the command again to resume, or with more
+    --methods or --seeds to extend the table.
     """
 
     task: Annotated[str, Limits(not_empty=True)] = field(metadata=flag("task", TASK_NAMES))
     output_dir: Annotated[str, Limits(not_empty=True)] = field(
-        metadata=flag("output_dir", "A broken run goes on in it.")
+        metadata=flag("output_dir", "An interrupted run resumes in it.")
     )
     methods: Annotated[list[str], Limits(not_empty=True)] = field(
         default_factory=lambda: ["rft", "dpo", "kto", "dro", "dqo", "oreo", "oreo-step", "oreo-response"],
-        metadata={"help": f"What is compared, of {', '.join(VARIANTS)}; the start, sft, is always there."},
+        metadata={"help": f"Methods to compare, of {', '.join(VARIANTS)}; the initial policy, sft, is always there."},
     )
     seeds: Annotated[list[int], Limits(at_least=0, at_most=2**32 - 1, not_empty=True)] = field(
-        default_factory=lambda: [0, 1, 2], metadata={"help": "One policy each."}
+        default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds, one initial policy each."}
     )
     tuning_seed: Annotated[int, Limits(at_least=0, at_most=2**32 - 1)] = field(
-        default=100, metadata={"help": "The seed on which learning rates are chosen."}
+        default=100, metadata={"help": "Seed on which learning rates are tuned."}
     )
     learning_rates: Annotated[list[float], Limits(above=0, not_empty=True)] = field(
-        default_factory=lambda: [2e-5, 1e-4, 5e-4], metadata={"help": "The rates that every method may choose from."}
+        default_factory=lambda: [2e-5, 1e-4, 5e-4], metadata={"help": "Learning rates tried for every method."}
     )
-    steps: Annotated[int, Limits(at_least=1)] = field(
-        default=200, metadata={"help": "Optimizer steps of every method."}
-    )
-    model: str | None = field(default=None, metadata=flag("model", "All seeds start from it."))
-    episodes: str | None = field(default=None, metadata={"help": "The episodes that --model is trained on."})
+    steps: Annotated[int, Limits(at_least=1)] = field(default=200, metadata={"help": "Optimizer steps per method."})
+    model: str | None = field(default=None, metadata=flag("model", "The initial policy of all seeds."))
+    episodes: str | None = field(default=None, metadata={"help": "Episodes to train --model on."})
     demonstrations: Annotated[int, Limits(at_least=1)] = field(
-        default=20_000, metadata={"help": "Embedded tasks: what SFT learns from."}
+        default=20_000, metadata={"help": "Embedded tasks: number of demonstrations for SFT."}
     )
     sft_steps: Annotated[int, Limits(at_least=1)] = field(
         default=150, metadata={"help": "Embedded tasks: optimizer steps of SFT."}
     )
     train_prompts: Annotated[int, Limits(at_least=1)] = field(
-        default=800, metadata={"help": "Embedded tasks: prompts that are sampled."}
+        default=800, metadata={"help": "Embedded tasks: number of training prompts."}
     )
     num_generations: Annotated[int, Limits(at_least=1)] = field(
-        default=8, metadata=flag("num_generations", "Of embedded tasks.")
+        default=8, metadata=flag("num_generations", "For embedded tasks.")
     )
     validation_prompts: Annotated[int, Limits(at_least=1)] = field(
-        default=400, metadata={"help": "Problems on which a rate is chosen."}
+        default=400, metadata={"help": "Number of validation problems for tuning learning rates."}
     )
-    test_prompts: Annotated[int, Limits(at_least=1)] = field(default=1000, metadata={"help": "Problems of the table."})
+    test_prompts: Annotated[int, Limits(at_least=1)] = field(
+        default=1000, metadata={"help": "Number of test problems."}
+    )
     searches: Annotated[list[str], Limits(not_empty=True)] = field(
         default_factory=lambda: ["greedy", "sample"],
-        metadata={"help": "How policies answer: greedy, sample; a rate is chosen by the mean over them."},
+        metadata={"help": "Decoding of the evaluations: greedy, sample; learning rates are tuned on the mean."},
     )
     credit_prompts: Annotated[int, Limits(at_least=0)] = field(
         default=0,
         metadata={
-            "help": "Test problems on whose responses V and β Σρ are judged step by step, beside fresh continuations "
-            "of every prefix; 0: not at all. For tasks that know which steps are wrong."
+            "help": "Number of test problems for evaluating the step credit of V and β Σρ, with fresh continuations of "
+            "every prefix; 0 turns it off. For tasks that label wrong steps."
         },
     )
     continuations: Annotated[int, Limits(at_least=2)] = field(
-        default=64, metadata={"help": "Fresh continuations of every prefix."}
+        default=64, metadata={"help": "Fresh continuations per prefix."}
     )
     settings: str = field(
         default="{}",
-        metadata={"help": 'More settings by method, as JSON: {"oreo": {"beta": 0.03}}; "all" holds for every method.'},
+        metadata={
+            "help": 'Further settings per method, as JSON: {"oreo": {"beta": 0.03}}; "all" applies to every method.'
+        },
     )
     jobs: Annotated[int, Limits(at_least=1)] = field(
-        default=1, metadata={"help": "Runs at a time, each in a process of its own."}
+        default=1, metadata={"help": "Number of parallel runs, each in its own process."}
     )
     threads: Annotated[int, Limits(at_least=1)] = field(
-        default=1, metadata={"help": "CPU threads of each; part of what makes a run repeatable."}
+        default=1, metadata={"help": "CPU threads per run; results are reproducible for a fixed number."}
     )
     dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
 
 class Comparison:
-    """The runs of a comparison: an initial policy for each seed, a rate for each method, then all methods × seeds."""
+    """Runs of a comparison: an initial policy per seed, a learning rate per method, then all methods × seeds."""
 
     def __init__(self, config: CompareConfig) -> None:
         self.config = config
@@ -116,13 +118,13 @@ class Comparison:
         self.timings: list[dict[str, Any]] = []
 
     def run(self, phase: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
-        """The results of runs; notes the seconds that they took, added up, whenever they were made."""
+        """Returns the results of runs, and records their total seconds, reused runs included."""
         results = run_grid(runs, phase, self.config.jobs, self.config.threads)
         self.timings.append({"phase": phase, "seconds": round(sum(run.seconds() for run in runs), 1)})
         return results
 
     def initial(self, seed: int) -> Run:
-        """Policy and episodes of a seed, with the policy's own score."""
+        """Returns the run that makes and evaluates the initial policy of a seed, with its episodes."""
         c = self.config
         settings = {
             "task_name": c.task,
@@ -136,15 +138,15 @@ class Comparison:
         return self._run(f"{INITIAL}-seed{seed}", make_initial, settings)
 
     def tuning(self, method: str, rate: float) -> Run:
-        """A method at a rate, on the seed for tuning, scored on the validation split."""
+        """Returns the run of a method at a learning rate, on the tuning seed and the validation split."""
         return self._method(method, self.config.tuning_seed, rate, "validation")
 
     def final(self, method: str, seed: int, rate: float) -> Run:
-        """A method at the rate chosen for it, scored on the test split."""
+        """Returns the run of a method at its tuned learning rate, on the test split."""
         return self._method(method, seed, rate, "test")
 
     def credit(self, seed: int, rates: dict[str, float]) -> Run:
-        """The credit of all methods of a seed."""
+        """Returns the run that evaluates the step credit of all methods of a seed."""
         c = self.config
         settings = {
             "task_name": c.task,
@@ -156,8 +158,8 @@ class Comparison:
             "samples": c.num_generations,
             "continuations": c.continuations,
         }
-        mark = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]  # other methods or rates, another run
-        return self._run(f"credit-seed{seed}-{mark}", judge_credit, settings)
+        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]  # other methods or rates: another run
+        return self._run(f"credit-seed{seed}-{digest}", judge_credit, settings)
 
     def _method(self, method: str, seed: int, rate: float, split: str) -> Run:
         settings = {
@@ -174,7 +176,7 @@ class Comparison:
         return Run(self.out / "runs" / name, work, settings)
 
     def _beta(self, method: str) -> float | None:
-        """β of a method: as set, or its config's default; None where it has none."""
+        """Returns β of a method: as set, or the default of its config; None if it has no β."""
         config = METHODS[variant_of(method).method].config
         default = {f.name: f.default for f in fields(config)}.get("beta")
         beta = self._settings_of(method).get("beta", default)
@@ -190,14 +192,14 @@ class Comparison:
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
-    """Makes the runs that are not finished, then writes the results (see `CompareConfig`); returns counts.
+    """Runs what is missing of a comparison and writes the results (see `CompareConfig`); returns counts.
 
-    Writes `results.json` (methods × seeds × searches), `grid.json` (the rates tried), `pairs.json` (every two methods
-    on the same problems), `localisation.json` (with `credit_prompts`), `curves.json`, `run.json`, `timings.json` (the
-    seconds of all runs of a phase, added up), `report.html`, and a folder per run in `runs/`.
+    Writes `results.json` (methods × seeds × searches), `grid.json` (the learning rates tried), `pairs.json` (pairs of
+    methods on the same problems), `localisation.json` (with `credit_prompts`), `curves.json`, `run.json`,
+    `timings.json` (total seconds of the runs per phase), `report.html`, and a folder per run in `runs/`.
 
     Raises:
-        InputError: settings that make no sense, a folder of another comparison, or runs that failed.
+        InputError: inconsistent settings, a folder of another comparison, or failed runs.
     """
     _check(config)
     comparison = Comparison(config)
@@ -234,7 +236,7 @@ def _compare(comparison: Comparison, initial: Sequence[Run]) -> dict[str, Any]:
 
 
 def _plan(comparison: Comparison, initial: Sequence[Run]) -> dict[str, Any]:
-    """How many runs there are, and how many of them are known to be finished."""
+    """Returns the number of runs per phase, and of finished ones."""
     config = comparison.config
     tuning = [comparison.tuning(m, r) for m in config.methods for r in config.learning_rates]
     return {
@@ -246,7 +248,7 @@ def _plan(comparison: Comparison, initial: Sequence[Run]) -> dict[str, Any]:
 
 
 def choose_rates(comparison: Comparison) -> dict[str, float]:
-    """The rate of each method with the best accuracy on the validation split, on average over the searches; of equals
+    """Returns the learning rate of each method with the highest mean validation accuracy over the searches; ties go to
     the smallest."""
     config = comparison.config
     pairs = list(itertools.product(config.methods, sorted(config.learning_rates)))
@@ -259,22 +261,23 @@ def choose_rates(comparison: Comparison) -> dict[str, float]:
     for method, rate in best.items():
         stopped = [row["stopped"] for row in tried[method, rate] if "stopped" in row]
         if stopped:
-            raise InputError(f"{method} learns at none of these rates; at {rate:g} {stopped[0]}", "learning_rates")
+            raise InputError(f"{method} learns at none of these rates; at {rate:g} {stopped[0]}; try smaller ones",
+                             "learning_rates")  # fmt: skip
     grid = [{**row, "chosen": best[m] == rate} for (m, rate), rows in tried.items() for row in rows]
     write_rows(comparison.out / "grid.json", rows_of([{"rows": grid}], AccuracyRow))
     return best
 
 
 def rows_of(results: Sequence[dict[str, Any]], kind: type[Any]) -> list[Any]:
-    """The rows of the results of runs."""
+    """Returns the rows in the results of runs."""
     return [parsed(kind, row, "run") for result in results for row in result["rows"]]
 
 
 def _settings(config: CompareConfig) -> dict[str, dict[str, Any]]:
-    """More settings by method, checked before anything runs."""
+    """Returns the further settings per method, after checking them."""
     settings = json_object(config.settings, "settings")
     if not all(isinstance(v, dict) for v in settings.values()):
-        raise InputError('settings by method, for example {"oreo": {"beta": 0.03}}', "settings")
+        raise InputError('must be settings per method, for example {"oreo": {"beta": 0.03}}', "settings")
     check_names(settings, ["all", *METHODS, *config.methods], "settings")
     for part, values in settings.items():
         for method in config.methods if part == "all" else [part]:
@@ -297,14 +300,15 @@ def _check(config: CompareConfig) -> None:
         load_episodes(config.episodes)
     for name in config.searches:
         if name not in ("greedy", "sample"):
-            raise InputError(f"{name!r} is neither greedy nor sample", "searches")
+            raise InputError(f"unknown search {name!r}; choose from greedy, sample", "searches")
     for name in ("methods", "seeds", "learning_rates", "searches"):
         values = getattr(config, name)
         if not values or len(set(values)) != len(values):
-            raise InputError("needs at least one, each once", name)
+            raise InputError("must have at least one value, and no duplicates", name)
     if config.tuning_seed in config.seeds:
-        raise InputError(f"{config.tuning_seed} is among the compared seeds", "tuning_seed")
+        raise InputError(f"{config.tuning_seed} is one of the compared seeds; choose another", "tuning_seed")
     if (config.model is None) != (config.episodes is None):
-        raise InputError("--model and --episodes go together", "model")
+        raise InputError("--model and --episodes must be given together", "model")
     if config.model is None and not isinstance(task, Embedded):
-        raise InputError(f"{config.task} brings no policy of its own; give --model and --episodes", "model")
+        raise InputError(f"{config.task} has no demonstrations for an initial policy; pass --model and --episodes",
+                         "model")  # fmt: skip

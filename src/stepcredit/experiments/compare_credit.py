@@ -1,4 +1,4 @@
-"""The credit of a comparison: on fresh responses of the initial policy, which method's signal finds the wrong step?"""
+"""Step credit in a comparison: which method's signal locates the wrong step in responses of the initial policy?"""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ def judge_credit(
     samples: int,
     continuations: int,
 ) -> dict[str, Any]:
-    """Rows of the credit of one seed: responses of the initial policy to test problems, judged by each signal.
+    """Evaluates each signal on responses of the initial policy to test problems, for one seed; returns rows.
 
-    "oreo ΔV" is the change of V, of every method that has one; "dpo β Σρ" that of every policy with a β; "kind of step"
-    the rate at which each kind goes wrong in the training episodes; "sft continuations" the success rate of fresh
-    continuations of the initial policy, or of OREO's: the ceiling, what a V without error would say.
+    "oreo ΔV" is the change of V, for each method with a value model; "dpo β Σρ" the implicit signal, for each method
+    with a β; "kind of step" the error rate of each kind of step in the training episodes; "sft continuations" the
+    success rate of fresh continuations of the initial policy (or of OREO's): the ceiling, the signal of an exact V.
 
     Args:
-        folder: of the run; `trained` and `initial` are names of folders beside it.
-        task_name, seed: as everywhere.
-        initial: the run of the policy and the episodes.
-        trained: by method, the run of its policy and value.
-        betas: by method; those without one have no implicit signal.
-        prompts, samples: how many responses are judged.
-        continuations: drawn from each state.
+        folder: folder of the run; `trained` and `initial` are names of its sibling folders.
+        task_name, seed: the task and the seed of problems and noise.
+        initial: run of the initial policy and the episodes.
+        trained: method → run of its policy and value model.
+        betas: method → β; the others have no implicit signal.
+        prompts, samples: number of test problems, and of responses per problem.
+        continuations: number of continuations per state.
 
     Raises:
-        InputError: the task does not know which steps are wrong.
+        InputError: the task does not label wrong steps.
     """
     task, runs = load_task(task_name), folder.parent
     base = runs / initial / "policy"
@@ -71,7 +71,7 @@ def judge_credit(
     judged = judge(task, problems, tokenizer, episodes, rule)
     training = _training_steps(task, runs / initial / "episodes", tokenizer, rule)
     if not judged or not training:
-        raise InputError(f"no step of {task.name} is known to be right or wrong; leave it at 0", "credit_prompts")
+        raise InputError(f"{task.name} does not label steps as right or wrong; leave it at 0", "credit_prompts")
     rates = rates_of_kinds(training)
     values = _values(judged, {method: runs / name / "value" for method, name in trained.items()})
     signals: dict[str, Signal] = {PRIOR: prior_changes(judged, rates)}
@@ -95,13 +95,13 @@ def judge_credit(
 
 
 def _values(judged: list[Judged], folders: dict[str, Path]) -> dict[str, Signal]:
-    """V after every step, of each method that has a value model."""
+    """Returns V after every step, for each method with a value model."""
     with_value = {method: folder for method, folder in folders.items() if folder.is_dir()}
     return {method: values_after_steps(judged, load_value_model(str(f))) for method, f in with_value.items()}
 
 
 def _training_steps(task: Task, episodes: Path, tokenizer: Any, rule: StepRule) -> list[Judged]:
-    """The judged steps of the episodes that the methods were trained on."""
+    """Returns the training episodes with labelled steps."""
     logs = [e for e in load_episodes(episodes) if not e.truncated]
     problems = {e.prompt_id: Problem(e.prompt_id, str(e.prompt), str(e.metadata["answer"])) for e in logs}
     return judge(task, list(problems.values()), tokenizer, logs, rule)
@@ -110,7 +110,7 @@ def _training_steps(task: Task, episodes: Path, tokenizer: Any, rule: StepRule) 
 def _against(
     judged: list[Judged], values: dict[str, Signal], rates: Signal, trials: int, common: dict[str, Any], by: str
 ) -> list[SignalRow]:
-    """How well each V agrees with the success rates of one policy's continuations."""
+    """Returns calibration rows of each V against the success rates of one policy's continuations."""
     rows: list[SignalRow] = []
     for method, value in values.items():
         named = {**common, "signal": f"{method} V", "against": f"{by} {CEILING}"}

@@ -1,4 +1,4 @@
-"""The runs of a comparison: the initial policy of a seed with its episodes, and a method trained from there."""
+"""Runs of a comparison: the initial policy of a seed with its episodes, and training of a method from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from stepcredit.training.train import curve
 from stepcredit.verdict import Verdict
 
 INITIAL = "sft"
-"""What the rows call the initial policy."""
+"""Name of the initial policy in the rows."""
 
 
 def make_initial(
@@ -45,7 +45,7 @@ def make_initial(
     sampled: dict[str, int],
     test: dict[str, Any],
 ) -> dict[str, Any]:
-    """The policy of a seed in `policy/`, the episodes in `episodes/`, and how the policy scores by itself."""
+    """Writes the initial policy of a seed to `policy/` and its episodes to `episodes/`; returns its evaluation."""
     shutil.rmtree(folder, ignore_errors=True)
     set_seed(seed)
     task = load_task(task_name)
@@ -71,16 +71,16 @@ def make_initial(
 def train_and_test(
     folder: Path, task_name: str, initial: str, method: str, seed: int, settings: dict[str, Any], test: dict[str, Any]
 ) -> dict[str, Any]:
-    """A method trained from the initial policy of a seed, and how its policy scores.
+    """Trains a method from the initial policy of a seed; returns the evaluation of its policy.
 
-    Tuning keeps no models, and a rate at which training stops solves nothing.
+    Tuning runs delete their models. A learning rate at which training diverges gets accuracy 0.
     """
     set_seed(seed)
     variant, task, initial_folder = variant_of(method), load_task(task_name), folder.parent / initial
     episodes = list(load_episodes(initial_folder / "episodes"))
     if variant.process_rewards:
         episodes = with_process_rewards(task, episodes)
-    method_settings = {"step_delimiters": list(task.step_delimiters), **settings, **variant.given}
+    method_settings = {"step_delimiters": list(task.step_delimiters), **settings, **variant.settings}
     tokenizer = load_tokenizer(str(initial_folder / "policy"))
     args = METHODS[variant.method].config(**small_run(folder, seed, **method_settings))
     try:
@@ -106,11 +106,11 @@ def train_and_test(
 
 
 def _stopped(
-    task_name: str, method: str, seed: int, learning_rate: float, why: str, test: dict[str, Any]
+    task_name: str, method: str, seed: int, learning_rate: float, reason: str, test: dict[str, Any]
 ) -> dict[str, Any]:
-    """A row for each search of a rate at which training stopped."""
+    """Returns one row per search for a learning rate at which training stopped early."""
     about: dict[str, Any] = {"task": task_name, "split": test["split"], "seed": seed, "method": method}
-    numbers: dict[str, Any] = {"n": test["prompts"], "accuracy": 0.0, "learning_rate": learning_rate, "stopped": why}
+    numbers: dict[str, Any] = {"n": test["prompts"], "accuracy": 0.0, "learning_rate": learning_rate, "stopped": reason}
     rows = [AccuracyRow(**about, search=name, **numbers) for name in test["searches"]]
     return {"rows": [written(row) for row in rows], "right": {}, "curve": []}
 
@@ -118,7 +118,7 @@ def _stopped(
 def _tested(
     task_name: str, method: str, seed: int, policy: Any, tokenizer: Any, folder: Path, test: dict[str, Any]
 ) -> dict[str, Any]:
-    """A row for each search, and for each which problems were solved."""
+    """Evaluates a policy; returns one row per search, and which problems were solved."""
     task = load_task(task_name)
     problems = list(task.problems(test["split"], test["prompts"], seed))
     engine = load_engine(policy, tokenizer=tokenizer, batch_size=256)

@@ -1,4 +1,4 @@
-"""A grid of runs: independent pieces of work, each written whole into a folder of its own, in worker processes."""
+"""Grid of independent runs in worker processes; each writes its own folder and is reused once finished."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One piece of work.
+    """One run of a grid.
 
     Attributes:
-        folder: where it writes; finished when its `result.json` is there.
-        work: a function of (folder, **settings) at the top level of a module; returns what it found, as JSON.
-        settings: its arguments, JSON-serialisable: a run that was finished with others is refused, not reused.
+        folder: output folder; the run is finished once it contains `result.json`.
+        work: top-level function of (folder, **settings) that returns a JSON-serialisable result.
+        settings: its arguments, JSON-serialisable; a run finished with other settings is refused, not reused.
     """
 
     folder: Path
@@ -34,10 +34,10 @@ class Run:
     settings: dict[str, Any]
 
     def finished(self) -> bool:
-        """Whether its result is there.
+        """Whether the run has a result.
 
         Raises:
-            InputError: it is there, made with other settings.
+            InputError: it was finished with other settings.
         """
         if not (self.folder / RESULT).exists():
             return False
@@ -49,12 +49,12 @@ class Run:
         return True
 
     def result(self) -> dict[str, Any]:
-        """What it found."""
+        """Returns the result of a finished run."""
         result: dict[str, Any] = self._read()["result"]
         return result
 
     def seconds(self) -> float:
-        """How long it took."""
+        """Returns the duration of a finished run."""
         return float(self._read()["seconds"])
 
     def _read(self) -> dict[str, Any]:
@@ -62,16 +62,16 @@ class Run:
 
 
 def run_grid(runs: Sequence[Run], label: str, jobs: int, threads: int) -> list[dict[str, Any]]:
-    """The results of all runs, in their order; finished ones are not run again.
+    """Runs all unfinished runs; returns all results, in order.
 
     Args:
-        runs: independent of each other.
-        label: for the progress bar, which counts runs.
-        jobs: how many at a time, each in a process of its own; 1 runs them in this one.
-        threads: CPU threads of each.
+        runs: independent runs.
+        label: label of the progress bar, which counts runs.
+        jobs: number of worker processes; 1 runs everything in this process.
+        threads: CPU threads per run.
 
     Raises:
-        InputError: runs failed; the others are finished all the same, and are not run again by the next call.
+        InputError: some runs failed; the others have finished and will be reused.
     """
     todo = [run for run in runs if not run.finished()]
     failed: list[tuple[Run, BaseException]] = []
@@ -88,7 +88,7 @@ def run_grid(runs: Sequence[Run], label: str, jobs: int, threads: int) -> list[d
                     failed.append((running[future], error))
     if failed:
         names = "; ".join(f"{run.folder.name}: {' '.join(str(error).split())[:200]}" for run, error in failed)
-        raise InputError(f"{len(failed)} of {len(runs)} runs failed, give the command again to retry them: {names}")
+        raise InputError(f"{len(failed)} of {len(runs)} runs failed; run the command again to retry them: {names}")
     return [run.result() for run in runs]
 
 

@@ -1,4 +1,4 @@
-"""Where a comparison starts: a policy, and the episodes that every method learns from."""
+"""Initial policy of an experiment, and the episodes that every method is trained on."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from stepcredit.training.progress_callback import show_progress
 from stepcredit.training.trainer import OfflineTrainer
 
 BATCH = 64
-"""Episodes of an optimizer step in small runs."""
+"""Batch size of small runs, in episodes."""
 
 
 @runtime_checkable
 class Embedded(Protocol):
-    """A task that brings all that a policy from nothing needs."""
+    """A task with a tokenizer and demonstrations, enough to train a policy from scratch."""
 
     def tokenizer(self) -> Any:
-        """Its tokenizer."""
+        """Returns the tokenizer."""
         ...
 
     def demonstrations(self, count: int, seed: int) -> list[Episode]:
-        """Graded demonstrations to problems of the train split."""
+        """Returns graded demonstrations for problems of the train split."""
         ...
 
 
 class Scratch(NamedTuple):
-    """How the first policy of an embedded task is made."""
+    """Settings of the initial policy of an embedded task."""
 
     demonstrations: int = 20_000
     steps: int = 150
     learning_rate: float = 4e-3
 
 
-def small_run(out: Path, seed: int, **given: Any) -> dict[str, Any]:
-    """Settings that all small runs share: CPU, no checkpoints, no trackers."""
+def small_run(out: Path, seed: int, **settings: Any) -> dict[str, Any]:
+    """Returns trainer settings of a small run (CPU, no checkpoints, no trackers), updated by `settings`."""
     return {
         "output_dir": str(out),
         "per_device_train_batch_size": BATCH,
@@ -52,12 +52,12 @@ def small_run(out: Path, seed: int, **given: Any) -> dict[str, Any]:
         "use_cpu": True,
         "save_strategy": "no",
         "report_to": "none",
-        **given,
+        **settings,
     }
 
 
 def train_and_save(model: Any, config: OfflineConfig, episodes: Sequence[Episode], tokenizer: Any) -> OfflineTrainer:
-    """Trains by the method of the config, from its newest checkpoint where it has one; writes the plain folders."""
+    """Trains with the method of the config, from the latest checkpoint if there is one, and saves the models."""
     trainer = OfflineTrainer(model=model, args=config, train_dataset=episodes, processing_class=tokenizer)
     show_progress(trainer, config.method)
     trainer.train(resume_from_checkpoint=True)
@@ -66,7 +66,7 @@ def train_and_save(model: Any, config: OfflineConfig, episodes: Sequence[Episode
 
 
 def demonstrated_policy(task: Embedded, out: Path, seed: int, scratch: Scratch) -> OfflineTrainer:
-    """A small policy from nothing, fine-tuned on all demonstrations of a task, right and wrong."""
+    """Trains a small policy from scratch on all demonstrations of a task, right and wrong."""
     tokenizer = task.tokenizer()
     model = policy_from_scratch(tokenizer, ModelSize(), seed)
     settings = small_run(out, seed, max_steps=scratch.steps, learning_rate=scratch.learning_rate, warmup_steps=0.05)
@@ -76,7 +76,7 @@ def demonstrated_policy(task: Embedded, out: Path, seed: int, scratch: Scratch) 
 def sampled_episodes(
     task: Task, policy: Any, tokenizer: Any, split: str, prompts: int, samples: int, seed: int
 ) -> list[Episode]:
-    """`samples` graded responses to each of `prompts` problems of a split; the seed draws problems and noise."""
+    """Samples and grades `samples` responses to each of `prompts` problems; the seed determines problems and noise."""
     problems = list(task.problems(split, prompts, seed))
     engine = load_engine(policy, tokenizer=tokenizer, batch_size=256)
     params = SamplingParams(task.max_new_tokens, seed=seed)

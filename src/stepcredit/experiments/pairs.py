@@ -1,4 +1,4 @@
-"""Every two methods of a comparison on the same problems."""
+"""Pairwise comparison of methods on the same problems."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from stepcredit.results.schema import PairRow
 
 
 def pair_rows(task: str, results: Sequence[dict[str, Any]]) -> list[PairRow]:
-    """Every two methods on the same problems of the same seeds: the difference with its paired bootstrap interval
-    over problems, and McNemar's exact test on the responses that only one of them got right.
+    """Compares each pair of methods on the same problems and seeds: difference of accuracy with its paired bootstrap
+    interval over problems, and McNemar's exact test on the responses that only one method got right.
 
     Args:
-        task: its name.
-        results: of the runs on the test split: a row for each search, and which problems were solved in it.
+        task: name of the task.
+        results: results of the runs on the test split: rows per search, and which problems were solved.
     """
     right: dict[tuple[str, str], list[int]] = {}
     problems: dict[tuple[str, str], list[str]] = {}

@@ -1,7 +1,7 @@
-"""Quickstart: the whole loop on the embedded arithmetic task, on a CPU, without a network.
+"""Quickstart: the whole pipeline on the embedded arithmetic task, on a CPU, without network access.
 
-Demonstrations → a small policy from nothing (SFT) → samples, graded → rejection sampling and OREO on the same
-samples → greedy accuracy of all three, and what the value function knows → report.html.
+Demonstrations → small policy trained from scratch (SFT) → graded samples → rejection sampling and OREO on the same
+samples → greedy accuracy of all three, and quality of the value model → report.html.
 """
 
 from __future__ import annotations
@@ -44,45 +44,45 @@ from stepcredit.training.trainer import OfflineTrainer
 
 @dataclass
 class QuickstartConfig(Settings):
-    """The whole loop in one command: demonstrations, SFT, samples, rejection sampling, OREO, evaluation, report.
+    """Run the whole pipeline: demonstrations, SFT, sampling, rejection sampling, OREO, evaluation, report.
 
-    Runs on two CPU cores in two to five minutes. The same seed gives the same results, byte for byte, with the
-    same number of threads; timings are kept in a file of their own.
+    Takes two to five minutes on two CPU cores. Results are byte-identical for the same seed and number of threads;
+    timings are written to a separate file.
     """
 
     output_dir: Annotated[str, Limits(not_empty=True)] = field(
-        default="quickstart", metadata=flag("output_dir", "It must not hold anything yet.")
+        default="quickstart", metadata=flag("output_dir", "It must be empty or new.")
     )
     seed: Annotated[int, Limits(at_least=0, at_most=2**32 - 1)] = field(default=0, metadata=flag("seed"))
     threads: Annotated[int, Limits(at_least=1)] = field(
-        default=2, metadata={"help": "CPU threads; part of what makes a run repeatable."}
+        default=2, metadata={"help": "CPU threads; results are reproducible for a fixed number."}
     )
     demonstrations: Annotated[int, Limits(at_least=1)] = field(
-        default=20_000, metadata={"help": "Demonstrations that SFT learns from."}
+        default=20_000, metadata={"help": "Number of demonstrations for SFT."}
     )
     sft_steps: Annotated[int, Limits(at_least=1)] = field(default=150, metadata={"help": "Optimizer steps of SFT."})
     train_prompts: Annotated[int, Limits(at_least=1)] = field(
-        default=800, metadata={"help": "Prompts that are sampled for training."}
+        default=800, metadata={"help": "Number of training prompts."}
     )
     num_generations: Annotated[int, Limits(at_least=1)] = field(
-        default=8, metadata=flag("num_generations", "For training and for judging V.")
+        default=8, metadata=flag("num_generations", "For training and for evaluating V.")
     )
     epochs: Annotated[float, Limits(above=0)] = field(
-        default=2.0, metadata={"help": "Passes of rejection sampling and OREO over the samples."}
+        default=2.0, metadata={"help": "Epochs of rejection sampling and OREO."}
     )
     value_warmup_steps: Annotated[int, Limits(at_least=0)] = field(
-        default=60, metadata={"help": "OREO steps at the start in which only the value model learns."}
+        default=60, metadata={"help": "Initial OREO steps that train only the value model."}
     )
     test_prompts: Annotated[int, Limits(at_least=1)] = field(
-        default=1000, metadata={"help": "Test problems of every policy."}
+        default=1000, metadata={"help": "Number of test problems for accuracy."}
     )
     value_prompts: Annotated[int, Limits(at_least=1)] = field(
-        default=200, metadata={"help": "Test problems whose fresh samples V is judged on."}
+        default=200, metadata={"help": "Number of test problems for evaluating V on fresh samples."}
     )
 
 
 class Loop:
-    """What the phases of one run share."""
+    """State shared by the phases of a quickstart run."""
 
     def __init__(self, config: QuickstartConfig) -> None:
         self.config = config
@@ -94,18 +94,18 @@ class Loop:
         self.curves: dict[str, Any] = {}
 
     def train(self, config: OfflineConfig, episodes: list[Episode]) -> OfflineTrainer:
-        """Trains the SFT policy further by the method of the config; keeps its curve and its plain folders."""
+        """Trains from the SFT policy with the method of the config; records the curve and saves the models."""
         with self.watch.phase(f"train {config.method}"):
             trainer = train_and_save(str(self.out / "sft" / "policy"), config, episodes, self.tokenizer)
         self.curves[config.method] = curve(trainer)
         return trainer
 
     def sample(self, policy: Any, split: str, prompts: int, seed: int) -> list[Episode]:
-        """`config.num_generations` graded responses to each of the first prompts of a split."""
+        """Samples and grades `config.num_generations` responses per prompt of a split."""
         return sampled_episodes(self.task, policy, self.tokenizer, split, prompts, self.config.num_generations, seed)
 
     def test(self, method: str, policy: Any) -> AccuracyRow:
-        """Greedy accuracy on the test problems."""
+        """Evaluates the greedy accuracy on the test problems."""
         with self.watch.phase(f"evaluate {method}"):
             problems = self.task.problems("test", self.config.test_prompts, self.config.seed)
             engine = load_engine(policy, tokenizer=self.tokenizer, batch_size=256)
@@ -116,7 +116,7 @@ class Loop:
         return row
 
     def common(self, method: str) -> dict[str, Any]:
-        """What every row of a method says about itself."""
+        """Returns the columns shared by the rows of a method."""
         return {
             "task": self.task.name,
             "task_version": self.task.version,
@@ -129,10 +129,10 @@ class Loop:
 
 
 def quickstart(config: QuickstartConfig) -> Path:
-    """Runs the loop and returns the report (see `QuickstartConfig`).
+    """Runs the pipeline; returns the path of the report (see `QuickstartConfig`).
 
     Raises:
-        InputError: the folder holds something already.
+        InputError: the folder is not empty.
     """
     out = Path(config.output_dir)
     with locked(out, "stepcredit quickstart"):
@@ -153,13 +153,13 @@ def _quickstart(config: QuickstartConfig, out: Path) -> Path:
     loop.test("oreo", oreo.model.policy)
     _judge_value(loop, policy, oreo.model.value)
     _write_rest(loop)
-    report = write_report(out)  # before the timings: the page is the same at every run of a seed
+    report = write_report(out)  # before the timings, so that the page is reproducible
     write_json(out / "timings.json", loop.watch.phases)
     return report
 
 
 def _sft(loop: Loop) -> Any:
-    """A small policy from nothing, on all demonstrations, right and wrong."""
+    """Train a small policy from scratch on all demonstrations, right and wrong."""
     scratch = Scratch(loop.config.demonstrations, loop.config.sft_steps)
     with loop.watch.phase("train sft"):
         trainer = demonstrated_policy(loop.task, loop.out / "sft", loop.config.seed, scratch)
@@ -168,7 +168,7 @@ def _sft(loop: Loop) -> Any:
 
 
 def _collect(loop: Loop, policy: Any) -> list[Episode]:
-    """Graded samples of the SFT policy: the logs that both methods learn from."""
+    """Sample and grade responses of the SFT policy: the offline data of both methods."""
     with loop.watch.phase("collect"):
         episodes = loop.sample(policy, "train", loop.config.train_prompts, loop.config.seed + 1)
         append_episodes(loop.out / "episodes", episodes)
@@ -176,14 +176,14 @@ def _collect(loop: Loop, policy: Any) -> list[Episode]:
 
 
 def _rft(loop: Loop, episodes: list[Episode]) -> OfflineTrainer:
-    """Rejection sampling: SFT on the right ones."""
+    """Train with rejection sampling: SFT on the right responses."""
     settings = small_run(loop.out / "rft", loop.config.seed, num_train_epochs=loop.config.epochs, learning_rate=1e-3)
     return loop.train(RFTConfig(**settings), episodes)
 
 
 def _oreo(loop: Loop, episodes: list[Episode]) -> OfflineTrainer:
-    """OREO on all of them. The policy waits until V has learnt something: against a V of zero everywhere, every
-    right response looks like a surprise as a whole, and the policy is pulled far from its reference."""
+    """Train with OREO on all responses. The value model warms up first: with V = 0 everywhere, every right response has
+    a large advantage, which moves the policy far from its reference."""
     settings = small_run(
         loop.out / "oreo",
         loop.config.seed,
@@ -198,7 +198,7 @@ def _oreo(loop: Loop, episodes: list[Episode]) -> OfflineTrainer:
 
 
 def _judge_value(loop: Loop, policy: Any, value: Any) -> None:
-    """V on fresh samples of the SFT policy to test problems: ranking within a problem, and the drop."""
+    """Evaluate V on fresh samples of the SFT policy to test problems: ranking and localisation."""
     config = loop.config
     with loop.watch.phase("judge the value function"):
         episodes = loop.sample(policy, "test", config.value_prompts, config.seed)

@@ -1,14 +1,14 @@
-"""A recipe: one YAML file that says what a whole experiment is, checked by name before anything runs.
+"""Recipe: a YAML file that defines a whole experiment, validated before anything runs.
 
-model: Qwen/Qwen2.5-Math-1.5B       the start
-task: gsm8k                         and its prompt_style, data
-trust_remote_code: false            whether code that the model's repository brings may run
-solutions: {split: train}           what SFT learns from, or {episodes: FOLDER}; absent: no fine-tuning first
+model: Qwen/Qwen2.5-Math-1.5B       pretrained policy
+task: gsm8k                         task; also prompt_style, data
+trust_remote_code: false            whether to run code from the model repository
+solutions: {split: train}           training data of SFT, or {episodes: FOLDER}; if absent, no SFT
 sft: {num_train_epochs: 3.0}        settings of `stepcredit train --method sft`
-collect: {num_generations: 10}              settings of `stepcredit collect`
-train: {beta: 0.03}                 settings that all methods share (those that a method has)
-methods: {rft: {}, oreo: {}}        the methods to compare, each with settings of its own
-evaluate: {split: test}             settings of `stepcredit evaluate`; of split also a list
+collect: {num_generations: 10}      settings of `stepcredit collect`
+train: {beta: 0.03}                 settings shared by all methods that have them
+methods: {rft: {}, oreo: {}}        methods to compare, each with its own settings
+evaluate: {split: test}             settings of `stepcredit evaluate`; split may be a list
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ SECTIONS = ("solutions", "sft", "collect", "train", "methods", "evaluate")
 _TRAIN_FIELDS = frozenset(f.name for f in dataclasses.fields(TrainConfig))
 _MADE_HERE = {"task", "data", "prompt_style", "value_model", "model", "episodes", "output_dir", "seed", "method",
               "trust_remote_code"}  # fmt: skip
-"""Settings that follow from the experiment; a section may not give them."""
+"""Settings determined by the experiment, which a section must not set."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An experiment; see the module's docstring."""
+    """Definition of an experiment (see the module docstring)."""
 
     model: str
     task: str
@@ -55,78 +55,77 @@ class Recipe:
 
     @property
     def splits(self) -> list[str]:
-        """What every policy is evaluated on."""
-        given = self.evaluate.get("split", EvaluateConfig.split)
-        return list(given) if isinstance(given, list) else [given]
+        """Splits that every policy is evaluated on."""
+        split = self.evaluate.get("split", EvaluateConfig.split)
+        return list(split) if isinstance(split, list) else [split]
 
     def settings_of(self, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(settings of `TrainConfig`, settings of the method's config): the variant's, then the shared ones that it
-        has, then its own."""
+        """Returns (settings of `TrainConfig`, settings of the method's config). The method's own settings override
+        those of the variant, which override the shared ones."""
         variant = variant_of(method)
         row = METHODS[variant.method]
-        known = _fields_of(row.config) | _TRAIN_FIELDS
+        names = _fields_of(row.config) | _TRAIN_FIELDS
         if not row.needs_value:
-            known -= {name for name in _TRAIN_FIELDS if name.startswith("value_")}
-        shared = {k: v for k, v in self.train.items() if k in known}
+            names -= {name for name in _TRAIN_FIELDS if name.startswith("value_")}
+        shared = {k: v for k, v in self.train.items() if k in names}
         trust = {"trust_remote_code": True} if self.trust_remote_code else {}
-        return split_settings({**shared, **variant.given, **self.methods[method], **trust})
+        return split_settings({**shared, **variant.settings, **self.methods[method], **trust})
 
 
 def split_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(those of `TrainConfig`, the others)."""
+    """Returns (settings of `TrainConfig`, all other settings)."""
     ours = {k: v for k, v in settings.items() if k in _TRAIN_FIELDS}
     return ours, {k: v for k, v in settings.items() if k not in ours}
 
 
 def read_recipe(file: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from its file.
+    """Reads and checks a recipe.
 
     Args:
-        file: YAML.
-        overrides: `section.setting=value` or `setting=value`, values in YAML; they win.
+        file: YAML file.
+        overrides: `section.setting=value` or `setting=value`, with YAML values; they override the file.
 
     Raises:
-        InputError: no such file, no YAML, or a section or setting that no command has.
+        InputError: the file cannot be read, or has an unknown section or setting.
     """
-    found = read_yaml(file)
+    recipe = read_yaml(file)
     for override in overrides:
-        _override(found, override)
-    _check(found, str(file))
-    return Recipe(**found)
+        _override(recipe, override)
+    _check(recipe, str(file))
+    return Recipe(**recipe)
 
 
-def _override(found: dict[str, Any], override: str) -> None:
+def _override(recipe: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     *sections, name = path.split(".")
     if not equals or not name:
-        raise InputError(f"{override!r}: give section.setting=value", "set")
-    at = found
+        raise InputError(f"{override!r}: must be section.setting=value", "set")
+    at = recipe
     for section in sections:
         if at.get(section) is None:
             at[section] = {}
         at = at[section]
         if not isinstance(at, dict):
-            raise InputError(f"{override!r}: {section} is no section", "set")
+            raise InputError(f"{override!r}: {section} is not a section", "set")
     try:
         at[name] = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{override!r}: not YAML: {error}", "set") from error
 
 
-def _check(found: dict[str, Any], where: str) -> None:
-    known = [f.name for f in dataclasses.fields(Recipe)]
-    check_names(found, known, where)
+def _check(recipe: dict[str, Any], where: str) -> None:
+    check_names(recipe, [f.name for f in dataclasses.fields(Recipe)], where)
     for name in ("model", "task"):
-        if not isinstance(found.get(name), str):
-            raise InputError(f"must say which {name}", where)
-    if not isinstance(found.get("trust_remote_code", False), bool):
+        if not isinstance(recipe.get(name), str):
+            raise InputError(f"must set {name}", where)
+    if not isinstance(recipe.get("trust_remote_code", False), bool):
         raise InputError("must be true or false", f"{where}: trust_remote_code")
-    sections = {name: found[name] for name in SECTIONS if found.get(name) is not None}
+    sections = {name: recipe[name] for name in SECTIONS if recipe.get(name) is not None}
     for name, section in sections.items():
         if not isinstance(section, dict):
             raise InputError("must be a mapping of settings", f"{where}: {name}")
     if not sections.get("methods"):
-        raise InputError("names no method", f"{where}: methods")
+        raise InputError("must name at least one method", f"{where}: methods")
     collected, evaluated = _fields_of(CollectConfig), _fields_of(EvaluateConfig)
     trained = {method: _fields_of(METHODS[variant_of(method).method].config) for method in sections["methods"]}
     _check_solutions(sections.get("solutions", {}), f"{where}: solutions")
@@ -146,13 +145,13 @@ def _fields_of(config: type) -> set[str]:
     return {f.name for f in dataclasses.fields(config) if f.init}
 
 
-def _check_solutions(given: Mapping[str, Any], where: str) -> None:
-    check_names(given, {"split", "limit", "episodes"}, where)
-    if "episodes" in given and len(given) > 1:
-        raise InputError("episodes are taken as they are, without split or limit", where)
+def _check_solutions(section: Mapping[str, Any], where: str) -> None:
+    check_names(section, {"split", "limit", "episodes"}, where)
+    if "episodes" in section and len(section) > 1:
+        raise InputError("episodes cannot be combined with split or limit; remove them", where)
 
 
-def _check_section(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    for name in _MADE_HERE & set(given):
-        raise InputError(f"{name} follows from the rest of the recipe; leave it out", where)
-    check_names(given, set(known) - _MADE_HERE, where)
+def _check_section(section: Mapping[str, Any], allowed: Iterable[str], where: str) -> None:
+    for name in _MADE_HERE & set(section):
+        raise InputError(f"{name} is set by the recipe itself; leave it out", where)
+    check_names(section, set(allowed) - _MADE_HERE, where)

@@ -1,11 +1,11 @@
-"""Reproduce: a recipe from its start to its table; every finished step is left as it is.
+"""Reproduction of a recipe, from SFT to the table of results; finished steps are not repeated.
 
-OUT/solutions                    worked solutions, where the recipe fine-tunes first
-OUT/seed0/sft                    the fine-tuned policy
-OUT/seed0/episodes               responses of that policy, graded
-OUT/seed0/METHOD                 policy and value function of each method
-OUT/seed0/evaluate-METHOD        its result and every response; with several splits evaluate-METHOD-SPLIT
-OUT/results.json, report.html    all together
+OUT/solutions                    worked solutions, if the recipe has an SFT step
+OUT/seed0/sft                    fine-tuned policy
+OUT/seed0/episodes               graded responses of that policy
+OUT/seed0/METHOD                 policy and value model of each method
+OUT/seed0/evaluate-METHOD        its results and responses; with several splits evaluate-METHOD-SPLIT
+OUT/results.json, report.html    results of all evaluations
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from stepcredit.training.train import TrainConfig, train
 
 @dataclass
 class ReproduceConfig(Settings):
-    """Run a recipe: solutions, SFT, collection, every method, evaluation, table. Run it again to go on where it
-    stopped. Needs the recipe's pretrained weights, and a GPU for any of the size that the recipes name."""
+    """Run a recipe: solutions, SFT, collection, every method, evaluation, table. Run the command again to resume. Needs
+    the pretrained weights of the recipe and, at their size, a GPU."""
 
-    recipe: str = field(metadata={"help": "A recipe, for example recipes/qwen2.5-math-1.5b-gsm8k.yaml.",
+    recipe: str = field(metadata={"help": "Recipe file, for example recipes/qwen2.5-math-1.5b-gsm8k.yaml.",
                                   "positional": True})  # fmt: skip
     output_dir: Annotated[str, Limits(not_empty=True)] = field(
-        metadata=flag("output_dir", "A broken run goes on in it.")
+        metadata=flag("output_dir", "An interrupted run resumes in it.")
     )
     seeds: Annotated[list[int], Limits(at_least=0, at_most=2**32 - 1, not_empty=True)] = field(
-        default_factory=lambda: [0], metadata={"help": "The seeds; each is a run of its own."}
+        default_factory=lambda: [0], metadata={"help": "Seeds; each is a separate run."}
     )
     methods: list[str] = field(default_factory=list, metadata={"help": "Only these methods of the recipe."})
     set: list[str] = field(
         default_factory=list,
-        metadata={"help": "Other settings, section.setting=value: model=FOLDER train.per_device_train_batch_size=2 …"},
+        metadata={"help": "Overrides, section.setting=value: model=FOLDER train.per_device_train_batch_size=2 …"},
     )
     dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
@@ -61,7 +61,7 @@ RECIPE = "recipe.json"
 
 @dataclass(frozen=True)
 class Step:
-    """One piece of work: its name, the file that stands when it is done, and what does it."""
+    """Step of a recipe: its name, the file that marks it as done, and the function that runs it."""
 
     name: str
     done: Path
@@ -69,15 +69,15 @@ class Step:
 
 
 def reproduce(config: ReproduceConfig) -> dict[str, Any]:
-    """Runs what is not done yet of a recipe; returns counts (see `ReproduceConfig`).
+    """Runs the unfinished steps of a recipe; returns counts (see `ReproduceConfig`).
 
     Raises:
-        InputError: a recipe that does not fit the commands, a folder of another recipe, or what the steps raise.
+        InputError: an invalid recipe, a folder of another recipe, or an error of a step.
     """
     recipe = read_recipe(Path(config.recipe), config.set)
     missing = [name for name in config.methods if name not in recipe.methods]
     if missing:
-        raise InputError(f"not in the recipe: {', '.join(missing)}; there is {', '.join(recipe.methods)}", "methods")
+        raise InputError(f"not in the recipe: {', '.join(missing)}; choose from {', '.join(recipe.methods)}", "methods")
     out = Path(config.output_dir)
     steps = steps_of(recipe, config)
     left = [step for step in steps if not step.done.exists()]
@@ -97,7 +97,7 @@ def reproduce(config: ReproduceConfig) -> dict[str, Any]:
 
 
 def steps_of(recipe: Recipe, config: ReproduceConfig) -> list[Step]:
-    """All steps in order."""
+    """Returns all steps, in order."""
     out, steps = Path(config.output_dir), []
     solutions = None if recipe.solutions is None else Path(recipe.solutions.get("episodes", out / "solutions"))
     if recipe.solutions is not None and "episodes" not in recipe.solutions:
@@ -120,7 +120,7 @@ def steps_of(recipe: Recipe, config: ReproduceConfig) -> list[Step]:
 
 
 def gather(out: Path) -> None:
-    """The rows of all evaluations in one `results.json`, and the page of them."""
+    """Merges the rows of all evaluations into one `results.json` and writes the report."""
     files = sorted(out.glob("seed*/evaluate-*/results.json"))
     rows = [row for file in files for row in read_rows(file, AccuracyRow)]
     write_rows(out / "results.json", rows)
@@ -135,7 +135,7 @@ def _task_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def _collect_step(recipe: Recipe, name: str, out: Path, policy: str, seed: int, settings: Mapping[str, Any]) -> Step:
-    """Done when its summary stands: a broken collection has a manifest and some units."""
+    """Returns a collection step, done once its summary exists (an interrupted one has no summary)."""
     config = CollectConfig(**_task_of(recipe), model=policy, output_dir=str(out), seed=seed, **settings)
     done = out / "collected.json"
     return Step(name, done, lambda: write_json(done, collect(config)))
@@ -144,7 +144,8 @@ def _collect_step(recipe: Recipe, name: str, out: Path, policy: str, seed: int, 
 def _train_step(
     method: str, out: Path, model: str, episodes: Path, seed: int, settings: tuple[dict[str, Any], dict[str, Any]]
 ) -> Step:
-    """The config of the method is made when it is run, on the machine that trains; its settings are checked before."""
+    """Returns a training step; its settings are checked now, but the trainer config is created when it runs, because it
+    depends on the device."""
     ours, theirs = settings
     kind = METHODS[method if method in METHODS else variant_of(method).method].config
     check_values(kind, theirs, THEIR_LIMITS)
@@ -165,14 +166,14 @@ def _evaluate_step(recipe: Recipe, method: str, here: Path, policy: str, seed: i
 
 
 def _same_recipe(out: Path, recipe: Recipe) -> None:
-    """Keeps a folder to one recipe; methods may be added."""
-    wanted = json.loads(json.dumps(vars(recipe), default=dict))
-    kept = out / RECIPE
-    if kept.exists():
-        before = read_manifest(kept, ("recipe",))["recipe"]
-        both = before["methods"].keys() & wanted["methods"].keys()
-        fixed = [{k: v for k, v in r.items() if k not in ("methods", "data")} for r in (before, wanted)]
-        changed = [*changed_settings(*fixed), *(m for m in both if before["methods"][m] != wanted["methods"][m])]
+    """Checks that the folder belongs to this recipe, and records it; methods may be added."""
+    new = json.loads(json.dumps(vars(recipe), default=dict))
+    file = out / RECIPE
+    if file.exists():
+        old = read_manifest(file, ("recipe",))["recipe"]
+        both = old["methods"].keys() & new["methods"].keys()
+        fixed = [{k: v for k, v in r.items() if k not in ("methods", "data")} for r in (old, new)]
+        changed = [*changed_settings(*fixed), *(m for m in both if old["methods"][m] != new["methods"][m])]
         if changed:
-            raise InputError(f"was begun with another {', '.join(changed)}; choose another --output_dir", str(out))
-    write_json(kept, {"recipe": wanted, **versions()})
+            raise InputError(f"was started with another {', '.join(changed)}; choose another --output_dir", str(out))
+    write_json(file, {"recipe": new, **versions()})

@@ -1,1 +1,1 @@
-"""Tables, plots and pages; reads result files only."""
+"""Tables, plots and pages from result files."""

@@ -1,4 +1,4 @@
-"""Accuracy against cost: what each search is worth for the tokens that it takes."""
+"""Plot of accuracy against token cost, per search."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ COLOURS = ("#b08900", "#1f9aa0", "#d1608a", "#7c8f2e", "#9c6644", "#6c6fd1", INK
 
 
 def cost(score: Score) -> float:
-    """Tokens generated and scored, per problem."""
+    """Returns the number of tokens generated and scored per problem."""
     return (score.tokens_generated or 0.0) + (score.tokens_scored or 0.0)
 
 
 def write_cost(path: Path, rows: Iterable[AccuracyRow]) -> Path:
-    """The picture of the rows of a `results.json`, standing by itself: ink on white."""
+    """Writes the plot of the rows of a `results.json` as a standalone SVG with a white background."""
     path.write_text(standing(cost_svg(aggregate(rows))), encoding="utf-8")
     return path
 
 
 def standing(svg: str) -> str:
-    """An inline SVG as a picture that stands by itself."""
+    """Converts an inline SVG to a standalone one."""
     drawn = svg.replace("currentColor", "#1b2026")
     return drawn.replace("<svg", '<svg style="background: #fff" font-family="sans-serif"', 1) + "\n"
 
 
 def cost_svg(scores: Sequence[Score], name: str = "cost") -> str:
-    """Accuracy over tokens generated and scored, a panel for each method and a line for each search, as an SVG.
+    """Plots accuracy over tokens generated and scored, with a panel per method and a line per search, as an SVG.
 
-    Greedy decoding and sampling are marks of their own. Error bars are standard errors: over seeds where there are
-    several, otherwise over problems.
+    Greedy decoding and sampling are single markers. Error bars are standard errors: over seeds if there are several,
+    otherwise over problems.
     """
     methods = {score.method: score.label for score in scores}
     with figure_style(name):
@@ -47,15 +47,15 @@ def cost_svg(scores: Sequence[Score], name: str = "cost") -> str:
             axes = figure.add_subplot(1, len(methods), number)
             axes.set_xscale("log")
             axes.set_title(label, fontsize=11)
-            axes.set_xlabel("tokens generated and scored a problem")
+            axes.set_xlabel("tokens generated and scored per problem")
             axes.set_ylabel("accuracy %" if number == 1 else "")
             axes.set_ylim(0, 104)
             axes.grid(visible=True)
             _draw_lines(axes, [score for score in scores if score.method == method])
             axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
-        found = [axes.get_legend_handles_labels() for axes in figure.axes]
-        lines = {label: line for handles, labels in found for line, label in zip(handles, labels, strict=True)}
+        legends = [axes.get_legend_handles_labels() for axes in figure.axes]
+        lines = {label: line for handles, labels in legends for line, label in zip(handles, labels, strict=True)}
         figure.legend(lines.values(), lines, loc="outside lower center", ncols=len(lines), frameon=False, fontsize=8.5)
         return drawn_svg(figure, name)
 

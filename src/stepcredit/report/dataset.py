@@ -1,4 +1,4 @@
-"""The summary of a set of episodes as tables for a terminal."""
+"""Terminal tables of the summary of a set of episodes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _BAR = 20
 
 
 def dataset_tables(summary: Summary) -> Group:
-    """The summary as tables for a terminal."""
+    """Renders a summary as terminal tables."""
     return Group(_outcome_table(summary), _success_table(summary), _length_table(summary), *_remarks(summary))
 
 
 def preview_panels(previews: Sequence[tuple[str, str]]) -> Group:
-    """A panel of each (title, text)."""
+    """Renders each (title, text) as a panel."""
     return Group(
         *(Panel(Text(legible(text)), title=Text(printable(title)), title_align="left") for title, text in previews)
     )
@@ -41,10 +41,10 @@ def _outcome_table(summary: Summary) -> Table:
     for name in ("right", "wrong", "undecided", "truncated"):
         share = getattr(summary, name)
         table.add_row(name, f"{round(share * summary.episodes):,}", f"{share:.1%}")
-    table.add_row("repeated (same prompt and response)", *_part(summary.duplicates, summary.episodes))
+    table.add_row("duplicates (same prompt and response)", *_part(summary.duplicates, summary.episodes))
     table.add_row("with the sampled ids", *_part(round(summary.own_ids * summary.episodes), summary.episodes))
     turns = round(summary.multi_turn * summary.episodes)
-    table.add_row("of several turns", *_part(turns, summary.episodes))
+    table.add_row("multi-turn", *_part(turns, summary.episodes))
     if summary.reward_mean is not None:
         error = "" if summary.reward_stderr is None else f" ± {summary.reward_stderr:.4f}"
         table.add_row("mean reward ± standard error", f"{summary.reward_mean:.4f}{error}", "")
@@ -61,13 +61,13 @@ def _success_table(summary: Summary) -> Table:
     highest = max(summary.success.values()) or 1
     for name, number in summary.success.items():
         table.add_row(name, *_part(number, summary.prompts), "█" * round(_BAR * number / highest))
-    table.add_row("no right or wrong one", *_part(summary.prompts_without_outcome, summary.prompts), "")
+    table.add_row("no right or wrong response", *_part(summary.prompts_without_outcome, summary.prompts), "")
     table.add_section()
     for name, number in (
-        ("teach nothing: all right", summary.prompts_all_right),
-        ("teach nothing: all wrong", summary.prompts_all_wrong),
-        ("teach nothing: a single response", summary.prompts_single),
-        ("teach nothing: no reward", summary.prompts_undecided),
+        ("no training signal: all right", summary.prompts_all_right),
+        ("no training signal: all wrong", summary.prompts_all_wrong),
+        ("no training signal: a single response", summary.prompts_single),
+        ("no training signal: no reward", summary.prompts_undecided),
     ):
         table.add_row(name, *_part(number, summary.prompts), "")
     return table
@@ -76,12 +76,12 @@ def _success_table(summary: Summary) -> Table:
 def _length_table(summary: Summary) -> Table:
     table = _table("Lengths", "", "mean", "median", "95%", "longest")
     rows: list[tuple[str, Distribution | None]] = [
-        ("responses of a prompt", summary.responses_per_prompt),
+        ("responses per prompt", summary.responses_per_prompt),
         ("prompt, characters", summary.prompt_characters),
         ("response, characters", summary.completion_characters),
         ("response, tokens", summary.completion_tokens),
         ("prompt and response, tokens", summary.total_tokens),
-        ("steps of a response", summary.steps),
+        ("steps per response", summary.steps),
     ]
     for name, numbers in rows:
         if numbers is not None:
@@ -93,9 +93,9 @@ def _length_table(summary: Summary) -> Table:
 def _remarks(summary: Summary) -> list[Text]:
     remarks = []
     if summary.prompt_id_clashes:
-        remarks.append(f"{summary.prompt_id_clashes:,} prompt ids stand for more than one prompt: mend prompt_id.")
+        remarks.append(f"{summary.prompt_id_clashes:,} prompt ids belong to more than one prompt; fix prompt_id.")
     if summary.untokenised:
-        remarks.append(f"{summary.untokenised:,} responses are not given back by this tokenizer.")
+        remarks.append(f"{summary.untokenised:,} responses do not survive a round trip through this tokenizer.")
     if summary.total_tokens is None:
-        remarks.append("No ids are stored; give --tokenizer to count tokens.")
+        remarks.append("No ids are stored; pass --tokenizer to count tokens.")
     return [Text(remark) for remark in remarks]

@@ -1,4 +1,4 @@
-"""Accuracies and training curves as inline SVG: real text, the page's own ink, the same bytes every time."""
+"""Plots of accuracies and training curves as inline SVG: real text, the page's text color, reproducible bytes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Line:
-    """How the line of a method looks."""
+    """Label and style of the line of a method."""
 
     label: str
     colour: str
@@ -74,7 +74,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One quantity over the steps of training, as SVG, with a description for those who cannot see it."""
+    """Plot of one quantity over training steps, as SVG, with a text alternative."""
 
     title: str
     svg: str
@@ -82,15 +82,15 @@ class Panel:
 
 
 def accuracy_alt(scores: Sequence[Score]) -> str:
-    """The bars of the accuracy plot as a sentence."""
+    """Returns the text alternative of the accuracy plot."""
     bars = [f"{score.label} with {_search(score)} {score.percent}" for score in scores]
     return "Bar plot of accuracy in percent with standard errors: " + "; ".join(bars) + "."
 
 
 def accuracy_svg(scores: Sequence[Score], legend: Legend | None = None, name: str = "accuracy") -> str:
-    """Bars of accuracy with error bars, one a score in the given order, as an inline SVG.
+    """Plots accuracies as bars with error bars, one per score, as an inline SVG.
 
-    `name` goes in front of every id in the figure; two figures on one page need two names.
+    `name` prefixes every id in the figure and must be unique on a page.
     """
     legend = legend or Legend()
     gaps = [1.0 if one.method == other.method else 1.35 for one, other in pairwise(scores)]
@@ -118,15 +118,15 @@ def accuracy_svg(scores: Sequence[Score], legend: Legend | None = None, name: st
 
 
 def curve_lines(curves: Curves, legend: Legend) -> dict[str, Line]:
-    """How the line of every method looks."""
+    """Returns label and style of the line of each method."""
     dashes = {method: DASHES[k % len(DASHES)] for k, method in enumerate(curves)}
     return {method: Line(legend.label(method), legend.colour(method), dashes[method]) for method in curves}
 
 
 def curve_panels(curves: Curves, legend: Legend) -> list[Panel]:
-    """One panel for each known quantity that has a finite point, a line for each method.
+    """Plots one panel per known quantity with a finite value, with a line per method.
 
-    Values that are not finite leave a gap. A line of more than 300 points is averaged down to 300.
+    Non-finite values leave a gap. Lines of more than 300 points are averaged down to 300.
     """
     panels, looks = [], curve_lines(curves, legend)
     for index, (quantity, title) in enumerate(QUANTITIES.items()):
@@ -139,7 +139,7 @@ def curve_panels(curves: Curves, legend: Legend) -> list[Panel]:
 
 @contextmanager
 def figure_style(name: str) -> Iterator[None]:
-    """Our settings alone, whatever the reader's matplotlibrc says; everything is put back afterwards."""
+    """Context manager of the plot style, independent of the user's matplotlibrc, which is restored afterwards."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update({**STYLE, "svg.hashsalt": name})
@@ -199,7 +199,7 @@ def _panel_svg(drawn: Sequence[tuple[Line, Numbers, Numbers]], name: str) -> str
 
 
 def drawn_svg(figure: Figure, name: str) -> str:
-    """A figure as an inline SVG: the same bytes every time, ids of its own, the ink of the text around it."""
+    """Renders a figure as an inline SVG with reproducible bytes, unique ids and the color of the surrounding text."""
     buffer = io.StringIO()
     metadata: dict[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.patch.set_visible(False)
@@ -212,7 +212,7 @@ def drawn_svg(figure: Figure, name: str) -> str:
 
 
 def _own_tag(tag: str, name: str) -> str:
-    """The tag with ids of this figure's own, the page's ink, and without fixed size and font."""
+    """Rewrites an SVG tag: unique ids, the page's text color, no fixed size or font."""
     tag = re.sub(r'\bid="', f'id="{name}-', tag)
     tag = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", tag)
     tag = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "inherit", tag) if tag.startswith("<text") else tag

@@ -1,4 +1,4 @@
-"""How numbers and texts are written, in tables, on pages and in a terminal."""
+"""Formatting of numbers and texts for tables, pages and terminals."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ _ILLEGIBLE = re.compile(
 
 
 def printable(text: str) -> str:
-    """The text on one line, whatever cannot be printed replaced by a mark."""
+    """Replaces unprintable characters, line breaks included, by a replacement character."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def legible(text: str) -> str:
-    """The text with a mark for what no page can hold (control characters, lone surrogates) and for what would show the
-    rest in another order than it is written."""
+    """Replaces control characters, lone surrogates and bidirectional controls by a replacement character."""
     return _ILLEGIBLE.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 def share(value: float | None) -> str:
-    """A share in percent with one decimal."""
+    """Formats a share in percent with one decimal."""
     return MISSING if value is None else f"{100 * value:.1f}"
 
 
 def share_and_error(value: float | None, error: float | None) -> str:
-    """A share and its standard error in percent: 93.1 ± 0.6."""
+    """Formats a share and its standard error in percent: 93.1 ± 0.6."""
     return f"{share(value)} ± {share(error)}"
 
 
 def over_seeds(shares: Sequence[float] | None) -> str:
-    """The mean over seeds in percent, ± its standard error where there are several."""
+    """Formats the mean over seeds in percent, ± its standard error if there are several."""
     if not shares:
         return MISSING
     error = stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else None
@@ -42,12 +41,12 @@ def over_seeds(shares: Sequence[float] | None) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of shares in points, with its sign: −0.4."""
+    """Formats a difference of shares in percentage points, with sign: −0.4."""
     return f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def decimal(value: float | None) -> str:
-    """A number with two decimals and a true minus sign; a large one in fewer letters."""
+    """Formats a number with two decimals and a true minus sign; large ones in scientific notation."""
     if value is None:
         return MISSING
     text = f"{value:.2f}" if abs(value) < 1e6 else f"{value:.0e}"
@@ -55,24 +54,24 @@ def decimal(value: float | None) -> str:
 
 
 def signed(change: float | None) -> str:
-    """A change of V with its sign: −0.31."""
+    """Formats a change of V with its sign: −0.31."""
     if change is None:
         return ""
     return decimal(change) if decimal(change).startswith("−") else "+" + decimal(change)
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """The interval as low to high."""
+    """Formats an interval as "low to high"."""
     return MISSING if low is None or high is None else f"{decimal(low)} to {decimal(high)}"
 
 
 def count(value: int | float | None) -> str:
-    """A number without decimals: 1,234."""
+    """Formats a number without decimals: 1,234."""
     return MISSING if value is None else f"{value:,.0f}"
 
 
 def count_range(counts: tuple[int, int] | None) -> str:
-    """One number, or the smallest and the largest: 900–1,000."""
+    """Formats a range of counts: 1,000, or 900–1,000."""
     if counts is None:
         return MISSING
     low, high = counts
@@ -80,14 +79,14 @@ def count_range(counts: tuple[int, int] | None) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value: three decimals, its size where it is below 0.001, a bound where it is too small for a float."""
+    """Formats a p-value: three decimals, the order of magnitude below 0.001, a bound below 1e-300."""
     if p < 1e-300:
         return "< 1e-300"
     return f"{p:.0e}" if p < 0.001 else f"{p:.3f}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: 4.2 s, 3 min 05 s, 2 h 10 min."""
+    """Formats seconds: 4.2 s, 3 min 05 s, 2 h 10 min."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -97,11 +96,11 @@ def duration(seconds: float) -> str:
 
 
 def block_label(task: str, split: str) -> str:
-    """The task and its split: arithmetic (test)."""
+    """Formats a task and its split: arithmetic (test)."""
     return printable(f"{task} ({split})" if split else task)
 
 
 def listed(parts: Sequence[str]) -> str:
-    """The parts as a list in a sentence: a, b and c."""
+    """Formats a list in a sentence: a, b and c."""
     *most, last = parts
     return f"{', '.join(most)} and {last}" if most else last

@@ -1,4 +1,4 @@
-"""Pages made of templates: every value escaped, nothing undefined, a file that appears whole."""
+"""HTML pages from templates: all values escaped, undefined names are errors, files written atomically."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from stepcredit.version import __version__
 
 
 def template(name: str, filters: Mapping[str, Callable[..., Any]]) -> Template:
-    """A template of this package. Texts are escaped, control and bidirectional characters in them replaced; a name that
-    it is not given is an error."""
+    """Returns a template of this package. Texts are escaped, and control and bidirectional characters replaced;
+    undefined names are errors."""
     environment = Environment(
         loader=PackageLoader("stepcredit", "report"),
         autoescape=True,
@@ -31,14 +31,14 @@ def template(name: str, filters: Mapping[str, Callable[..., Any]]) -> Template:
 
 
 def write_page(out: Path, make: Callable[[], str]) -> Path:
-    """Write a page whole or not at all, and return where it is.
+    """Writes a page atomically and returns its path.
 
     Args:
-        out: the file; its folder is made where it is missing.
-        make: the page's text; asked once it is clear that it can be written.
+        out: the file; its folder is created if missing.
+        make: returns the page as text; called after `out` has been checked.
 
     Raises:
-        InputError: `out` is a folder, or what `make` raises.
+        InputError: `out` is a folder, or `make` raises it.
     """
     if out.is_dir():
         raise InputError("is a folder; name the HTML file to write", str(out))

@@ -1,4 +1,4 @@
-"""Labels and colours of methods: those that were recorded with the results, otherwise names and a palette."""
+"""Labels and colors of methods: as recorded with the results, otherwise names and a palette."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ PALETTE = (
 
 
 class Legend:
-    """How methods are called and drawn. A method without a recorded colour gets the next one of the palette.
+    """Labels and colors of methods. A method without a recorded color gets the next one of the palette.
 
     Args:
-        methods: by name, `{"label": …, "color": "#rrggbb"}`; whatever else it holds is left out.
+        methods: name → `{"label": …, "color": "#rrggbb"}`; anything else is ignored.
     """
 
     def __init__(self, methods: object = None) -> None:
-        known = methods if isinstance(methods, Mapping) else {}
-        self._methods = {name: look for name, look in known.items() if isinstance(look, Mapping)}
-        self._drawn: dict[str, str] = {}
+        recorded = methods if isinstance(methods, Mapping) else {}
+        self._methods = {name: look for name, look in recorded.items() if isinstance(look, Mapping)}
+        self._assigned: dict[str, str] = {}
 
     @classmethod
     def of(cls, folder: Path) -> Legend:
-        """What the `run.json` of a folder records.
+        """Reads the legend from the `run.json` of a folder.
 
         Raises:
-            InputError: it is no JSON object.
+            InputError: the file is not a JSON object.
         """
         return cls(read_object(folder / "run.json").get("methods"))
 
     def label(self, method: str) -> str:
-        """The method in words."""
+        """Returns the label of a method."""
         label = self._methods.get(method, {}).get("label")
         return printable(label if isinstance(label, str) else method)
 
     def colour(self, method: str) -> str:
-        """The method's colour, always the same one."""
-        if method not in self._drawn:
+        """Returns the color of a method, the same one at every call."""
+        if method not in self._assigned:
             recorded = self._methods.get(method, {}).get("color")
-            spare = [c for c in PALETTE if c not in self._drawn.values()] or PALETTE[len(self._drawn) % len(PALETTE) :]
-            fits = isinstance(recorded, str) and re.fullmatch("#[0-9a-fA-F]{6}", recorded)
-            self._drawn[method] = str(recorded) if fits else spare[0]
-        return self._drawn[method]
+            used = self._assigned.values()
+            free = [c for c in PALETTE if c not in used] or PALETTE[len(used) % len(PALETTE) :]
+            valid = isinstance(recorded, str) and re.fullmatch("#[0-9a-fA-F]{6}", recorded)
+            self._assigned[method] = str(recorded) if valid else free[0]
+        return self._assigned[method]

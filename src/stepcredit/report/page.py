@@ -1,4 +1,4 @@
-"""One self-contained page from the result files in a folder."""
+"""Report page: one self-contained HTML page of the result files in a folder."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ FILTERS: dict[str, Callable[..., Any]] = {
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the page about the result files in a folder, and return where it is.
+    """Writes the report of the result files in a folder and returns its path.
 
     Args:
-        folder: holds `results.json` and maybe `pairs.json`, `value.json`, `localisation.json`, `curves.json`,
-            `credit.json`, `timings.json` and `run.json`; the section of an absent file is left out.
-        out: the page; `report.html` in the folder by default. It is written whole or not at all.
+        folder: folder with `results.json` and optionally `pairs.json`, `value.json`, `localisation.json`,
+            `curves.json`, `credit.json`, `timings.json` and `run.json`; the section of a missing file is omitted.
+        out: the page, written atomically; by default `report.html` in the folder.
 
     Raises:
         InputError: `results.json` is missing or empty, a file is malformed, or `out` is a folder.
@@ -59,7 +59,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
 
 def render(folder: Path) -> str:
-    """The page about the result files in a folder, the same text for the same files.
+    """Renders the report of the result files in a folder; deterministic.
 
     Raises:
         InputError: `results.json` is missing or empty, or a file is malformed.
@@ -91,9 +91,9 @@ def render(folder: Path) -> str:
 
 
 def headline(scores: Sequence[Score]) -> list[str]:
-    """The main numbers of one task in sentences: every method under one search, then the best search.
+    """Returns sentences with the main results of one task: every method under one search, then the best search.
 
-    The search is greedy where any method has it, otherwise the one that most methods have.
+    The search is greedy if any method has it, otherwise the most common one.
     """
     counts = Counter(score.search for score in scores)
     search = "greedy" if "greedy" in counts else max(counts, key=lambda name: (counts[name], name))
@@ -143,7 +143,7 @@ def _accuracy_blocks(scores: Sequence[Score], legend: Legend) -> list[dict[str, 
 
 
 def _track(score: ValueScore) -> dict[str, str] | None:
-    """Places in percent of a line from 0 to 1, or None for a measurement on another scale."""
+    """Returns positions on a scale from 0 to 1, in percent; None if the metric has another scale."""
     ends = [score.estimate if end is None else end for end in (score.low, score.high)]
     places = {"low": ends[0], "high": ends[1], "dot": score.estimate, "chance": score.chance}
     known = {name: place for name, place in places.items() if place is not None}
@@ -170,10 +170,10 @@ def _budget(rows: Sequence[AccuracyRow]) -> list[tuple[str, str]]:
     seeds = sorted({row.seed for row in rows if row.seed is not None})
     facts = [("Seeds", ", ".join(map(str, seeds)))] if seeds else []
     facts += [("Evaluations", count(len(rows))), ("Answers graded", count(sum(row.n for row in rows)))]
-    for column, told in (("generated", "generated in evaluation"), ("scored", "scored by a value function")):
+    for column, label in (("generated", "generated in evaluation"), ("scored", "scored by a value function")):
         numbers = [getattr(row, f"tokens_{column}") for row in rows]
-        known = [number for number in numbers if number is not None]
-        facts += [(f"Tokens {told}", count(sum(known)))] if known else []
+        recorded = [number for number in numbers if number is not None]
+        facts += [(f"Tokens {label}", count(sum(recorded)))] if recorded else []
     return facts
 
 
@@ -186,7 +186,7 @@ def _timings(times: Sequence[PhaseTime]) -> list[tuple[str, float, float]]:
 
 
 def _settings(run: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Tables of names and values: the plain settings first, then one table for each group of settings."""
+    """Returns tables of names and values: the plain settings first, then one table per group of settings."""
     groups: dict[str, list[tuple[str, str]]] = {"": []}
     for key, value in run.items():
         if isinstance(value, Mapping) and value:

@@ -1,4 +1,4 @@
-"""Every two methods on the same problems: the rows of `pairs.json` as a matrix."""
+"""Matrices of pairwise comparisons, from the rows of `pairs.json`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stepcredit.results.schema import PairRow
 
 
 def seen_from(pair: PairRow, method: str) -> PairRow:
-    """The same pair with this method first."""
+    """Returns the pair with this method as method a."""
     if method == pair.method_a:
         return pair
     return replace(
@@ -28,19 +28,19 @@ def seen_from(pair: PairRow, method: str) -> PairRow:
 
 
 def is_clear(pair: PairRow) -> bool:
-    """Whether the interval leaves out zero."""
+    """Whether the interval excludes zero."""
     return pair.low > 0 or pair.high < 0
 
 
 def pair_note(pair: PairRow) -> str:
-    """Interval and test in words."""
+    """Describes the interval and the test of a pair."""
     alone = f"right alone {pair.only_a} and {pair.only_b} times"
     return f"95% interval {points(pair.low)} to {points(pair.high)}; {alone}; p = {p_value(pair.p)}"
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """All methods against all under one search: `cells[i][j]` is the pair (i, j), None on the diagonal."""
+    """Pairwise comparisons under one search: `cells[i][j]` is the pair (i, j), None on the diagonal."""
 
     search: str
     labels: list[str]
@@ -48,13 +48,13 @@ class Matrix:
 
 
 def matrices(pairs: Sequence[PairRow], legend: Legend) -> list[Matrix]:
-    """One matrix a search, methods in the order of the file."""
-    found = []
+    """Returns one matrix per search, with methods in the order of the file."""
+    result = []
     for search in dict.fromkeys(pair.search for pair in pairs):
         chosen = [pair for pair in pairs if pair.search == search]
         both = [seen_from(pair, name) for pair in chosen for name in (pair.method_a, pair.method_b)]
         names = list(dict.fromkeys(pair.method_a for pair in both))
         by_names = {(pair.method_a, pair.method_b): pair for pair in both}
         cells = [[by_names.get((a, b)) for b in names] for a in names]
-        found.append(Matrix(search_label(search), [legend.label(name) for name in names], cells))
-    return found
+        result.append(Matrix(search_label(search), [legend.label(name) for name in names], cells))
+    return result

@@ -1,4 +1,4 @@
-"""Result rows put together over seeds: accuracies, and what value functions know."""
+"""Aggregation of result rows over seeds: accuracies and value quality."""
 
 from __future__ import annotations
 
@@ -34,13 +34,12 @@ RowT = TypeVar("RowT", bound=Row)
 
 @dataclass(frozen=True)
 class Score:
-    """The accuracy of one method under one search, over all its seeds.
+    """Accuracy of one method under one search, over all seeds.
 
-    `label` is the method in words, `settings` what tells the score from another one of its names. `spread` is the
-    standard error of the mean over seeds when there are several seeds, otherwise the standard error over problems.
-    `problems` is the smallest and the largest number of problems that a seed saw. Tokens are per problem; `truncated`
-    and `undecided` are shares of the problems. `strict` is the accuracy that counts only answers behind the marker
-    that was asked for. None: not recorded.
+    `label` is the label of the method; `settings` distinguishes scores with the same names. `spread` is the standard
+    error of the mean over seeds, or over problems if there is one seed. `problems` is the smallest and largest number
+    of problems of a seed. Tokens are per problem; `truncated` and `undecided` are shares of the problems. `strict` is
+    the accuracy that counts only answers behind the requested marker. None: not recorded.
     """
 
     task: str
@@ -63,21 +62,21 @@ class Score:
 
     @property
     def search_label(self) -> str:
-        """The search in words, with the settings that tell it from another one of its name."""
+        """Label of the search, with distinguishing settings."""
         return search_label(self.search) + self.settings
 
     @property
     def percent(self) -> str:
-        """The accuracy and its standard error in percent: 93.1 ± 0.6."""
+        """Accuracy and standard error in percent: 93.1 ± 0.6."""
         return share_and_error(self.accuracy, self.spread)
 
 
 @dataclass(frozen=True)
 class ValueScore:
-    """One measurement of a value function, over all its seeds; labels in words.
+    """One metric of a value model, over all seeds.
 
-    `low` and `high` are the recorded interval of a single seed; with several seeds they cover the interval
-    of every seed. `chance` is what a value function that knows nothing reaches. None: not recorded.
+    `low` and `high` are the interval of a single seed, or cover the intervals of all seeds. `chance` is the chance
+    level. None: not recorded.
     """
 
     task: str
@@ -96,15 +95,15 @@ class ValueScore:
 
 
 def search_label(search: str) -> str:
-    """A search in words."""
+    """Returns the label of a search."""
     return SEARCH_LABELS.get(search, printable(search))
 
 
 def seeds_of(rows: Iterable[RowT], source: str) -> list[list[RowT]]:
-    """The rows of each thing that was measured, one a seed, in the order of the file.
+    """Groups rows that differ only in their seed, in the order of the file.
 
     Raises:
-        InputError: two rows of one thing have the same seed.
+        InputError: two rows of a group have the same seed.
     """
     groups: dict[str, dict[int | None, RowT]] = {}
     for k, row in enumerate(rows, start=1):
@@ -117,25 +116,25 @@ def seeds_of(rows: Iterable[RowT], source: str) -> list[list[RowT]]:
 
 
 def settings_apart(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
-    """For each row the settings that tell it from another row of the same names, in brackets; or nothing."""
-    alike: dict[tuple[object, ...], list[Row]] = {}
+    """Returns, per row, the settings that distinguish it from rows with the same names, in brackets; or ""."""
+    same_names: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        alike.setdefault(tuple(getattr(row, name) for name in names), []).append(row)
-    told = []
+        same_names.setdefault(tuple(getattr(row, name) for name in names), []).append(row)
+    labels = []
     for row in rows:
-        others = [other.about() for other in alike[tuple(getattr(row, name) for name in names)]]
+        others = [other.about() for other in same_names[tuple(getattr(row, name) for name in names)]]
         settings = {k: v for k, v in row.about().items() if k not in BY_SEED}
         apart = [f"{k} {v}" for k, v in settings.items() if any(other.get(k) != v for other in others)]
-        told.append(printable(f" ({', '.join(apart)})") if apart else "")
-    return told
+        labels.append(printable(f" ({', '.join(apart)})") if apart else "")
+    return labels
 
 
 def aggregate(rows: Iterable[AccuracyRow], legend: Legend | None = None, source: str = "results.json") -> list[Score]:
-    """Put the rows of each (task, split, method, search, width, round, settings) together over seeds.
+    """Aggregates the rows of each (task, split, method, search, width, round, settings) over seeds.
 
-    Several seeds give the unweighted mean of their accuracies and its standard error, stdev / sqrt(seeds);
-    a single seed keeps its own accuracy and `stderr`, which is binomial where the row has none. Tasks stay
-    in the order of the file; within a task the method with the best accuracy comes first.
+    Several seeds give the unweighted mean of their accuracies and its standard error, stdev / sqrt(seeds); a single
+    seed gives its accuracy and `stderr` (binomial if missing). Tasks are in the order of the file; within a task,
+    methods are in descending order of accuracy.
 
     Raises:
         InputError: two rows of one group have the same seed.
@@ -143,10 +142,10 @@ def aggregate(rows: Iterable[AccuracyRow], legend: Legend | None = None, source:
     groups = seeds_of(rows, source)
     names = ("task", "split", "method", "round", "search", "width")
     apart = settings_apart([group[0] for group in groups], names)
-    return _ordered([_score(group, legend or Legend(), told) for group, told in zip(groups, apart, strict=True)])
+    return _ordered([_score(group, legend or Legend(), label) for group, label in zip(groups, apart, strict=True)])
 
 
-def _score(rows: Sequence[AccuracyRow], legend: Legend, told: str) -> Score:
+def _score(rows: Sequence[AccuracyRow], legend: Legend, settings: str) -> Score:
     first = rows[0]
     accuracies, problems = [row.accuracy for row in rows], [row.n for row in rows]
     binomial = math.sqrt(first.accuracy * (1 - first.accuracy) / first.n)
@@ -165,7 +164,7 @@ def _score(rows: Sequence[AccuracyRow], legend: Legend, told: str) -> Score:
         search=first.search,
         width=first.width,
         round=first.round,
-        settings=told,
+        settings=settings,
         problems=(min(problems), max(problems)),
         seeds=len(rows),
         accuracy=fmean(accuracies),
@@ -204,10 +203,10 @@ def _ordered(scores: Sequence[Score]) -> list[Score]:
 def aggregate_values(
     rows: Iterable[ValueRow], legend: Legend | None = None, source: str = "value.json"
 ) -> list[ValueScore]:
-    """Put the rows of each (task, split, method, metric, at, settings) together over seeds, chance beside them.
+    """Aggregates the rows of each (task, split, method, metric, at, settings) over seeds, with chance levels.
 
-    A metric named `x_chance` becomes the chance level of metric `x` of the same key; an area under a curve (`auc…`)
-    has chance level one half.
+    A metric `x_chance` is the chance level of metric `x` with the same key; an area under a curve (`auc…`) has chance
+    level one half.
 
     Raises:
         InputError: two rows of one group have the same seed.
@@ -219,12 +218,12 @@ def aggregate_values(
     shown = [(key, group) for key, group in zip(keys, groups, strict=True) if key not in left_out]
     apart = settings_apart([group[0] for _, group in shown], ("task", "split", "method", "metric", "at"))
     return [
-        _value_score(group, chances.get((key, f"{metric}_chance")), legend or Legend(), told)
-        for ((key, metric), group), told in zip(shown, apart, strict=True)
+        _value_score(group, chances.get((key, f"{metric}_chance")), legend or Legend(), label)
+        for ((key, metric), group), label in zip(shown, apart, strict=True)
     ]
 
 
-def _value_score(rows: Sequence[ValueRow], chance: float | None, legend: Legend, told: str) -> ValueScore:
+def _value_score(rows: Sequence[ValueRow], chance: float | None, legend: Legend, settings: str) -> ValueScore:
     first = rows[0]
     lows = [row.low for row in rows if row.low is not None]
     highs = [row.high for row in rows if row.high is not None]
@@ -235,7 +234,7 @@ def _value_score(rows: Sequence[ValueRow], chance: float | None, legend: Legend,
     return ValueScore(
         task=first.task,
         split=first.split,
-        label=legend.label(first.method) + told,
+        label=legend.label(first.method) + settings,
         metric=first.metric,
         metric_label=METRIC_LABELS.get(first.metric, printable(first.metric.replace("_", " "))),
         at_label=AT_LABELS.get(at, between),

@@ -1,4 +1,4 @@
-"""Responses coloured by the value function: changes from step to step, marks, colours, pairs."""
+"""Responses colored by the value model: changes per step, highlighted steps, colors, pairs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALLEST_DROP = 0.005  # what two decimals can show
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a response: V after it, the change from the state before it, and its marks."""
+    """Step of a response: V after it, the change of V over it, and its flags."""
 
     text: str
     value: float | None
@@ -28,7 +28,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Response:
-    """A response with the changes of V and its marks."""
+    """Response with the changes of V and its flagged steps."""
 
     about: CreditExample
     prompt: str
@@ -36,7 +36,7 @@ class Response:
 
     @property
     def summary(self) -> str:
-        """Where the largest drop and the first wrong step are, in one sentence."""
+        """Sentence on the positions of the largest drop and the first wrong step."""
         drop = next((i for i, step in enumerate(self.steps, 1) if step.largest_drop), None)
         wrong = next((i for i, step in enumerate(self.steps, 1) if step.first_wrong), None)
         if drop is None and wrong is None:
@@ -48,10 +48,10 @@ class Response:
 
 
 def value_colour(value: float | None) -> str:
-    """A CSS colour from orange (V = 0) over none (V = 0.5) to blue (V = 1).
+    """Returns a CSS color from orange (V = 0) over transparent (V = 0.5) to blue (V = 1).
 
-    The strength is opacity, so that the text stays legible on light and on dark pages. V outside [0, 1]
-    takes the colour of the nearer end; no V has no colour.
+    The opacity varies, so that the text stays legible on light and dark pages. V is clipped to [0, 1]; None is
+    transparent.
     """
     if value is None:
         return "transparent"
@@ -61,11 +61,10 @@ def value_colour(value: float | None) -> str:
 
 
 def marked(example: CreditExample) -> Response:
-    """A response of `credit.json` with changes and marks computed.
+    """Computes the changes of V and flags the largest drop and the first wrong step of a response.
 
-    The largest drop is the first of the largest falls of V from one state to the next, the prompt's own
-    value before step 1; a fall that two decimals cannot show is none. The first wrong step is the first one
-    whose `right` is false.
+    The largest drop is the first largest decrease of V from one state to the next, starting from the value of the
+    prompt; decreases below two decimals do not count. The first wrong step is the first one whose `right` is false.
     """
     values = [example.value_initial, *(step.value for step in example.steps)]
     changes = [None if last is None or value is None else value - last for last, value in pairwise(values)]
@@ -79,16 +78,16 @@ def marked(example: CreditExample) -> Response:
 
 
 def _text(prompt: str | list[Any]) -> str:
-    """A prompt as text; of messages, what each says."""
+    """Returns a prompt as text; chat messages as "role: content"."""
     if isinstance(prompt, str):
         return prompt
     return "\n\n".join(f"{m.get('role')}: {m.get('content')}" if isinstance(m, dict) else str(m) for m in prompt)
 
 
 def pair_up(responses: Sequence[Response]) -> tuple[list[tuple[Response, Response]], list[Response]]:
-    """Pairs of one right and one wrong response to the same prompt, and the responses left over.
+    """Returns pairs of a right and a wrong response to the same prompt, and the remaining responses.
 
-    Without any such prompt the first right and the first wrong response are the only pair.
+    If there is no such prompt, the first right and the first wrong response are the only pair.
     """
     prompts: dict[tuple[str, str], dict[str, list[Response]]] = {}
     for response in responses:

@@ -1,4 +1,4 @@
-"""Result rows as tables for the terminal."""
+"""Terminal tables of result rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stepcredit.results.schema import AccuracyRow, GroupRow, ValueRow
 
 
 def spread_note(scores: Iterable[Score]) -> str:
-    """What the number after ± is."""
+    """Explains the number after ±."""
     several = {score.seeds > 1 for score in scores}
     if several == {True}:
         return "mean over seeds ± its standard error"
@@ -35,7 +35,7 @@ def spread_note(scores: Iterable[Score]) -> str:
 
 
 def plain_table(words: Sequence[str], numbers: Sequence[str], lines: Iterable[Sequence[str]], title: str = "") -> Table:
-    """A table whose first columns hold words and the others numbers; what is in it is no markup."""
+    """Returns a table with columns of words and then of numbers; markup in cells is not interpreted."""
     table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name in words:
         table.add_column(name, min_width=6)
@@ -47,7 +47,7 @@ def plain_table(words: Sequence[str], numbers: Sequence[str], lines: Iterable[Se
 
 
 def results_table(rows: Iterable[AccuracyRow], legend: Legend | None = None) -> Table:
-    """The rows of `results.json` as a table: accuracy in percent, mean and spread over seeds.
+    """Returns the table of `results.json`: accuracy in percent, mean and standard error over seeds.
 
     Raises:
         InputError: two rows of one group have the same seed.
@@ -80,7 +80,7 @@ def results_table(rows: Iterable[AccuracyRow], legend: Legend | None = None) -> 
 
 
 def value_table(rows: Iterable[ValueRow], legend: Legend | None = None) -> Table:
-    """The rows of `value.json` as a table: estimates with their intervals and chance levels.
+    """Returns the table of `value.json`: estimates with intervals and chance levels.
 
     Raises:
         InputError: two rows of one group have the same seed.
@@ -102,11 +102,11 @@ def value_table(rows: Iterable[ValueRow], legend: Legend | None = None) -> Table
         for score in scores
     ]
     words = [*(["task"] if task else []), "method", "measure", "V read"]
-    return plain_table(words, ["estimate", "interval", "chance", "n", "seeds"], lines, "What the value function knows")
+    return plain_table(words, ["estimate", "interval", "chance", "n", "seeds"], lines, "Quality of the value model")
 
 
 def samples_table(row: AccuracyRow) -> Table | None:
-    """pass@k and maj@k of a row of `results.json`; None where it has one sample per problem."""
+    """Returns the table of pass@k and maj@k of a row of `results.json`; None for one sample per problem."""
     if not row.at_k:
         return None
     voted = any(at.majority is not None for at in row.at_k)
@@ -122,7 +122,7 @@ def samples_table(row: AccuracyRow) -> Table | None:
 
 
 def group_tables(rows: Iterable[GroupRow]) -> list[Table]:
-    """One table for each thing that the rows of `groups.json` are grouped by."""
+    """Returns one table per grouping of `groups.json`."""
     grouped: dict[str, list[GroupRow]] = {}
     for row in rows:
         grouped.setdefault(printable(row.by), []).append(row)

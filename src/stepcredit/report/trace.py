@@ -1,4 +1,4 @@
-"""One search as a page: the tree of steps as a nested list, with V after each, what was pruned and what was chosen."""
+"""Page of one search tree: the steps as a nested list, with V and the state of each node."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stepcredit.report.step_values import value_colour
 
 
 def write_trace(path: Path, trace: Mapping[str, Any]) -> Path:
-    """Write the page about one search, whole or not at all, and return where it is.
+    """Writes the page of one search atomically and returns its path.
 
     Args:
-        path: the page.
-        trace: as `stepcredit.evaluation.searching.trace_of` makes it.
+        path: file of the page.
+        trace: data from `stepcredit.evaluation.response_search.ResponseSearch.trace`.
 
     Raises:
         InputError: `path` is a folder.
@@ -26,7 +26,7 @@ def write_trace(path: Path, trace: Mapping[str, Any]) -> Path:
 
 
 def trace_page(trace: Mapping[str, Any]) -> str:
-    """The page about one search, the same text for the same trace."""
+    """Renders the page of one search; deterministic."""
     nodes: dict[int, dict[str, Any]] = {}
     for node in trace["nodes"]:
         before = nodes[node["parent"]]["value"] if node["parent"] is not None else None
@@ -52,8 +52,8 @@ def trace_page(trace: Mapping[str, Any]) -> str:
 
 
 def _in_order(root: dict[str, Any], path: set[int]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("open", node) and ("close", node) as the nested list has them: the way to the chosen response first, then the
-    highest V."""
+    """Yields ("open", node) and ("close", node) in depth-first order: the path to the chosen response first, then in
+    descending order of V."""
     waiting = [("close", root), ("open", root)]
     while waiting:
         what, node = waiting.pop()

@@ -1,1 +1,1 @@
-"""Result files: one schema of rows for those who write them and those who read them."""
+"""Result files: the schema of rows, shared by writers and readers."""

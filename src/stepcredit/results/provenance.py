@@ -1,4 +1,4 @@
-"""What a result was made with, and how long it took."""
+"""Provenance of results: versions and timings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stepcredit.version import __version__
 
 @dataclass
 class Stopwatch:
-    """Seconds by phase, kept apart from results so that these are the same at every run."""
+    """Timer of phases; timings are stored separately from results, which are thus reproducible."""
 
     phases: list[dict[str, Any]] = field(default_factory=list)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Times what happens inside."""
+        """Measures the time of the block."""
         start = time.perf_counter()
         try:
             yield
@@ -29,7 +29,7 @@ class Stopwatch:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a number depends on."""
+    """Returns the versions that results depend on."""
     import torch
     import transformers
 

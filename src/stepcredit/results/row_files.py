@@ -1,4 +1,4 @@
-"""Result files, read into typed rows and written from them; whatever is wrong is told with file, row and field."""
+"""Reading and writing of result files as typed rows; errors name the file, row and field."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WORDS: Mapping[Any, str] = {
 
 
 def read_rows(path: Path, kind: type[R]) -> list[R]:
-    """The rows of a result file; none where there is no file.
+    """Reads the rows of a result file; none if there is no file.
 
     Args:
-        path: a JSON list.
-        kind: a class of `stepcredit.results.schema`.
+        path: file with a JSON list.
+        kind: row class of `stepcredit.results.schema`.
 
     Raises:
-        InputError: the file is no list, or a row is not of this kind.
+        InputError: the file is not a list, or a row is invalid.
     """
     payload = read_json(path) if path.exists() else []
     if not isinstance(payload, list):
@@ -40,16 +40,15 @@ def read_rows(path: Path, kind: type[R]) -> list[R]:
 
 
 def write_rows(path: Path, rows: Sequence[Any]) -> None:
-    """Rows of the schema as a result file."""
+    """Writes rows to a result file."""
     write_json(path, [written(row) for row in rows])
 
 
 def add_rows(path: Path, new: Sequence[RowT]) -> None:
-    """Rows of one kind into a result file; a row measured again takes the place of the one with its key.
-    Of several writers each waits for the others.
+    """Adds rows of one kind to a result file, replacing those with the same key. Safe for concurrent writers.
 
     Raises:
-        InputError: the file holds rows of another kind.
+        InputError: the file has rows of another kind.
     """
     if not new:
         return
@@ -59,10 +58,10 @@ def add_rows(path: Path, new: Sequence[RowT]) -> None:
 
 
 def read_curves(path: Path) -> dict[str, list[dict[str, float]]]:
-    """The training curves of `curves.json` by method: at every `step`, the numbers that were logged, NaN for null.
+    """Reads the training curves of `curves.json` by method: the logged numbers per `step`, NaN for null.
 
     Raises:
-        InputError: no object of lists of objects with a step.
+        InputError: the file is not an object of lists of objects with a step.
     """
     curves: dict[str, list[dict[str, float]]] = {}
     for method, points in read_object(path).items():
@@ -78,10 +77,10 @@ def read_curves(path: Path) -> dict[str, list[dict[str, float]]]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, for example `run.json`; empty where there is no file.
+    """Reads a JSON object such as `run.json`; empty if there is no file.
 
     Raises:
-        InputError: it is no object.
+        InputError: the file is not an object.
     """
     payload = read_json(path) if path.exists() else {}
     if not isinstance(payload, dict):
@@ -90,22 +89,22 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def parsed(kind: type[R], payload: object, where: str) -> R:
-    """A JSON object as a row of this kind; columns that it does not know are kept where the kind has `more`.
+    """Parses a JSON object as a row of this kind; unknown columns go to the field `more`, if there is one.
 
     Raises:
-        InputError: a column is missing, of another type or out of its range.
+        InputError: a column is missing, of the wrong type or out of range.
     """
     if not isinstance(payload, Mapping):
         raise InputError(f"must be a JSON object, found {payload!r:.60}", where)
     hints = _hints(kind)  # type: ignore[arg-type]
-    found: dict[str, Any] = {}
-    known = {column(item): item for item in fields(kind) if item.name != "more"}  # type: ignore[arg-type]
-    for name, item in known.items():
+    values: dict[str, Any] = {}
+    columns = {column(item): item for item in fields(kind) if item.name != "more"}  # type: ignore[arg-type]
+    for name, item in columns.items():
         if payload.get(name) is not None or item.default is MISSING:
-            found[item.name] = _value(payload.get(name), hints[item.name], name, where)
+            values[item.name] = _value(payload.get(name), hints[item.name], name, where)
     if "more" in hints:
-        found["more"] = {name: value for name, value in payload.items() if name not in known}
-    return kind(**found)
+        values["more"] = {name: value for name, value in payload.items() if name not in columns}
+    return kind(**values)
 
 
 @cache
@@ -114,7 +113,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def _value(value: Any, hint: Any, name: str, where: str) -> Any:
-    """A value of this type. Raises InputError otherwise."""
+    """Checks and converts a value; raises InputError if it does not match the type."""
     for plain, limits in (_plain(part) for part in _parts(hint)):
         of = get_origin(plain) or plain
         if of is Any or (of is NoneType and value is None) or (of is Literal and value in get_args(plain)):
@@ -148,7 +147,7 @@ def _plain(hint: Any) -> tuple[Any, Range]:
 
 
 def _described(hint: Any) -> str:
-    told = []
+    words = []
     for plain, limits in (_plain(part) for part in _parts(hint)):
         of = get_origin(plain) or plain
         word = ", ".join(get_args(plain)) if of is Literal else WORDS.get(of, "an object")
@@ -156,5 +155,5 @@ def _described(hint: Any) -> str:
             word += (
                 f" from {limits.low:g} to {limits.high:g}" if limits.high < math.inf else f" of at least {limits.low:g}"
             )
-        told.append(word)
-    return " or ".join(told)
+        words.append(word)
+    return " or ".join(words)

@@ -1,8 +1,8 @@
-"""The schema of result files: the columns of every kind of row, in their order.
+"""Schema of result files: the columns of every kind of row, in order.
 
-A row says what it is about and what was measured. A column with its default value is left out of the file, unless it
-is `NULLABLE`. What a row is about is its key: of two rows with one key the newer replaces the older, and rows whose
-keys differ in no more than `BY_SEED` are put together over seeds.
+A row consists of identifying columns, its key, and of measurements. A column with its default value is omitted from the
+file, unless it is `NULLABLE`. A new row replaces an old one with the same key; rows whose keys differ only in `BY_SEED`
+are aggregated over seeds.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 BY_SEED = ("seed", "policy", "value", "learning_rate")
-"""What seeds of one measurement may differ in."""
+"""Columns of the key that may differ between seeds of one measurement."""
 
 
 class Range(NamedTuple):
-    """The smallest and the largest number that a column holds; both are allowed."""
+    """Closed range of the numbers in a column."""
 
     low: float
     high: float = float("inf")
@@ -29,16 +29,16 @@ Verdict = Literal["right", "wrong", "undecided"]
 
 
 NULLABLE = {"nullable": True}
-"""The metadata of a column that is null where nothing is known, and never left out."""
+"""Metadata of a column that is never omitted, and null if unknown."""
 
 
 def column(item: Field[Any]) -> str:
-    """The name of a field in the file: that of the field, without the underscore that keeps it off Python's words."""
+    """Returns the column name of a field: its name without the underscore that avoids a Python keyword."""
     return item.name.rstrip("_")
 
 
 def written(row: Any) -> dict[str, Any]:
-    """A row as the JSON object that a file holds."""
+    """Converts a row to a JSON object."""
     columns = {}
     for item in fields(row):
         value, default = getattr(row, item.name), item.default
@@ -55,16 +55,16 @@ def _is_rows(value: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What every row is about.
+    """Base class of rows.
 
     Attributes:
-        task, task_version, source_versions, prompt_style, split: the problems, and how they were put.
-        seed: of the problems, the training and the sampling noise.
-        more: columns that this version does not know; they are kept.
+        task, task_version, source_versions, prompt_style, split: the problems and their prompts.
+        seed: seed of the problems, of training and of the sampling noise.
+        more: columns unknown to this version, which are preserved.
     """
 
     ABOUT: ClassVar[tuple[str, ...]] = ()
-    """Columns of this kind alone that are part of its key."""
+    """Further columns of the key of this kind of row."""
 
     task: str
     task_version: str | int | None = None
@@ -75,28 +75,28 @@ class Row:
     more: dict[str, Any] = field(default_factory=dict)
 
     def about(self) -> dict[str, Any]:
-        """What the row is about, by column; what is not told is left out."""
+        """Returns the identifying columns that are not None."""
         names = [item.name for item in (*fields(Row), *fields(PolicyRow)) if item.name != "more"]
-        told = {name: getattr(self, name, None) for name in dict.fromkeys([*names, *self.ABOUT])}
-        return {name: value for name, value in told.items() if value is not None}
+        values = {name: getattr(self, name, None) for name in dict.fromkeys([*names, *self.ABOUT])}
+        return {name: value for name, value in values.items() if value is not None}
 
     def key(self, without: tuple[str, ...] = ()) -> str:
-        """What tells the row from others."""
+        """Returns the key of the row, as JSON, without some columns."""
         return json.dumps({k: v for k, v in self.about().items() if k not in without}, sort_keys=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyRow(Row):
-    """What a row about a policy's responses is about. Settings that are not told have their defaults.
+    """Base class of rows about responses of a policy. Settings that are None have their defaults.
 
     Attributes:
-        method: how the policy was trained; round: of several.
-        policy, value: the folders of the models.
-        search, width: how a response was found, among how many.
-        temperature … top_k: sampling, where it is not plain.
-        max_new_tokens … max_turns: limits, where they are not the task's.
-        continuations, max_step_tokens, choose: of a beam; budget, reward_model: of any search.
-        engine, chat_template, merge_system_message: how the policy was asked.
+        method: training method of the policy; round: round of iterative training.
+        policy, value: folders of the models.
+        search, width: search and its width.
+        temperature … top_k: sampling parameters, if not the defaults.
+        max_new_tokens … max_turns: limits, if not those of the task.
+        continuations, max_step_tokens, choose: settings of beam search; budget, reward_model: of any search.
+        engine, chat_template, merge_system_message: engine and prompt format.
     """
 
     method: str
@@ -122,7 +122,7 @@ class PolicyRow(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class AtK:
-    """What k samples are worth together: pass@k and, where there are answers, maj@k."""
+    """Accuracy of k samples: pass@k and, if there are answers, maj@k."""
 
     k: Number
     pass_: Share
@@ -133,17 +133,17 @@ class AtK:
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyRow(PolicyRow):
-    """A row of `results.json`, or of `grid.json`, where learning rates are chosen.
+    """Row of `results.json`, or of `grid.json` (learning rates tried).
 
     Attributes:
-        n: problems.
-        accuracy, stderr: the share that is solved, with its standard error over problems.
-        accuracy_strict, stderr_strict: counting only answers behind the marker that was asked for, where that differs.
-        at_k: for every power of two up to the width, where several samples count.
-        truncated, undecided: how many responses; they count as not right.
-        tokens_generated, tokens_scored: over all problems.
-        learning_rate, steps, epochs, tokens_trained, episodes: the training.
-        stopped: why training at this rate ended early; chosen: whether the rate was.
+        n: number of problems.
+        accuracy, stderr: share of right responses, with its standard error over problems.
+        accuracy_strict, stderr_strict: the same, counting only answers behind the requested marker; set if different.
+        at_k: pass@k and maj@k for every power of two up to the width, if there are several samples.
+        truncated, undecided: number of such responses, which count as not right.
+        tokens_generated, tokens_scored: totals over all problems.
+        learning_rate, steps, epochs, tokens_trained, episodes: training budget.
+        stopped: reason why training stopped early; chosen: whether this learning rate was chosen.
     """
 
     ABOUT = ("learning_rate",)
@@ -170,7 +170,7 @@ class AccuracyRow(PolicyRow):
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRow(PolicyRow):
-    """A row of `groups.json`: the accuracy on the problems of one level or type."""
+    """Row of `groups.json`: accuracy on the problems of one level or type."""
 
     ABOUT = ("by", "group")
 
@@ -185,12 +185,12 @@ class GroupRow(PolicyRow):
 
 @dataclass(frozen=True, kw_only=True)
 class ValueRow(PolicyRow):
-    """A row of `value.json`: what a value function knows of the responses of a policy.
+    """Row of `value.json`: quality of a value model on responses of a policy.
 
     Attributes:
-        metric, at: what was measured, after which share of the steps.
-        estimate, low, high: with its 95% interval.
-        n, prompts: comparisons, and the prompts that they come from.
+        metric, at: the metric, and the share of the steps after which V is read.
+        estimate, low, high: estimate with its 95% interval.
+        n, prompts: number of comparisons and of prompts.
     """
 
     ABOUT = ("metric", "at")
@@ -207,13 +207,13 @@ class ValueRow(PolicyRow):
 
 @dataclass(frozen=True, kw_only=True)
 class SignalRow(Row):
-    """A row of `localisation.json`: does a signal find wrong steps, does V agree with what comes true?
+    """Row of `localisation.json`: localisation of wrong steps by a signal, or calibration of V.
 
     Attributes:
-        signal: for example "oreo ΔV"; against: whose continuations V is compared with.
-        metric, at: as in `ValueRow`; of metric calibration, at and to are the edges of a bin of V.
+        signal: for example "oreo ΔV"; against: policy whose continuations V is compared with.
+        metric, at: as in `ValueRow`; for the metric calibration, at and to are the edges of a bin of V.
         predicted, estimate: mean V and success rate in the bin; otherwise the estimate with its interval.
-        stderr: of a bin's success rate.
+        stderr: standard error of the success rate in a bin.
     """
 
     ABOUT = ("signal", "against", "metric", "at", "to")
@@ -235,12 +235,12 @@ class SignalRow(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class PairRow(Row):
-    """A row of `pairs.json`: how far one method is ahead of another on the same problems of the same seeds.
+    """Row of `pairs.json`: two methods compared on the same problems and seeds.
 
     Attributes:
-        difference, low, high: of accuracy, a less b, with its paired bootstrap interval.
-        only_a, only_b: responses that only one of them got right; p: McNemar's exact test of these.
-        n, seeds: responses of each, and the seeds they come from.
+        difference, low, high: accuracy of a minus that of b, with its paired bootstrap interval.
+        only_a, only_b: number of responses that only one method got right; p: McNemar's exact test.
+        n, seeds: number of responses per method, and of seeds.
     """
 
     ABOUT = ("search", "method_a", "method_b")
@@ -260,7 +260,7 @@ class PairRow(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class StepValue:
-    """One step of a response: V after it, and whether it is right. None: not known."""
+    """Step of a response: V after it, and whether it is right; None if unknown."""
 
     text: str
     value: float | None = field(default=None, metadata=NULLABLE)
@@ -269,7 +269,7 @@ class StepValue:
 
 @dataclass(frozen=True, kw_only=True)
 class CreditExample:
-    """A row of `credit.json`: a response with V before its first step and after each."""
+    """Row of `credit.json`: a response with V before its first step and after each."""
 
     task: str = ""
     prompt: str | list[Any]
@@ -282,7 +282,7 @@ class CreditExample:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseTime:
-    """A row of `timings.json`: the seconds of one phase of a run."""
+    """Row of `timings.json`: seconds of one phase of a run."""
 
     phase: str
     seconds: Annotated[float, Range(0)]

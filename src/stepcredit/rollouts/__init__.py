@@ -1,1 +1,1 @@
-"""Prompts → graded episodes: responses and conversations, in work units that resume."""
+"""Rollouts: prompts in, graded episodes out; single-turn and multi-turn, in resumable work units."""

@@ -1,4 +1,4 @@
-"""Collect: sample responses to a task's prompts, grade them, keep the exact ids."""
+"""Collection of offline data: sample responses to a task's prompts, grade them, store the exact token ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.flags import flag
 from stepcredit.progress import Advance
-from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, Draw, multi_turn_rollouts
+from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, DrawEpisodes, multi_turn_rollouts
 from stepcredit.rollouts.single_turn import sample_and_grade, sampling
 from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
 from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
@@ -23,23 +23,23 @@ from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.task import Problem, SelfDemonstrating, Task, demonstrated
 
 SOLUTIONS = "solutions"
-"""In place of a policy: the task's own worked solutions."""
+"""Name that stands for the task's worked solutions instead of a policy."""
 _UNBOUND = ("batch_size", "dry_run")
-"""Settings that leave the episodes as they are."""
+"""Settings that do not affect the episodes."""
 
 
 @dataclass(kw_only=True)
 class CollectConfig(SamplingSettings, TaskSettings):
-    """Sample and grade responses. Run it again to go on where it stopped."""
+    """Sample and grade responses. Run the command again to resume."""
 
     model: Annotated[str, Limits(not_empty=True)] = field(
         metadata=flag(
             "model",
-            "Or the word solutions: the worked solutions that gsm8k and math bring, careful demonstrators of alfworld.",
+            'Or "solutions": the worked solutions of gsm8k and math, or careful demonstrators of alfworld.',
         )
     )
     output_dir: Annotated[str, Limits(not_empty=True)] = field(
-        metadata=flag("output_dir", "A broken run goes on in it.")
+        metadata=flag("output_dir", "An interrupted run resumes in it.")
     )
     split: str = field(default="train", metadata=flag("split"))
     num_generations: Annotated[int, Limits(at_least=1)] = field(default=8, metadata=flag("num_generations"))
@@ -47,15 +47,14 @@ class CollectConfig(SamplingSettings, TaskSettings):
 
 
 def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, Any]:
-    """Writes the episodes and returns counts (see `CollectConfig`).
+    """Collects episodes into `output_dir` and returns counts (see `CollectConfig`).
 
     Args:
-        config: what to draw.
-        engine: in place of the policy's own.
+        config: the settings.
+        engine: engine to use instead of loading one for the policy.
 
     Raises:
-        InputError: unknown task or split, a policy that does not load, or a folder that holds something else or is
-            being written.
+        InputError: unknown task or split, the policy cannot be loaded, or the folder has other contents or is in use.
     """
     task = config.load_task()
     problems = list(task.problems(config.split, config.limit, config.seed))
@@ -79,11 +78,11 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
 
 
 @contextmanager
-def drawing(config: Any, task: Task, engine: Engine) -> Iterator[Draw]:
-    """How episodes of a task are drawn with a config's sampling: responses graded, or conversations had.
+def drawing(config: Any, task: Task, engine: Engine) -> Iterator[DrawEpisodes]:
+    """Yields a function that samples episodes of a task with the sampling settings of a config.
 
     Raises:
-        InputError: an interactive task, and an engine that cannot draw a turn at a time.
+        InputError: the task is interactive and the engine cannot generate one turn at a time.
     """
     params = sampling(config, task)
     if not isinstance(task, InteractiveTask):
@@ -96,7 +95,7 @@ def drawing(config: Any, task: Task, engine: Engine) -> Iterator[Draw]:
 
 
 def _collect_solutions(config: CollectConfig, task: Task, problems: Sequence[Problem]) -> dict[str, Any]:
-    """The worked solutions of a task as a folder of episodes, in one unit."""
+    """Write the worked solutions of a task as episodes, in one work unit."""
     if config.dry_run:
         return {"prompts": len(problems), "responses": len(problems)}
 

@@ -1,4 +1,4 @@
-"""Conversations of a policy with environments, in one batch: the loop of multi-turn rollouts."""
+"""Multi-turn rollout loop: a batch of conversations between a policy and environments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stepcredit.engines.decoding import Draw, Piece
+from stepcredit.engines.decoding import Continuation, ContinuationRequest
 from stepcredit.engines.engine import SteppingEngine
 from stepcredit.engines.noise import stream_key, uniform
 from stepcredit.engines.stepping import TurnStepper
@@ -25,16 +25,16 @@ from stepcredit.verdict import Verdict
 
 @dataclass
 class Rollout:
-    """One conversation.
+    """State of one conversation.
 
     Attributes:
-        problem, sample: what it is about, and which of the problem's samples it is.
-        conversation: its messages and ids; None where the environment could not begin.
-        rewards: one per reply that the environment has answered.
-        stop_reason: `STOP` where the environment ended it, `LENGTH` where a limit on turns or tokens did.
-        error: why it has no outcome.
-        tokens_generated: drawn by the policy, those of replies that were not chosen included.
-        tokens_scored: read by the scorer.
+        problem, sample: the problem and the index of the sample.
+        conversation: messages and ids; None if the environment failed to reset.
+        rewards: reward of each reply that the environment answered.
+        stop_reason: `STOP` if the environment ended the episode, `LENGTH` if a limit on turns or tokens did.
+        error: reason why there is no outcome.
+        tokens_generated: number of tokens sampled by the policy, replies that were not chosen included.
+        tokens_scored: number of tokens read by the scorer.
         values: V of each reply that was chosen by value.
     """
 
@@ -50,16 +50,16 @@ class Rollout:
 
     @property
     def begun(self) -> Conversation:
-        """The conversation, once the environment has begun it."""
+        """The conversation, after the environment has been reset."""
         assert self.conversation is not None
         return self.conversation
 
     def episode(self) -> Episode:
-        """As an episode: right if its rewards add up to 1 or more, wrong if it ended with less.
+        """Converts the conversation to an episode: right if it ended with a return of 1 or more, wrong if less.
 
-        The reward of the last reply is the outcome; if an earlier one had any, `step_rewards` has one per reply. A
-        truncated conversation has no outcome and no verdict, one with an error is undecided. One without a reply has
-        an empty assistant's message, and no ids.
+        The reward of the last reply is the outcome; if an earlier reward is not zero, `step_rewards` has one per reply.
+        A truncated conversation has no outcome and no verdict; one with an error is undecided. A conversation without
+        replies has an empty assistant message and no ids.
         """
         conversation, metadata = self.conversation, dict(self.problem.metadata)
         turns = 0 if conversation is None else conversation.turns
@@ -94,16 +94,16 @@ class Rollout:
 
 @dataclass
 class _Reply:
-    """A reply that may be chosen: its number among the draws; where it was scored, its number there and its value."""
+    """Candidate reply: its index among the sampled ones and, if scored, its index among those and its value."""
 
     draw: int
-    piece: Piece
+    piece: Continuation
     reading: int = -1
     value: float = float("nan")
 
     @property
     def cut(self) -> bool:
-        """Whether a limit on its tokens ended it."""
+        """Whether the reply was truncated by the length limit."""
         return self.piece.stop_reason is StopReason.LENGTH
 
 
@@ -115,33 +115,33 @@ def converse(
     max_turns: int,
     scorer: Scorer | None = None,
 ) -> list[Rollout]:
-    """One conversation for each (problem, number of the sample), in their order; none changes what another comes to.
+    """Runs one conversation per (problem, sample index), in one batch; the results do not depend on the batch.
 
-    1. The environments begin. A conversation that cannot, or whose prompt leaves no room for a reply, has an error.
-    2. The policy reads the prompts; so does the scorer, where it has replies to choose from.
+    1. Reset the environments. A conversation whose environment fails, or whose prompt fills the context, has an error.
+    2. Prefill the policy with the prompts, and the scorer if it chooses among replies.
 
-    Turn after turn, until every conversation has ended:
+    Repeat until every conversation has ended:
 
-    3. Draw the replies of each conversation. Those that a limit cut do not count, unless it cut all.
-    4. Score them. A conversation with a value that is NaN has an error.
-    5. Choose one of each: the most valued, the first of equals; or any, by a noise that no draw uses.
-    6. Send them to the environments. A conversation ends where its environment says so or dies, at a cut reply, at
-       `max_turns`, and where the observation leaves no room for another reply.
-    7. Of those that go on, policy and scorer keep the chosen replies and read the observations: every token once.
+    3. Sample the replies of each conversation. Truncated ones are discarded unless all are.
+    4. Score them. A conversation with a NaN score has an error.
+    5. Choose one reply per conversation: the first one of highest value, or a random one (with noise of its own).
+    6. Step the environments. A conversation ends if its environment is done or crashes, if the reply is truncated, at
+       `max_turns`, or if the observation fills the context.
+    7. Append the chosen replies and the observations of the others to the caches of policy and scorer.
 
     Args:
-        samples: problems whose prompts are chat messages, with the numbers that key their noise.
-        engine: of the policy, whose tokenizer has a chat template.
-        environments: conversation k is that of sample k.
+        samples: problems whose prompts are chat messages, with sample indices, which key the noise.
+        engine: engine of a policy whose tokenizer has a chat template.
+        environments: environments; conversation k belongs to sample k.
         spec: greedy, sample, best-of or random; length limit of a reply, and seed.
-        max_turns: replies per conversation.
-        scorer: says which replies are best.
+        max_turns: maximum number of replies per conversation.
+        scorer: scores the replies.
 
     Raises:
-        InputError: no scorer where one is needed; a chat template that is missing or rewrites earlier turns.
+        InputError: the search needs a scorer; the chat template is missing or rewrites earlier turns.
     """
     if spec.values_replies and scorer is None:
-        raise InputError(f"{spec.name} needs a scorer", "search")
+        raise InputError(f"{spec.name} needs a scorer; pass a value model or a reward model", "search")
     rollouts = [Rollout(problem, sample) for problem, sample in samples]
     running = _begin(rollouts, engine, environments)  # 1.
     stepper: TurnStepper = engine.stepper(spec.params, StepRule(()))
@@ -174,7 +174,7 @@ def _messages(problem: Problem) -> list[Message]:
 
 
 def _begin(rollouts: Sequence[Rollout], engine: SteppingEngine, environments: Environments) -> dict[int, Rollout]:
-    """The rollouts that the environments have begun, by number; the first observation ends their prompts."""
+    """Reset the environments; returns the running rollouts by index. The first observation ends the prompt."""
     first = environments.reset({number: rollout.problem for number, rollout in enumerate(rollouts)})
     running = {}
     for number, rollout in enumerate(rollouts):
@@ -186,7 +186,7 @@ def _begin(rollouts: Sequence[Rollout], engine: SteppingEngine, environments: En
         rollout.conversation = Conversation(prompt, engine.tokenizer, engine.ends)
         tokens = len(rollout.conversation.ids)
         if answer.done:
-            rollout.error = "the environment was over before the first reply"
+            rollout.error = "the environment was done before the first reply"
         elif engine.max_length is not None and tokens >= engine.max_length:
             rollout.error = f"the prompt has {tokens} tokens, the model reads {engine.max_length}"
         else:
@@ -195,7 +195,7 @@ def _begin(rollouts: Sequence[Rollout], engine: SteppingEngine, environments: En
 
 
 def _count(running: Mapping[int, Rollout], read: Sequence[int]) -> None:
-    """Tokens that the scorer has read, one number per running conversation."""
+    """Add the number of tokens read by the scorer, one per running conversation."""
     for rollout, tokens in zip(running.values(), read, strict=True):
         rollout.tokens_scored += tokens
 
@@ -203,9 +203,10 @@ def _count(running: Mapping[int, Rollout], read: Sequence[int]) -> None:
 def _draw(
     running: Mapping[int, Rollout], stepper: TurnStepper, spec: SearchSpec, max_length: int | None
 ) -> list[list[_Reply]]:
-    """The replies of each conversation that may be chosen; one of them at least.
+    """Returns the candidate replies of each conversation, at least one.
 
-    Equal ones are scored once; at random each of them counts, so that the choice is the policy's own.
+    For best-of, identical replies are merged and scored once. For random, they are not, so that the chosen reply is
+    distributed as the policy.
     """
     draws = []
     for row, rollout in enumerate(running.values()):
@@ -215,7 +216,7 @@ def _draw(
         for k in range(spec.replies):
             sample = (rollout.sample * 10_000 + conversation.turns) * 10_000 + k
             key = stream_key(spec.params.seed, rollout.problem.prompt_id, sample)
-            draws.append(Draw(row=row, key=key, written=0, left=limit))
+            draws.append(ContinuationRequest(row=row, key=key, written=0, left=limit))
     pieces = stepper.draw(draws)
     replies: list[list[_Reply]] = [[] for _ in running]
     for number, (draw, piece) in enumerate(zip(draws, pieces, strict=True)):
@@ -223,16 +224,16 @@ def _draw(
     for row, rollout in enumerate(running.values()):
         rollout.tokens_generated += sum(reply.piece.drawn for reply in replies[row])
         if spec.values_replies:
-            different: dict[tuple[int, ...], _Reply] = {}
+            distinct: dict[tuple[int, ...], _Reply] = {}
             for reply in replies[row]:
-                different.setdefault(reply.piece.ids, reply)
-            replies[row] = list(different.values())
+                distinct.setdefault(reply.piece.ids, reply)
+            replies[row] = list(distinct.values())
         replies[row] = [reply for reply in replies[row] if not reply.cut] or replies[row][:1]
     return replies
 
 
 def _score(running: Mapping[int, Rollout], replies: Sequence[Sequence[_Reply]], scoring: Scoring) -> None:
-    """Values of the replies, the cut ones left out."""
+    """Score the replies that were not truncated."""
     scored = [(row, reply) for row, several in enumerate(replies) for reply in several if not reply.cut]
     if not scored:
         return
@@ -246,7 +247,7 @@ def _score(running: Mapping[int, Rollout], replies: Sequence[Sequence[_Reply]], 
 
 
 def _choose(running: Mapping[int, Rollout], replies: Sequence[Sequence[_Reply]], spec: SearchSpec) -> dict[int, _Reply]:
-    """The reply of each conversation without an error, by its number."""
+    """Returns the chosen reply of each conversation without an error, by index."""
     chosen = {}
     for (number, rollout), several in zip(running.items(), replies, strict=True):
         if rollout.error is not None:
@@ -266,7 +267,7 @@ def _answer(
     max_turns: int,
     max_length: int | None,
 ) -> dict[int, list[int]]:
-    """Send the replies; the observations of the conversations that go on, as ids, by number."""
+    """Step the environments; returns the observation ids of the conversations that continue, by index."""
     texts = {}
     for number, reply in chosen.items():
         rollout = running[number]

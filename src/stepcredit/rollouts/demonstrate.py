@@ -1,4 +1,4 @@
-"""ALFWorld games played by demonstrators of mixed quality."""
+"""Demonstrations of ALFWorld games by scripted demonstrators of mixed quality."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from stepcredit.tasks.alfworld.alfworld_task import SPLITS, ALFWorld
 from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS, demonstrations
 
 UNIT_GAMES = 32
-"""Games of one work unit of demonstrations: written whole or played again."""
+"""Number of games per work unit."""
 
 
 @dataclass
 class DemonstrateConfig(Settings):
-    """Have ALFWorld games played by demonstrators of mixed quality, who know where everything is and are careless
-    to a different degree: episodes to fine-tune a policy on. Run it again to go on where it stopped."""
+    """Generate ALFWorld demonstrations of mixed quality for fine-tuning a policy: the demonstrators know where every
+    object is and make mistakes at different rates. Run the command again to resume."""
 
     output_dir: Annotated[str, Limits(not_empty=True)] = field(
-        metadata=flag("output_dir", "A broken run goes on in it.")
+        metadata=flag("output_dir", "An interrupted run resumes in it.")
     )
     data: str | None = field(default=None, metadata=flag("data", default="$ALFWORLD_DATA"))
     prompt_style: str | None = field(
@@ -41,14 +41,16 @@ class DemonstrateConfig(Settings):
     num_generations: Annotated[int, Limits(at_least=1)] = field(default=4, metadata=flag("num_generations"))
     careless: Annotated[float | None, Limits(at_least=0, at_most=1)] = field(
         default=None,
-        metadata={"help": f"How careless all of them are, 0 to 1; default: each draws one of {CARELESSNESS}."},
+        metadata={
+            "help": f"Rate of mistakes of all demonstrators, 0 to 1; default: each samples one of {CARELESSNESS}."
+        },
     )
     distracted: Annotated[float, Limits(at_least=0, at_most=1)] = field(
         default=0.0,
-        metadata={"help": "Their chance to lose the thread for several turns, at each place they look into."},
+        metadata={"help": "Probability, at each place visited, of being distracted for several turns."},
     )
     max_turns: Annotated[int, Limits(at_least=1)] = field(
-        default=ALFWorld.max_turns, metadata=flag("max_turns", "It cuts the careless.")
+        default=ALFWorld.max_turns, metadata=flag("max_turns", "Longer demonstrations are truncated.")
     )
     seed: Annotated[int, Limits(at_least=0, at_most=2**32 - 1)] = field(default=0, metadata=flag("seed"))
     workers: Annotated[int | None, Limits(at_least=1)] = field(
@@ -57,11 +59,11 @@ class DemonstrateConfig(Settings):
 
 
 def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
-    """Writes the episodes; returns counts (see `DemonstrateConfig`).
+    """Writes the demonstrations and returns counts (see `DemonstrateConfig`).
 
     Raises:
-        InputError: no extra, no games, a setting out of range, or a folder that holds something else or is being
-            written.
+        InputError: the alfworld extra or its games are missing, a setting is out of range, or the folder has other
+            contents or is in use.
     """
     task = ALFWorld(config.data, config.prompt_style)
     problems = list(task.problems(config.split, config.limit))

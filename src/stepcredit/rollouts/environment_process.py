@@ -1,4 +1,4 @@
-"""A worker process that holds environments: its side of the connection, and the parent's."""
+"""Worker process of environments: the child's side of the connection and the parent's."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from stepcredit.tasks.environment import Crash, Observation
 from stepcredit.tasks.task import Problem
 
 START = 300.0
-"""Seconds in which a worker process must have loaded what it needs."""
+"""Timeout in seconds for a worker process to start."""
 GRACE = 5.0
-"""Seconds that closed workers have to let go of what they hold, before they are killed."""
+"""Seconds that closed workers have to clean up before they are killed."""
 
 Answer = Observation | Crash | InputError
-"""An `InputError` is the user's to mend: the parent raises it."""
+"""Answer of a worker; the parent raises an `InputError`, which the user can fix."""
 
 
 class WorkerEndedError(Exception):
-    """A worker that cannot be asked any more, and why."""
+    """A worker process has ended or timed out."""
 
 
 class EnvironmentWorker:
-    """One process at a time, and what is known about it.
+    """Handle of a worker process, which can be restarted.
 
     Attributes:
-        connection: to the process.
-        owed: the numbers that it has been asked for and has not answered.
-        released: the numbers that have left it since it was last asked.
-        deadline: of its next answer.
+        connection: connection to the process.
+        owed: indices of requests that it has not answered yet.
+        released: indices of conversations that have left it since the last request.
+        deadline: deadline of its next answer.
     """
 
     connection: Connection
@@ -53,51 +53,51 @@ class EnvironmentWorker:
 
     @property
     def pid(self) -> int | None:
-        """Of the process, while there is one."""
+        """Process id; None if there is no process."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start a process; it loads what it needs while others do something else."""
+        """Start a process, without waiting until it is ready."""
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs,), daemon=True)
         process.start()
         theirs.close()
         self._process, self._ready, self._refusal = process, False, None
-        with contextlib.suppress(OSError):  # it has died; who waits for it will hear
+        with contextlib.suppress(OSError):  # the process has died: `wait_until_ready` reports it
             self.connection.send_bytes(self._make)
 
     def is_alive(self) -> bool:
-        """Whether there is a process that runs."""
+        """Whether the process is running."""
         return self._process is not None and self._process.is_alive()
 
     def wait_until_ready(self) -> InputError | None:
-        """Until it has loaded what it needs; what it says where it cannot."""
+        """Wait until the process is ready; returns the error if it cannot start."""
         if not self._ready and self._refusal is None:
             try:
                 if self.connection.poll(START):
                     self._refusal = self.connection.recv()
                 else:
-                    self._refusal = _not_started(f"it was silent for {START:g} seconds")
+                    self._refusal = _not_started(f"no answer for {START:g} seconds")
             except (EOFError, OSError):
-                self._refusal = _not_started(f"{self.last_words()}; its error output tells more")
+                self._refusal = _not_started(f"{self.exit_reason()}; see its error output")
         self._ready = self._refusal is None
         return self._refusal
 
     def ask(self, requests: dict[int, Problem | str]) -> None:
-        """Ask for these; the answers are heard one by one."""
+        """Send requests; `hear` receives the answers one by one."""
         self.owed = list(requests)
         if self.wait_until_ready() is None:
-            with contextlib.suppress(OSError):  # it has died; who hears it will be told
+            with contextlib.suppress(OSError):  # the process has died: `hear` reports it
                 self.connection.send((self.released, requests))
         self.released = []
         self.deadline = time.monotonic() + (self._seconds if self._ready else 0.0)
 
     def hear(self) -> dict[int, Answer]:
-        """Its next answer, if it has one.
+        """Returns the next answer, or nothing if there is none yet.
 
         Raises:
-            WorkerEndedError: it has died, or has had its time.
+            WorkerEndedError: the process has died or timed out.
         """
         if self._refusal is not None:
             raise WorkerEndedError(self._refusal.what)
@@ -108,13 +108,13 @@ class EnvironmentWorker:
         try:
             number, answer = self.connection.recv()
         except (EOFError, OSError):
-            raise WorkerEndedError(self.last_words()) from None
+            raise WorkerEndedError(self.exit_reason()) from None
         self.owed.remove(number)
         self.deadline = time.monotonic() + self._seconds
         return {number: answer}
 
-    def last_words(self) -> str:
-        """What its process, which has ended or is about to, ended with."""
+    def exit_reason(self) -> str:
+        """Returns how the process ended; waits until it has."""
         if self._process is None:
             return "the environment's worker was not started"
         self._process.join(GRACE)
@@ -125,13 +125,13 @@ class EnvironmentWorker:
         return f"the environment's worker {ended}"
 
     def dismiss(self) -> None:
-        """Tell it that nothing more will be asked."""
+        """Ask the process to exit."""
         if self.is_alive():
-            with contextlib.suppress(OSError):  # it has died meanwhile
+            with contextlib.suppress(OSError):  # it has died in the meantime
                 self.connection.send(None)
 
     def end(self, seconds: float) -> None:
-        """Wait so long until it has ended; kill it where it has not."""
+        """Wait for the process to exit, and kill it after `seconds`."""
         if self._process is None:
             return
         self._process.join(max(0.0, seconds))
@@ -147,14 +147,14 @@ def _not_started(reason: str) -> InputError:
 
 
 def serve(connection: Connection) -> None:
-    """What a worker process does: receive `make`, then requests, and answer until there are no more.
+    """Main function of a worker process: receives `make`, then requests, and answers them until the end.
 
     Args:
-        connection: to the parent. First comes the pickled `make`, which is answered with None or an error; then come
-            pairs: (the conversations that have left, a problem to begin or a reply for each number). They are
-            answered one by one with (number, answer); None, or the end, ends it.
+        connection: connection to the parent. It first sends the pickled `make`, answered with None or an error; then
+            pairs (indices of released conversations, a problem to reset to or a reply per index), answered one by one
+            with (index, answer). None or a closed connection ends the process.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # handled by the parent
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -164,30 +164,30 @@ def serve(connection: Connection) -> None:
     except InputError as error:
         connection.send(error)
         return
-    except Exception as error:  # noqa: BLE001  whatever unpickling raises: the parent raises it again
+    except Exception as error:  # noqa: BLE001  unpickling may raise anything; the parent raises it again
         connection.send(_not_started(f"it cannot load the environment ({name_and_message(error)})"))
         return
     connection.send(None)
-    with LocalEnvironments(make) as held, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    with LocalEnvironments(make) as local, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while (message := connection.recv()) is not None:
             released, requests = message
-            held.release(released)
-            for number, words in requests.items():
-                connection.send((number, _answer(held, number, words)))
+            local.release(released)
+            for number, request in requests.items():
+                connection.send((number, _answer(local, number, request)))
 
 
-def _answer(held: LocalEnvironments, number: int, words: Problem | str) -> Answer:
+def _answer(local: LocalEnvironments, number: int, request: Problem | str) -> Answer:
     try:
-        answers = held.reset({number: words}) if isinstance(words, Problem) else held.step({number: words})
+        answers = local.reset({number: request}) if isinstance(request, Problem) else local.step({number: request})
     except InputError as error:
-        return InputError(error.what, error.where)  # which can be pickled, whatever class it was
+        return InputError(error.what, error.where)  # a subclass might not be picklable
     return answers[number]
 
 
 def _end_with_parent() -> None:
-    """End even where an environment hangs, and would never notice that its parent has been killed."""
+    """Exit after the parent has died, even if an environment hangs."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    time.sleep(GRACE)  # in which an environment that does not hang is closed
+    time.sleep(GRACE)  # time to close the environments
     os._exit(1)

@@ -1,7 +1,7 @@
-"""Many conversations beside each other in worker processes, which may crash or hang.
+"""Parallel environments in worker processes, which may crash or hang.
 
-What an environment does to its process is not ours to trust: a worker that dies or does not answer in time is replaced,
-and the conversations that lived in it are crashed, which is neither right nor wrong.
+Environments are not trusted: a worker that dies or does not answer in time is replaced, and its conversations are
+marked as crashed, which is neither right nor wrong.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from stepcredit.tasks.task import Problem
 
 
 class EnvironmentWorkers:
-    """Conversations in worker processes, which answer beside each other; each holds several environments.
+    """Environments in parallel worker processes, several per process.
 
-    A conversation lives in the worker that the `prompt_id` of its problem points to, so that rollouts of one game meet
-    in a process that has loaded it. A worker that dies, or that is silent for too long, is killed and started again; a
-    conversation that lived in it answers with a `Crash` until it is reset. An exception inside an environment crashes
-    that conversation alone. Conversations with different numbers may run at different steps.
+    A conversation is assigned to a worker by the hash of its `prompt_id`, so that rollouts of one game share a process
+    that has loaded it. A worker that dies or times out is killed and restarted; its conversations answer with a `Crash`
+    until they are reset. An exception inside an environment crashes only that conversation. Conversations may be at
+    different steps.
 
-    The workers are "spawned": a script that makes them needs the guard `if __name__ == "__main__":`. They end with this
-    process. To be used from one thread; a context manager that ends the workers.
+    The workers are spawned, so a script that uses them needs the guard `if __name__ == "__main__":`. They end with this
+    process. Not thread-safe. A context manager that closes the workers.
 
     Args:
-        make: a new environment; must be picklable, like the bound method `environment` of a task.
-        workers: processes.
-        seconds: for each answer, on the clock, one after another in a worker; the first includes making an environment.
+        make: factory of environments; must be picklable, such as the bound method `environment` of a task.
+        workers: number of processes.
+        seconds: timeout per answer; the first one includes making the environment.
 
     Raises:
-        InputError: `make` cannot be sent to a process, or a worker does not start.
+        InputError: `make` cannot be pickled, or a worker does not start.
     """
 
     def __init__(self, make: Callable[[], Environment], workers: int, seconds: float = 120.0) -> None:
         if workers < 1:
-            raise InputError(f"{workers} worker processes; at least 1 is needed", "workers")
+            raise InputError(f"{workers} worker processes; must be at least 1", "workers")
         if seconds <= 0:
-            raise InputError(f"{seconds} seconds for an answer; must be positive", "seconds")
+            raise InputError(f"a timeout of {seconds} seconds; must be positive", "seconds")
         try:
             pickled = pickle.dumps(make)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -65,14 +65,14 @@ class EnvironmentWorkers:
 
     @property
     def pids(self) -> list[int]:
-        """The process ids of the workers that run."""
+        """Process ids of the running workers."""
         return [pid for worker in self._workers if (pid := worker.pid) is not None]
 
     def reset(self, problems: Mapping[int, Problem]) -> dict[int, Observation | Crash]:
-        """Begin these, wherever they were before.
+        """Resets these conversations to the given problems; returns the first observations, by index.
 
         Raises:
-            InputError: `make` raised it: no environment can be made until the user has mended something.
+            InputError: `make` raised it; no environment can be made until the user fixes the cause.
             RuntimeError: the workers are closed.
         """
         self._replace_the_dead()
@@ -85,7 +85,7 @@ class EnvironmentWorkers:
         return self._ask(problems)
 
     def step(self, replies: Mapping[int, str]) -> dict[int, Observation | Crash]:
-        """The answers to these replies; the others wait.
+        """Sends replies to these conversations; returns their observations, by index.
 
         Raises:
             RuntimeError: the workers are closed.
@@ -94,7 +94,7 @@ class EnvironmentWorkers:
         return self._ask(replies)
 
     def close(self) -> None:
-        """End all workers and wait until they have ended; nothing happens the second time."""
+        """Stop all workers and wait for them; idempotent."""
         self._closed = True
         self._homes.clear()
         for worker in self._workers:
@@ -110,15 +110,15 @@ class EnvironmentWorkers:
         self.close()
 
     def _ask(self, requests: Mapping[int, Problem] | Mapping[int, str]) -> dict[int, Observation | Crash]:
-        """All answers, in the order in which they were asked for."""
+        """Send the requests; returns all answers, in the order of the requests."""
         answers: dict[int, Answer] = {}
         shares: dict[EnvironmentWorker, dict[int, Problem | str]] = {}
-        for number, words in requests.items():
+        for number, request in requests.items():
             home = self._homes.get(number, NEVER)
             if isinstance(home, Crash):
                 answers[number] = home
             else:
-                shares.setdefault(home, {})[number] = words
+                shares.setdefault(home, {})[number] = request
         busy = list(shares)
         try:
             for worker in busy:
@@ -126,7 +126,7 @@ class EnvironmentWorkers:
             while busy:
                 answers |= self._hear(busy)
                 busy = [worker for worker in busy if worker.owed]
-        finally:  # interrupted: what they still have to say must not be taken for a later answer
+        finally:  # interrupted: a late answer must not be mistaken for the answer to a later request
             for worker in busy:
                 self._lose(worker, "the call was interrupted")
         in_order: dict[int, Observation | Crash] = {}
@@ -138,7 +138,7 @@ class EnvironmentWorkers:
         return in_order
 
     def _hear(self, busy: list[EnvironmentWorker]) -> dict[int, Answer]:
-        """What these workers say next; crashes where one has ended or is too late."""
+        """Returns the next answers of these workers; crashes for workers that have ended or timed out."""
         heard: dict[int, Answer] = {}
         timeout = min(worker.deadline for worker in busy) - time.monotonic()
         wait([worker.connection for worker in busy], max(0.0, timeout))
@@ -153,7 +153,7 @@ class EnvironmentWorkers:
         return heard
 
     def _lose(self, worker: EnvironmentWorker, reason: str) -> Crash:
-        """Kill a worker. All conversations that lived in it are lost."""
+        """Kill a worker and mark its conversations as crashed."""
         worker.end(0.0)
         crash = Crash(reason)
         for number, home in self._homes.items():
@@ -166,5 +166,5 @@ class EnvironmentWorkers:
             raise RuntimeError("these workers are closed")
         for worker in self._workers:
             if not worker.is_alive():
-                self._lose(worker, worker.last_words())
+                self._lose(worker, worker.exit_reason())
                 worker.start()

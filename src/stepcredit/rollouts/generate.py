@@ -1,4 +1,4 @@
-"""Responses to prompts of one's own: greedy, sampled, or chosen by a value model, without gold answers."""
+"""Generation for the user's own prompts: greedy, sampled, or guided by a value model; no gold answers needed."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ _FILES = (".txt", ".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".gz")
 
 @dataclass(kw_only=True)
 class GenerateConfig(SamplingSettings):
-    """Answer prompts of your own: greedily, sampled, or guided by a value model, which then says V after every step."""
+    """Generate responses to your own prompts: greedy, sampled, or guided by a value model, which then also gives V
+    after every step."""
 
     prompts: list[str] = field(
         metadata={
-            "help": "Texts, or one file: .txt with a prompt in each line; or rows (.jsonl, .json, .csv, .parquet) with "
-            "a prompt, text or chat messages.",
+            "help": "Texts, or one file: .txt with one prompt per line, or rows (.jsonl, .json, .csv, .parquet) with a "
+            "column prompt (text or chat messages).",
             "positional": True,
         }
     )
@@ -55,16 +56,16 @@ class GenerateConfig(SamplingSettings):
     chat: bool | None = field(
         default=None,
         metadata={
-            "help": "Whether a text is put as a user's message, through the chat template; default: where the policy "
-            "has one. Messages always go through it."
+            "help": "Whether to format a text prompt as a user message with the chat template; default: if the policy "
+            "has one. Chat messages always use it."
         },
     )
-    output: str | None = field(default=None, metadata={"help": "A new .jsonl file for the responses."})
+    output: str | None = field(default=None, metadata={"help": "New .jsonl file for the responses."})
     search: str = field(
         default="greedy",
         metadata={
-            "help": "How a response is found: greedy; sample (all --num_generations are given); the most valued of "
-            "--width samples (best-of); or a step beam of --width (beam).",
+            "help": "How a response is generated: greedy; sample (outputs all --num_generations); best-of (the sample "
+            "of highest value among --width); or beam (step beam search with --width beams).",
             "choices": list(SEARCHES),
         },
     )
@@ -82,17 +83,17 @@ class GenerateConfig(SamplingSettings):
 
 @dataclass(frozen=True)
 class Answer:
-    """One response to a prompt of one's own.
+    """Response to one of the user's prompts.
 
     Attributes:
         prompt: text or chat messages.
-        text: the response, without its end token.
-        stop_reason: `STOP`, or `LENGTH` where a limit cut it.
-        tokens: of the response, its end token included.
-        value: V of the finished response, or the reward model's score; None where nobody was asked, or it was cut.
-        steps: its text step by step, where there is a value model.
-        values: V before the first step and after each, [steps + 1]; None after the last step of one that was cut, and
-            after all steps where V was trained at prompts alone.
+        text: the response without its end token.
+        stop_reason: `STOP`, or `LENGTH` for a truncated response.
+        tokens: number of tokens of the response, end token included.
+        value: V of the finished response, or its reward model score; None if truncated or without such a model.
+        steps: text of each step, if there is a value model.
+        values: V before the first step and after each, [steps + 1]; None after the last step of a truncated response,
+            and after all steps if V was trained on prompts only.
     """
 
     prompt: Prompt
@@ -105,7 +106,7 @@ class Answer:
 
     @property
     def row(self) -> dict[str, Any]:
-        """As a row of JSON."""
+        """Converts the answer to a JSON row."""
         completion = completion_of(self.prompt, self.text)
         row = {"prompt": self.prompt, "completion": completion, "stop_reason": str(self.stop_reason)}
         steps = [{"text": text, "value": v} for text, v in zip(self.steps, self.values[1:], strict=True)]
@@ -113,15 +114,15 @@ class Answer:
         return {**row, "tokens": self.tokens, "value": self.value, **by_step}
 
 
-def read_prompts(given: Sequence[str]) -> list[Prompt]:
-    """The prompts of a file, or the given texts themselves.
+def read_prompts(sources: Sequence[str]) -> list[Prompt]:
+    """Reads the prompts of a file, or returns the texts themselves.
 
     Raises:
-        InputError: no such file, or a row without a prompt; with file and line.
+        InputError: the file cannot be read, or a row has no prompt; with file and line.
     """
-    name = given[0] if len(given) == 1 else ""
+    name = sources[0] if len(sources) == 1 else ""
     if not name.lower().endswith(_FILES) or (any(c.isspace() for c in name) and not Path(name).is_file()):
-        return list(given)
+        return list(sources)
     if name.lower().endswith(".txt"):
         try:
             lines = Path(name).read_text(encoding="utf-8").splitlines()
@@ -131,7 +132,7 @@ def read_prompts(given: Sequence[str]) -> list[Prompt]:
     prompts: list[Prompt] = []
     for row in read_rows(name):
         if row.data is None or row.data.get("prompt") in (None, ""):
-            raise row.error or InputError("no prompt: expected a column prompt", row.where)
+            raise row.error or InputError("no prompt; add a column prompt", row.where)
         try:
             prompts.append(turns(row.data["prompt"], "prompt"))
         except InputError as error:
@@ -142,16 +143,16 @@ def read_prompts(given: Sequence[str]) -> list[Prompt]:
 def generate(
     config: GenerateConfig, prompts: Sequence[Prompt] | None = None, models: Models | None = None
 ) -> list[Answer]:
-    """Responses to prompts, prompt by prompt (see `GenerateConfig`).
+    """Generates responses, prompt by prompt (see `GenerateConfig`).
 
     Args:
-        config: how.
-        prompts: in place of those that the config names.
-        models: likewise.
+        config: the settings.
+        prompts: prompts to use instead of `config.prompts`.
+        models: models to use instead of those named in the config.
 
     Raises:
-        InputError: settings that make no sense, prompts that cannot be read or are too long, or a model that does not
-            load.
+        InputError: inconsistent settings, prompts that cannot be read or are too long, or a model that cannot be
+            loaded.
     """
     _check(config)
     models = models or Models(config)
@@ -183,21 +184,21 @@ def _check(config: GenerateConfig) -> None:
     if config.num_generations > 1 and config.search != "sample":
         raise InputError(f"{config.search} gives one response per prompt; choose --search sample", "num_generations")
     if config.search in ("best-of", "beam") and config.value_model is None and config.reward_model is None:
-        raise InputError(f"{config.search} needs --value_model, or a --reward_model", "search")
+        raise InputError(f"{config.search} needs --value_model or --reward_model", "search")
     if config.output is not None and Path(config.output).exists():
-        raise InputError("is there already; choose another", config.output)
+        raise InputError("exists already; choose another --output", config.output)
 
 
 def _rule(config: GenerateConfig, models: Models) -> StepRule:
-    """Where steps end: as V was trained, where that was at step level; else by the delimiters that were given."""
-    given = None if config.step_delimiters is None else step_rule(config.step_delimiters, Path())
+    """Returns the step rule: that of the value model if it was trained at step level, otherwise `--step_delimiters`."""
+    requested = None if config.step_delimiters is None else step_rule(config.step_delimiters, Path())
     states = None if models.value_model is None else value_states(models.value_model)
     if states is not None and states.level == "response" and config.search in ("best-of", "beam"):
-        raise InputError("was trained at prompts alone (response level), and says nothing of what was written",
-                         "value_model")  # fmt: skip
+        raise InputError("was trained on prompts only (response level), so it cannot score responses; train it at "
+                         "step or token level", "value_model")  # fmt: skip
     if states is None or states.level != "step":
-        return StepRule(("\n",) if given is None else given.delimiters, 256)
-    if given is not None and given.delimiters != states.step_delimiters:
+        return StepRule(("\n",) if requested is None else requested.delimiters, 256)
+    if requested is not None and requested.delimiters != states.step_delimiters:
         raise InputError(f"the value model was trained on steps that end after {list(states.step_delimiters)}",
                          "step_delimiters")  # fmt: skip
     return states.rule
@@ -206,39 +207,40 @@ def _rule(config: GenerateConfig, models: Models) -> StepRule:
 def _sampled(
     engine: Engine, scorer: Scorer | None, requests: Sequence[Request], spec: SearchSpec
 ) -> list[tuple[Request, Generation]]:
-    """Whole responses: all that were drawn, or the most valued one of each prompt."""
+    """Returns sampled responses: all of them, or the one of highest value per prompt."""
     several = [replace(request, sample=k) for request in requests for k in range(spec.width)]
     drawn = list(zip(several, engine.generate(several, spec.params), strict=True))
     if not spec.needs_scorer or scorer is None:
         return drawn
     groups = [drawn[k : k + spec.width] for k in range(0, len(drawn), spec.width)]
-    return [_most_valued(group, scorer) for group in groups]
+    return [_best_of(group, scorer) for group in groups]
 
 
-def _most_valued(drawn: Sequence[tuple[Request, Generation]], scorer: Scorer) -> tuple[Request, Generation]:
-    """Of the responses to one prompt the finished one with the highest value; the first where none has finished."""
+def _best_of(drawn: Sequence[tuple[Request, Generation]], scorer: Scorer) -> tuple[Request, Generation]:
+    """Returns the finished response with the highest value, or the first response if none has finished."""
     finished = [(r, g) for r, g in drawn if g.stop_reason is StopReason.STOP]
     best = by_value([score_of(scorer, request, generation) for request, generation in finished])
     return drawn[0] if best is None else finished[best]
 
 
 def score_of(scorer: Scorer, request: Request, generation: Generation) -> float:
-    """What a scorer says of a finished response.
+    """Returns the score of a finished response.
 
     Raises:
-        InputError: it says NaN.
+        InputError: the score is NaN.
     """
     scoring, _, _ = scorer.start([request.prompt_ids])
     values, _ = scoring.score([Reading(0, tuple(generation.ids.tolist()), finished=True)])
     if np.isnan(values[0]):
-        raise InputError("the model that scores says NaN", f"prompt {request.prompt_id}")
+        raise InputError("the scorer returned NaN; check the weights of the value or reward model",
+                         f"prompt {request.prompt_id}")  # fmt: skip
     return float(values[0])
 
 
 def _beam(
     engine: Engine, scorer: Scorer | None, requests: Sequence[Request], spec: SearchSpec, rule: StepRule
 ) -> list[tuple[Request, Generation]]:
-    """The response that a step beam chooses for each prompt; a cut one where none has finished."""
+    """Returns the response of a step beam search per prompt; a truncated one if none has finished."""
     assert scorer is not None
     stepped = stepping(engine, "a beam")
     room = min((stepped.max_length or 10**9) - len(request.prompt_ids) for request in requests)
@@ -247,17 +249,17 @@ def _beam(
     spec = replace(spec, params=replace(spec.params, max_new_tokens=min(spec.params.max_new_tokens, room)))
     results = beam_search(requests, stepped.stepper(spec.params, rule), scorer, spec)
     drawn = []
-    for request, found in zip(requests, results, strict=True):
-        if found.error is not None:
-            raise InputError(found.error, f"prompt {request.prompt_id}")
-        response = found.chosen or found.pool[0]
+    for request, result in zip(requests, results, strict=True):
+        if result.error is not None:
+            raise InputError(result.error, f"prompt {request.prompt_id}")
+        response = result.chosen or result.pool[0]
         ids, log_prob = np.array(response.ids, np.int32), np.array(response.log_prob, np.float32)
         drawn.append((request, Generation(ids, log_prob, response.stop_reason)))
     return drawn
 
 
 def _answers(models: Models, rule: StepRule, drawn: Sequence[tuple[Prompt, Request, Generation]]) -> list[Answer]:
-    """The responses as answers, with what the value model or the reward model says of them."""
+    """Converts the responses to answers, with V per step or the score of the reward model."""
     tokenizer, ends, scorer = models.tokenizer, models.engine.ends, models.scorer
     answers = [
         Answer(prompt, response_text(g.ids.tolist(), tokenizer, ends), g.stop_reason, len(g.ids))
@@ -282,7 +284,7 @@ def _answers(models: Models, rule: StepRule, drawn: Sequence[tuple[Prompt, Reque
 
 
 def _episode(prompt: Prompt, request: Request, generation: Generation) -> Episode:
-    """A response as an episode, whose reward nobody knows and nobody reads."""
+    """Converts a response to an episode with a placeholder reward."""
     ids = np.concatenate([np.array(request.prompt_ids, np.int32), generation.ids])
     mask = np.arange(len(ids)) >= len(request.prompt_ids)
     return Episode(

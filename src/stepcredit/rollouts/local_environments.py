@@ -1,4 +1,4 @@
-"""Conversations in this process, stepped one after another."""
+"""Environments in this process, stepped sequentially."""
 
 from __future__ import annotations
 
@@ -13,52 +13,56 @@ NEVER = Crash("this conversation was never begun")
 
 
 class LocalEnvironments:
-    """Conversations in this process, stepped one after another; made when first needed, and made again after a crash.
+    """Environments in this process, stepped sequentially; made on demand, and again after a crash.
 
-    An exception of an environment is a `Crash` with its type and message. A conversation that has crashed, or was never
-    begun, answers every step with a `Crash` until it is reset. A context manager that closes all environments.
+    An exception of an environment becomes a `Crash` with its type and message. A conversation that has crashed, or was
+    never reset, answers every step with a `Crash` until it is reset. A context manager that closes all environments.
 
     Args:
-        make: a new environment.
+        make: factory of environments.
     """
 
     def __init__(self, make: Callable[[], Environment]) -> None:
         self._make = make
-        self._held: dict[int, Environment | Crash] = {}
+        self._environments: dict[int, Environment | Crash] = {}
         self._spare: list[Environment] = []
 
     def reset(self, problems: Mapping[int, Problem]) -> dict[int, Observation | Crash]:
-        """Begin these, wherever they were before.
+        """Resets these conversations to the given problems; returns the first observations, by index.
 
         Raises:
-            InputError: `make` raised it: no environment can be made until the user has mended something.
+            InputError: `make` raised it; no environment can be made until the user fixes the cause.
         """
         answers: dict[int, Observation | Crash] = {}
         for number, problem in problems.items():
             self.release([number])
-            held = self._spare.pop() if self._spare else self._new()
-            self._held[number] = held
-            answers[number] = held if isinstance(held, Crash) else self._answer(number, held, problem)
+            environment = self._spare.pop() if self._spare else self._new()
+            self._environments[number] = environment
+            answers[number] = (
+                environment if isinstance(environment, Crash) else self._answer(number, environment, problem)
+            )
         return answers
 
     def step(self, replies: Mapping[int, str]) -> dict[int, Observation | Crash]:
-        """The answers to these replies; the others wait."""
+        """Sends replies to these conversations; returns their observations, by index."""
         answers: dict[int, Observation | Crash] = {}
         for number, reply in replies.items():
-            held = self._held.get(number, NEVER)
-            answers[number] = held if isinstance(held, Crash) else self._answer(number, held, reply)
+            environment = self._environments.get(number, NEVER)
+            answers[number] = (
+                environment if isinstance(environment, Crash) else self._answer(number, environment, reply)
+            )
         return answers
 
     def release(self, numbers: Iterable[int]) -> None:
-        """These conversations are over: others may take their environments."""
+        """Release the environments of finished conversations for reuse."""
         for number in numbers:
-            held = self._held.pop(number, NEVER)
-            if not isinstance(held, Crash):
-                self._spare.append(held)
+            environment = self._environments.pop(number, NEVER)
+            if not isinstance(environment, Crash):
+                self._spare.append(environment)
 
     def close(self) -> None:
-        """Close all environments. Nothing is begun any more; a reset makes new ones."""
-        self.release(list(self._held))
+        """Close all environments; a reset makes new ones."""
+        self.release(list(self._environments))
         with contextlib.ExitStack() as stack:  # closes all of them even if one raises
             while self._spare:
                 stack.callback(self._spare.pop().close)
@@ -74,23 +78,23 @@ class LocalEnvironments:
             return self._make()
         except InputError:
             raise
-        except Exception as error:  # noqa: BLE001  whatever an environment raises: undecided, with the reason
+        except Exception as error:  # noqa: BLE001  an environment may raise anything: the episode is undecided
             return Crash(name_and_message(error))
 
-    def _answer(self, number: int, environment: Environment, words: Problem | str) -> Observation | Crash:
+    def _answer(self, number: int, environment: Environment, request: Problem | str) -> Observation | Crash:
         try:
-            return environment.reset(words) if isinstance(words, Problem) else environment.step(words)
-        except Exception as error:  # noqa: BLE001  whatever an environment raises: undecided, with the reason
+            return environment.reset(request) if isinstance(request, Problem) else environment.step(request)
+        except Exception as error:  # noqa: BLE001  an environment may raise anything: the episode is undecided
             reason = name_and_message(error)
             try:
                 environment.close()
-            except Exception as second:  # noqa: BLE001  its first exception is the crash; this one is told with it
+            except Exception as second:  # noqa: BLE001  reported together with the first exception
                 reason += f"; and when closed, {name_and_message(second)}"
             crash = Crash(reason)
-        self._held[number] = crash
+        self._environments[number] = crash
         return crash
 
 
 def name_and_message(error: BaseException) -> str:
-    """An exception as a reason says it."""
+    """Formats an exception as its type and message."""
     return f"{type(error).__name__}: {error}"

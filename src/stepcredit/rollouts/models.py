@@ -1,4 +1,4 @@
-"""The models of an evaluation or a generation, named or in memory; each loaded once, when it is first asked for."""
+"""Models of an evaluation or a generation, by name or in memory; each is loaded once, on first use."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stepcredit.searching.scorers import Scorer, ValueScorer, reward_model_score
 
 
 class Models:
-    """What an evaluation or a generation works with.
+    """Policy, value model, reward model and tokenizer, loaded lazily.
 
     Args:
-        config: names the models, and says how they are loaded.
-        model, value_model, reward_model, tokenizer: in place of those that the config names, in memory or by name.
+        config: settings with the names of the models and how to load them.
+        model, value_model, reward_model, tokenizer: models, in memory or by name, that override those of the config.
     """
 
     def __init__(
@@ -33,35 +33,35 @@ class Models:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Of the policy."""
+        """Tokenizer of the policy."""
         name = self._model if isinstance(self._model, str) else getattr(self._model.config, "_name_or_path", "")
         return self._tokenizer or self._config.load_tokenizer(name, self._trust)
 
     @cached_property
     def engine(self) -> Engine:
-        """Of the policy."""
+        """Engine of the policy."""
         config = self._config
         engine: Engine = config.load_engine(self._model, config.batch_size, self._trust, self.tokenizer)
         return engine
 
     @cached_property
     def value_model(self) -> Any:
-        """V, where there is one."""
+        """Value model, or None."""
         if not isinstance(self._value_model, str):
             return self._value_model
         return placed(load_value_model(self._value_model, trust_remote_code=self._trust, tokenizer=self.tokenizer))
 
     def check(self) -> None:
-        """Load all that was named, before anything is drawn or written.
+        """Load the policy and the value model, before anything is generated or written.
 
         Raises:
-            InputError: one does not load, or they do not fit.
+            InputError: a model cannot be loaded, or the models do not fit together.
         """
         _ = self.engine, self.value_model
 
     @cached_property
     def scorer(self) -> Scorer | None:
-        """Who says how good a response or a step is; None where nobody was named."""
+        """Scorer of the reward model, else of the value model; None without either."""
         model = self._reward_model
         if model is None:
             return None if self._value_model is None else ValueScorer(self.value_model)
@@ -71,13 +71,13 @@ class Models:
 
 
 def name_of(model: Any) -> Any:
-    """What results call a model: its name, or for one in memory where it came from and a mark of its weights, so that
-    work with other weights is never gone on with."""
+    """Returns the name of a model in results: for a model in memory, its source and a fingerprint of its weights, so
+    that work with other weights is never resumed."""
     if model is None or isinstance(model, str):
         return model
-    mark = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, weight in model.state_dict().items():
         sums = torch.stack([weight.detach().double().sum(), weight.detach().double().square().sum()])
-        mark.update(f"{name} {tuple(weight.shape)} {sums.tolist()}".encode())
+        digest.update(f"{name} {tuple(weight.shape)} {sums.tolist()}".encode())
     source = getattr(model.config, "_name_or_path", "") or type(model).__name__
-    return f"{source} in memory, {mark.hexdigest()[:12]}"
+    return f"{source} in memory, {digest.hexdigest()[:12]}"

@@ -1,4 +1,4 @@
-"""Multi-turn rollouts: conversations about the problems of an interactive task, in waves of one batch."""
+"""Multi-turn rollouts: conversations on the problems of an interactive task, batch by batch."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.environment import Environments, InteractiveTask
 from stepcredit.tasks.task import Problem
 
-Draw = Callable[[Sequence[Problem], int, Advance], list[Episode]]
-"""Problems, samples per problem, and who is told of each that is drawn, to graded episodes."""
+DrawEpisodes = Callable[[Sequence[Problem], int, Advance], list[Episode]]
+"""Function from problems, samples per problem and a progress callback to graded episodes."""
 
 UNIT_CONVERSATIONS = 128
-"""Conversations of one work unit, about: they take longer than single responses."""
+"""Approximate number of conversations per work unit; they take longer than single responses."""
 
 
 @dataclass(frozen=True)
 class MultiTurnRollouts:
-    """Conversations between a policy and environments.
+    """Multi-turn rollouts of a policy in environments.
 
     Attributes:
-        engine: holds policy, tokenizer and batch size: replies drawn at a time.
-        environments: of the task.
-        max_turns: replies per conversation.
-        scorer: chooses among replies.
+        engine: engine of the policy; its batch size is the number of replies sampled at a time.
+        environments: environments of the task.
+        max_turns: maximum number of replies per conversation.
+        scorer: scorer that chooses among replies.
     """
 
     engine: SteppingEngine
@@ -42,27 +42,27 @@ class MultiTurnRollouts:
     scorer: Scorer | None = None
 
     def episodes(self, problems: Sequence[Problem], spec: SearchSpec, advance: Advance = unseen) -> list[Episode]:
-        """`spec.samples` conversations about each problem, problem by problem."""
+        """Runs `spec.samples` conversations per problem, problem by problem."""
         episodes: list[Episode] = []
         samples = [(problem, sample) for problem in problems for sample in range(spec.samples)]
-        wave = max(1, self.engine.batch_size // spec.replies)
-        for start in range(0, len(samples), wave):
-            some = samples[start : start + wave]
-            rollouts = converse(some, self.engine, self.environments, spec, self.max_turns, self.scorer)
+        batch_size = max(1, self.engine.batch_size // spec.replies)
+        for start in range(0, len(samples), batch_size):
+            batch = samples[start : start + batch_size]
+            rollouts = converse(batch, self.engine, self.environments, spec, self.max_turns, self.scorer)
             episodes += [rollout.episode() for rollout in rollouts]
             advance(len(rollouts))
         return episodes
 
 
 def stepping(engine: Engine, what: str) -> SteppingEngine:
-    """An engine that draws a step or a turn at a time.
+    """Returns the engine if it can generate one step or turn at a time.
 
     Raises:
-        InputError: it draws whole responses alone.
+        InputError: the engine generates only whole responses.
     """
     if not isinstance(engine, SteppingEngine):
-        raise InputError(f"{what} draws a step or a turn at a time, which this engine cannot; use transformers",
-                         "engine")  # fmt: skip
+        raise InputError(f"{what} needs one step or turn at a time, which this engine cannot generate; use "
+                         "transformers", "engine")  # fmt: skip
     return engine
 
 
@@ -74,19 +74,19 @@ def multi_turn_rollouts(
     workers: int | None = None,
     scorer: Scorer | None = None,
 ) -> Iterator[MultiTurnRollouts]:
-    """Rollouts on a task, with worker processes for its environments that end with the context.
+    """Context manager of rollouts on a task, with worker processes for its environments.
 
     Args:
         task: the task.
-        engine: of the policy.
-        max_turns: turn limit; None is the task's.
-        workers: how many; None is one per processor.
-        scorer: chooses among replies.
+        engine: engine of the policy.
+        max_turns: turn limit; by default that of the task.
+        workers: number of worker processes; by default one per processor.
+        scorer: scorer that chooses among replies.
 
     Raises:
-        InputError: an engine that cannot draw a turn at a time, a setting out of range, or what the task's
-            environments need is not installed.
+        InputError: the engine cannot generate one turn at a time, a setting is out of range, or a dependency of the
+            environments is not installed.
     """
-    able = stepping(engine, task.name)
+    stepping_engine = stepping(engine, task.name)
     with EnvironmentWorkers(task.environment, workers or os.cpu_count() or 1) as environments:
-        yield MultiTurnRollouts(able, environments, max_turns or task.max_turns, scorer)
+        yield MultiTurnRollouts(stepping_engine, environments, max_turns or task.max_turns, scorer)

@@ -16,7 +16,7 @@ from stepcredit.tasks.task import Problem, Task, completion_of
 
 
 def sampling(config: Any, task: Task) -> SamplingParams:
-    """The sampling settings of a config, with the task's length limit where it sets none."""
+    """Returns the sampling parameters of a config; the length limit defaults to that of the task."""
     return SamplingParams(
         max_new_tokens=config.max_new_tokens or task.max_new_tokens,
         temperature=config.temperature,
@@ -35,16 +35,16 @@ def sample_and_grade(
     params: SamplingParams,
     advance: Advance = unseen,
 ) -> list[Episode]:
-    """`samples` graded episodes of each problem, problem by problem; `advance` is told of each that is drawn."""
+    """Samples and grades `samples` episodes per problem, in order; calls `advance` after each generation."""
     encoded = {p.prompt_id: tuple(prompt_ids(p.prompt, engine.tokenizer)) for p in problems}
     pairs = [(p, Request(encoded[p.prompt_id], p.prompt_id, k)) for p in problems for k in range(samples)]
     drawn = engine.generate([request for _, request in pairs], params)
     with ThreadPoolExecutor(1) as grading:  # while the engine draws the next batch
-        waiting = []
+        futures = []
         for (problem, request), generation in zip(pairs, drawn, strict=True):
-            waiting.append(grading.submit(graded_episode, task, problem, request, generation, engine))
+            futures.append(grading.submit(graded_episode, task, problem, request, generation, engine))
             advance(1)
-        return [episode.result() for episode in waiting]
+        return [future.result() for future in futures]
 
 
 def graded_episode(
@@ -54,7 +54,7 @@ def graded_episode(
     generation: Generation,
     engine: Engine,
 ) -> Episode:
-    """One generation as an episode. A truncated one is not graded: it has neither verdict nor reward."""
+    """Converts a generation to a graded episode; a truncated one has neither verdict nor reward."""
     text = response_text(generation.ids.tolist(), engine.tokenizer, engine.ends)
     truncated = generation.stop_reason is StopReason.LENGTH
     grade = None if truncated else task.grade(problem, text)

@@ -1,4 +1,4 @@
-"""The settings that commands share which draw responses: the task, and how the policy is sampled."""
+"""Settings shared by the commands that generate responses: the task, and how the policy is sampled."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from stepcredit.tasks.task import Task
 
 @dataclass(kw_only=True)
 class TaskSettings(Settings):
-    """Settings of a task and of the policy's way with it."""
+    """Settings of a task and its prompts."""
 
     task: Annotated[str, Limits(not_empty=True)] = field(metadata=flag("task", TASK_NAMES))
     data: str | None = field(
         default=None,
         metadata=flag(
             "data",
-            "gsm8k and math: a file, or a folder of splits; default: the hub. alfworld: the folder of games; default: "
+            "gsm8k and math: a file or a folder of splits; default: the hub. alfworld: the folder of games; default: "
             "$ALFWORLD_DATA.",
         ),
     )
@@ -36,7 +36,7 @@ class TaskSettings(Settings):
     )
     limit: Annotated[int | None, Limits(at_least=1)] = field(default=None, metadata=flag("limit", default="all"))
     max_turns: Annotated[int | None, Limits(at_least=1)] = field(
-        default=None, metadata=flag("max_turns", "Of interactive tasks (fetch, alfworld).", default="the task's")
+        default=None, metadata=flag("max_turns", "For interactive tasks (fetch, alfworld).", default="the task's")
     )
     workers: Annotated[int | None, Limits(at_least=1)] = field(
         default=None,
@@ -44,17 +44,17 @@ class TaskSettings(Settings):
     )
 
     def load_task(self) -> Task:
-        """The task.
+        """Loads the task.
 
         Raises:
-            InputError: no such task or style, or one is given to a task that makes its own problems.
+            InputError: unknown task or prompt style, or a setting that does not apply to the task.
         """
         return load_task(self.task, self.data, self.prompt_style)
 
 
 @dataclass(kw_only=True)
 class SamplingSettings(Settings):
-    """Settings of what draws the responses, and how."""
+    """Settings of the engine and of sampling."""
 
     engine: str = field(default="transformers", metadata=flag("engine", choices=list(ENGINES)))
     max_new_tokens: Annotated[int | None, Limits(at_least=1)] = field(
@@ -70,10 +70,10 @@ class SamplingSettings(Settings):
     trust_remote_code: bool = field(default=False, metadata=flag("trust_remote_code"))
 
     def load_tokenizer(self, policy: str, trust_remote_code: bool) -> Any:
-        """The policy's tokenizer, with the chat template that was asked for.
+        """Loads the policy's tokenizer, with the requested chat template.
 
         Raises:
-            InputError: no tokenizer there, or no such template.
+            InputError: no tokenizer or chat template is found.
         """
         return load_tokenizer(
             policy,
@@ -83,10 +83,10 @@ class SamplingSettings(Settings):
         )
 
     def load_engine(self, policy: Any, batch_size: int, trust_remote_code: bool, tokenizer: Any = None) -> Engine:
-        """The policy's engine, with the tokenizer of `load_tokenizer`.
+        """Loads the policy's engine, by default with the tokenizer of `load_tokenizer`.
 
         Raises:
-            InputError: no policy there, or no such engine.
+            InputError: no policy is found, or the engine is unknown.
         """
         tokenizer = tokenizer or self.load_tokenizer(policy, trust_remote_code)
         return load_engine(

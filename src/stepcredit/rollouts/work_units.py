@@ -1,4 +1,4 @@
-"""Work units: long work in fixed pieces, each written whole or done again."""
+"""Work units: atomic, resumable parts of a long rollout."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from stepcredit.progress import Advance, track_units
 from stepcredit.tasks.task import Problem, Task
 
 UNIT_ROWS = 512
-"""Responses of one work unit, about: a unit is written whole or drawn again."""
+"""Approximate number of responses per work unit."""
 
 
 def work_units(problems: Sequence[Problem], samples: int, rows: int | None = None) -> list[Sequence[Problem]]:
-    """Problems in fixed groups of about `rows` responses (`UNIT_ROWS`): the same at every run."""
+    """Splits problems into units of about `rows` responses (default `UNIT_ROWS`), the same in every run."""
     size = max(1, (rows or UNIT_ROWS) // samples)
     return [problems[i : i + size] for i in range(0, len(problems), size)]
 
 
 def settings_of(config: Any, task: Task, *left_out: str) -> dict[str, Any]:
-    """What decides which episodes are made: all of a config but where things are and these fields, and the task's
-    own."""
-    about = {"task_version": task.version, "source_versions": task.source_versions}
-    settings = {**asdict(config), **about, "step_delimiters": list(task.step_delimiters)}
+    """Returns the settings that determine the episodes: those of the config, without paths and the fields
+    `left_out`, and those of the task."""
+    versions = {"task_version": task.version, "source_versions": task.source_versions}
+    settings = {**asdict(config), **versions, "step_delimiters": list(task.step_delimiters)}
     return {name: value for name, value in settings.items() if name not in ("output_dir", "data", "workers", *left_out)}
 
 
 Unit = Sequence[Problem]
-"""The problems of one work unit."""
+"""Problems of one work unit."""
 
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """A folder of episodes that is filled one work unit at a time, and gone on with after a stop.
+    """Resumable writer of a folder of episodes, one work unit at a time.
 
-    Each unit is one shard, which carries the unit's name; shards without one, such as imported episodes, are left
-    alone. Settings bind from the first finished unit on.
+    Each unit is one shard with the unit's name; shards without one, such as imported episodes, are left alone. The
+    settings are fixed once the first unit is finished.
 
     Attributes:
-        folder: holds one shard a finished unit, and a manifest of the settings.
-        settings: all that decides what the episodes are; work of other settings is not gone on with.
-        units: in order.
+        folder: folder of one shard per finished unit and a manifest of the settings.
+        settings: settings that determine the episodes; a folder with other settings is not resumed.
+        units: the work units, in order.
     """
 
     folder: Path
@@ -61,20 +61,20 @@ class WorkFolder:
 
     @cached_property
     def names(self) -> list[str]:
-        """The name of each unit: its number, and a hash of its prompts."""
+        """Names of the units: index and hash of the prompt ids."""
         prompts = (json.dumps([problem.prompt_id for problem in unit]) for unit in self.units)
         return [f"{k}-{hashlib.sha256(text.encode()).hexdigest()[:16]}" for k, text in enumerate(prompts)]
 
     def done(self) -> int:
-        """How many units are finished; writes nothing.
+        """Returns the number of finished units; writes nothing.
 
         Raises:
-            InputError: the folder was made with other settings, or holds something else; there are no units.
+            InputError: the folder has other settings or other contents, or there are no units.
         """
         return len(self._finished())
 
     def _finished(self) -> dict[str, Path]:
-        """The shards of finished units, by name; raises as `done`."""
+        """Returns the shards of finished units by name; raises as `done`."""
         if not self.units:
             raise InputError("there are no prompts", str(self.folder))
         finished = units_of(self.folder)
@@ -94,14 +94,15 @@ class WorkFolder:
 
     @contextmanager
     def held(self, doing: str) -> Iterator[dict[str, Path]]:
-        """The folder checked, locked and with its manifest; the shards of finished units, by name. Where none is
-        finished at the end, the manifest goes again.
+        """Checks and locks the folder and writes its manifest; yields the shards of finished units by name.
+
+        The manifest is removed if no unit is finished at the end.
 
         Args:
             doing: see `files.locked`.
 
         Raises:
-            InputError: as `done`, or another process holds the folder.
+            InputError: as `done`, or another process has locked the folder.
         """
         manifest = self.folder / COLLECTED
         with locked(self.folder, doing):
@@ -115,12 +116,12 @@ class WorkFolder:
                     manifest.unlink(missing_ok=True)
 
     def _write_manifest(self, manifest: Path) -> None:
-        """Says so where a damaged one is replaced."""
+        """Write the manifest; warns if it replaces a damaged one."""
         try:
             if manifest.exists():
                 read_manifest(manifest)
         except InputError:
-            sys.stderr.write(f"{manifest}: was damaged; no work unit was finished, so it is written anew\n")
+            sys.stderr.write(f"{manifest}: was damaged; no work unit was finished, so it is rewritten\n")
         write_json(manifest, self.settings)
 
     def finish(
@@ -130,16 +131,16 @@ class WorkFolder:
         samples: int = 1,
         counted: str = "responses",
     ) -> EpisodeStore:
-        """The episodes of all units, in order; those that are not there yet are made and written, each unit whole.
+        """Makes and writes the missing units, each atomically; returns the episodes of all units, in order.
 
         Args:
-            make: a unit, and who is told of progress, to its episodes.
-            label: for the progress bar.
-            samples: what is counted, a problem.
-            counted: what it is, in the plural.
+            make: function from a unit and a progress callback to its episodes.
+            label: label of the progress bar.
+            samples: number of counted items per problem.
+            counted: name of the counted items, in the plural.
 
         Raises:
-            InputError: as `done`, or another process holds the folder.
+            InputError: as `done`, or another process has locked the folder.
         """
         with self.held(label) as finished:
             todo = {name: unit for name, unit in zip(self.names, self.units, strict=True) if name not in finished}

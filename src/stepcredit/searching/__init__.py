@@ -1,1 +1,1 @@
-"""Search at test time: step beams, and choices among responses or replies by their values."""
+"""Test-time search: step beam search, and selection among sampled responses or replies by value."""

@@ -1,6 +1,7 @@
-"""Step beam: of several continuations of one step each, the most valued go on.
+"""Step beam search: extend each beam by one-step continuations and keep those of highest value.
 
-One that meets a limit, on length or on the budget, is no answer and no beam: V is not read where no step ends.
+A continuation that reaches the length limit or the budget is neither an answer nor a beam, since V is not trained at
+the middle of a step.
 
 Source: OREO (arXiv 2412.16145), section on test-time search; its published code draws `width` candidates
 only in the first round, keeps identical beams and counts cut responses as answers.
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stepcredit.engines.decoding import Draw, Piece
+from stepcredit.engines.decoding import Continuation, ContinuationRequest
 from stepcredit.engines.engine import Request
 from stepcredit.engines.noise import stream_key
 from stepcredit.engines.stepping import Stepper
@@ -26,14 +27,14 @@ from stepcredit.searching.selection import by_value, by_weighted_vote
 from stepcredit.searching.spec import SearchSpec
 
 _TAIL = 64
-"""Characters of a response that are kept for stop strings that begin in one step and end in another."""
+"""Number of trailing characters stored per beam, for stop strings that span two steps."""
 
 
 @dataclass(frozen=True)
 class _Beam:
-    """A response in the making: its prompt, the result of the search, its node, ids, log μ and last characters so far.
+    """Partial response: its prompt, search result and node, and its ids, log μ and last characters so far.
 
-    Beams of one prompt follow each other.
+    Beams of one prompt are adjacent in a list of beams.
     """
 
     prompt: int
@@ -45,12 +46,12 @@ class _Beam:
     tail: str = ""
 
     def ended(self, reason: StopReason) -> Response:
-        """As a response."""
+        """Converts the beam to a response."""
         return Response(self.ids, self.log_prob, reason, self.node.value, self.node.id)
 
 
 class _Candidate(NamedTuple):
-    """A continuation: its number among the draws, what is to be scored, and the beam that it makes."""
+    """Continuation to be scored: its index among the sampled ones, the scorer's input, and the resulting beam."""
 
     draw: int
     reading: Reading
@@ -64,30 +65,30 @@ def beam_search(
     spec: SearchSpec,
     answer_of: AnswerOf | None = None,
 ) -> list[SearchResult]:
-    """A step beam for each prompt, all in one batch; none of them changes the result of another.
+    """Runs a step beam search for each prompt, all in one batch; the results do not depend on the batch.
 
-    1. Policy and scorer read the prompts. Each is the first beam of its search.
+    1. Prefill policy and scorer with the prompts. Each prompt is the first beam of its search.
 
-    Round after round, until no beam is left:
+    Repeat until no beam is left:
 
-    2. Plan `continuations` of each beam, and of the bare prompt `width` times as many, so that the first round has as
-       many candidates as the others; a prompt whose budget leaves no token for each of them is done.
-    3. Draw them.
-    4. Count identical ones once, and put those that met a limit aside.
-    5. Score the others; a prompt for which the scorer says NaN is given up, with an error.
-    6. Keep the `width` most valued of each prompt. Of these the finished ones leave for the pool, and their places are
-       not filled again.
+    2. Plan `continuations` of each beam (of the prompt, `width` times as many, so that the first round has as many
+       candidates as later ones). A search ends if its budget leaves no token for each of them.
+    3. Sample the continuations.
+    4. Merge identical ones, and move truncated ones to the pool.
+    5. Score the others. If a score is NaN, the search of this prompt ends with an error.
+    6. Keep the `width` candidates of highest value per prompt. Finished ones move to the pool and permanently reduce
+       the width.
 
-    In the end:
+    Finally:
 
-    7. Choose the most valued response of each pool, or the winner of a vote weighed by values.
+    7. Choose the response of highest value from each pool, or the winner of a value-weighted vote.
 
     Args:
-        requests: the prompts, and the ids that key their noise.
-        stepper: draws the steps.
-        scorer: says which are best.
-        spec: width, continuations, length limit, budget, last choice and seed.
-        answer_of: for `choose="vote"`.
+        requests: prompts and the ids of their noise.
+        stepper: samples the steps.
+        scorer: scores the candidates.
+        spec: width, continuations, length limit, budget, final choice and seed.
+        answer_of: extracts the answers for `choose="vote"`.
     """
     prompts = [request.prompt_ids for request in requests]
     scoring, values, read = scorer.start(prompts)  # 1.
@@ -114,8 +115,8 @@ def beam_search(
     return results
 
 
-def _plan(beams: Sequence[_Beam], spec: SearchSpec, past_rounds: int) -> list[tuple[_Beam, Draw]]:
-    """The draws of a round, each with its beam; drawing and scoring all of them keeps the budget."""
+def _plan(beams: Sequence[_Beam], spec: SearchSpec, past_rounds: int) -> list[tuple[_Beam, ContinuationRequest]]:
+    """Returns the requests of a round, each with its beam; sampling and scoring all of them stays within the budget."""
     each = spec.steps * (1 if past_rounds else spec.width)
     planned = []
     for _, group in groupby(enumerate(beams), lambda numbered: numbered[1].prompt):
@@ -130,12 +131,14 @@ def _plan(beams: Sequence[_Beam], spec: SearchSpec, past_rounds: int) -> list[tu
             for k in range(each):
                 sample = (past_rounds * 10_000 + rank) * 10_000 + k
                 key = stream_key(spec.params.seed, request.prompt_id, sample)
-                planned.append((beam, Draw(row, key, len(beam.ids), limit, beam.tail, fresh=k > 0)))
+                planned.append((beam, ContinuationRequest(row, key, len(beam.ids), limit, beam.tail, fresh=k > 0)))
     return planned
 
 
-def _candidates(planned: Sequence[tuple[_Beam, Draw]], pieces: Sequence[Piece]) -> list[_Candidate]:
-    """The different continuations that no limit cut; the cut ones go to the pool. Each is a node of the tree."""
+def _candidates(
+    planned: Sequence[tuple[_Beam, ContinuationRequest]], pieces: Sequence[Continuation]
+) -> list[_Candidate]:
+    """Returns the distinct, untruncated continuations; truncated ones go to the pool. Adds a node for each."""
     nodes: dict[tuple[int, tuple[int, ...]], Node] = {}
     candidates = []
     for number, ((beam, draw), piece) in enumerate(zip(planned, pieces, strict=True)):
@@ -160,7 +163,7 @@ def _candidates(planned: Sequence[tuple[_Beam, Draw]], pieces: Sequence[Piece]) 
 
 
 def _score(candidates: Sequence[_Candidate], scoring: Scoring) -> None:
-    """Values onto the nodes of the candidates."""
+    """Score the candidates and set the values of their nodes."""
     if not candidates:
         return
     values, read = scoring.score([candidate.reading for candidate in candidates])
@@ -172,7 +175,7 @@ def _score(candidates: Sequence[_Candidate], scoring: Scoring) -> None:
 
 
 def _keep(candidates: Sequence[_Candidate], spec: SearchSpec) -> list[int]:
-    """The numbers of the candidates that go on, prompt by prompt, the most valued first."""
+    """Returns the indices of the candidates that become beams, prompt by prompt, in descending order of value."""
     kept = []
     for _, group in groupby(range(len(candidates)), lambda k: candidates[k].beam.prompt):
         numbers = list(group)
@@ -191,7 +194,7 @@ def _keep(candidates: Sequence[_Candidate], spec: SearchSpec) -> list[int]:
 
 
 def _choose(request: Request, result: SearchResult, answer_of: AnswerOf | None) -> None:
-    """The response to answer with; there is none where the search was given up."""
+    """Set the final response; None if the search ended with an error."""
     if result.error is not None:
         return
     finished = result.finished

@@ -1,4 +1,4 @@
-"""Result of a search: the responses that it ended, the one that it chose, its cost and its tree."""
+"""Search results: finished responses, the chosen one, the cost and the tree."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from stepcredit.episodes.episode import StopReason
 
 AnswerOf = Callable[[str, "Response"], str | None]
-"""(prompt id, finished response) → what it votes for, equal for equal answers; None for no vote."""
+"""(prompt id, finished response) → answer key for the vote, equal for equivalent answers; None for no vote."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """A response that a search has ended.
+    """Finished or truncated response of a search.
 
     Attributes:
         ids: token ids, end token included.
-        log_prob: log μ(a|s) of each id.
-        stop_reason: `STOP`, or `LENGTH` for one that a limit cut, which is no answer.
-        value: what the scorer said of it; NaN where it was not asked.
-        node: its place in the trace, or None.
+        log_prob: log μ(a|s) of each token.
+        stop_reason: `STOP`, or `LENGTH` for a truncated one, which is not an answer.
+        value: score of the response; NaN if it was not scored.
+        node: id of its node in the tree, or None.
     """
 
     ids: tuple[int, ...]
@@ -32,16 +32,16 @@ class Response:
 
 @dataclass
 class Node:
-    """A piece that a search has looked at.
+    """Node of a search tree: one continuation.
 
     Attributes:
-        id, parent: its place in the tree; the root has no parent.
+        id, parent: ids of the node and of its parent; None for the root.
         round: 0 for the root, then 1, 2, …
-        text: of the piece.
-        tokens: in it.
-        value: of the state it leads to.
+        text: text of the continuation.
+        tokens: number of its tokens.
+        value: value of the state it leads to.
         state: root, kept, pruned, finished or truncated.
-        merged: how many more identical continuations of the same parent there were.
+        merged: number of further identical continuations.
     """
 
     id: int
@@ -56,15 +56,15 @@ class Node:
 
 @dataclass
 class SearchResult:
-    """What a search came to for one prompt.
+    """Search result of one prompt.
 
     Attributes:
-        chosen: the response to answer with; None where none has finished.
-        pool: all finished responses, and those that a limit cut, in the order they came.
-        tokens_generated: drawn by the policy.
-        tokens_scored: read by the scorer, the prompt included.
-        error: why this prompt has no result; then `chosen` is None.
-        nodes: the tree, where there is one.
+        chosen: the chosen response; None if none has finished.
+        pool: all finished and truncated responses, in order of completion.
+        tokens_generated: number of tokens sampled by the policy.
+        tokens_scored: number of tokens read by the scorer, prompt included.
+        error: reason why the search failed; `chosen` is then None.
+        nodes: nodes of the search tree.
     """
 
     chosen: Response | None = None
@@ -76,5 +76,5 @@ class SearchResult:
 
     @property
     def finished(self) -> list[Response]:
-        """The responses that ended by themselves."""
+        """Responses that were not truncated."""
         return [r for r in self.pool if r.stop_reason is StopReason.STOP]

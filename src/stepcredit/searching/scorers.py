@@ -1,9 +1,8 @@
-"""Scorers say how good states are: the value function, with its own cache; a reward model; any function.
+"""Scorers of states: a value model with its own KV cache, a reward model, or any function.
 
-V of a response that goes on is V of the state after its last token. V of a finished response is V of the state before
-its last token, the one that ends it: that state is trained, the one after it never is. In a conversation that token is
-read all the same, once the reply is kept, and the observation after it. Shapes: P prompts, or rows that were kept;
-R readings.
+V of an unfinished response is V of the state after its last token. V of a finished response is V of the state before
+its end token, because V is trained there and never after it. In a conversation the value model still reads the end
+token, together with the observation that follows. Shapes: P prompts or sequences, R readings.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from stepcredit.engines.kv_cache import CachedRows, padded_left
+from stepcredit.engines.kv_cache import CachedSequences, padded_left
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A piece to be scored.
+    """Continuation to be scored.
 
     Attributes:
-        row: which of the kept sequences it goes on.
+        row: index of the sequence that it continues.
         ids: its token ids.
         finished: whether the response ends with it.
     """
@@ -36,44 +35,44 @@ class Reading:
 
     @property
     def read(self) -> tuple[int, ...]:
-        """The ids that lead to the state whose V counts."""
+        """Ids up to the scored state: all, or all but the end token."""
         return self.ids[:-1] if self.finished else self.ids
 
 
 @runtime_checkable
 class Scoring(Protocol):
-    """The scoring of one search: rows that grow with those of the stepper."""
+    """State of the scorer during one search; its sequences are those of the stepper."""
 
     def score(self, readings: Sequence[Reading]) -> tuple[Float64[np.ndarray, " R"], list[int]]:
-        """(a score for each piece, how many tokens were read for it)."""
+        """Returns (score, number of tokens read) per continuation."""
         ...
 
     def keep(self, chosen: Sequence[int]) -> None:
-        """From now on the rows are the sequences that end in these pieces of the last `score`."""
+        """Set the sequences to those that end in these continuations of the last `score`."""
         ...
 
     def extend(self, more: Sequence[Sequence[int]]) -> list[int]:
-        """Append ids to each kept row, as many as there are, also none; how many tokens were read for it.
+        """Append ids, possibly none, to each sequence; returns the number of tokens read per sequence.
 
-        Rows that were finished when they were kept go on no other way.
+        Sequences that were finished when kept can only be continued by this method.
         """
         ...
 
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Anything that can tell better states from worse ones."""
+    """Interface of a scorer of states."""
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Scoring, Float64[np.ndarray, " P"], list[int]]:
-        """(a scoring whose rows are these prompts, a score for each prompt or NaN, tokens read for each)."""
+        """Returns (scoring state of these prompts, score or NaN per prompt, tokens read per prompt)."""
         ...
 
 
 class ValueScorer:
-    """V of a value model, every token read once.
+    """Scorer by a value model with a KV cache: every token is processed once.
 
     Args:
-        model: an `AutoModelForTokenClassification` with one label, trained beside the policy.
+        model: an `AutoModelForTokenClassification` with one label, trained with the policy.
     """
 
     def __init__(self, model: Any) -> None:
@@ -82,16 +81,16 @@ class ValueScorer:
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Scoring, Float64[np.ndarray, " P"], list[int]]:
         """See `Scorer.start`."""
-        rows = CachedRows.empty(self.model, len(prompts))
+        rows = CachedSequences.empty(self.model, len(prompts))
         ids, mask = padded_left(prompts, self.model.device)
         values = rows.read(ids, mask).logits[:, -1, 0].double().cpu().numpy()
         return _ValueScoring(rows, values), values, [len(prompt) for prompt in prompts]
 
 
 class _ValueScoring:
-    """The value model's cache, one row a kept sequence, all of whose tokens it has read but those that ended it."""
+    """KV cache and values of the value model, per sequence; end tokens are still unread."""
 
-    def __init__(self, rows: CachedRows, values: Float64[np.ndarray, " P"]) -> None:
+    def __init__(self, rows: CachedSequences, values: Float64[np.ndarray, " P"]) -> None:
         self._rows, self._values = rows, values
         self._grown = rows
         self._readings: list[Reading] = []
@@ -101,7 +100,7 @@ class _ValueScoring:
     def score(self, readings: Sequence[Reading]) -> tuple[Float64[np.ndarray, " R"], list[int]]:
         """See `Scoring.score`."""
         parents = [reading.row for reading in readings]
-        assert not any(self._unread[row] for row in parents), "a finished row goes on with `extend`"
+        assert not any(self._unread[row] for row in parents), "a finished sequence must be continued with `extend`"
         values = self._values[parents].copy()
         self._grown = self._rows.selected(torch.tensor(parents))
         if any(reading.read for reading in readings):
@@ -120,7 +119,7 @@ class _ValueScoring:
 
     @torch.inference_mode()
     def extend(self, more: Sequence[Sequence[int]]) -> list[int]:
-        """See `Scoring.extend`; ended turns are read to their end first, all in one pass."""
+        """See `Scoring.extend`; reads the end tokens of turns in the same forward pass."""
         unread = [[*ended, *ids] for ended, ids in zip(self._unread, more, strict=True)]
         if any(unread):
             ids, mask = padded_left(unread, self._rows.model.device)
@@ -131,28 +130,27 @@ class _ValueScoring:
 
 
 ScoreRows = Callable[[list[list[int]]], Sequence[float]]
-"""Whole rows of ids, prompt and response, to a score each."""
+"""Function from token ids of prompt and response to one score per row."""
 
 
 class FunctionScorer:
-    """Any function of prompt and response; it reads everything again each time.
+    """Scorer by any function of prompt and response, which is computed from scratch each time.
 
     Args:
-        function: rows of token ids, prompt and response together, to one score each. Of a finished response it sees
-            the end token too.
+        function: maps rows of token ids (prompt and response, end token included) to one score per row.
     """
 
     def __init__(self, function: ScoreRows) -> None:
         self.function = function
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Scoring, Float64[np.ndarray, " P"], list[int]]:
-        """See `Scorer.start`; the bare prompt is not scored."""
+        """See `Scorer.start`; prompts are not scored."""
         scoring = _FunctionScoring(self.function, [list(prompt) for prompt in prompts])
         return scoring, np.full(len(prompts), np.nan), [0] * len(prompts)
 
 
 class _FunctionScoring:
-    """All tokens of each row, read again at every score."""
+    """Token ids of the sequences, all of which are read again at every score."""
 
     def __init__(self, function: ScoreRows, rows: list[list[int]]) -> None:
         self._function, self._rows = function, rows
@@ -168,27 +166,27 @@ class _FunctionScoring:
         self._rows = [self._grown[k] for k in chosen]
 
     def extend(self, more: Sequence[Sequence[int]]) -> list[int]:
-        """See `Scoring.extend`; nothing is read before the next score."""
+        """See `Scoring.extend`; reads no tokens."""
         self._rows = [[*row, *ids] for row, ids in zip(self._rows, more, strict=True)]
         return [0] * len(self._rows)
 
 
 def reward_model_scorer(model: Any, batch_size: int = 32) -> FunctionScorer:
-    """The scorer of an outcome or process reward model: an `AutoModelForSequenceClassification` with one label."""
+    """Returns the scorer of a reward model: an `AutoModelForSequenceClassification` with one label."""
     model = model.eval()
-    if model.config.pad_token_id is None:  # without one it reads a batch of one row only
+    if model.config.pad_token_id is None:  # transformers rejects batches of several rows without one
         model.config.pad_token_id = 0
 
     @torch.inference_mode()
     def score(rows: list[list[int]]) -> list[float]:
-        found: list[float] = []
+        scores: list[float] = []
         pad = model.config.pad_token_id
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             width = max(map(len, batch))
             ids = torch.tensor([row + [pad] * (width - len(row)) for row in batch], device=model.device)
             mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=model.device)
-            found += model(input_ids=ids, attention_mask=mask).logits[:, 0].double().tolist()
-        return found
+            scores += model(input_ids=ids, attention_mask=mask).logits[:, 0].double().tolist()
+        return scores
 
     return FunctionScorer(score)
