@@ -41,7 +41,7 @@ def test_the_missing_extra_is_named(without_extra, tmp_path):
 @pytest.mark.parametrize(("version", "told"), [((3, 13, 0), "not 3.13"), ((3, 14, 1), "not 3.14")])
 def test_a_python_that_is_too_new_for_the_engine(monkeypatch, version, told):
     monkeypatch.setattr(installation, "sys", SimpleNamespace(version_info=version))
-    with pytest.raises(InputError, match=f"Python 3.11 and 3.12, {told}"):
+    with pytest.raises(InputError, match=f"Python 3.11 or 3.12, {told}"):
         installation.alfworld_module("json")
 
 
