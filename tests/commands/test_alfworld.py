@@ -259,7 +259,7 @@ def test_the_missing_extra_is_named(arguments, tmp_path, monkeypatch, capsys):
 def test_games_that_are_not_there_are_one_line(command, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv(installation.DATA, raising=False)
     assert main([*command, "--output_dir", str(tmp_path / "out")]) == 2
-    assert "data: which games? Give --data or $ALFWORLD_DATA" in one_line(capsys)
+    assert "data: no folder of games; give --data or $ALFWORLD_DATA" in one_line(capsys)
     assert main([*command, "--data", str(tmp_path), "--output_dir", str(tmp_path / "out")]) == 2
     assert "not a folder of ALFWorld games" in one_line(capsys)
     assert not (tmp_path / "out").exists()

@@ -89,7 +89,7 @@ def test_a_generated_task_has_no_solutions_and_takes_no_data(tmp_path, capsys):
     assert "has no worked solution" in capsys.readouterr().err
     flags = ["--model", "p", "--output_dir", str(tmp_path / "e")]
     assert main(["collect", "--task", "chain", "--data", "x.jsonl", *flags]) == 2
-    assert "chain takes none: this task makes its own problems" in capsys.readouterr().err
+    assert "not supported by chain, which generates its problems" in capsys.readouterr().err
 
 
 def test_strict_lenient_truncated_and_undecided_in_a_row(gsm8k, monkeypatch):

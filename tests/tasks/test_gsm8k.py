@@ -92,7 +92,7 @@ def test_examples_before_a_question(tmp_path):
 def test_examples_are_never_drawn_from_a_single_file(tmp_path):
     data = write(tmp_path / "any.jsonl", numbered(6))
     assert len(GSM8K(data, "lm-eval").problems("train")) == 6
-    with pytest.raises(InputError, match="the examples are drawn from train; give a folder that has both splits"):
+    with pytest.raises(InputError, match="the examples come from train; give a folder with both splits"):
         GSM8K(data, "lm-eval").problems("test")
 
 
@@ -195,9 +195,9 @@ def test_the_protocol_and_the_registry():
 @pytest.mark.parametrize("name", ["arithmetic", "chain"])
 def test_generated_tasks_read_nothing(name):
     assert load_task(name).name == name
-    with pytest.raises(InputError, match=f"data: {name} takes none: this task makes its own problems"):
+    with pytest.raises(InputError, match=f"data: not supported by {name}, which generates its problems"):
         load_task(name, data="somewhere")
-    with pytest.raises(InputError, match=f"prompt_style: {name} takes none: this task makes its own problems"):
+    with pytest.raises(InputError, match=f"prompt_style: not supported by {name}, which generates its problems"):
         load_task(name, prompt_style="plain")
 
 

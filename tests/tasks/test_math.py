@@ -99,7 +99,7 @@ def test_levels(tmp_path, level, number):
         ({"problem": "P?", "solution": "So $\\boxed{ }$."}, "no 'answer', and no \\boxed{} in the 'solution'"),
         ({"problem": "P?", "answer": " "}, "no 'answer', and no \\boxed{} in the 'solution'"),
         ({"problem": "P?"}, "no 'answer', and no \\boxed{} in the 'solution'"),
-        ({"problem": "P?", "solution": 3, "answer": "2"}, "'solution' must be text that is not blank"),
+        ({"problem": "P?", "solution": 3, "answer": "2"}, "'solution' must be non-blank text"),
         ({"question": "P?", "answer": "2"}, "no column 'problem'; there is question, answer"),
     ],
 )

@@ -137,8 +137,8 @@ def test_a_clone_with_a_folder_for_each_configuration(tmp_path):
     ("line", "what"),
     [
         ('{"question": "b", "x": 1}', ":2: no column 'q'; there is question, x"),
-        ('{"q": "  "}', ":2: 'q' must be text that is not blank"),
-        ('{"q": 3}', ":2: 'q' must be text that is not blank"),
+        ('{"q": "  "}', ":2: 'q' must be non-blank text"),
+        ('{"q": 3}', ":2: 'q' must be non-blank text"),
         ('{"q": "b"', ":2: invalid JSON"),
         ("[1]", ":2: a row must be an object"),
     ],
@@ -180,7 +180,7 @@ def test_sources_read_once_and_tell_versions(tmp_path):
     sources.refuse_single_file()
     Sources(None).refuse_single_file()
     write(path, rows("a"))
-    with pytest.raises(InputError, match=r"test.jsonl: the examples are drawn from train; give a folder"):
+    with pytest.raises(InputError, match=r"test.jsonl: the examples come from train; give a folder"):
         Sources(str(path)).refuse_single_file()
 
 

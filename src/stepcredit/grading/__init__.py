@@ -1,1 +1,1 @@
-"""Verdicts on answers: right, wrong or undecided."""
+"""Grading of answers: right, wrong or undecided."""

@@ -1,7 +1,7 @@
-"""Is an answer equal to the gold one? Cheap and exact first, part by part, and only then by algebra.
+"""Comparison of an answer with the gold answer: exact methods first, part by part, then algebra.
 
-Numbers are compared as fractions; pure words as words; numerals in other bases digit by digit; tuples, intervals,
-sets and lists part by part, with their brackets; what is left goes to the algebra that is passed in.
+Numbers are compared as fractions, words as words, numerals in other bases digit by digit, and tuples, intervals, sets
+and lists part by part, with their brackets; everything else is passed to the algebra.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_PARTS = 24
 """Longer lists that are not all numbers are left undecided."""
 
 UNREAD_GOLD = "the gold answer cannot be read"
-"""How the reason of such a verdict begins."""
+"""Beginning of the reason of such a verdict."""
 
 _BOUND = re.compile(r"(?:not |(?:more|less|fewer|greater) than |[<>≤≥])(.*)", re.IGNORECASE | re.DOTALL)
 _RATIO = re.compile(r"\s*(\d{1,9})\s*:\s*(\d{1,9})\s*(?:[ap]\.?m\.?)?\s*", re.IGNORECASE)
@@ -46,12 +46,12 @@ class Comparison(NamedTuple):
 
 RIGHT, WRONG, UNDECIDED = Verdict.RIGHT, Verdict.WRONG, Verdict.UNDECIDED
 Algebra = Callable[[str, str], Comparison]
-"""Compares two LaTeX expressions that nothing simpler decides."""
+"""Compares two LaTeX expressions that no simpler method decides."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """An answer of several parts, as it is bracketed: `(1, 2]` has opening "(", closing "]" and two parts."""
+    """The parts and brackets of an answer: `(1, 2]` has opening "(", closing "]" and two parts."""
 
     opening: str
     closing: str
@@ -59,13 +59,13 @@ class Parts:
 
 
 def compare(gold: str, answer: str, algebra: Algebra, *, identity: bool = True) -> Comparison:
-    """The verdict on an answer.
+    """Compares an answer with the gold answer.
 
     Args:
         gold: the gold answer.
-        answer: the answer that was found.
-        algebra: asked last.
-        identity: whether two equal spellings are equal without a look at what they say; off only to test the rest.
+        answer: the extracted answer.
+        algebra: the comparison that is called last.
+        identity: whether equal spellings are accepted without parsing; False only in tests of the other methods.
     """
     if identity and normal_form(gold) == normal_form(answer):
         return Comparison(RIGHT, "the same spelling")
@@ -84,15 +84,15 @@ def compare(gold: str, answer: str, algebra: Algebra, *, identity: bool = True) 
     regions = _as_regions(gold, answer, algebra)
     if regions is not None:
         return regions
-    wanted, given = split_parts(gold), split_parts(answer)
-    several = len(wanted.parts) > 1 or len(given.parts) > 1
+    expected, actual = split_parts(gold), split_parts(answer)
+    several = len(expected.parts) > 1 or len(actual.parts) > 1
     if several and not (_RELATION.search(gold) or _RELATION.search(answer)):
-        return _by_parts(wanted, given, algebra)
+        return _by_parts(expected, actual, algebra)
     return _by_algebra(gold, answer, algebra)
 
 
 def _by_algebra(gold: str, answer: str, algebra: Algebra) -> Comparison:
-    """What the algebra says of the values; an equation that is left to be solved is never right for its right side."""
+    """Compares values by algebra; an unsolved equation is never accepted for its right side."""
     left, right = plain(gold), plain(answer)
     if is_equation(left) == is_equation(right):
         return algebra(_as_latex(gold), _as_latex(answer))
@@ -105,7 +105,7 @@ def _by_algebra(gold: str, answer: str, algebra: Algebra) -> Comparison:
 
 
 def _as_latex(answer: str) -> str:
-    """A fraction or a whole number in plain spelling, so that the algebra need not know others; the rest as it is."""
+    """Rewrites fractions and integers in plain LaTeX for the algebra; other answers are returned unchanged."""
     number = read_number(answer)
     if number is None or number.percent or "." in answer:
         return answer
@@ -114,10 +114,10 @@ def _as_latex(answer: str) -> str:
 
 
 def _equal_numbers(gold: str, answer: str) -> bool | None:
-    """Whether two numbers are worth the same; None where one of them is none."""
-    wanted = read_number(gold)
-    given = read_number(answer) if wanted is not None else None
-    return None if wanted is None or given is None else equal_numbers(wanted, given)
+    """Whether two numbers are equal; None if one is not a number."""
+    expected = read_number(gold)
+    actual = read_number(answer) if expected is not None else None
+    return None if expected is None or actual is None else equal_numbers(expected, actual)
 
 
 _LAYERS: tuple[tuple[Callable[[str, str], bool | None], str], ...] = (
@@ -129,7 +129,7 @@ _LAYERS: tuple[tuple[Callable[[str, str], bool | None], str], ...] = (
 
 
 def _as_no_number(gold: str, answer: str) -> Comparison | None:
-    """What is left to say of a gold number when the answer is a bound, a ratio or holds an unknown."""
+    """Compares a gold number with a bound, ratio, range or expression with an unknown; None for other answers."""
     bound, ratio, span = (pattern.fullmatch(answer) for pattern in (_BOUND, _RATIO, _SPAN))
     if bound is not None:  # whether "more than 5" answers 5, the question knows
         equal = _equal_numbers(gold, bound[1])
@@ -147,23 +147,23 @@ def _as_no_number(gold: str, answer: str) -> Comparison | None:
 
 
 def _as_regions(gold: str, answer: str, algebra: Algebra) -> Comparison | None:
-    """Sets of real numbers by their ends; two pairs in brackets are left to be compared part by part."""
+    """Compares sets of real numbers by their ends; None for two bracketed pairs, which are compared part by part."""
     gold, answer = plain(gold), plain(answer)
     if is_plain_pair(gold) and is_plain_pair(answer):
         return None
-    wanted = read_region(gold)
-    given = read_region(answer) if wanted is not None else None
-    if wanted is None or given is None:
+    expected = read_region(gold)
+    actual = read_region(answer) if expected is not None else None
+    if expected is None or actual is None:
         return None
-    if len(wanted) != len(given):
-        return Comparison(WRONG, f"{len(given)} pieces, not {len(wanted)}")
-    return _same_pieces(wanted, given, algebra)
+    if len(expected) != len(actual):
+        return Comparison(WRONG, f"{len(actual)} pieces, not {len(expected)}")
+    return _same_pieces(expected, actual, algebra)
 
 
-def _same_pieces(wanted: Region, given: Region, algebra: Algebra) -> Comparison:
-    """Whether each piece has its like on the other side."""
-    left, unsure = list(given), None
-    for piece in wanted:
+def _same_pieces(expected: Region, actual: Region, algebra: Algebra) -> Comparison:
+    """Matches each interval with an equal one on the other side."""
+    left, unsure = list(actual), None
+    for piece in expected:
         found = [_same_piece(piece, other, algebra) for other in left]
         match = next((k for k, c in enumerate(found) if c.verdict is RIGHT), None)
         if match is None:
@@ -173,10 +173,10 @@ def _same_pieces(wanted: Region, given: Region, algebra: Algebra) -> Comparison:
     return Comparison(RIGHT, "equal intervals")
 
 
-def _same_piece(wanted: Piece, given: Piece, algebra: Algebra) -> Comparison:
-    if (wanted.has_low, wanted.has_high) != (given.has_low, given.has_high):
+def _same_piece(expected: Piece, actual: Piece, algebra: Algebra) -> Comparison:
+    if (expected.has_low, expected.has_high) != (actual.has_low, actual.has_high):
         return Comparison(WRONG, "other brackets")
-    for low, other in ((wanted.low, given.low), (wanted.high, given.high)):
+    for low, other in ((expected.low, actual.low), (expected.high, actual.high)):
         if low == other:
             continue
         if "oo" in (low.lstrip("-"), other.lstrip("-")):
@@ -188,7 +188,7 @@ def _same_piece(wanted: Piece, given: Piece, algebra: Algebra) -> Comparison:
 
 
 def split_parts(answer: str) -> Parts:
-    """The parts of a tuple, interval, set or bare list; one part where it is none of these. `a \\pm b` is two."""
+    """Splits a tuple, interval, set or bare list into its parts; other answers are one part. `a \\pm b` is two."""
     text = value_of(plain(answer))
     named = re.fullmatch(r"[A-Za-z]\s*(?:=|\\in(?![a-z]))\s*([^=]+)", text)  # x = 1, 2 and x \in [1, 2]
     text = named[1].strip() if named is not None else text
@@ -205,7 +205,7 @@ def split_parts(answer: str) -> Parts:
 
 
 def _is_one_group(inner: str) -> bool:
-    """Whether the brackets around belong together: not so in `(1, 2) \\cup (3, 4)`."""
+    """Whether the outer brackets match each other, unlike in `(1, 2) \\cup (3, 4)`."""
     depth = 0
     for token in re.findall(r"\\[{}]|[()\[\]]", inner):
         depth += 1 if token in ("(", "[", "\\{") else -1
@@ -244,33 +244,36 @@ def _spread(piece: str) -> list[str]:
     return [piece.replace("\\pm", "+").lstrip("+ "), piece.replace("\\pm", "-")]
 
 
-def _by_parts(wanted: Parts, given: Parts, algebra: Algebra) -> Comparison:
-    if len(wanted.parts) != len(given.parts):
-        if _is_one_in_forms(wanted, given, algebra):
+def _by_parts(expected: Parts, actual: Parts, algebra: Algebra) -> Comparison:
+    if len(expected.parts) != len(actual.parts):
+        if _is_one_in_forms(expected, actual, algebra):
             return Comparison(RIGHT, "one value in several forms")
-        return Comparison(WRONG, f"{len(given.parts)} parts, not {len(wanted.parts)}")
-    names = assignments(wanted.parts), assignments(given.parts)
+        return Comparison(WRONG, f"{len(actual.parts)} parts, not {len(expected.parts)}")
+    names = assignments(expected.parts), assignments(actual.parts)
     if None not in names and names[0].keys() == names[1].keys():  # type: ignore[union-attr]
         return _in_order(list(names[0].values()), [names[1][name] for name in names[0]], algebra)  # type: ignore
-    if wanted.opening in _UNORDERED and given.opening in _UNORDERED:
-        return _in_any_order(wanted.parts, given.parts, algebra)
-    if (wanted.opening, wanted.closing) != (given.opening, given.closing) and "" not in (wanted.opening, given.opening):
+    if expected.opening in _UNORDERED and actual.opening in _UNORDERED:
+        return _in_any_order(expected.parts, actual.parts, algebra)
+    if (expected.opening, expected.closing) != (actual.opening, actual.closing) and "" not in (
+        expected.opening,
+        actual.opening,
+    ):
         return Comparison(WRONG, "other brackets")
-    return _in_order(wanted.parts, given.parts, algebra)
+    return _in_order(expected.parts, actual.parts, algebra)
 
 
-def _is_one_in_forms(wanted: Parts, given: Parts, algebra: Algebra) -> bool:
+def _is_one_in_forms(expected: Parts, actual: Parts, algebra: Algebra) -> bool:
     """Whether one side is a bare list of forms, each equal to the only part of the other: `2.5 or \\frac{5}{2}`."""
-    one, forms = (wanted, given) if len(wanted.parts) == 1 else (given, wanted)
+    one, forms = (expected, actual) if len(expected.parts) == 1 else (actual, expected)
     if len(one.parts) != 1 or forms.opening or len(forms.parts) > 3:
         return False
-    pairs = ((one.parts[0], form) if one is wanted else (form, one.parts[0]) for form in forms.parts)
+    pairs = ((one.parts[0], form) if one is expected else (form, one.parts[0]) for form in forms.parts)
     return all(compare(gold, answer, algebra).verdict is RIGHT for gold, answer in pairs)
 
 
-def _in_order(wanted: Sequence[str], given: Sequence[str], algebra: Algebra) -> Comparison:
+def _in_order(expected: Sequence[str], actual: Sequence[str], algebra: Algebra) -> Comparison:
     undecided = None
-    for w, g in zip(wanted, given, strict=True):
+    for w, g in zip(expected, actual, strict=True):
         found = compare(w, g, algebra)
         if found.verdict is WRONG:
             return found
@@ -279,16 +282,16 @@ def _in_order(wanted: Sequence[str], given: Sequence[str], algebra: Algebra) -> 
     return undecided or Comparison(RIGHT, "equal part by part")
 
 
-def _in_any_order(wanted: Sequence[str], given: Sequence[str], algebra: Algebra) -> Comparison:
-    """Every gold part needs an answer's part of its own."""
-    exact = [[read_number(part) for part in parts] for parts in (wanted, given)]
+def _in_any_order(expected: Sequence[str], actual: Sequence[str], algebra: Algebra) -> Comparison:
+    """Matches every gold part with a different part of the answer."""
+    exact = [[read_number(part) for part in parts] for parts in (expected, actual)]
     if all(number is not None for numbers in exact for number in numbers):
         values = [sorted(number.value for number in numbers if number is not None) for numbers in exact]
         return Comparison(RIGHT if values[0] == values[1] else WRONG, "the same numbers, or not")
-    if len(wanted) > MAX_PARTS:
+    if len(expected) > MAX_PARTS:
         return Comparison(UNDECIDED, f"more than {MAX_PARTS} parts")
-    left = list(given)
-    for part in wanted:
+    left = list(actual)
+    for part in expected:
         found = [compare(part, other, algebra) for other in left]
         match = next((k for k, c in enumerate(found) if c.verdict is RIGHT), None)
         if match is None:

@@ -1,4 +1,4 @@
-"""What a gold answer is, and so how a response is read: a number, words, or an expression; one part or more."""
+"""Kind of a gold answer, which determines the extraction: a number, words, or an expression; one part or more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stepcredit.grading.style import AnswerStyle, Kind
 
 
 def kind_of(gold: str) -> Kind:
-    """A plain number (digits, with sign, currency, percent sign or unit) is looked for in prose as a number."""
+    """The kind of a gold answer. A plain number has digits and optionally a sign, currency, percent sign or unit."""
     number = read_number(gold)
     if number is not None and "\\frac" not in gold and re.search(r"\d", gold) is not None:
         return Kind.NUMBER
@@ -22,7 +22,7 @@ def kind_of(gold: str) -> Kind:
 
 @functools.lru_cache(maxsize=8192)
 def style_for(gold: str, style: AnswerStyle) -> AnswerStyle:
-    """The style with its kind settled, where the gold answer is to settle it."""
+    """The style with its kind; `auto` is resolved by the gold answer."""
     kind = kind_of(gold) if style.kind is Kind.AUTO else style.kind
     several = kind is Kind.EXPRESSION and (len(split_parts(gold).parts) > 1 or "\\pm" in gold)
     return replace(style, kind=kind, several=several)

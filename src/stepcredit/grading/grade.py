@@ -1,4 +1,4 @@
-"""What a grader says of one response."""
+"""Grade of one response."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from stepcredit.verdict import Verdict
 
 @dataclass(frozen=True)
 class Grade:
-    """A grader's word on one response.
+    """Grade of one response.
 
     Attributes:
         verdict: right, wrong or undecided.
-        extracted: the answer it found, or None.
-        reason: why, in a few words.
-        strict: whether the answer stood behind the marker that the prompt asked for.
+        extracted: the extracted answer, or None.
+        reason: a short explanation.
+        strict: whether the answer followed the marker that the prompt asked for.
     """
 
     verdict: Verdict
@@ -25,5 +25,5 @@ class Grade:
 
     @property
     def reward(self) -> float | None:
-        """1 for right, 0 for wrong, None where undecided."""
+        """1 for right, 0 for wrong, None for undecided."""
         return None if self.verdict is Verdict.UNDECIDED else float(self.verdict is Verdict.RIGHT)

@@ -1,4 +1,4 @@
-"""The grader: a response and a gold answer in, a verdict out. It always comes back, and never guesses."""
+"""Grader of responses against gold answers. It always terminates and never guesses."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from stepcredit.grading.workers import Workers
 from stepcredit.verdict import Verdict
 
 SECONDS = 0.8
-"""Processor time of one answer's algebra, all its parts together."""
+"""CPU seconds for the algebra of one answer, all parts included."""
 _AHEAD = 256
 _TOO_LONG = f"{UNREAD_GOLD}: it is longer than {spelling.MAX_CHARS} characters"
 
 
 class Grader:
-    """Grades responses against gold answers. Use it from any thread; close it, or let the process end.
+    """Thread-safe grader of responses against gold answers.
 
     Args:
-        workers: processes for the algebra; they start when the first answer needs them.
-        seconds: processor time that one answer may take.
+        workers: processes for the algebra, started on first use.
+        seconds: CPU seconds per answer.
         identity: see `stepcredit.grading.comparison.compare`.
     """
 
@@ -46,16 +46,16 @@ class Grader:
         self.close()
 
     def close(self) -> None:
-        """End the workers."""
+        """Terminates the workers."""
         self._workers.close()
 
     def grade(self, response: str, answer: str, style: AnswerStyle = MATH) -> Grade:
-        """The verdict on a response.
+        """Grades a response.
 
         Args:
-            response: what the policy wrote.
-            answer: the gold answer alone.
-            style: how the answer is to be found.
+            response: the response of the policy.
+            answer: the gold answer.
+            style: the answer format.
         """
         if len(answer) > spelling.MAX_CHARS:
             return Grade(UNDECIDED, None, _TOO_LONG, strict=False)
@@ -67,7 +67,7 @@ class Grader:
         return Grade(verdict, found.text, reason, strict=style.is_strict(found.marker))
 
     def compare(self, gold: str, answer: str) -> Comparison:
-        """The verdict on an answer that was found already."""
+        """Compares an extracted answer with the gold answer."""
         if len(gold) > spelling.MAX_CHARS:
             return Comparison(UNDECIDED, _TOO_LONG)
         if len(answer) > spelling.MAX_CHARS:
@@ -75,9 +75,9 @@ class Grader:
         return compare(gold, answer, _Algebra(self._workers, self._seconds), identity=self._identity)
 
     def grade_all(self, rows: Iterable[tuple[str, str]], style: AnswerStyle = MATH) -> Iterator[Grade]:
-        """The verdicts on (response, gold answer) pairs, in their order, a few hundred read ahead.
+        """Grades (response, gold answer) pairs in order, in batches of a few hundred.
 
-        Leaving early does not wait for pairs that nobody has begun to grade.
+        If the iterator is closed early, pending pairs are cancelled.
         """
         source, pool = iter(rows), ThreadPoolExecutor(self._count)
         try:
@@ -89,7 +89,7 @@ class Grader:
 
 
 class _Algebra:
-    """Algebra by the workers, within what is left of one answer's time."""
+    """Algebra in worker processes, within the remaining time of one answer."""
 
     def __init__(self, workers: Workers, seconds: float) -> None:
         self._workers = workers
@@ -110,11 +110,11 @@ _lock = threading.Lock()
 
 
 def shared_grader() -> Grader:
-    """The grader of this process; a forked process gets one of its own."""
+    """The grader of this process; a forked process gets a new one."""
     with _lock:
         return _shared.setdefault(os.getpid(), Grader())
 
 
 def grade_answer(response: str, answer: str, style: AnswerStyle) -> Grade:
-    """The shared grader's verdict on a response; see `Grader.grade`."""
+    """Grades a response with the shared grader; see `Grader.grade`."""
     return shared_grader().grade(response, answer, style)

@@ -1,4 +1,4 @@
-"""When do two answers have the same vote?"""
+"""Keys of answers for majority votes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from stepcredit.grading.notation.spelling import normal_form
 
 
 def answer_key(answer: str) -> str:
-    """Equal for answers that are the same number, or that have one normal form; cheap, and never the algebra's word.
+    """Returns a key that is equal for equal numbers and equal normal forms; cheap, without algebra.
 
     1/2, 0.5 and \\frac{1}{2} have one key; (x+1)^2 and x^2+2x+1 have two.
     """

@@ -1,4 +1,4 @@
-"""How a task's answers are written: the marker that the prompt asks for, and what may stand in for it."""
+"""Answer formats: the marker that the prompt asks for, and the accepted alternatives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether two LaTeX answers are equal, by math-verify. Runs in a worker alone: nothing here is bounded in time.
+"""Equality of two LaTeX answers by math-verify. Runs only in workers, because nothing here is bounded in time.
 
 math-verify's own time limits are signals, which fail in threads and turn a time-out into "not equal"; they are
 off, and the worker's limits stand in for them.

@@ -104,7 +104,7 @@ class Keeper:
 
 
 def _work(requests: int, replies: int) -> None:
-    """Answer requests until there are no more."""
+    """Answers requests until the end of the input."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -133,7 +133,7 @@ def _compare(gold: str, answer: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Answer the requests on standard input."""
+    """Answers the requests on standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from stepcredit.grading import symbolic  # noqa: F401  loaded once, before the first fork
 

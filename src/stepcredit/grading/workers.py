@@ -1,4 +1,4 @@
-"""Worker processes for comparisons that cannot be trusted to end: kept, reused, and replaced when they are killed."""
+"""Pool of worker processes for comparisons that may not terminate; killed workers are replaced."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMAND = ["-m", "stepcredit.grading.worker"]
 
 @dataclass(frozen=True)
 class Reply:
-    """What a worker said.
+    """Reply of a worker.
 
     Attributes:
         equal: whether the answers are equal; None where that could not be decided.

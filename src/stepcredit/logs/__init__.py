@@ -1,1 +1,1 @@
-"""Other people's files → episodes: formats, columns, importers; and rows written back."""
+"""External log files: reading formats and columns, importing episodes, grading and writing rows."""

@@ -1,4 +1,4 @@
-"""A row of somebody's log seen through our column names, and the checks that single values must pass."""
+"""Mapping of log columns to stepcredit's column names, and validation of values."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.errors import InputError
 
 _LISTS = ("messages", "completions", "labels", "steps", "step_rewards", "tools")
-"""Columns of lists, which CSV cells, and some logs of other formats, hold as JSON text."""
+"""Columns of lists, stored as JSON text in CSV cells and in some logs of other formats."""
 _NUMBERS = ("reward", "label", "sample", "prompt_messages", "truncated")
 _TURNS = ("prompt", "completion", "response")
 COLUMNS = (*_TURNS, *_LISTS, *_NUMBERS, "system", "prompt_id", "stop_reason", "finish_reason", "verdict")
-"""The columns that mean something; all others are metadata."""
+"""The columns with a meaning; all others are metadata."""
 _ALIASES = {"messages": "conversations"}
 _OTHER_NAMES = {
     "prompt": ("question", "problem", "query"),
     "completion": ("output", "generation", "generated_text", "answer_text", "model_output", "solution"),
     "reward": ("score", "correct", "is_correct", "acc", "accuracy", "success", "passed", "rewards", "return"),
 }
-"""What others call a column. It is not read as one unasked, for an `output` may be a gold answer; messages ask."""
+"""Common names of columns, suggested in errors but not read by default: an `output` may be a gold answer."""
 
 
 @dataclass(frozen=True)
 class ImportRules:
-    """How rows are read.
+    """Rules for reading rows.
 
     Attributes:
         columns: our name → the name in the log, where they differ.
-        reward_range: rewards and step labels outside (both ends belong to it) are refused.
+        reward_range: closed interval of valid rewards and step labels.
 
     Raises:
-        InputError: a name that is none of ours, or a range without a beginning before its end.
+        InputError: an unknown column name, or an empty range.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -45,10 +45,10 @@ class ImportRules:
 
     @classmethod
     def of_range(cls, ends: Sequence[float], columns: Mapping[str, str] | None = None) -> ImportRules:
-        """Rules with a range as a setting gives it.
+        """Builds rules from the reward range of a setting.
 
         Raises:
-            InputError: not two ends.
+            InputError: the range does not have two ends.
         """
         if len(ends) != 2:
             raise InputError("give the lowest and then the highest reward", "reward_range")
@@ -63,7 +63,7 @@ class ImportRules:
 
 
 class RowView:
-    """A row seen through our names; remembers what was taken."""
+    """View of a row under our column names; records the columns that were taken."""
 
     def __init__(self, data: Mapping[str, Any], rules: ImportRules, text_cells: bool) -> None:
         self._data, self._mapping, self._text_cells = data, rules.columns, text_cells
@@ -75,13 +75,13 @@ class RowView:
             raise InputError("this is a shard of stored episodes already; it needs no import")
 
     def names(self) -> str:
-        """The row's own column names, for messages."""
+        """The column names of the row, for messages."""
         return ", ".join(map(repr, self._data)) or "no columns"
 
     def renaming(self, *ours: str) -> str:
-        """The setting that names columns of the row as ours, as far as names tell."""
-        found = ((name, next((n for n in _OTHER_NAMES.get(name, ()) if n in self._data), "…")) for name in ours)
-        return "--columns " + " ".join(f"{name}={theirs}" for name, theirs in found)
+        """The `--columns` setting that maps columns of the row to ours, guessed from their names."""
+        guesses = ((name, next((n for n in _OTHER_NAMES.get(name, ()) if n in self._data), "…")) for name in ours)
+        return "--columns " + " ".join(f"{name}={theirs}" for name, theirs in guesses)
 
     def _theirs(self, name: str) -> str | None:
         if name in self._mapping:
@@ -90,7 +90,7 @@ class RowView:
         return found if found in self._data and found not in self._mapping.values() else None
 
     def has(self, name: str) -> bool:
-        """Whether there is a value under our name; an empty CSV cell is one for a response only."""
+        """Whether the column has a value; an empty CSV cell is a value only for responses."""
         theirs = self._theirs(name)
         return theirs is not None and not self._is_empty(name, self._data[theirs])
 
@@ -98,12 +98,12 @@ class RowView:
         return value is None or (self._text_cells and name not in ("completion", "response") and value.strip() == "")
 
     def take(self, name: str) -> Any:
-        """The value under our name, None where there is none; it will not be metadata."""
+        """Returns the value of a column, or None, and excludes the column from the metadata."""
         self._taken.add(self._theirs(name))
         return self.peek(name)
 
     def peek(self, name: str) -> Any:
-        """The value under our name, None where there is none."""
+        """Returns the value of a column, or None."""
         theirs = self._theirs(name)
         if theirs is None:
             return None
@@ -111,19 +111,18 @@ class RowView:
         return _from_text(name, value, self._text_cells) if isinstance(value, str) else value
 
     def rest(self) -> dict[str, Any]:
-        """Everything that was not taken, as JSON has it."""
+        """The columns that were not taken, as JSON values."""
         left = {k: v for k, v in self._data.items() if k not in self._taken}
         return {k: _as_plain(v, k) for k, v in left.items() if k not in COLUMNS or not self._is_empty(k, v)}
 
 
 def _from_text(name: str, text: str, is_cell: bool) -> Any:
-    """A value that is text, as the column means it; text that does not read as expected stays text, and is refused by
-    its column.
+    """Converts text to the type of its column; text that cannot be converted is returned, and rejected later.
 
     Args:
-        name: ours.
+        name: our column name.
         text: the value.
-        is_cell: of a CSV file, where chat messages are JSON and nothing is an empty cell.
+        is_cell: whether it is a CSV cell, in which chat messages are JSON and an empty cell is None.
     """
     if name in _LISTS or (is_cell and name in _TURNS and text.lstrip().startswith("[{")):
         return from_json(text)
@@ -133,7 +132,7 @@ def _from_text(name: str, text: str, is_cell: bool) -> Any:
 
 
 def from_json(text: str) -> Any:
-    """What text says as JSON, null for nothing; the text itself where it is none."""
+    """Parses JSON text; blank text is None, and invalid JSON is returned unchanged."""
     if not text.strip():
         return None
     try:
@@ -143,7 +142,7 @@ def from_json(text: str) -> Any:
 
 
 def scalar(value: Any) -> Any:
-    """True, false or a number where text says one of them and nothing else; any other value as it is."""
+    """Converts text that is true, false or a number; other values are returned unchanged."""
     if not isinstance(value, str):
         return value
     text = value.strip().lower()
@@ -160,12 +159,12 @@ def scalar(value: Any) -> Any:
 
 
 def unboxed(value: Any) -> Any:
-    """Scalars, arrays and tensors of numpy and torch as Python has them."""
+    """Converts scalars, arrays and tensors of numpy and torch to Python values."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _as_plain(value: Any, column: str) -> Any:
-    """A value as JSON has it: missing numbers are null, dates and decimals text."""
+    """Converts a value to JSON types: non-finite numbers become null, dates and decimals text."""
     value = unboxed(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -181,7 +180,7 @@ def _as_plain(value: Any, column: str) -> Any:
 
 
 def number(value: Any, name: str, rules: ImportRules) -> float:
-    """A reward: a finite number within the range, or a boolean; also as text."""
+    """Validates a reward: a finite number within the range, or a boolean; also as text."""
     raw, value = value, scalar(value)
     if not isinstance(value, bool | int | float):
         raise InputError(f"must be a number, not {shown(raw)}", name)
@@ -197,17 +196,17 @@ def number(value: Any, name: str, rules: ImportRules) -> float:
 
 
 def numbers(value: Any, name: str, rules: ImportRules) -> tuple[float, ...]:
-    """A list of rewards."""
+    """Validates a list of rewards."""
     if not isinstance(value, list):
         raise InputError(f"must be a list of numbers, not {shown(value)}", name)
     return tuple(number(item, f"{name}[{k}]", rules) for k, item in enumerate(value))
 
 
 def check_rewards(episode: Episode, rules: ImportRules, where: str) -> None:
-    """The rewards of an episode lie within the range.
+    """Checks that the rewards of an episode are within the range.
 
     Raises:
-        InputError: one does not; with `where`.
+        InputError: a reward is outside; with `where`.
     """
     try:
         if episode.reward is not None:
@@ -218,14 +217,14 @@ def check_rewards(episode: Episode, rules: ImportRules, where: str) -> None:
 
 
 def texts(value: Any, name: str) -> tuple[str, ...]:
-    """A list of texts."""
+    """Validates a list of texts."""
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise InputError(f"must be a list of texts, not {shown(value)}", name)
     return tuple(value)
 
 
 def flag(value: Any, name: str) -> bool:
-    """True or false, also as 1 or 0, and as text. Not yes or no: these are answers to questions."""
+    """Validates a boolean: true or false, also as 1 or 0 and as text, but not yes or no, which may be answers."""
     raw, value = value, scalar(value)
     if not isinstance(value, bool | int | float) or value not in (0, 1):
         raise InputError(f"must be true or false (or 1 or 0), not {shown(raw)}", name)
@@ -233,7 +232,7 @@ def flag(value: Any, name: str) -> bool:
 
 
 def count(value: Any, name: str) -> int | None:
-    """A whole number from 0 on, also as text, or None where there is none."""
+    """Validates a non-negative integer, also as text; None stays None."""
     if value is None:
         return None
     raw, value = value, scalar(value)
@@ -244,7 +243,7 @@ def count(value: Any, name: str) -> int | None:
 
 
 def shown(value: Any) -> str:
-    """A value for a message: what it is, and how it begins."""
+    """Describes a value for a message: its type and beginning."""
     if value is None:
         return "null"
     text = repr(value)

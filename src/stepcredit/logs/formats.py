@@ -1,7 +1,7 @@
-"""Rows out of log files: JSON lines, JSON, CSV and Parquet, plain or gzipped, one row at a time.
+"""Readers of log files: JSON lines, JSON, CSV and Parquet, plain or gzipped, one row at a time.
 
-A bad row does not stop the others: it comes out as a row with an error. A blank line is no row. A file that cannot be
-read at all raises. Every row knows where it stands, counted from 1: `logs.jsonl:12`, `logs.parquet: row 3`.
+A bad row is returned as a row with an error, and reading continues. Blank lines are skipped. An unreadable file raises.
+Every row has its position, counted from 1: `logs.jsonl:12`, `logs.parquet: row 3`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _PARQUET_BATCH = 256
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a log: `data`, or else `error`.
+    """One row of a log, with either `data` or `error`.
 
     Attributes:
         where: the file and the line or row.
-        progress: the share of the file read so far, 0 to 1.
+        progress: fraction of the file read so far, 0 to 1.
         data: column name → value.
-        error: why there is no data.
-        raw: the row as text, where there is an error.
-        text_cells: whether all values are text (CSV), so that numbers and lists still have to be read.
+        error: the error of a bad row.
+        raw: the text of a bad row.
+        text_cells: whether all values are text (CSV), so that numbers and lists must still be parsed.
     """
 
     where: str
@@ -49,13 +49,12 @@ class Row:
 
 
 def read_rows(file: str | Path) -> Iterator[Row]:
-    """The rows of a `.jsonl` (or `.ndjson`), `.json` (a list), `.csv` or `.parquet` file; all but the last also `.gz`.
+    """Reads a `.jsonl` (or `.ndjson`), `.json` (a list), `.csv` or `.parquet` file; all but the last also as `.gz`.
 
-    Memory stays constant, except for `.json`. The suffix and the file are checked at once, the rest as the
-    rows are read.
+    Memory use is constant, except for `.json`. The suffix and existence are checked immediately, the content lazily.
 
     Raises:
-        InputError: no such file, an unknown suffix, or a file that cannot be read at all.
+        InputError: the file does not exist, has an unknown suffix, or cannot be read at all.
     """
     path = Path(file)
     name = path.name.lower()
@@ -69,7 +68,7 @@ def read_rows(file: str | Path) -> Iterator[Row]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], float]]]:
-    """(the bytes, unpacked; a function that tells the share of the file read so far)."""
+    """(the decompressed stream; a function that returns the fraction of the file read so far)."""
     size = path.stat().st_size
     is_gzip = path.name.lower().endswith(".gz")
     if is_gzip and not size:
@@ -94,8 +93,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
                     continue
                 data = _checked(_parse_json(text))
             except InputError as error:
-                told = InputError(error.what + hint)
-                yield _bad(where, progress(), told, line.decode("utf-8", "backslashreplace"))
+                yield _bad(where, progress(), InputError(error.what + hint), line.decode("utf-8", "backslashreplace"))
             else:
                 yield Row(where, progress(), data)
 
@@ -180,14 +178,14 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
 
 def without_nulls(value: Any) -> Any:
-    """A value whose objects have no null keys: in a table every object has all the keys that any has."""
+    """Removes null keys from objects: in Parquet every object has the union of all keys."""
     if isinstance(value, dict):
         return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _parquet_data(batch: Any) -> Iterator[dict[str, Any] | InputError]:
-    """A batch's rows; only where one holds bytes that are no text are they read singly."""
+    """The rows of a batch; they are read one by one only if one has invalid UTF-8."""
     try:
         rows: list[dict[str, Any]] = batch.to_pylist()
         yield from rows
@@ -223,7 +221,7 @@ def _parse_json(text: str) -> Any:
 
 
 def _checked(item: Any) -> dict[str, Any]:
-    """A parsed row that is an object and holds only finite numbers and whole characters."""
+    """Checks that a parsed row is an object with finite numbers and valid Unicode."""
     if not isinstance(item, dict):
         raise InputError(f"a row must be an object, not {'null' if item is None else type(item).__name__}")
     for column, value in item.items():

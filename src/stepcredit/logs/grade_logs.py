@@ -27,7 +27,7 @@ from stepcredit.verdict import Verdict
 from stepcredit.version import __version__
 
 ROWS_PER_CHUNK = 256
-"""Rows that are read, graded and written together; a kill costs as many."""
+"""Rows per chunk, which are read, graded and written together; an interrupted run loses at most one chunk."""
 
 _MARKERS = {Kind.AUTO: None, Kind.NUMBER: Marker.HASHES, Kind.EXPRESSION: Marker.BOXED}
 
@@ -80,13 +80,13 @@ class GradeConfig(Settings):
 
 
 def grade_rows(config: GradeConfig) -> GradeReport:
-    """Grade the rows of a file (see `GradeConfig`), a chunk at a time and in their order.
+    """Grades the rows of a file (see `GradeConfig`) in order, one chunk at a time.
 
-    The file appears when it is complete. What an interrupted run has done is kept beside it and not done again.
+    The output file appears when it is complete. An interrupted run is resumed from the files next to it.
 
     Raises:
-        InputError: a setting is wrong, the file cannot be read or holds nothing to grade, `out` is there already or was
-            begun with other settings, a row has a column of the names that are added, or, without `skip_bad`, a row
+        InputError: a setting is invalid, the file cannot be read or has no rows to grade, the output exists or was
+            started with different settings, a row already has one of the added columns, or, without `skip_bad`, a row
             is bad.
     """
     style = _style(config)
@@ -118,7 +118,7 @@ def _style(config: GradeConfig) -> AnswerStyle:
 
 
 def _settings(config: GradeConfig, style: AnswerStyle, reader: RowReader) -> dict[str, Any]:
-    """All that a verdict depends on."""
+    """All settings and inputs that determine a verdict."""
     file = Path(config.file).stat()
     return {
         "file": Path(config.file).name,
@@ -136,7 +136,7 @@ def _settings(config: GradeConfig, style: AnswerStyle, reader: RowReader) -> dic
 def _graded_chunks(
     rows: Iterator[Row], reader: RowReader, config: GradeConfig, style: AnswerStyle, *, skip: int
 ) -> Generator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """(the graded rows, the bad ones) of each chunk after the first `skip` rows, with the progress of it."""
+    """Yields (graded rows, bad rows) of each chunk after the first `skip` rows, and shows the progress."""
     meter = Meter(f"grading {Path(config.file).name}", None, "rows")
     with meter, Grader(config.workers, config.seconds) as grader:
         numbered = enumerate(_metered(rows, meter), 1)
@@ -157,7 +157,7 @@ def _metered(rows: Iterator[Row], meter: Meter) -> Iterator[Row]:
 def _sorted_out(
     chunk: Sequence[tuple[int, Row]], reader: RowReader, *, skip_bad: bool
 ) -> tuple[list[UngradedRow], list[dict[str, Any]]]:
-    """(the good rows, the bad rows for quarantine)."""
+    """Returns (good rows, bad rows for quarantine)."""
     good: list[UngradedRow] = []
     bad: list[dict[str, Any]] = []
     for number, row in chunk:
@@ -173,7 +173,7 @@ def _sorted_out(
 
 
 def _grades(rows: Sequence[UngradedRow], grader: Grader, style: AnswerStyle) -> Iterator[Grade | None]:
-    """The grade of each row, in order; None of the truncated."""
+    """Yields the grade of each row in order; None for truncated responses."""
     pairs = ((row.response, row.gold) for row in rows if not row.truncated and row.unread is None)
     grades = grader.grade_all(pairs, style)
     for row in rows:

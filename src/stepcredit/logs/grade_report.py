@@ -1,4 +1,4 @@
-"""What grading found: counts of the rows written, and a summary of them."""
+"""Report of a grading run: counts of rows and a summary."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from stepcredit.verdict import Verdict
 
 @dataclass(frozen=True)
 class GradeReport:
-    """What grading found.
+    """Result of a grading run.
 
     Attributes:
         out: the file of graded rows.
-        rows: read; graded, truncated and bad together.
+        rows: rows read: graded, truncated and bad.
         right: responses with a right answer.
-        strict: those of them whose answer stood behind the marker that the prompt asked for.
-        wrong: responses with a wrong answer, or none.
+        strict: right responses with the answer after the marker that the prompt asked for.
+        wrong: responses with a wrong answer or none.
         undecided: responses that the grader could not decide.
-        unread: those of them whose gold answer cannot be read.
-        truncated: responses that a length limit had cut; not graded.
-        bad: rows that went to quarantine.
-        resumed: rows that an earlier, interrupted run had done.
-        quarantine: the file of bad rows, where there were any.
-        first_error: what was wrong with the first bad row.
-        import_columns: the `--columns` with which `stepcredit import` reads the file; None where it cannot.
+        unread: undecided responses whose gold answer cannot be parsed.
+        truncated: responses cut by a length limit; not graded.
+        bad: quarantined rows.
+        resumed: rows of an earlier, interrupted run.
+        quarantine: the file of bad rows, if any.
+        first_error: the error of the first bad row.
+        import_columns: the `--columns` with which `stepcredit import` reads the file; None if it cannot.
     """
 
     out: Path
@@ -51,16 +51,16 @@ class GradeReport:
 
     @property
     def accuracy(self) -> float:
-        """The share of right responses; the undecided and the truncated are not right."""
+        """Fraction of right responses; undecided and truncated responses count as not right."""
         return self.right / (self.rows - self.bad)
 
     @property
     def strict_accuracy(self) -> float:
-        """The share of responses that are right behind the marker that the prompt asked for."""
+        """Fraction of right responses with the answer after the marker that the prompt asked for."""
         return self.strict / (self.rows - self.bad)
 
     def summary(self) -> str:
-        """A few lines: what was found, where it is, and what to do next."""
+        """A few lines with the counts, the output file and the next command."""
         unread = f" ({self.unread:,} for a gold answer that cannot be read)" if self.unread else ""
         lines = [
             f"{self.rows - self.bad:,} responses, accuracy {self.accuracy:.1%} (strict {self.strict_accuracy:.1%}): "
@@ -79,7 +79,7 @@ class GradeReport:
 
 
 class Tally:
-    """Counts the graded rows, those of an earlier run included."""
+    """Counts of graded rows, including those of an earlier run."""
 
     def __init__(self, writer: RowWriter) -> None:
         self._writer = writer
@@ -90,17 +90,17 @@ class Tally:
             self.add(row)
 
     def add(self, row: dict[str, Any]) -> None:
-        """One graded row more."""
+        """Counts one graded row."""
         self._first = self._first or row
         self._counts[row["verdict"] or TRUNCATED] += 1
         self._counts["strict"] += row["verdict"] == Verdict.RIGHT and row["strict"]
         self._counts["unread"] += row["verdict"] == Verdict.UNDECIDED and row["grade_reason"].startswith(UNREAD_GOLD)
 
     def report(self, reader: RowReader) -> GradeReport:
-        """What was counted.
+        """Builds the report.
 
         Raises:
-            InputError: there is no row to write; then nothing stays.
+            InputError: there are no graded rows; the partial files are then deleted.
         """
         counts, writer, bad = self._counts, self._writer, self._writer.first_bad
         first_error = None if bad is None else f"{bad['where']}: {bad['error']}"

@@ -1,4 +1,4 @@
-"""Rows of somebody's log with a response and a gold answer, before and after grading."""
+"""Log rows with a response and a gold answer, before and after grading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stepcredit.logs.stop_reasons import cut_by_limit
 ADDED = ("reward", "verdict", "extracted", "strict", "grade_reason")
 """The columns that grading adds."""
 TRUNCATED = "truncated"
-"""The `grade_reason` of a response that a length limit cut: it is not graded."""
+"""The `grade_reason` of a response cut by a length limit, which is not graded."""
 
 _RESPONSES = ("response", "completion")
 _ANSWERS = ("answer", "solution")
@@ -28,13 +28,13 @@ _PROMPTS = ("prompt", "question", "problem")
 
 
 class UngradedRow(NamedTuple):
-    """A response to be graded, and the row that it came from.
+    """A response to grade, and its row.
 
     Attributes:
-        cells: the row's columns, as JSON has them.
-        response: what the policy wrote.
-        gold: the gold answer alone; empty where it cannot be read.
-        unread: why it cannot be read.
+        cells: the columns of the row, as JSON values.
+        response: the response of the policy.
+        gold: the gold answer; empty if it cannot be parsed.
+        unread: why the gold answer cannot be parsed.
         truncated: whether a length limit cut the response.
     """
 
@@ -45,23 +45,23 @@ class UngradedRow(NamedTuple):
     truncated: bool
 
     def graded(self, grade: Grade | None) -> dict[str, Any]:
-        """The row with its grade; None where it was truncated."""
-        kept = {name: value for name, value in self.cells.items() if name not in ADDED}
+        """Returns the row with its grade; None is a truncated response."""
+        cells = {name: value for name, value in self.cells.items() if name not in ADDED}
         if grade is None:
-            return {**kept, **dict.fromkeys(ADDED), "grade_reason": TRUNCATED}
+            return {**cells, **dict.fromkeys(ADDED), "grade_reason": TRUNCATED}
         values = (grade.reward, str(grade.verdict), grade.extracted, grade.strict, grade.reason)
-        return {**kept, **dict(zip(ADDED, values, strict=True))}
+        return {**cells, **dict(zip(ADDED, values, strict=True))}
 
 
 class RowReader:
-    """Finds response, gold answer and stop reason in rows of somebody's log.
+    """Reader of the response, gold answer and stop reason in log rows.
 
     Args:
         columns: our name → the name in the log, where they differ.
-        overwrite: rows may have columns of the names that are added.
+        overwrite: whether rows may already have the added columns.
 
     Raises:
-        InputError: a name that is none of ours.
+        InputError: an unknown column name.
     """
 
     def __init__(self, columns: Mapping[str, str], *, overwrite: bool = False) -> None:
@@ -77,16 +77,16 @@ class RowReader:
         self._answers = [columns[name] for name in _ANSWERS if name in columns] or _ANSWERS
 
     def refuse_ours(self, row: Row) -> None:
-        """Raises where a row has a column that would be lost."""
+        """Raises if a row has a column that would be overwritten."""
         taken = [] if self._overwrite else [name for name in ADDED if name in (row.data or {})]
         if taken:
             raise InputError(f"the row has {', '.join(map(repr, taken))} already; --overwrite replaces it", row.where)
 
     def ungraded(self, row: Row) -> UngradedRow:
-        """A row's response and gold answer.
+        """Reads the response and gold answer of a row.
 
         Raises:
-            InputError: the row's own error, or what its columns lack; with file and line.
+            InputError: the row is bad or lacks a column; with file and line.
         """
         if row.data is None:
             raise row.error or InputError("a row without data", row.where)
@@ -101,7 +101,7 @@ class RowReader:
             raise InputError(str(error), row.where) from error
 
     def import_columns(self, row: Mapping[str, Any]) -> tuple[str, ...] | None:
-        """The `--columns` with which `stepcredit import` reads a graded row; None where it cannot."""
+        """The `--columns` with which `stepcredit import` reads a graded row; None if it cannot."""
         response = next(theirs for theirs in self._responses.values() if row.get(theirs) is not None)
         prompt = next((name for name in _PROMPTS if isinstance(row.get(name), str | list) and row[name]), None)
         if prompt is None or isinstance(row[prompt], str) != isinstance(row[response], str):
@@ -130,7 +130,7 @@ class RowReader:
         return said[-1]
 
     def _gold(self, view: RowView, data: Mapping[str, Any]) -> tuple[str, str | None]:
-        """(the gold answer, why it cannot be read): one of them is empty."""
+        """Returns (gold answer, why it cannot be parsed); one of them is empty."""
         name = next((name for name in self._answers if view.has(name)), None)
         if name is None and any(name in data for name in self._answers):
             return "", "it is empty"
@@ -145,7 +145,7 @@ class RowReader:
             return "", error.what
 
     def _cells(self, data: Mapping[str, Any], view: RowView, text_cells: bool) -> dict[str, Any]:
-        """The columns as JSON has them; a CSV's numbers, flags and lists are text no more."""
+        """The columns as JSON values; numbers, booleans and lists of CSV cells are parsed."""
         if text_cells:
             cells = RowView(data, ImportRules(), text_cells)
             renamed = {theirs: view.take(ours) for ours, theirs in self._rules.columns.items()}
@@ -155,13 +155,13 @@ class RowReader:
 
 
 def gold_answer(value: Any) -> str:
-    """The gold answer alone: of a worked solution what follows its last `####`, or its last `\\boxed{}`.
+    """Extracts the gold answer of a worked solution: the text after the last `####`, or the last `\\boxed{}`.
 
     Args:
         value: text, or a number; 145.0 is "145".
 
     Raises:
-        InputError: neither of them, or no answer in it.
+        InputError: the value is neither, or has no answer.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise InputError(f"must be text or a number, not {shown(value)}", "answer")

@@ -33,8 +33,8 @@ QUARANTINE = "quarantine.jsonl"
 
 @dataclass
 class ImportConfig(Settings):
-    """Make episodes of logs: rows with a prompt, a completion and a reward or label; chat, with its tools; or steps.
-    Rows that cannot be read are told by file and line; so is a sample of a prompt that stands twice."""
+    """Convert logs to episodes: rows with a prompt, a completion and a reward or label; chat with tools; or steps.
+    Errors name the file and line of a row that cannot be read or that repeats a sample of a prompt."""
 
     files: Annotated[list[str], Limits(not_empty=True)] = field(
         metadata={"help": "Logs: .jsonl (or .ndjson), .json, .csv (each also .gz) or .parquet.", "positional": True}
@@ -57,17 +57,17 @@ class ImportConfig(Settings):
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did.
+    """Result of an import.
 
     Attributes:
         out: the folder of episodes.
-        rows: read; good and bad together.
-        episodes: written.
-        undecided: of them without a reward, because the grader or the end of the response says so.
-        bad: rows that went to quarantine.
-        shards: written.
-        quarantine: the file of bad rows, where there were any.
-        first_error: what was wrong with the first bad row.
+        rows: rows read, good and bad.
+        episodes: episodes written.
+        undecided: episodes without a reward, because of their verdict or stop reason.
+        bad: quarantined rows.
+        shards: shards written.
+        quarantine: the file of bad rows, if any.
+        first_error: the error of the first bad row.
     """
 
     out: Path
@@ -80,7 +80,7 @@ class ImportReport:
     first_error: str | None
 
     def summary(self) -> str:
-        """A few lines: what happened, and what to do next."""
+        """A few lines with the counts and the next command."""
         undecided = f", {self.undecided:,} of them undecided" if self.undecided else ""
         lines = [f"{self.rows:,} rows read, {self.episodes:,} episodes written to {self.out}{undecided}"]
         if self.quarantine:
@@ -89,14 +89,14 @@ class ImportReport:
 
 
 def import_logs(config: ImportConfig) -> ImportReport:
-    """Read the logs and write the episodes (see `ImportConfig`).
+    """Reads the logs and writes the episodes (see `ImportConfig`).
 
-    A new folder appears when it is complete; appended episodes come as one shard, whole or not at all, under a lock
-    on the folder.
+    A new folder appears when it is complete; appended episodes are written atomically as one shard, under a lock on
+    the folder.
 
     Raises:
-        InputError: the folder holds something already or is being written, a file cannot be read, there is nothing
-            to import, or, without `skip_bad`, a row is bad. Then nothing has been written.
+        InputError: the folder is not empty or in use, a file cannot be read, there is nothing to import, or, without
+            `skip_bad`, a row is bad. Nothing is written.
     """
     rules = ImportRules.of_range(config.reward_range, parse_columns(config.columns))
     if not config.files:
@@ -116,14 +116,14 @@ def import_logs(config: ImportConfig) -> ImportReport:
             shards = _create(out, intake) if is_new else _append(out, intake)
         except OSError as error:
             raise InputError(f"{out} cannot be written ({error.strerror})", "output_dir") from error
-    kept = out / QUARANTINE if intake.bad else None
+    quarantined = out / QUARANTINE if intake.bad else None
     return ImportReport(
-        out, intake.rows, intake.episodes, intake.undecided, intake.bad, shards, kept, intake.first_error
+        out, intake.rows, intake.episodes, intake.undecided, intake.bad, shards, quarantined, intake.first_error
     )
 
 
 def parse_columns(columns: Sequence[str]) -> dict[str, str]:
-    """`["prompt=question"]` as `{"prompt": "question"}`.
+    """Parses `["prompt=question"]` as `{"prompt": "question"}`.
 
     Raises:
         InputError: an entry without "=", or a name given twice.
@@ -138,7 +138,7 @@ def parse_columns(columns: Sequence[str]) -> dict[str, str]:
 
 
 def _stored_samples(out: Path) -> SampleNumbers:
-    """The samples that a folder holds, by the numbers of its episodes."""
+    """The samples in a folder, with the numbers of their episodes."""
     store, stored = load_episodes(out), SampleNumbers()
     for number, named in enumerate(zip(store.column("prompt_id"), store.column("sample"), strict=True)):
         stored.add(*named, f"{out}: episode {number}")
@@ -146,7 +146,7 @@ def _stored_samples(out: Path) -> SampleNumbers:
 
 
 class _Intake(Iterator[Episode]):
-    """Rows to episodes, with counts; bad rows raise, or go to quarantine where there is one."""
+    """Iterator from rows to episodes, with counts; bad rows raise or, with a quarantine file, are written to it."""
 
     def __init__(self, rows: Iterator[Row], importer: EpisodeImporter, quarantine: IO[str] | None) -> None:
         self._source, self._importer, self._quarantine = rows, importer, quarantine
@@ -176,7 +176,7 @@ class _Intake(Iterator[Episode]):
         self._quarantine.write(json.dumps(entry) + "\n")
 
     def check_not_empty(self) -> None:
-        """Raises where no row became an episode."""
+        """Raises if no episode was imported."""
         if not self.episodes:
             raise InputError(
                 f"nothing to import: {self.rows} rows, all of them bad; the first: {self.first_error}"
@@ -185,7 +185,7 @@ class _Intake(Iterator[Episode]):
             )
 
     def write_quarantine(self, folder: Path) -> None:
-        """Add the bad rows to the folder's file of them."""
+        """Appends the bad rows to the quarantine file of the folder."""
         if self._quarantine is not None and self.bad:
             self._quarantine.seek(0)
             with (folder / QUARANTINE).open("a", encoding="utf-8") as file:
@@ -193,9 +193,9 @@ class _Intake(Iterator[Episode]):
 
 
 def _create(out: Path, intake: _Intake) -> int:
-    """Write a folder beside `out` and rename it at the end; returns the number of shards."""
+    """Writes a folder next to `out` and renames it at the end; returns the number of shards."""
     with locked(out, "stepcredit import"):
-        pass  # nobody writes into it, and the lock of a killed process is gone
+        pass  # checks that no other process writes to it, and removes the lock of a killed one
     target = out.resolve()
     staging = target.parent / f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}.importing"
     try:
@@ -214,7 +214,7 @@ def _create(out: Path, intake: _Intake) -> int:
 
 
 def _append(out: Path, intake: _Intake) -> int:
-    """Write all the episodes as one shard, because only one file can appear at once."""
+    """Writes all episodes as one shard, because only a single file can be added atomically."""
     first = list(islice(intake, 1))
     intake.check_not_empty()
     append_episodes(out, chain(first, intake))
@@ -223,7 +223,7 @@ def _append(out: Path, intake: _Intake) -> int:
 
 
 def _progress(files: Sequence[str], sources: Sequence[Iterator[Row]]) -> Iterator[Row]:
-    """The rows of all files one after the other, with the progress of importing them."""
+    """Yields the rows of all files and shows the progress."""
     with Meter("importing", None, "rows") as meter:
         for index, (file, rows) in enumerate(zip(files, sources, strict=True)):
             meter.label = f"importing {Path(file).name}"

@@ -1,16 +1,15 @@
-"""From a row of somebody's log to an episode, recognised by its columns.
+"""Conversion of log rows to episodes, by their columns.
 
 Three kinds of rows, tried in this order:
 
-- stepwise: `prompt`, `completions` (the steps) and `labels` (one a step);
-- plain: `prompt` and `completion` (or `response`), text or chat messages; text after chat is the assistant's message;
-- chat: `messages` (or `conversations`); the prompt is what stands before the first assistant message, or, where given,
+- stepwise: `prompt`, `completions` (the steps) and `labels` (one per step);
+- plain: `prompt` and `completion` (or `response`), text or chat messages; text after chat is an assistant message;
+- chat: `messages` (or `conversations`); the prompt consists of the messages before the first assistant message, or of
   the first `prompt_messages` messages.
 
 The outcome is `reward` (a number) or `label` (true or false), also as text. `prompt_id`, `sample`, `finish_reason` (or
-`stop_reason`), `truncated`, `verdict`, `steps`, `step_rewards` and, beside chat messages, `tools` and `system`, their
-first message, are carried over; every other column goes into the metadata. A response that a filter or an error cut
-is undecided.
+`stop_reason`), `truncated`, `verdict`, `steps`, `step_rewards` and, with chat messages, `tools` and `system` (the first
+message) are read; all other columns become metadata. A response cut by a filter or an error is undecided.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ from stepcredit.verdict import Verdict
 
 
 class EpisodeImporter:
-    """Rows to episodes, numbering the samples of each prompt as they come; no number stands twice.
+    """Converter from rows to episodes; numbers the samples of each prompt in order, without duplicates.
 
     Args:
-        rules: how rows are read.
-        samples: those that are stored already.
+        rules: rules for reading rows.
+        samples: samples that are already stored.
     """
 
     def __init__(self, rules: ImportRules, samples: SampleNumbers | None = None) -> None:
@@ -53,11 +52,10 @@ class EpisodeImporter:
         self._samples = samples or SampleNumbers()
 
     def episode(self, row: Row) -> Episode:
-        """The episode of a row.
+        """Converts a row to an episode.
 
         Raises:
-            InputError: the row's own error, what its columns lack, or which row is this sample of the prompt already;
-                with file and line.
+            InputError: the row is bad, lacks a column, or repeats a sample of its prompt; with file and line.
         """
         if row.data is None:
             raise row.error or InputError("a row without data", row.where)
@@ -87,16 +85,16 @@ def episode_from_row(
     text_cells: bool = False,
     next_sample: Callable[[str], int] = lambda prompt_id: 0,
 ) -> Episode:
-    """The episode of one row; the module's docstring says which columns are read.
+    """Converts one row to an episode; see the module docstring for its columns.
 
     Args:
-        data: column → value; null is the same as absent.
-        rules: names and ranges.
-        text_cells: values are CSV cells: numbers, booleans and lists are still text.
-        next_sample: prompt id → sample number, for rows that have none.
+        data: column → value; null means absent.
+        rules: column names and reward range.
+        text_cells: whether values are CSV cells, in which numbers, booleans and lists are text.
+        next_sample: prompt id → sample number, for rows without one.
 
     Raises:
-        InputError: naming the column that is missing or wrong.
+        InputError: a column is missing or invalid; with its name.
     """
     rules = rules or ImportRules()
     columns = RowView(data, rules, text_cells)
@@ -130,7 +128,7 @@ class _Body(NamedTuple):
 
 
 def _body(columns: RowView, rules: ImportRules) -> _Body:
-    """What was asked and answered, by the kind of row."""
+    """Reads prompt and completion by the kind of row."""
     if all(columns.has(name) for name in ("prompt", "completions", "labels")):
         return _stepwise(columns, rules)
     answer = "completion" if columns.has("completion") or not columns.has("response") else "response"
@@ -167,7 +165,7 @@ def _plain(columns: RowView, answer: str, rules: ImportRules) -> _Body:
 
 
 def _chat(columns: RowView, rules: ImportRules, prompt: list[Message], completion: list[Message]) -> _Body:
-    """Chat messages with what else the policy saw: the system's text and the tools."""
+    """Builds a chat body with the system message and the tools."""
     system = columns.take("system")
     if system and not isinstance(system, str):
         raise InputError(f"must be text, not {shown(system)}", "system")
@@ -222,8 +220,8 @@ def _verdict(columns: RowView) -> Verdict | None:
 def _outcome(
     columns: RowView, rules: ImportRules, verdict: Verdict | None, stop_reason: StopReason, default: float | None
 ) -> float | None:
-    """The reward: of `reward`, else of `label`; None for the undecided, whatever the row says, and for a truncated
-    response that has neither."""
+    """The reward from `reward`, else from `label`; None for undecided responses and for truncated responses without
+    either."""
     if verdict is Verdict.UNDECIDED:
         columns.take("reward")
         columns.take("label")
@@ -247,7 +245,7 @@ def _outcome(
 
 
 def _stop_reason(columns: RowView) -> tuple[StopReason, bool]:
-    """(why the response ended, whether something cut it that is neither the policy nor a limit)."""
+    """Returns (stop reason, whether the response was cut by something other than the policy or a limit)."""
     name = "finish_reason" if columns.has("finish_reason") else "stop_reason"
     given, found = columns.peek(name), ending(columns.peek(name), name)
     if name == "finish_reason" and is_known(columns.peek("stop_reason")):
@@ -267,7 +265,7 @@ def _stop_reason(columns: RowView) -> tuple[StopReason, bool]:
 
 
 def _prompt_id(value: Any, body: _Body) -> str:
-    """The row's own, as text; else a hash of the prompt, and of the tools that came with it."""
+    """The prompt id of the row as text; else a hash of the prompt and its tools."""
     if value is None or value == "":
         prompt = turns_as_text(body.prompt) + (json.dumps(body.tools, sort_keys=True) if body.tools else "")
         return hashlib.sha256(prompt.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Chat messages and tools of somebody's log as ours: parts of text joined, other names and JSON text understood."""
+"""Normalisation of chat messages and tools in logs: joined text parts, alternative names, parsed JSON text."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
 
 
 def turns(value: Any, name: str) -> str | list[Message]:
-    """Text, or chat messages without their empty keys.
+    """Returns text, or chat messages without empty keys.
 
     Raises:
-        InputError: neither, or a message that is none; naming the message.
+        InputError: the value is neither, or a message is invalid; with its index.
     """
     if isinstance(value, str):
         if value.lstrip()[:20].replace(" ", "").startswith(("[{'role'", "[{'content'", "[{'from'")):
@@ -32,10 +32,10 @@ def turns(value: Any, name: str) -> str | list[Message]:
 
 
 def tools(value: Any, name: str = "tools") -> tuple[Mapping[str, Any], ...] | None:
-    """The descriptions of tools that a policy was message; None where there are none.
+    """Returns the tool descriptions in the prompt, or None.
 
     Raises:
-        InputError: anything but a list of descriptions with a name each.
+        InputError: the value is not a list of descriptions with names.
     """
     if not value:
         return None
@@ -50,7 +50,7 @@ def tools(value: Any, name: str = "tools") -> tuple[Mapping[str, Any], ...] | No
 
 
 def tool_name(tool: Any) -> str:
-    """The name in the description of a tool, "" where there is none."""
+    """The name in a tool description, or ""."""
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     return name if isinstance(name, str) else ""
@@ -79,7 +79,7 @@ def _message(item: Any, where: str) -> Message:
 
 
 def _content(value: Any, where: str) -> str | None:
-    """Text, or the text of a list of parts, one after the other."""
+    """Returns text, or the concatenated text of a list of parts."""
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -93,7 +93,7 @@ def _content(value: Any, where: str) -> str | None:
 
 
 def _calls(value: Any, where: str) -> list[Mapping[str, Any]]:
-    """Tool calls as objects; the list, each of them and the arguments may be JSON text, which templates take amiss."""
+    """Returns tool calls as objects; JSON text, which chat templates reject, is parsed at every level."""
     listed = from_json(value) if isinstance(value, str) else value
     if not listed:
         return []

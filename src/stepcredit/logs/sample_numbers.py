@@ -1,4 +1,4 @@
-"""The samples of each prompt that were met, and where: some ten bytes a row."""
+"""Sample numbers of each prompt and their positions, in about ten bytes per row."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _PLACE_BITS = 40  # of a line's number; what is above them is the number of the 
 
 
 class SampleNumbers:
-    """Numbers the samples of each prompt as they come, and knows where each stands.
+    """Numbers the samples of each prompt in order of arrival and stores their positions.
 
-    Samples that come in order, as nearly all do, are a number in an array each.
+    Samples in order, which is the common case, take one array entry each.
     """
 
     def __init__(self) -> None:
@@ -20,15 +20,15 @@ class SampleNumbers:
         self._files: dict[str, int] = {}
 
     def following(self, prompt_id: str) -> int:
-        """The number after the highest that the prompt has."""
+        """The number after the highest one of the prompt."""
         return max(self._next.get(prompt_id, 0), len(self._in_order.get(prompt_id, ())))
 
     def add(self, prompt_id: str, sample: int, where: str) -> str | None:
-        """Takes note of a sample; returns where it stands already, if it does, and then takes no note.
+        """Adds a sample, or returns the position of an existing one with the same number.
 
         Args:
-            prompt_id, sample: which it is.
-            where: a place whose last part is a number: `logs.jsonl:12`, `logs.parquet: row 3`.
+            prompt_id, sample: prompt and number of the sample.
+            where: a position that ends in a number: `logs.jsonl:12`, `logs.parquet: row 3`.
         """
         places = self._in_order.setdefault(prompt_id, array("q"))
         earlier = places[sample] if sample < len(places) else self._others.get((prompt_id, sample))

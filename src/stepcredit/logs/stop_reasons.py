@@ -1,4 +1,4 @@
-"""What servers and logs call the end of a response, and what it means: one answer for importing and grading."""
+"""Stop reasons of servers and logs, and their meaning for importing and grading."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ ENDINGS: Mapping[str, StopReason | Verdict] = {
     **dict.fromkeys(_UNDECIDED.split(), Verdict.UNDECIDED),
     "unknown": StopReason.UNKNOWN,
 }
-"""The word for an end → stopped by the policy, which a tool call is too; cut by a limit; or cut by something else, a
-filter, an error, whoever pressed a key: then nobody knows what the response would have come to, and it is undecided."""
+"""Stop reason in a log → stopped by the policy (including tool calls); cut by a limit; or undecided, because a filter,
+an error or a cancellation cut the response."""
 
 
 def ending(value: Any, name: str) -> StopReason | Verdict:
-    """What a value of `finish_reason` or `stop_reason` means.
+    """Returns the meaning of a `finish_reason` or `stop_reason`.
 
     Args:
         value: a word in any spelling (`MAX_TOKENS`, `tool-calls`), an object with the word as its `type`, or None.
         name: the column, for the message.
 
     Raises:
-        InputError: a word that is none of `ENDINGS`.
+        InputError: the word is not in `ENDINGS`.
     """
     if value is None:
         return StopReason.UNKNOWN
@@ -52,17 +52,17 @@ def ending(value: Any, name: str) -> StopReason | Verdict:
 
 
 def is_known(value: Any) -> bool:
-    """Whether a value says how a response ended. vLLM's `stop_reason` need not: it is the text that was met."""
+    """Whether a value is a known stop reason. vLLM's `stop_reason` may instead be the matched stop string."""
     return _word(value) in ENDINGS
 
 
 def cut_by_limit(value: Any) -> bool:
-    """Whether a value says that a limit cut the response."""
+    """Whether a limit cut the response."""
     return ENDINGS.get(_word(value)) is StopReason.LENGTH
 
 
 def only_called(value: Any) -> bool:
-    """Whether the policy ended its turn with a call, and the conversation may have been cut after it."""
+    """Whether the policy ended its turn with a tool call, after which the conversation may have been cut."""
     return _word(value) in _CALL.split()
 
 

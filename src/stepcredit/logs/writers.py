@@ -1,14 +1,14 @@
-"""Rows into a file that appears whole, by work that a kill only interrupts.
+"""Atomic, resumable row writer.
 
-Beside OUT stand, while the work lasts:
+Until OUT is complete, these files are next to it:
 
-    OUT.partial                    the rows so far, one JSON object a line
+    OUT.partial                    the rows so far, one JSON object per line
     OUT.partial.quarantine.jsonl   the bad rows so far, each with its number in the input
-    OUT.partial.json               the settings: a run with others does not go on with the rows that are there
+    OUT.partial.json               the settings; a run with different settings is refused
 
-Of each chunk the bad rows are written first and the good ones then, each synced. So the good rows that are there say
-how far the work has come, and every bad row before the last of them is there too. At the end OUT appears at once, as
-`.jsonl` or `.jsonl.gz`, with OUT.quarantine.jsonl where rows were bad, and the rest goes away.
+The bad rows of each chunk are written and synced before the good ones. The good rows therefore determine the progress,
+and all bad rows before the last good one are on disk. At the end OUT appears atomically, as `.jsonl` or `.jsonl.gz`,
+with OUT.quarantine.jsonl if rows were bad, and the partial files are deleted.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _GZIP_LEVEL = 6
 
 
 def output_path(name: str, field: str = "output") -> Path:
-    """A path that rows can be written to.
+    """Validates the path of an output file.
 
     Raises:
-        InputError: another suffix than those of `SUFFIXES`, or a folder.
+        InputError: the suffix is not in `SUFFIXES`, or the path is a folder.
     """
     path = Path(name)
     if not path.name.lower().endswith(SUFFIXES):
@@ -43,21 +43,20 @@ def output_path(name: str, field: str = "output") -> Path:
 
 
 class RowWriter:
-    """Writes one file, and goes on where a killed run stopped. A context manager.
+    """Writer of one file that resumes an interrupted run. A context manager.
 
     Args:
-        out: the file; its folder is made where it is missing.
-        settings: all that the rows depend on, as JSON has it; a run with others is refused.
-        overwrite: take the place of a file that is there.
+        out: the file; its folder is created if missing.
+        settings: JSON settings that determine the rows; a resumed run must have the same.
+        overwrite: whether to replace an existing file.
 
     Attributes:
-        done: rows of the input that are written, good and bad together.
-        bad: how many of them were bad.
-        first_bad: the first of these.
+        done: number of input rows written, good and bad.
+        bad: number of bad rows.
+        first_bad: the first bad row.
 
     Raises:
-        InputError: on entry: the file is there already, another run is writing it, or what is there of it has other
-            settings.
+        InputError: on entry: the file exists, another run is writing it, or its partial file has different settings.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -92,21 +91,21 @@ class RowWriter:
         self._leave()
 
     def kept(self) -> Iterator[dict[str, Any]]:
-        """The good rows that are written.
+        """Yields the good rows written so far.
 
         Raises:
-            InputError: one is damaged.
+            InputError: a row is damaged.
         """
         with self._partial.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 yield _parsed(line, f"{self._partial}:{number}")
 
     def write(self, rows: Sequence[Mapping[str, Any]], bad: Sequence[Mapping[str, Any]]) -> None:
-        """The good and the bad rows of one chunk.
+        """Writes the good and the bad rows of one chunk.
 
         Args:
-            rows: as JSON has them.
-            bad: each with its `number` in the input, counted from 1 over good and bad rows together.
+            rows: good rows, as JSON values.
+            bad: bad rows, each with its `number` in the input, counted from 1 over good and bad rows.
         """
         _append(self._bad_rows, bad)
         _append(self._rows, rows)
@@ -115,7 +114,7 @@ class RowWriter:
         self.first_bad = self.first_bad or next(iter(bad), None)
 
     def finish(self) -> None:
-        """The rows become OUT, the bad ones OUT.quarantine.jsonl; whatever a kill leaves of this is done next time."""
+        """Publishes OUT and OUT.quarantine.jsonl; if interrupted, the next run completes it."""
         ready = draft = self._partial.with_name(f"{self._partial.name}.draft")
         try:
             if self.out.name.lower().endswith(".gz"):
@@ -130,12 +129,12 @@ class RowWriter:
         self._settle()
 
     def discard(self) -> None:
-        """All that is there of OUT goes away."""
+        """Deletes the partial files of OUT."""
         for path in (self._partial, self._partial_quarantine, self._header):
             path.unlink(missing_ok=True)
 
     def _go_on(self) -> None:
-        """Keep what an earlier run wrote, up to its last good row."""
+        """Resumes an earlier run after its last good row."""
         if _size(self._rows):
             self._check_header()
         good = _whole_lines(self._rows)
@@ -156,19 +155,19 @@ class RowWriter:
             raise InputError(f"was begun with {was}; delete it, or choose another --output_dir", str(self._partial))
 
     def _bad_before(self, good: int) -> int:
-        """How many bad rows stand before the last of so many good ones; later ones are cut off, and come again."""
-        kept = end = 0
+        """Counts the bad rows before the last good one; later bad rows are removed and will be written again."""
+        count = end = 0
         self._bad_rows.seek(0)
         for line in self._bad_rows:
             if not line.endswith(b"\n"):
                 break
-            entry = _parsed(line, f"{self._partial_quarantine}:{kept + 1}")
-            if entry["number"] - 1 - kept >= good:
+            entry = _parsed(line, f"{self._partial_quarantine}:{count + 1}")
+            if entry["number"] - 1 - count >= good:
                 break
             self.first_bad = self.first_bad or entry
-            kept, end = kept + 1, end + len(line)
+            count, end = count + 1, end + len(line)
         self._bad_rows.truncate(end)
-        return kept
+        return count
 
     def _write_header(self, *, finished: bool) -> None:
         draft = self._header.with_name(f"{self._header.name}.draft")
@@ -178,13 +177,13 @@ class RowWriter:
         os.replace(draft, self._header)
 
     def _is_published(self) -> bool:
-        """Whether a run was killed after OUT had appeared and before all the rest had gone."""
+        """Whether a run was killed after OUT appeared and before its partial files were deleted."""
         if not self._header.exists() or self._partial.exists():
             return False
         return bool(_parsed(self._header.read_bytes(), str(self._header))["finished"])
 
     def _settle(self) -> None:
-        """The last steps, each of which may have been done: the bad rows get their place, the header goes."""
+        """Completes the publication, idempotently: moves the bad rows and deletes the header."""
         if self._partial_quarantine.exists():
             if self._partial_quarantine.stat().st_size:
                 os.replace(self._partial_quarantine, self.quarantine)
@@ -199,7 +198,7 @@ class RowWriter:
             os.close(descriptor)
 
     def _leave(self) -> None:
-        """Close the files; where no good row was written, nothing stays."""
+        """Closes the files, and deletes them if no good row was written."""
         self._bad_rows.close()
         if not _size(self._rows):
             self.discard()
@@ -207,7 +206,7 @@ class RowWriter:
 
 
 def _locked(path: Path) -> IO[bytes]:
-    """The file, for this process alone."""
+    """Opens the file with an exclusive lock."""
     file = path.open("a+b")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -218,7 +217,7 @@ def _locked(path: Path) -> IO[bytes]:
 
 
 def _append(file: IO[bytes], items: Iterable[Mapping[str, Any]]) -> None:
-    """Lines that are on the disk when this returns."""
+    """Appends JSON lines and syncs them to disk."""
     file.write(b"".join(json.dumps(item, ensure_ascii=False, allow_nan=False).encode() + b"\n" for item in items))
     _sync(file)
 
@@ -233,7 +232,7 @@ def _size(file: IO[bytes]) -> int:
 
 
 def _whole_lines(file: IO[bytes]) -> int:
-    """How many lines there are; a last one that is torn is cut off."""
+    """Counts the complete lines and removes an incomplete last one."""
     lines = end = 0
     file.seek(0)
     for line in file:
@@ -245,16 +244,16 @@ def _whole_lines(file: IO[bytes]) -> int:
 
 def _parsed(line: bytes, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        row = json.loads(line)
     except ValueError as error:
-        raise InputError("is damaged; delete it, and what stands beside it", where) from error
-    if not isinstance(found, dict):
-        raise InputError("is damaged; delete it, and what stands beside it", where)
-    return found
+        raise InputError("is damaged; delete it and the partial files next to it", where) from error
+    if not isinstance(row, dict):
+        raise InputError("is damaged; delete it and the partial files next to it", where)
+    return row
 
 
 def _write_gzip(draft: Path, source: Path) -> None:
-    """The same lines always give the same bytes: no name and no time."""
+    """Compresses deterministically: without file name and time."""
     with source.open("rb") as lines, draft.open("wb") as file:
         with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as packed:
             shutil.copyfileobj(lines, packed, 1 << 20)

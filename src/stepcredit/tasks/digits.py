@@ -1,4 +1,4 @@
-"""Problems made of groups of digits, drawn from a seed; every prompt belongs to one split for good."""
+"""Problems with groups of digits, sampled from a seed; the prompt determines the split."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def digit_problems(
     count: int | None,
     seed: int,
 ) -> list[Problem]:
-    """`count` different problems of a split (default 1,000): "word 7 0 4 | 3 3 8\\n".
+    """Returns `count` different problems of a split (default 1,000): "word 7 0 4 | 3 3 8\\n".
 
     Raises:
-        InputError: no such split, or more problems than it has.
+        InputError: unknown split, or more problems than the split has.
     """
     if split not in SPLITS:
         raise InputError(f"no split {split!r}; there is {', '.join(SPLITS)}", "split")
@@ -35,14 +35,14 @@ def digit_problems(
     count = 1000 if count is None else count
     if count > 10 ** (groups * digits) * (high - low) // 200:
         raise InputError(f"{count} different problems are more than half of all there are", "limit")
-    found: dict[str, Problem] = {}
-    while len(found) < count:
-        drawn = rng.integers(10, size=(groups, digits)).tolist()
+    problems: dict[str, Problem] = {}
+    while len(problems) < count:
+        sampled = rng.integers(10, size=(groups, digits)).tolist()
         opening = openings[int(rng.integers(len(openings)))] if len(openings) > 1 else openings[0]
-        prompt = opening + " |".join("".join(f" {d}" for d in group) for group in drawn) + "\n"
+        prompt = opening + " |".join("".join(f" {d}" for d in group) for group in sampled) + "\n"
         if low <= zlib.crc32(prompt.encode()) % 100 < high:
-            found[prompt] = Problem(prompt, prompt, answer(prompt))
-    return list(found.values())
+            problems[prompt] = Problem(prompt, prompt, answer(prompt))
+    return list(problems.values())
 
 
 def groups_of(prompt: str) -> list[list[int]]:

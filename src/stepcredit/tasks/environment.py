@@ -1,7 +1,7 @@
-"""Interactive tasks: conversations in which an environment answers.
+"""Interactive tasks: conversations between the policy and an environment.
 
-The policy writes as the assistant, the environment as the user. The prompt of an episode is the problem's own messages
-and the environment's first words; what the environment says later are observations, never actions.
+The policy writes the assistant messages, the environment the user messages. The prompt of an episode consists of the
+problem's messages and the environment's first observation. Later observations are never actions.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from stepcredit.tasks.task import Problem, Task, TaskDefaults
 
 @dataclass(frozen=True)
 class Observation:
-    """What an environment answers.
+    """An environment's answer to a reply.
 
     Attributes:
-        text: the user's next message, as the policy reads it.
-        reward: of the reply that led here.
-        done: whether the episode is over; then nobody reads the text.
+        text: the next user message.
+        reward: reward of the reply that was answered.
+        done: whether the episode is over; the text is then unused.
     """
 
     text: str
@@ -32,18 +32,18 @@ class Observation:
 
 @runtime_checkable
 class Environment(Protocol):
-    """One conversation at a time. Equal problems and replies lead to equal observations."""
+    """An environment with one conversation at a time. It is deterministic: equal replies give equal observations."""
 
     def reset(self, problem: Problem) -> Observation:
-        """Begin a problem; its first words."""
+        """Starts a problem and returns the first observation."""
         ...
 
     def step(self, reply: str) -> Observation:
-        """The answer to the assistant's whole message."""
+        """Returns the observation after the assistant's whole message."""
         ...
 
     def close(self) -> None:
-        """Let go of whatever it holds."""
+        """Releases the environment's resources."""
         ...
 
 
@@ -51,8 +51,8 @@ class Environment(Protocol):
 class InteractiveTask(Task, Protocol):
     """A task whose problems are conversations.
 
-    A task of one's own is a class in a file, named as `--task file.py:Guess`; what it leaves out is in
-    `InteractiveTaskDefaults`. The whole file:
+    A custom task is a class in a file, selected with `--task file.py:Guess`; `InteractiveTaskDefaults` has the optional
+    parts. The whole file:
 
         from stepcredit import InteractiveTaskDefaults, Observation, Problem
 
@@ -81,13 +81,13 @@ class InteractiveTask(Task, Protocol):
             def close(self):
                 pass
 
-    An episode is right if its rewards add up to 1 or more, wrong if it ends with less, truncated if it meets a limit.
-    The prompts are chat messages whose last one is not the user's: that is the environment's. A turn is a step.
-    Worker processes make their environments from the task, which is pickled.
+    An episode is right if its rewards sum to 1 or more, wrong if it ends with less, truncated if it reaches a limit.
+    Prompts are chat messages that do not end with a user message: the environment adds it. A turn is a step.
+    Worker processes create their environments from the pickled task.
 
     Attributes:
-        max_new_tokens: length limit of a reply.
-        max_turns: replies of an episode.
+        max_new_tokens: maximum length of a reply.
+        max_turns: maximum number of replies per episode.
     """
 
     max_turns: int
@@ -98,13 +98,13 @@ class InteractiveTask(Task, Protocol):
 
 
 class InteractiveTaskDefaults(TaskDefaults):
-    """Parts that an interactive task may leave out."""
+    """Defaults for the optional parts of an interactive task."""
 
     step_delimiters: tuple[str, ...] = ()
     max_turns: int = 8
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        """Not to be asked: the environment rewards the turns.
+        """Not supported: the environment rewards the turns.
 
         Raises:
             InputError: always.
@@ -114,19 +114,19 @@ class InteractiveTaskDefaults(TaskDefaults):
 
 @dataclass(frozen=True)
 class Crash:
-    """An environment that could not answer: its episode is undecided."""
+    """The failure of an environment; its episode is undecided."""
 
     reason: str
 
 
 @runtime_checkable
 class Environments(Protocol):
-    """Many conversations beside each other, told apart by number."""
+    """Many conversations in parallel, each identified by a number."""
 
     def reset(self, problems: Mapping[int, Problem]) -> dict[int, Observation | Crash]:
-        """Begin these, wherever they were before."""
+        """Starts these conversations, whatever their state."""
         ...
 
     def step(self, replies: Mapping[int, str]) -> dict[int, Observation | Crash]:
-        """The answers to these replies; the others wait."""
+        """Returns the observations after these replies; all other conversations wait."""
         ...

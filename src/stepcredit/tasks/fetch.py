@@ -1,23 +1,23 @@
 """The embedded interactive task: fetch a coin from one of some boxes.
 
-    find the coin , open , take , bring                 user: what there is to do; the same for all problems
+    find the coin , open , take , bring                 user: the instructions; the same for all problems
     ok                                                  assistant
-    boxes d b f a c , coin near f                       user: the environment's first words: the coin is in f, or in
-                                                        the next box of the list, a
+    boxes d b f a c , coin near f                       user: the first observation: the coin is in f, or in the next
+                                                        box of the list, a
     open f                                              assistant: the first action
     empty                                               user
     open a                                              assistant
     a coin                                              user
-    take                                                assistant: right only when a box with the coin was just opened
+    take                                                assistant: works only right after opening the box with the coin
     you hold it                                         user
     bring                                               assistant: the game ends, with a reward of 1 for the coin in
                                                         hand and 0 without it
 
-Anything else is answered `nothing happens`, and the coin is out of sight again; so is a box that is not there.
+The answer to anything else, also to opening a missing box, is `nothing happens`, and the coin is out of sight again.
 
-The demonstrators do the right thing at every second turn. At the others they open a box at random, take, or bring, one
-as likely as the other: they waste turns on wrong boxes, and half of them come without the coin. At the last turn they
-bring whatever they have. To bring without the coin is what loses a game; a wasted turn only makes it longer.
+The demonstrators take the right action at every second turn on average. Otherwise they open a random box, take, or
+bring, with equal probability: they waste turns on wrong boxes, and half of them end without the coin. At the last turn
+they always bring. Bringing without the coin loses the game; a wasted turn only makes it longer.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _TEMPLATE = (
 
 
 class FetchEnvironment:
-    """One game; see the module's docstring. Deterministic."""
+    """One game of the module docstring. Deterministic."""
 
     def __init__(self) -> None:
         self._boxes: list[str] = []
@@ -61,14 +61,14 @@ class FetchEnvironment:
         self._in_sight = self._in_hand = self._over = False
 
     def reset(self, problem: Problem) -> Observation:
-        """The boxes, and a box that the coin is in or next to."""
+        """Returns the list of boxes and the hint about the coin."""
         self._boxes = str(problem.metadata["boxes"]).split()
         self._coin = problem.answer
         self._in_sight = self._in_hand = self._over = False
         return Observation(first_words(problem))
 
     def step(self, reply: str) -> Observation:
-        """What a command does. When the game is over, nothing more comes of any."""
+        """Executes a command. After the end of the game, commands have no effect."""
         words = reply.split()
         if self._over or words == ["bring"]:
             reward = float(self._in_hand and not self._over)
@@ -84,11 +84,11 @@ class FetchEnvironment:
         return Observation(_COIN if self._in_sight else _EMPTY)
 
     def close(self) -> None:
-        """It holds nothing."""
+        """Nothing to release."""
 
 
 class Fetch(InteractiveTaskDefaults):
-    """See the module's docstring. Problems are drawn from a seed; one belongs to one split for good."""
+    """The game of the module docstring. Problems are sampled; the first observation determines the split."""
 
     name = "fetch"
     version = "1"
@@ -96,8 +96,8 @@ class Fetch(InteractiveTaskDefaults):
     max_turns = 8
 
     def tokenizer(self) -> Any:
-        """One token a word; `<eos>` ends every turn of its chat template."""
-        from stepcredit.tasks.word_tokenizer import word_tokenizer  # here: workers play without loading transformers
+        """A tokenizer with one token per word; `<eos>` ends every turn of its chat template."""
+        from stepcredit.tasks.word_tokenizer import word_tokenizer  # local: workers do not load transformers
 
         first = ["<user>", "<assistant>", "find", "ok", "boxes", "open", "take", "bring", "empty", "a", "you",
                  "nothing", "over"]  # fmt: skip
@@ -107,10 +107,10 @@ class Fetch(InteractiveTaskDefaults):
         return tokenizer
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
-        """`count` different problems of a split (default 1,000), drawn from the seed.
+        """Returns `count` different problems of a split (default 1,000), sampled with the seed.
 
         Raises:
-            InputError: no such split, or more problems than it has.
+            InputError: unknown split, or more problems than the split has.
         """
         if split not in SPLITS:
             raise InputError(f"no split {split!r}; there is {', '.join(SPLITS)}", "split")
@@ -126,21 +126,21 @@ class Fetch(InteractiveTaskDefaults):
         return FetchEnvironment()
 
     def demonstrations(self, count: int, seed: int) -> list[Episode]:
-        """Played episodes of the mixed demonstrators, one a problem of the train split."""
+        """Episodes of the mixed demonstrators, one per problem of the train split."""
         rng = np.random.default_rng([seed, 1])
         return [_played(problem, self.max_turns, rng) for problem in self.problems("train", count, seed)]
 
 
 def first_words(problem: Problem) -> str:
-    """What the environment begins with: "boxes d b f a c , coin near f"."""
+    """The first observation: "boxes d b f a c , coin near f"."""
     return f"boxes {problem.metadata['boxes']} , coin near {problem.metadata['near']}"
 
 
 @cache
 def _games(split: str) -> list[Problem]:
-    """All problems of a split. Two that begin with the same words are in the same one."""
+    """All problems of a split. Problems with the same first observation are in the same split."""
     low, high = SPLITS[split]
-    found = []
+    games = []
     for size in SIZES:
         for boxes in permutations(BOXES, size):
             for near, following in pairwise(boxes):
@@ -155,8 +155,8 @@ def _games(split: str) -> list[Problem]:
                     for coin in (near, following)
                 ]
                 if low <= zlib.crc32(first_words(same[0]).encode()) % 100 < high:
-                    found += same
-    return found
+                    games += same
+    return games
 
 
 def _played(problem: Problem, max_turns: int, rng: np.random.Generator) -> Episode:
@@ -184,7 +184,7 @@ def _played(problem: Problem, max_turns: int, rng: np.random.Generator) -> Episo
 
 
 def _turn(problem: Problem, said: list[str], seen: list[str], rng: np.random.Generator) -> str:
-    """What a demonstrator does next, careless or not."""
+    """The next reply of a demonstrator, careless or not."""
     boxes = str(problem.metadata["boxes"]).split()
     if rng.random() < CARELESS:
         return (f"open {boxes[rng.integers(len(boxes))]}", "take", "bring")[rng.integers(3)]

@@ -3,12 +3,12 @@
     train                      7,473 problems
     test                       1,319 problems
     validation                 the last 500 of train
-    train_without_validation   train but for those
+    train_without_validation   the rest of train
 
-A row is a `question` and an `answer`: a worked solution whose last line is `#### N`. Its calculator notes,
-`<<48/2=24>>`, were made for a model that calls a calculator: they are left out of `Problem.solution`, being no text
-that a policy should write, except in the `lm-eval` style, which shows solutions as they are. Where a style asks for
-`\\boxed{}`, the last line becomes `The answer is \\boxed{N}.`
+A row is a `question` and an `answer`: a worked solution whose last line is `#### N`. Its calculator annotations
+(`<<48/2=24>>`) are removed from `Problem.solution`, because a policy should not write them, except in the `lm-eval`
+style, which shows the solutions unchanged. If a style asks for `\\boxed{}`, the last line becomes
+`The answer is \\boxed{N}.`
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ _NOTE = re.compile(r"<<[^<>]*>>")
 
 
 class GSM8K(WorkedTask):
-    """See the module's docstring.
+    """The GSM8K task.
 
     Args:
-        data: a file that is read whatever the split, or a folder with `train.*` and `test.*` (or `gsm8k_train.*`
-            and `gsm8k_test.*`); None reads `openai/gsm8k` from the hub. `validation` is cut from train, so a file
-            is taken for train there.
-        prompt_style: a name of `prompts.PROMPT_STYLES`; default `qwen-math`.
+        data: a file that is read for every split, or a folder with `train.*` and `test.*` (or `gsm8k_train.*` and
+            `gsm8k_test.*`); None reads `openai/gsm8k` from the hub. `validation` is cut from train, so for it a file
+            must be train.
+        prompt_style: a name in `prompts.PROMPT_STYLES`; default `qwen-math`.
 
     Raises:
-        InputError: no such style.
+        InputError: unknown style.
     """
 
     name = "gsm8k"
     step_delimiters: tuple[str, ...] = ("\n",)
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
-        """The first `count` problems of a split in the data's own order (default: all); the seed is not used.
+        """Returns the first `count` problems of a split in the order of the data (default: all); the seed is unused.
 
         A problem of `validation` keeps its `prompt_id` of train: it is the same problem.
 
         Raises:
-            InputError: no such split, fewer problems than `count`, data that cannot be read (see `sources`), or an
+            InputError: unknown split, fewer problems than `count`, data that cannot be read (see `sources`), or an
                 answer without `####`.
         """
         if split not in _SPLITS:

@@ -4,10 +4,10 @@
     test      5,000 problems
     math500   500 problems of test (Lightman et al., 2023, arXiv 2305.20050)
 
-A row is a `problem` with a `solution`, an `answer`, or both. The gold answer is `answer` where the row has one, else
-the content of the last `\\boxed{}` of the solution. Worked solutions are the data's own; one without a box gets a
-last line `The answer is $\\boxed{…}$.` From the hub, train and test come subject by subject: the first `count`
-problems are no fair sample.
+A row is a `problem` with a `solution`, an `answer`, or both. The gold answer is `answer` if the row has one, else the
+content of the last `\\boxed{}` of the solution. Worked solutions are taken from the data; one without a box gets the
+last line `The answer is $\\boxed{…}$.` On the hub, train and test are ordered by subject, so the first `count` problems
+are not a representative sample.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ _SPLITS = {
 
 
 class MATH(WorkedTask):
-    """See the module's docstring.
+    """The MATH task.
 
     Args:
-        data: a file that is read whatever the split, or a folder with `train.*` and `test.*` (or `math_train.*`,
+        data: a file that is read for every split, or a folder with `train.*` and `test.*` (or `math_train.*`,
             `math_test.*`) and `math500.*`; None reads `EleutherAI/hendrycks_math` and `HuggingFaceH4/MATH-500` from
             the hub.
-        prompt_style: a name of `prompts.PROMPT_STYLES`; default `qwen-math`.
+        prompt_style: a name in `prompts.PROMPT_STYLES`; default `qwen-math`.
 
     Raises:
-        InputError: no such style.
+        InputError: unknown style.
     """
 
     name = "math"
     step_delimiters: tuple[str, ...] = ("\n", ". ", ".$ ")
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
-        """The first `count` problems of a split in the data's own order (default: all); the seed is not used.
+        """Returns the first `count` problems of a split in the order of the data (default: all); the seed is unused.
 
-        Their metadata has `level` (1 to 5, None where the data has none), `type` (the subject) and, in MATH-500,
+        Their metadata has `level` (1 to 5, None if the data has none), `type` (the subject) and, in MATH-500,
         `unique_id`.
 
         Raises:
-            InputError: no such split, fewer problems than `count`, data that cannot be read (see `sources`), or a row
+            InputError: unknown split, fewer problems than `count`, data that cannot be read (see `sources`), or a row
                 without an answer.
         """
         if split not in _SPLITS:

@@ -1,14 +1,14 @@
-"""How a problem is put to a policy: prompt styles by task and name, and the examples that some of them show.
+"""Prompt styles by task and name, with few-shot examples for some of them.
 
-    qwen-math             chat; the system message asks for `#### N` (GSM8K) or `\\boxed{}` (MATH): the OREO paper's
-    qwen-boxed            the same with `\\boxed{}` for both tasks, as in Qwen's own evaluation
-    deepseek-math         chat without a system message; the user's turn ends by asking for `\\boxed{}`
-    deepseek-math-plain   the same as text, by the template of DeepSeekMath's README, for models without a chat template
-    lm-eval               text after examples, as in lm-evaluation-harness (`gsm8k`, `minerva_math`)
+    qwen-math             chat; the system message asks for `#### N` (GSM8K) or `\\boxed{}` (MATH), as in the OREO paper
+    qwen-boxed            as qwen-math, with `\\boxed{}` for both tasks, as in Qwen's own evaluation
+    deepseek-math         chat without a system message; the user message ends by asking for `\\boxed{}`
+    deepseek-math-plain   deepseek-math as text, in the format of DeepSeekMath's README, for models without a template
+    lm-eval               few-shot text, as in lm-evaluation-harness (`gsm8k`, `minerva_math`)
     plain                 text, no instruction: for models trained on worked solutions
 
-`lm-eval` draws its examples from the train split, where the harness draws others for each problem (GSM8K) or shows
-four that are written into it (MATH): its scores are close to the harness's, not equal.
+`lm-eval` samples its examples from the train split once; the harness samples new ones per problem (GSM8K) or uses four
+fixed ones (MATH). Its scores are therefore close to those of the harness, not equal.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ ASK_BOXED = "Please reason step by step, and put your final answer within \\boxe
 
 @dataclass(frozen=True)
 class Worked:
-    """A problem before it is put in a style.
+    """A problem with its worked solution, before it is rendered in a style.
 
     Attributes:
         prompt_id: as in `Problem`.
-        question: the bare text of the problem.
+        question: the text of the problem.
         answer: the gold answer.
-        solution: a worked solution that ends as the style asks; None where there is none.
+        solution: a worked solution that ends as the style requires, or None.
         metadata: as in `Problem`.
     """
 
@@ -55,16 +55,16 @@ class Worked:
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """One way to ask the questions of one task.
+    """A prompt format for one task.
 
     Attributes:
         name: the style's name.
-        style: what the prompt asks for: an answer found there is strict.
-        before, after: what stands around the question, in the text or in the user's turn.
-        is_chat: chat messages; otherwise text.
+        style: the answer format that the prompt asks for; an answer in this format is strict.
+        before, after: text around the question, in the text or in the user message.
+        is_chat: whether prompts are chat messages; otherwise text.
         system: the system message of a chat.
-        lead: what a response starts with, as ` ` after `Answer:`.
-        shots: how many examples stand before the question (text only).
+        lead: the first characters of a response, such as ` ` after `Answer:`.
+        shots: number of examples before the question (text only).
         stop: strings that end a response.
         is_annotated: whether worked solutions keep GSM8K's `<<48/2=24>>`.
     """
@@ -81,14 +81,14 @@ class PromptStyle:
     is_annotated: bool = False
 
     def render(self, question: str, examples: Sequence[tuple[str, str]] = ()) -> str | list[Message]:
-        """The prompt: text, or chat messages.
+        """Renders the prompt as text or chat messages.
 
         Args:
-            question: the bare problem.
-            examples: `shots` pairs of a question and its worked solution, which stand before it.
+            question: the text of the problem.
+            examples: `shots` pairs of a question and its worked solution, placed before the question.
 
         Raises:
-            ValueError: more or fewer examples than the style shows.
+            ValueError: the number of examples is not `shots`.
         """
         if len(examples) != self.shots:
             raise ValueError(f"{self.name} shows {self.shots} examples, not {len(examples)}")
@@ -130,10 +130,10 @@ PROMPT_STYLES: dict[str, dict[str, PromptStyle]] = {
 
 
 def style_named(task: str, name: str | None = None) -> PromptStyle:
-    """A task's style by name; None is the default one.
+    """Returns a task's style by name; None is the default.
 
     Raises:
-        InputError: no such style.
+        InputError: unknown style.
     """
     styles = PROMPT_STYLES[task]
     name = DEFAULT_STYLE if name is None else name
@@ -143,14 +143,14 @@ def style_named(task: str, name: str | None = None) -> PromptStyle:
 
 
 class WorkedTask:
-    """What the tasks share whose data are problems with worked solutions, put in a prompt style: GSM8K and MATH.
+    """Base class of GSM8K and MATH: problems with worked solutions, rendered in a prompt style.
 
     Args:
         data: a file or a folder; None reads the hub.
-        prompt_style: a name of `PROMPT_STYLES`; default `qwen-math`.
+        prompt_style: a name in `PROMPT_STYLES`; default `qwen-math`.
 
     Raises:
-        InputError: no such style.
+        InputError: unknown style.
     """
 
     name: str
@@ -164,11 +164,11 @@ class WorkedTask:
 
     @property
     def source_versions(self) -> dict[str, str]:
-        """Split of the data → version of what was read, of those that `problems` has read so far."""
+        """Split → version of the data, for the splits that `problems` has read so far."""
         return dict(self._sources.versions)
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        """The verdict on a response; strict if the answer stands where the prompt style asks for it."""
+        """Grades a response; strict if the answer is in the format that the prompt style asks for."""
         return grade_answer(response, problem.answer, self.prompt_style.style)
 
     def wrong_steps(self, problem: Problem, response: str) -> list[bool] | None:
@@ -179,13 +179,13 @@ class WorkedTask:
 def posed(
     problems: Sequence[Worked], count: int | None, style: PromptStyle, train: Callable[[], Sequence[Worked]]
 ) -> list[Problem]:
-    """The first `count` problems (None: all) in a style.
+    """Renders the first `count` problems (None: all) in a style.
 
-    The examples that it shows are drawn from `train`, which is asked only where it shows any. `Problem.solution` is
-    what a policy would have to write after the prompt, `lead` included.
+    Few-shot examples are sampled from `train`, which is called only if the style has any. `Problem.solution` is the
+    target response after the prompt, `lead` included.
 
     Raises:
-        InputError: fewer problems than `count`, or too few worked solutions to draw from.
+        InputError: fewer problems than `count`, or too few worked solutions for the examples.
     """
     if count is not None and not 0 <= count <= len(problems):
         raise InputError(f"{count} problems were asked for; the split has {len(problems)}", "limit")
@@ -204,15 +204,15 @@ def posed(
 
 
 def draw_examples(train: Sequence[Worked], count: int) -> list[tuple[str, str]]:
-    """`count` different questions with their worked solutions, the same ones at every call.
+    """Samples `count` different questions with their worked solutions, the same ones at every call.
 
     Raises:
         InputError: the train split has fewer.
     """
-    found: dict[str, str] = {}
+    examples: dict[str, str] = {}
     for k in np.random.default_rng(EXAMPLE_SEED).permutation(len(train)).tolist():
         if train[k].solution is not None:
-            found.setdefault(train[k].question, train[k].solution or "")
-        if len(found) == count:
-            return list(found.items())
-    raise InputError(f"{count} worked solutions are needed for the examples; train has {len(found)}", "prompt_style")
+            examples.setdefault(train[k].question, train[k].solution or "")
+        if len(examples) == count:
+            return list(examples.items())
+    raise InputError(f"{count} worked solutions are needed for the examples; train has {len(examples)}", "prompt_style")

@@ -1,4 +1,4 @@
-"""The tasks by name, and tasks of one's own from a file."""
+"""Registry of tasks by name, and loading of custom tasks from a file."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from stepcredit.tasks.math import MATH
 from stepcredit.tasks.task import Task
 
 GENERATED: dict[str, Callable[[], Task]] = {t.name: t for t in (Arithmetic, Chain, Fetch)}
-"""Tasks that make their own problems."""
+"""Tasks that generate their problems."""
 
 LOADED: dict[str, Callable[[str | None, str | None], Task]] = {
     GSM8K.name: GSM8K,
     MATH.name: MATH,
     ALFWorld.name: ALFWorld,
 }
-"""Tasks that read their problems: called with `data` and `prompt_style`."""
+"""Tasks that read their problems; constructed with `data` and `prompt_style`."""
 
 TASK_NAMES = f"By name: {', '.join([*GENERATED, *LOADED])}."
 """For the help of `--task`."""
 
 
 def load_task(name: str, data: str | None = None, prompt_style: str | None = None) -> Task:
-    """A task by name.
+    """Loads a task by name.
 
     Args:
-        name: the task.
-        data: a file or folder to read its problems from; None is the hub.
-        prompt_style: how its problems are put; None is the task's default.
+        name: the name, or `file.py:Class`.
+        data: a file or folder with the problems; None is the hub.
+        prompt_style: the prompt style; None is the task's default.
 
     Raises:
-        InputError: no such task or style, or one is given to a task that makes its own problems; a file that is not
-            there, or whose class is no task.
+        InputError: unknown task or style, `data` or `prompt_style` for a task that generates its problems, or a file
+            that does not exist or whose class is not a task.
     """
     if name.partition(":")[0].endswith(".py"):
         return _task_of_file(name, {"data": data, "prompt_style": prompt_style})
@@ -48,17 +48,17 @@ def load_task(name: str, data: str | None = None, prompt_style: str | None = Non
         return LOADED[name](data, prompt_style)
     if name not in GENERATED:
         known = ", ".join(sorted({*GENERATED, *LOADED}))
-        raise InputError(f"unknown task {name!r}; choose from {known}, or name one of your own, file.py:Class", "task")
+        raise InputError(f"unknown task {name!r}; choose from {known}, or give a custom one as file.py:Class", "task")
     for field, value in (("data", data), ("prompt_style", prompt_style)):
         if value is not None:
-            raise InputError(f"{name} takes none: this task makes its own problems", field)
+            raise InputError(f"not supported by {name}, which generates its problems; leave it out", field)
     return GENERATED[name]()
 
 
-def _task_of_file(name: str, given: dict[str, str | None]) -> Task:
-    """The task of a class in a file, `file.py:Class`, made with the settings that were given.
+def _task_of_file(name: str, settings: dict[str, str | None]) -> Task:
+    """Instantiates the task `file.py:Class` with the settings that are not None.
 
-    The file's folder is put on the module path, where worker processes look for it too.
+    The file's folder is added to the module path, so that worker processes can import it too.
     """
     file, _, class_name = name.partition(":")
     path = Path(file)
@@ -70,11 +70,11 @@ def _task_of_file(name: str, given: dict[str, str | None]) -> Task:
     module = importlib.import_module(path.stem)
     if Path(str(module.__file__)).resolve() != path.resolve():
         raise InputError(f"{path.stem} is the name of another module ({module.__file__}); rename the file", "task")
-    made = getattr(module, class_name, None)
-    if not isinstance(made, type):
+    task_class = getattr(module, class_name, None)
+    if not isinstance(task_class, type):
         raise InputError(f"{file} has no class {class_name!r}", "task")
     try:
-        task = made(**{field: value for field, value in given.items() if value is not None})
+        task = task_class(**{field: value for field, value in settings.items() if value is not None})
     except TypeError as error:
         raise InputError(f"{name}: {error}", "task") from error
     missing = [part for part in _PARTS if not hasattr(task, part)]

@@ -1,7 +1,6 @@
-"""Where the problems of a data set come from: the hub, a file, or a folder of files.
+"""Sources of a data set's problems: the hub, a file, or a folder of files.
 
-A source knows where each row stands, so that a bad one can be named, and has a version that says which bytes were
-read, so that two results can be told apart.
+Each row has its position, for error messages. Each source has a version, which identifies the bytes that were read.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _DIGITS = 12
 
 @dataclass(frozen=True)
 class HubDataset:
-    """One split of a data set: its place on the hub, and how its files are called elsewhere.
+    """One split of a data set: its name on the hub and its file names in a folder.
 
     Attributes:
         name: the data set on the hub, "owner/name".
         split: the split on the hub.
-        columns: what every row must have, as text that is not blank.
-        stems: names that its file may have in a folder, without suffixes, in order of preference.
-        configs: its configurations on the hub, joined in this order; None is the default one.
+        columns: columns in which every row must have non-blank text.
+        stems: possible file names in a folder, without suffixes, in order of preference.
+        configs: configurations on the hub, concatenated in this order; None is the default one.
     """
 
     name: str
@@ -44,7 +43,7 @@ class HubDataset:
 
 
 class SourceRow(NamedTuple):
-    """One row: column name → value, and where it stands (`train.jsonl:12`)."""
+    """One row: its position (`train.jsonl:12`), and column name → value."""
 
     where: str
     data: dict[str, Any]
@@ -55,9 +54,9 @@ class Source:
     """The rows of one split.
 
     Attributes:
-        rows: in the order of the files, or of the hub.
-        version: `sha256:` and 12 hexadecimal digits over the bytes of the files; from the hub `name@` and 12 digits
-            of the commit, or the fingerprint of `datasets` where no commit is known.
+        rows: rows in the order of the files or of the hub.
+        version: `sha256:` and 12 hexadecimal digits of the files' hash; for the hub `name@` and 12 digits of the
+            commit, or the fingerprint of `datasets` if the commit is unknown.
     """
 
     rows: tuple[SourceRow, ...]
@@ -80,13 +79,13 @@ class Sources:
         self._read: dict[str, Source] = {}
 
     def refuse_single_file(self) -> None:
-        """For prompts that show examples of train: one file for all splits would show other problems' answers.
+        """Checks the data of few-shot prompts: with one file for all splits, examples would come from the test data.
 
         Raises:
             InputError: the data is a single file.
         """
         if self.data is not None and Path(self.data).is_file():
-            raise InputError("the examples are drawn from train; give a folder that has both splits", self.data)
+            raise InputError("the examples come from train; give a folder with both splits", self.data)
 
     def rows(self, split: str, hub: HubDataset) -> tuple[SourceRow, ...]:
         """The rows of a split (see `load_rows`)."""
@@ -97,16 +96,16 @@ class Sources:
 
 
 def load_rows(hub: HubDataset, data: str | None = None) -> Source:
-    """The rows of a split.
+    """Loads the rows of a split.
 
     Args:
-        hub: what is asked for.
+        hub: the data set and split.
         data: None reads the hub, through the cache of `datasets`. A file (`.jsonl`, `.json`, `.csv`, each also `.gz`,
-            or `.parquet`) is read whatever the split. A folder is searched by `find_files`.
+            or `.parquet`) is read for every split. A folder is searched by `find_files`.
 
     Raises:
-        InputError: the hub is not reached, no such file, not exactly one fitting file in the folder, no rows, or a
-            row that cannot be read or lacks a column; it names the file and the line.
+        InputError: the hub cannot be reached, the file does not exist, not exactly one file in the folder matches,
+            there are no rows, or a row cannot be read or lacks a column; with file and line.
     """
     source = _from_hub(hub) if data is None else _from_files(_files(hub, Path(data)))
     if not source.rows:
@@ -118,29 +117,29 @@ def load_rows(hub: HubDataset, data: str | None = None) -> Source:
 
 
 def text_of(row: SourceRow, column: str) -> str:
-    """The text in a column of a row.
+    """Returns the text in a column of a row.
 
     Raises:
-        InputError: no such column, or no text in it.
+        InputError: the column is missing or has no text.
     """
     if column not in row.data:
         raise InputError(f"no column {column!r}; there is {', '.join(row.data)}", row.where)
     value = row.data[column]
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{column!r} must be text that is not blank", row.where)
+        raise InputError(f"{column!r} must be non-blank text", row.where)
     return value
 
 
 def find_files(folder: Path, stems: Sequence[str]) -> list[Path]:
-    """The files of a split in a folder: one file, or all its shards in order.
+    """Finds the files of a split in a folder: one file, or all its shards in order.
 
-    The first of the stems that a file is called by wins: with the stems `test` and `gsm8k_test` a folder's
-    `test.parquet`, else its `gsm8k_test.jsonl.gz`; never `gsm8k_test_rollouts.jsonl.gz`, which is another name. Where
-    none is there, a number of rows may follow (`math_train4500.jsonl.gz` by the stem `math_train`). Upper case counts
-    as lower case and `-` as `_`; shards are called `test-00000-of-00002.parquet`.
+    The first stem with a matching file is used: with the stems `test` and `gsm8k_test`, `test.parquet`, else
+    `gsm8k_test.jsonl.gz`, but never `gsm8k_test_rollouts.jsonl.gz`. If no name equals a stem, the name may end in a
+    number of rows (`math_train4500.jsonl.gz` for the stem `math_train`). Case is ignored, and `-` equals `_`; shards
+    are named `test-00000-of-00002.parquet`.
 
     Raises:
-        InputError: no such file, several, or missing shards; it lists what is there.
+        InputError: no matching file, several, or missing shards; with a list of the files.
     """
     named = [
         (path, found) for path in sorted(folder.iterdir()) if (found := _NAME.fullmatch(path.name)) and path.is_file()
@@ -172,7 +171,7 @@ def _listed(paths: Sequence[Path]) -> str:
 
 
 def _files(hub: HubDataset, path: Path) -> list[Path]:
-    """The files to read; a folder that holds one for each configuration, as a clone from the hub does, is entered."""
+    """The files to read; subfolders per configuration, as in a clone from the hub, are searched."""
     if not path.exists():
         raise InputError("no such file or folder", str(path))
     if not path.is_dir():
@@ -209,7 +208,7 @@ def _from_hub(hub: HubDataset) -> Source:
 
 
 def _load_dataset(hub: HubDataset, config: str | None) -> Any:
-    """A `datasets.Dataset`; whatever keeps it from being loaded becomes one line that says what to do."""
+    """Loads a `datasets.Dataset`; a failure becomes one line that says what to do."""
     import datasets
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import EntryNotFoundError, HTTPError  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a task is: problems, prompts, and a grader whose verdicts can be trusted."""
+"""The task protocol: problems, prompts and a grader."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from stepcredit.verdict import Verdict
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: what the policy is asked, and the gold answer.
+    """One problem: the prompt and the gold answer.
 
     Attributes:
         prompt_id: equal for all responses to this problem.
         prompt: text, or the chat messages before the first action.
         answer: the gold answer.
-        solution: a worked solution that ends in the answer, where the task has one.
-        metadata: what results are grouped by (level, type), JSON-serialisable.
+        solution: a worked solution that ends in the answer, or None.
+        metadata: values by which results are grouped (level, type), JSON-serialisable.
     """
 
     prompt_id: str
@@ -41,8 +41,8 @@ class Problem:
 class Task(Protocol):
     """Prompts and a grader.
 
-    A task of one's own is a class in a file, named as `--task file.py:Doubling`; what it leaves out is in
-    `TaskDefaults`. The whole file:
+    A custom task is a class in a file, selected with `--task file.py:Doubling`; `TaskDefaults` has the optional parts.
+    The whole file:
 
         from stepcredit import Grade, Problem, TaskDefaults, Verdict
 
@@ -58,10 +58,10 @@ class Task(Protocol):
                 return Grade(Verdict.RIGHT if said == problem.answer else Verdict.WRONG, said)
 
     Attributes:
-        name: in results.
-        version: in results; it changes whenever problems or verdicts would.
-        step_delimiters: a reasoning step ends after any of these.
-        max_new_tokens: length limit of a response.
+        name: name of the task in results.
+        version: version of the task in results; it changes whenever problems or verdicts change.
+        step_delimiters: strings after which a reasoning step ends.
+        max_new_tokens: maximum length of a response.
         stop: strings that end a response.
     """
 
@@ -73,24 +73,24 @@ class Task(Protocol):
 
     @property
     def source_versions(self) -> dict[str, str]:
-        """Split → version of the data that `problems` has read; empty where a task makes its own."""
+        """Split → version of the data that `problems` has read; empty for generated problems."""
         ...
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
-        """The first `count` problems of a split; generated tasks draw them from `seed`."""
+        """Returns the first `count` problems of a split; tasks that generate problems sample them with `seed`."""
         ...
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        """The verdict on a finished response."""
+        """Grades a finished response."""
         ...
 
     def wrong_steps(self, problem: Problem, response: str) -> list[bool] | None:
-        """Which steps of a response are wrong, where the task knows; None where it does not."""
+        """Which steps of a response are wrong; None if the task does not know."""
         ...
 
 
 class TaskDefaults:
-    """Parts that a task may leave out: lines are steps, only the policy ends a response, no wrong step is known."""
+    """Defaults for the optional parts of a task: lines are steps, no stop strings, wrong steps unknown."""
 
     step_delimiters: tuple[str, ...] = ("\n",)
     max_new_tokens: int = 512
@@ -108,25 +108,25 @@ class TaskDefaults:
 
 @runtime_checkable
 class SelfDemonstrating(Protocol):
-    """An interactive task that makes demonstrations by doing its problems, where others bring worked solutions."""
+    """An interactive task that generates demonstrations by playing its problems, instead of using worked solutions."""
 
     max_turns: int
 
     def demonstrated(self, problems: Sequence[Problem], seed: int, max_turns: int) -> list[Episode]:
-        """One right episode of each problem that comes out right within so many turns."""
+        """Returns one right episode per problem; problems that are not solved within `max_turns` are left out."""
         ...
 
 
 def completion_of(prompt: str | Sequence[Message], text: str) -> str | list[Message]:
-    """A response in words as an episode wants it: text after text, an assistant's message after chat."""
+    """Returns a response as the completion of an episode: text after a text prompt, a message after chat messages."""
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
 def demonstrated(problem: Problem) -> Episode:
-    """A problem's own worked solution as an episode of reward 1.
+    """Returns the worked solution of a problem as an episode with reward 1.
 
     Raises:
-        InputError: it has none.
+        InputError: the problem has no worked solution.
     """
     if problem.solution is None:
         raise InputError("has no worked solution", f"problem {problem.prompt_id}")
@@ -142,7 +142,7 @@ def demonstrated(problem: Problem) -> Episode:
 
 
 def graded(task: Task, problem: Problem, text: str) -> Episode:
-    """A finished response in words, with its grade, as an episode."""
+    """Grades a finished response and returns it as an episode."""
     grade = task.grade(problem, text)
     return Episode(
         prompt=problem.prompt,

@@ -1,4 +1,4 @@
-"""Tokenizers with a fixed list of words, for embedded tasks."""
+"""Word-level tokenizer of the embedded tasks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 
 
 def word_tokenizer(words: Sequence[str]) -> Any:
-    """A tokenizer that knows exactly these words, spaces included in them, one id each.
+    """Returns a tokenizer with exactly these words (with their spaces) as its vocabulary, one id each.
 
-    Text is cut into words longest first; what is no word becomes `<unk>`. Nothing is added before or after.
+    Text is split into words, longest first; everything else becomes `<unk>`. No special tokens are added.
     """
     vocabulary = {word: i for i, word in enumerate([*words, PAD, EOS, UNKNOWN])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
-from stepcredit.tasks.alfworld.build import build_games, wanted_games
+from stepcredit.tasks.alfworld.build import build_games, game_specs
 from stepcredit.tasks.alfworld.engine_cache import CACHE
 from stepcredit.tasks.alfworld.installation import DATA
 
@@ -37,7 +37,7 @@ def root(tmp_path_factory, cache_folder):
     folder = tmp_path_factory.mktemp("alfworld")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE, str(cache_folder))
-        built = list(build_games(wanted_games(folder, {"train": 6, "valid_unseen": 2}, SEED), workers=2))
+        built = list(build_games(game_specs(folder, {"train": 6, "valid_unseen": 2}, SEED), workers=2))
     assert not any(b.was_there for b in built)
     return folder
 

@@ -14,7 +14,7 @@ import pytest
 
 from stepcredit.tasks.alfworld import build
 from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
-from stepcredit.tasks.alfworld.build import Wanted, build_game, build_games, certify, wanted_games
+from stepcredit.tasks.alfworld.build import GameSpec, build_game, build_games, certify, game_specs
 from stepcredit.tasks.alfworld.engine_cache import CACHE
 from stepcredit.tasks.alfworld.installation import alfworld_module, shipped
 from stepcredit.tasks.alfworld.rooms import scenes
@@ -83,7 +83,7 @@ def test_all_families_in_turn(root):
     for split, count in (("train", 6), ("valid_unseen", 2)):
         trials = sorted((root / "json_2.1.1" / split).glob("*/*"), key=lambda f: f.name)
         assert [t.parent.name.split("-")[0] for t in trials] == list(FAMILIES[:count])
-    wanted = wanted_games(root, {"train": 13, "valid_seen": 0, "valid_unseen": 7}, 5)
+    wanted = game_specs(root, {"train": 13, "valid_seen": 0, "valid_unseen": 7}, 5)
     assert [w.family for w in wanted] == [*FAMILIES, *FAMILIES, FAMILIES[0], *FAMILIES, FAMILIES[0]]
     assert {w.seed for w in wanted} == {5}
     assert [w.split for w in wanted] == ["train"] * 13 + ["valid_unseen"] * 7
@@ -91,7 +91,7 @@ def test_all_families_in_turn(root):
 
 def test_a_second_run_changes_no_byte(root, seed):
     before = contents(root)
-    again = list(build_games(wanted_games(root, {"train": 6, "valid_unseen": 2}, seed), workers=1))
+    again = list(build_games(game_specs(root, {"train": 6, "valid_unseen": 2}, seed), workers=1))
     assert [b.was_there for b in again] == [True] * 8
     assert {str(b.file.relative_to(root)) for b in again} == {n for n in before if n.endswith("game.tw-pddl")}
     assert contents(root) == before
@@ -99,7 +99,7 @@ def test_a_second_run_changes_no_byte(root, seed):
 
 @pytest.mark.parametrize(("split", "number"), [("train", 1), ("valid_unseen", 0)])
 def test_equal_seeds_give_equal_games_elsewhere(root, seed, tmp_path, split, number):
-    built = build_game(Wanted(tmp_path / "elsewhere", split, number, seed))
+    built = build_game(GameSpec(tmp_path / "elsewhere", split, number, seed))
     assert (built.was_there, built.rejected) == (False, 0)
     name = built.file.relative_to(tmp_path / "elsewhere")
     assert contents(built.file.parent) == contents((root / name).parent)
@@ -109,7 +109,7 @@ def test_seeds_splits_and_numbers_give_other_games(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(build, "_write_certified", lambda scenario, *_: bool(drawn.append(scenario)) or True)
     for wanted in (("train", 0, 0), ("train", 0, 1), ("valid_seen", 0, 0), ("train", 6, 0), ("train", 0, 0)):
-        build_game(Wanted(tmp_path, *wanted))
+        build_game(GameSpec(tmp_path, *wanted))
     assert drawn[0] == drawn[-1]
     assert len({s.placed for s in drawn}) == 4
 
@@ -127,7 +127,7 @@ def dying_write(file, content):
 if {when!r} == "while writing": build._write = dying_write
 if {when!r} == "while certifying": build.certify = lambda file: os._exit(9)
 if {when!r} == "at the end": Path.replace = lambda self, to: os._exit(9)
-build.build_game(build.Wanted(Path({root!r}), "train", 1, {seed}))
+build.build_game(build.GameSpec(Path({root!r}), "train", 1, {seed}))
 """
 
 
@@ -139,7 +139,7 @@ def test_a_killed_draft_is_no_game_and_is_no_obstacle(tmp_path, own_cache, seed,
     assert died.returncode == 9
     (tmp_path / "json_2.1.1" / "train").mkdir(parents=True, exist_ok=True)
     assert games_in(tmp_path) == []
-    built = build_game(Wanted(tmp_path, "train", 1, seed))
+    built = build_game(GameSpec(tmp_path, "train", 1, seed))
     assert not built.was_there
     assert games_in(tmp_path) == [built.file.relative_to(tmp_path).as_posix()]
 
@@ -161,7 +161,7 @@ def test_a_game_that_is_won_before_the_last_command_is_not_certified(files, tmp_
 def test_another_game_is_drawn_for_one_that_cannot_be_won(tmp_path, monkeypatch):
     verdicts = iter([None, ["look"]])
     monkeypatch.setattr(build, "certify", lambda file: next(verdicts))
-    built = build_game(Wanted(tmp_path, "train", 0, 3))
+    built = build_game(GameSpec(tmp_path, "train", 0, 3))
     assert (built.rejected, built.was_there) == (1, False)
     second = draw_scenario(FAMILIES[0], build._rooms("train"), np.random.default_rng([3, zlib.crc32(b"train"), 0, 1]))
     assert (
@@ -174,8 +174,8 @@ def test_another_game_is_drawn_for_one_that_cannot_be_won(tmp_path, monkeypatch)
 
 def test_draws_end(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "certify", lambda file: None)
-    with pytest.raises(RuntimeError, match="20 draws of game 2 of valid_seen could not be won"):
-        build_game(Wanted(tmp_path, "valid_seen", 2, 0))
+    with pytest.raises(RuntimeError, match="none of 20 samples of game 2 of valid_seen could be won"):
+        build_game(GameSpec(tmp_path, "valid_seen", 2, 0))
     assert not [f for f in tmp_path.rglob("*") if f.is_file()]
 
 

@@ -1,1 +1,1 @@
-"""Finding the answer in a response: boxes, clauses, fences, runs of text."""
+"""Extraction of the answer from a response: boxes, clauses, fences, runs of text."""

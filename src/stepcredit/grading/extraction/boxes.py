@@ -1,4 +1,4 @@
-"""What a response puts in `\\boxed{…}`: the last box, with those that belong to it."""
+"""Contents of `\\boxed{…}` in a response: the last box, with those that belong to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stepcredit.grading.keys import answer_key
 from stepcredit.grading.notation.braces import group_ends
 
 MAX_BOXES = 100
-"""So many of the last boxes are looked at."""
+"""Maximum number of boxes considered, from the end."""
 
 _BOXED = re.compile(
     r"\\(?:boxed|fbox|framebox)\s*"

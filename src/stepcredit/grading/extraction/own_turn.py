@@ -1,4 +1,4 @@
-"""Where a response ends: text that runs on into another turn or another problem is no part of it."""
+"""Truncation of a response where its text continues with another turn or another problem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a response states its answer.
+"""Extraction of the answer that a response states.
 
 From the most explicit sign to the least: the `####` of GSM8K, `\\boxed{}`, "A:" and "the answer is", a response that
 is nothing but an answer, the last number or formula. What the prompt asked for comes first; found there, the answer

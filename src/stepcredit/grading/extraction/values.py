@@ -1,4 +1,4 @@
-"""Which value of a text counts: the first with the words that belong to it, or the last."""
+"""Selection of a value in a text: the first with the words that belong to it, or the last."""
 
 from __future__ import annotations
 

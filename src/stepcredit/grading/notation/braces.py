@@ -1,4 +1,4 @@
-"""Where a brace closes."""
+"""Matching of braces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One spelling of what LaTeX and plain text write in many: `\\dfrac12`, `\\frac{1}{2}`, `\\left( \\tfrac 12 \\right)`.
+"""Canonical spelling of LaTeX and plain text: `\\dfrac12`, `\\frac{1}{2}`, `\\left( \\tfrac 12 \\right)`.
 
 Only the spelling changes, never the meaning, and never by evaluating anything.
 """
@@ -12,7 +12,7 @@ from stepcredit.grading.notation.braces import group_end, group_ends
 from stepcredit.grading.notation.characters import BLANK, folded, spelled
 
 MAX_CHARS = 2_000
-"""A longer answer is no answer: it is neither spelled out nor compared."""
+"""Maximum length of an answer; longer ones are not compared."""
 
 _DROPPED = re.compile(
     r"(?<!\\)\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|,|;|:|>|quad|qquad|\s)(?![a-zA-Z])"
@@ -154,7 +154,7 @@ def _without_text_commands(text: str) -> str:
 
 
 def normal_form(answer: str) -> str:
-    """What two spellings of one answer share: `plain`, without blanks, and letters of pure text in lower case.
+    """Normal form of an answer: `plain`, without blanks, and with pure text in lower case.
 
     Equal normal forms mean equal answers; different ones mean nothing.
     """

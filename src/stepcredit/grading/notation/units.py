@@ -1,10 +1,10 @@
-"""Words and signs behind a number: units by one name, and words that scale it."""
+"""Words and signs after a number: canonical names of units, and scale words."""
 
 from __future__ import annotations
 
 _NO_UNITS = "pi e i and or to mod not times plus minus over sqrt sin cos tan log ln exp dots cdots if for is"
 NO_UNITS = frozenset(_NO_UNITS.split())
-"""Words that may stand behind a number and make it something else."""
+"""Words after a number that are not units."""
 
 SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 

@@ -27,7 +27,7 @@ SPLITS = {
     "valid_seen": ("eval_in_distribution", "eval_id_data_path"),
     "valid_unseen": ("eval_out_of_distribution", "eval_ood_data_path"),
 }
-"""Split → what ALFWorld's own loader calls it, and its setting for the folder."""
+"""Split → its name in ALFWorld's loader, and the loader's setting for the folder."""
 
 
 @dataclass
@@ -58,13 +58,13 @@ class ALFWorld:
         """The folder of games.
 
         Raises:
-            InputError: it is not given, or not there.
+            InputError: the folder is not set or does not exist.
         """
         data = self.data or os.environ.get(DATA)
         if not data:
             raise InputError(
-                f"which games? Give --data or ${DATA}: the published ones, or some that `stepcredit alfworld build` "
-                "makes",
+                f"no folder of games; give --data or ${DATA}: the published games, or games made with `stepcredit "
+                "alfworld build`",
                 "data",
             )
         if not (Path(data) / GAMES).is_dir():
@@ -72,10 +72,10 @@ class ALFWorld:
         return Path(data)
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
-        """The first `count` games of a split, in an order that mixes families and rooms and is always the same.
+        """Returns the first `count` games of a split, in a fixed order that mixes families and rooms.
 
         Raises:
-            InputError: no such split, no games, or fewer than asked for.
+            InputError: unknown split, no games, or fewer games than `count`.
         """
         files = sorted(self.game_files(split), key=lambda f: (zlib.crc32(f.encode()), f))
         if not files or len(files) < (count or 0):
@@ -89,7 +89,7 @@ class ALFWorld:
         return problems
 
     def game_files(self, split: str) -> list[str]:
-        """The games of a split that ALFWorld's own loader would play, relative to the root."""
+        """Returns the games of a split that ALFWorld's own loader selects, relative to the root."""
         if split not in SPLITS:
             raise InputError(f"no split {split!r}; there is {', '.join(SPLITS)}", "split")
         loader = alfworld_module("alfworld.agents.environment.alfred_tw_env").AlfredTWEnv
@@ -100,22 +100,22 @@ class ALFWorld:
             "env": {"task_types": [1, 2, 3, 4, 5, 6], "goal_desc_human_anns_prob": 0},
         }
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            found = loader(config, mode).game_files
-        return [Path(file).relative_to(self.root).as_posix() for file in found]
+            files = loader(config, mode).game_files
+        return [Path(file).relative_to(self.root).as_posix() for file in files]
 
     def environment(self) -> Household:
         """A new environment on these games."""
         return Household(self)
 
     def demonstrated(self, problems: Sequence[Problem], seed: int, max_turns: int) -> list[Episode]:
-        """Careful demonstrations, one a game; those that the turn limit cut are left out."""
-        from stepcredit.tasks.alfworld.demonstrators import demonstrations  # which need this task
+        """Careful demonstrations, one per game, without those cut by the turn limit."""
+        from stepcredit.tasks.alfworld.demonstrators import demonstrations  # local: that module imports this one
 
         played = [demonstrations(self, problem, 1, seed, max_turns, careless=0.0)[0] for problem in problems]
         return [episode for episode in played if not episode.truncated]
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        """Nothing to grade: the engine says whether a game is won.
+        """Not supported: the engine decides whether a game is won.
 
         Raises:
             InputError: always.
@@ -123,11 +123,11 @@ class ALFWorld:
         raise InputError("is graded by its environment, turn by turn", f"task {self.name}")
 
     def wrong_steps(self, problem: Problem, response: str) -> None:
-        """Not known."""
+        """None: wrong steps are unknown."""
 
 
 class Household:
-    """A game as a conversation. The game that was played last stays loaded."""
+    """A game as a conversation. The last game stays loaded."""
 
     def __init__(self, task: ALFWorld) -> None:
         self._task, self._wording = task, wording(task.prompt_style)
@@ -135,7 +135,7 @@ class Household:
         self._file: Any = None
 
     def reset(self, problem: Problem) -> Observation:
-        """The room and the task."""
+        """Starts a game; the observation describes the room and the task."""
         file = self._task.root / problem.metadata["game"]
         if self._game is None or file != self._file:
             self.close()
@@ -143,13 +143,13 @@ class Household:
         return Observation(self._wording.opening(self._game.reset().text))
 
     def step(self, reply: str) -> Observation:
-        """What the engine says to the command in a reply; reward 1 when the game is won."""
+        """Executes the command in a reply; the reward is 1 when the game is won."""
         assert self._game is not None
         answer = self._game.step(self._wording.command(reply))
         return Observation(self._wording.observation(answer.text), float(answer.won), answer.won)
 
     def close(self) -> None:
-        """Unload the game."""
+        """Unloads the game."""
         if self._game is not None:
             self._game.close()
         self._game = None

@@ -1,7 +1,7 @@
-"""Games built from the floor plans that the alfworld package ships, each certified by winning it on the engine.
+"""Builder of games from the floor plans of the alfworld package; each game is certified by winning it on the engine.
 
-They are laid out as the published ones are, so that stock ALFWorld plays them; scores on them are not comparable with
-published scores, for where the objects lie is drawn here.
+The files have the layout of the published games, so stock ALFWorld plays them. Scores are not comparable with published
+scores, because the positions of the objects are sampled here.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One game to be built: number `number` of a split; the family goes round."""
+class GameSpec:
+    """The specification of one game: number `number` of a split; families alternate."""
 
     root: Path
     split: str
@@ -42,56 +42,56 @@ class Wanted:
 
     @property
     def family(self) -> str:
-        """Its family."""
+        """The family of the game."""
         return FAMILIES[self.number % len(FAMILIES)]
 
 
 @dataclass(frozen=True)
-class Built:
-    """A game that stands: its file, and how often another one had been drawn before because it could not be won."""
+class BuiltGame:
+    """A finished game: its file, and the number of sampled games before it that could not be won."""
 
     file: Path
     rejected: int
     was_there: bool
 
 
-def wanted_games(root: Path, counts: Mapping[str, int], seed: int) -> list[Wanted]:
-    """All games of a build: `counts[split]` of each split."""
-    return [Wanted(root, split, number, seed) for split, count in counts.items() for number in range(count)]
+def game_specs(root: Path, counts: Mapping[str, int], seed: int) -> list[GameSpec]:
+    """The specifications of all games of a build: `counts[split]` per split."""
+    return [GameSpec(root, split, number, seed) for split, count in counts.items() for number in range(count)]
 
 
-def build_games(wanted: list[Wanted], workers: int) -> Iterator[Built]:
-    """Builds what is not there yet, each game whole or not at all.
+def build_games(specs: list[GameSpec], workers: int) -> Iterator[BuiltGame]:
+    """Builds the missing games, each one atomically.
 
     Args:
-        wanted: from `wanted_games`, all under one root.
-        workers: processes.
+        specs: specifications from `game_specs`, all under one root.
+        workers: number of processes.
     """
-    for root in {w.root for w in wanted}:
+    for root in {w.root for w in specs}:
         (root / "logic").mkdir(parents=True, exist_ok=True)
         for name in ("alfred.pddl", "alfred.twl2"):
             shutil.copyfile(shipped("data", name), root / "logic" / name)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(build_game, wanted, chunksize=4)
+        yield from pool.map(build_game, specs, chunksize=4)
 
 
-def build_game(wanted: Wanted) -> Built:
-    """One game: drawn, written, certified.
+def build_game(spec: GameSpec) -> BuiltGame:
+    """Samples, writes and certifies one game.
 
     Raises:
-        RuntimeError: none of many draws could be won.
+        RuntimeError: no sampled game could be won.
     """
     for attempt in range(_ATTEMPTS):
-        key = [wanted.seed, zlib.crc32(wanted.split.encode()), wanted.number, attempt]
+        key = [spec.seed, zlib.crc32(spec.split.encode()), spec.number, attempt]
         rng = np.random.default_rng(key)
-        scenario = draw_scenario(wanted.family, _rooms(wanted.split), rng)
+        scenario = draw_scenario(spec.family, _rooms(spec.split), rng)
         kind = f"{scenario.family}-{scenario.target}-None-{scenario.parent or scenario.lamp}-{scenario.room.scene}"
-        folder = wanted.root / GAMES / wanted.split / kind / f"trial_T{wanted.seed:03d}{wanted.number:06d}"
+        folder = spec.root / GAMES / spec.split / kind / f"trial_T{spec.seed:03d}{spec.number:06d}"
         if (folder / "game.tw-pddl").exists():
-            return Built(folder / "game.tw-pddl", attempt, was_there=True)
+            return BuiltGame(folder / "game.tw-pddl", attempt, was_there=True)
         if _write_certified(scenario, folder):
-            return Built(folder / "game.tw-pddl", attempt, was_there=False)
-    raise RuntimeError(f"{_ATTEMPTS} draws of game {wanted.number} of {wanted.split} could not be won")
+            return BuiltGame(folder / "game.tw-pddl", attempt, was_there=False)
+    raise RuntimeError(f"none of {_ATTEMPTS} samples of game {spec.number} of {spec.split} could be won")
 
 
 @cache
@@ -100,7 +100,7 @@ def _rooms(split: str) -> tuple[Room, ...]:
 
 
 def _write_certified(scenario: Scenario, folder: Path) -> bool:
-    """Whether the game could be won; then it stands in its folder. A draft lies where no loader looks for games."""
+    """Writes a game if it can be won, and returns whether it can. The draft lies outside the folders of games."""
     root = folder.parents[3]
     root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="draft-", dir=root) as scratch:
@@ -114,7 +114,7 @@ def _write_certified(scenario: Scenario, folder: Path) -> bool:
 
 
 def _certified(scenario: Scenario, draft: Path) -> bool:
-    """Writes a game into a folder; whether it could be won."""
+    """Writes a game into a folder and returns whether it can be won."""
     problem = pddl_problem(scenario, draft.name)
     grammar = shipped("data", "alfred.twl2").read_text(encoding="utf-8")
     (draft / "initial_state.pddl").write_text(problem, encoding="utf-8")
@@ -135,7 +135,7 @@ def _certified(scenario: Scenario, draft: Path) -> bool:
 
 
 def certify(file: Path) -> list[str] | None:
-    """The plan that wins a game, replayed on the engine; None where it does not win with its last command."""
+    """Replays the plan of a game on the engine and returns it; None if its last command does not win."""
     game = Game(file)
     try:
         game.reset()

@@ -1,4 +1,4 @@
-"""The settings and the work of `stepcredit alfworld build`."""
+"""The `stepcredit alfworld build` command: its settings and implementation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stepcredit.flags import flag
 from stepcredit.progress import track
 from stepcredit.settings import Limits, Settings
 from stepcredit.tasks.alfworld.alfworld_task import GAMES, SPLITS
-from stepcredit.tasks.alfworld.build import build_games, wanted_games
+from stepcredit.tasks.alfworld.build import build_games, game_specs
 from stepcredit.tasks.alfworld.installation import shipped
 from stepcredit.tasks.alfworld.scenario import FAMILIES
 
@@ -42,23 +42,23 @@ class BuildConfig(Settings):
 
 
 def build(config: BuildConfig) -> dict[str, Any]:
-    """Builds what is not there yet; returns counts, those by family included (see `BuildConfig`).
+    """Builds the missing games and returns counts, also by family (see `BuildConfig`).
 
     Raises:
-        InputError: no extra, a negative count, or a folder built with another seed or being written.
+        InputError: the extra is missing, a count is negative, or the folder was built with another seed or is in use.
     """
     counts = {split: getattr(config, split) for split in SPLITS}
     out = Path(config.output_dir)
-    wanted = wanted_games(out, counts, config.seed)
+    specs = game_specs(out, counts, config.seed)
     if config.dry_run:
-        return {"games": len(wanted), **{split: count for split, count in counts.items() if count}}
-    shipped("data")  # without the extra nothing is written
+        return {"games": len(specs), **{split: count for split, count in counts.items() if count}}
+    shipped("data")  # raises without the extra, before anything is written
     with locked(out, "stepcredit alfworld build"):
         _keep_to_one_seed(out, config)
         games = list(
-            track(build_games(wanted, config.workers or os.cpu_count() or 1), "building games", len(wanted), "games")
+            track(build_games(specs, config.workers or os.cpu_count() or 1), "building games", len(specs), "games")
         )
-        families = Counter(w.family for w in wanted)
+        families = Counter(w.family for w in specs)
         summary = {
             "games": len(games),
             "there before": sum(g.was_there for g in games),
@@ -70,11 +70,11 @@ def build(config: BuildConfig) -> dict[str, Any]:
 
 
 def _keep_to_one_seed(out: Path, config: BuildConfig) -> None:
-    """More games may be added to a folder, of the same seed; a seed binds where a game stands."""
-    kept = out / "built.json"
+    """Checks that games are added with the same seed, because the seed is part of a game's path."""
+    manifest = out / "built.json"
     has_games = any(out.glob(f"{GAMES}/*/*/*/game.tw-pddl"))
-    if has_games and kept.exists() and read_manifest(kept).get("seed") != config.seed:
+    if has_games and manifest.exists() and read_manifest(manifest).get("seed") != config.seed:
         raise InputError("was built with another seed; choose another --output_dir", str(out))
-    if not kept.exists() and holds_something(out):
+    if not manifest.exists() and holds_something(out):
         raise InputError("is not empty and was not built here; choose another --output_dir", str(out))
-    write_json(kept, asdict(config))
+    write_json(manifest, asdict(config))

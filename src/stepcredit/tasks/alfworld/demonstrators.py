@@ -1,15 +1,14 @@
-"""Demonstrators of mixed quality, made from what a game's engine knows.
+"""Demonstrators of mixed quality, with access to the engine's hidden state.
 
-Each episode has a carelessness, drawn first. All demonstrators search the places that may hold the target, one after
-the other as the room lists them; a careless one also looks into places that cannot hold it or that it has seen, takes
-wrong objects, puts the target down in wrong places, forgets to clean, heat or cool it, believes and asks what cannot be
-(nothing happens, and it goes on), and wastes turns looking about. A distracted one errs seldom, and it costs it several
-turns: it loses the thread. An episode fails when the turns run out.
+Each episode has a carelessness, sampled first. All demonstrators search the receptacles that can hold the target, in
+the order of the room's list. Careless ones also search receptacles that cannot hold it or that they have searched, take
+wrong objects, put the target into wrong receptacles, forget to clean, heat or cool it, try impossible commands (nothing
+happens), and waste turns looking around. Distracted ones err rarely, but lose several turns each time. An episode fails
+when the turns run out.
 
-A thought begins with the name of what it is about and goes on with its number where that is in sight, with what it is
-for, and with the place: "the mug 2 for the desk is at shelf 3", "the mug for the desk is not at shelf 3". A small model
-compares a name with a list of names by writing it once more, knows where it goes next when it has written where it is,
-and does not forget where a thing belongs when it says so each turn.
+A thought begins with the name of the object, then its number if it is visible, its destination and its place: "the
+mug 2 for the desk is at shelf 3", "the mug for the desk is not at shelf 3". This helps a small model: repeating the
+name lets it compare it with a list, the place determines the next place, and the destination is not forgotten.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ from stepcredit.verdict import Verdict
 
 CARELESSNESS = (0.1, 0.5, 0.9)
 LOST_THREAD = 0.85
-"""The chance that who has lost the thread wastes one more turn: six or seven in the mean."""
+"""Probability that a distracted demonstrator wastes one more turn: six or seven turns on average."""
 
 
 class _Over(Exception):
-    """The game is won, or the turns are spent."""
+    """The game is won, or the turn limit is reached."""
 
 
 @dataclass
 class _Play:
-    """A game under way: what a demonstrator has said, and what it knows."""
+    """The state of a running game: the messages so far and the positions of the objects."""
 
     game: Game
     wording: Wording
@@ -55,7 +54,7 @@ class _Play:
     won: bool = False
 
     def do(self, thought: str, command: str) -> None:
-        """One turn."""
+        """Plays one turn; raises `_Over` at the end of the game."""
         answer = self.game.step(command)
         self.turns += 1
         self.messages.append({"role": "assistant", "content": self.wording.reply(command, thought)})
@@ -65,28 +64,28 @@ class _Play:
         self.messages.append({"role": "user", "content": self.wording.observation(answer.text)})
 
     def go(self, thought: str, place: str) -> None:
-        """Go to a receptacle."""
+        """Goes to a receptacle."""
         self.do(thought, f"go to {place}")
         self.at = place
 
     def arrive(self, thought: str, place: str, sought: str = "") -> None:
-        """Go to a receptacle and open it."""
+        """Goes to a receptacle and opens it if it is closed."""
         self.go(thought, place)
         if place in self.layout.openable and place not in self.opened:
             self.do(f"{sought} may be inside" if sought else thought, f"open {place}")
             self.opened.add(place)
 
     def take(self, thought: str, name: str) -> None:
-        """Take an object that is here."""
+        """Takes an object from the current receptacle."""
         self.do(thought, f"take {name} from {self.where.pop(name)}")
 
     def put(self, thought: str, name: str, place: str) -> None:
-        """Put it down here, open the receptacle first."""
+        """Puts an object into a receptacle."""
         self.where[name] = place
         self.do(thought, f"move {name} to {place}")
 
     def here(self, place: str) -> list[str]:
-        """What lies in a receptacle."""
+        """The objects in a receptacle."""
         return sorted(name for name, at in self.where.items() if at == place)
 
 
@@ -99,15 +98,15 @@ class _Demonstrator:
     distracted: float = 0.0
 
     def slips(self, share: float = 1.0) -> bool:
-        """Whether it errs now."""
+        """Samples whether the demonstrator errs."""
         return bool(self.rng.random() < self.careless * share)
 
     def one_of(self, names: Sequence[str]) -> str:
-        """Any of them."""
+        """Samples one of the names."""
         return names[int(self.rng.integers(len(names)))]
 
     def run(self) -> None:
-        """Do the task, as often as it takes; raises `_Over`."""
+        """Repeats the task until `_Over` is raised."""
         used: set[str] = set()
         while True:
             target = self.find(used)
@@ -118,11 +117,11 @@ class _Demonstrator:
                 self.bring(target)
 
     def about(self, name: str) -> str:
-        """An object, and what it is for: the beginning of a thought."""
+        """The beginning of a thought: an object and its destination."""
         return f"the {name} for the {self.goal.parent or self.goal.lamp}"
 
     def find(self, used: set[str]) -> str:
-        """Search until a target is in hand."""
+        """Searches until a target is in hand."""
         kind, play, seen = self.goal.target, self.play, set[str]()
         thought = f"{self.about(kind)} is to be found"
         while True:
@@ -142,7 +141,7 @@ class _Demonstrator:
                 self.carry_about(self.one_of(others), place)
 
     def next_place(self, thought: str, used: set[str], seen: set[str]) -> str:
-        """Where to look next: a place that may hold it and has not been seen, else one that does; or anywhere."""
+        """Next receptacle to search: one that can hold the target and is unsearched, else one that does, else any."""
         play, target = self.play, self.goal.target
         if self.slips(0.15):
             kind = kind_of(self.one_of(play.layout.receptacles))
@@ -156,7 +155,7 @@ class _Demonstrator:
         return self.one_of(places) if self.slips(0.2) else self.next_of(places)
 
     def next_of(self, places: Sequence[str]) -> str:
-        """The next one as the room lists them; for who is nowhere yet, the first of any kind."""
+        """The next receptacle in the order of the room's list; initially the first one of a sampled kind."""
         listed = sorted(places, key=as_listed)
         if not self.play.at:
             kind = self.one_of(sorted({kind_of(p) for p in listed}))
@@ -164,7 +163,7 @@ class _Demonstrator:
         return next((p for p in listed if as_listed(p) > as_listed(self.play.at)), listed[0])
 
     def carry_about(self, wrong: str, place: str) -> None:
-        """Take a wrong object; put it back, or bring it where the target should go."""
+        """Takes a wrong object and puts it back, or into the target's destination."""
         play = self.play
         play.take(f"{self.about(wrong)} will do", wrong)
         goals = play.layout.of_kind(self.goal.parent, play.layout.receptacles) if self.goal.parent else []
@@ -176,7 +175,7 @@ class _Demonstrator:
             play.put(thought, wrong, goal)
 
     def look_under_lamp(self) -> None:
-        """Find the lamp with the target in hand, and switch it on."""
+        """Finds the lamp with the target in hand and switches it on."""
         play, seen = self.play, set[str]()
         thought = f"the {self.goal.lamp} is to be found"
         lamp = play.layout.of_kind(self.goal.lamp, play.layout.where)[0]
@@ -193,7 +192,7 @@ class _Demonstrator:
                 play.do(thought, f"use {lamp}")
 
     def bring(self, target: str) -> None:
-        """Clean, heat or cool the target where that is asked for, and put it where it belongs."""
+        """Cleans, heats or cools the target if the task requires it, and puts it into its destination."""
         play, kind, parent = self.play, self.goal.target, self.goal.parent
         goals = play.layout.of_kind(parent, play.layout.receptacles)
         forgets = self.goal.family in STATIONS and self.slips(0.6)
@@ -216,12 +215,12 @@ class _Demonstrator:
             play.put(thought, target, goal)
 
     def goal_in_use(self) -> str | None:
-        """Where the first of two objects has been put: the second goes there too."""
+        """The destination of the first of two objects, which the second shares."""
         places = [at for name, at in self.play.where.items() if kind_of(name) == self.goal.target]
         return next((p for p in places if kind_of(p) == self.goal.parent), None)
 
     def treat(self, target: str) -> None:
-        """Clean, heat or cool it."""
+        """Cleans, heats or cools the target."""
         verb, station_kind = STATIONS[self.goal.family]
         station = self.play.layout.of_kind(station_kind, self.play.layout.receptacles)[0]
         thought = f"{self.about(target)} is to be {TREATED[self.goal.family]}"
@@ -230,22 +229,22 @@ class _Demonstrator:
         self.play.do(thought, f"{verb} {target} with {station}")
 
     def hurry(self, thought: str, command: str, place: str) -> None:
-        """Try, before having gone there, what can only be done at a place."""
+        """Tries a command before going to the place where it is possible."""
         if self.play.at != place and self.slips(0.3):
             self.play.do(thought, command)
 
     def stray(self, target: str, place: str) -> None:
-        """Put the target down in a wrong place, and take it up again."""
+        """Puts the target into a wrong receptacle and takes it again."""
         thought = f"{self.about(target)} is to go in a {kind_of(place)}"
         self.play.arrive(thought, place)
         self.play.put(thought, target, place)
         self.play.take(f"{self.about(target)} is at {place}", target)
 
     def dawdle(self, thought: str, place: str) -> None:
-        """Waste turns."""
+        """Wastes turns."""
         while self.slips(0.5):
             self.look_about(thought, place)
-        if self.distracted and self.rng.random() < self.distracted:  # who is not draws nothing: as it was without it
+        if self.distracted and self.rng.random() < self.distracted:  # no sample at 0
             self.look_about(thought, place)
             while self.rng.random() < LOST_THREAD:
                 self.look_about(thought, place)
@@ -260,13 +259,13 @@ LAMP_STANDS = ("desk", "dresser", "sidetable", "shelf")
 
 
 def as_listed(place: str) -> tuple[str, int]:
-    """The order in which a room names its receptacles: kind by kind, the last one of a kind first."""
+    """Sort key of the room's list of receptacles: by kind, with descending numbers."""
     kind, number = place.rsplit(" ", 1)
     return kind, -int(number)
 
 
 def may_hold(receptacle_kind: str, object_kind: str) -> bool:
-    """Whether an object of a kind fits into a receptacle of a kind, in the engine's spelling."""
+    """Whether a receptacle of one kind can hold objects of another, in the engine's spelling."""
     return object_kind in _holdable().get(receptacle_kind, frozenset())
 
 
@@ -285,18 +284,18 @@ def demonstrations(
     careless: float | None = None,
     distracted: float = 0.0,
 ) -> list[Episode]:
-    """`samples` demonstrations of a game; episodes without ids.
+    """Returns `samples` demonstrations of a game, as episodes without token ids.
 
-    One that the turn limit cuts is truncated: it has no reward.
+    Episodes cut by the turn limit are truncated and have no reward.
 
     Args:
-        task: whose games and wording.
+        task: the task, with games and prompt format.
         problem: the game.
-        samples: how many.
-        seed: of the demonstrators.
-        max_turns: their limit.
-        careless: how careless they are; None draws it for each.
-        distracted: the chance of losing the thread, at each place looked into.
+        samples: number of demonstrations.
+        seed: seed of the demonstrators.
+        max_turns: maximum number of turns.
+        careless: their carelessness; None samples it per episode.
+        distracted: probability of a distraction at each searched receptacle.
     """
     game, words = Game(task.root / problem.metadata["game"]), wording(task.prompt_style)
     try:

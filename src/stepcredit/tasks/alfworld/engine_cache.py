@@ -1,12 +1,12 @@
-"""A cache for what the engine computes again and again: the same observations, sooner.
+"""Cache for repeated computations of the engine; observations are unchanged.
 
-Stock TextWorld translates a game's PDDL twice at every load and at every reset, parses each of its grammar's rules, and
-derives the words of every admissible command after every step. Here a translation is made once a game, and kept on
-disk for other processes and runs; a rule is parsed once a process; a command's words are derived once a game, as long
-as no action can change what they speak of.
+Stock TextWorld translates a game's PDDL twice at every load and reset, parses every rule of its grammar, and derives
+the text of every admissible command after every step. Here a game is translated once and cached on disk for all
+processes and runs, a rule is parsed once per process, and the text of a command is derived once per game unless actions
+can change it.
 
-Every stock environment also loads a copy of the planner's library, 34 MB on disk, and never unloads it: thousands of
-games fill a disk. Unloading it breaks the process at its end; here a closed game leaves its copy to the next one.
+Every stock environment also loads a copy of the planner's library (34 MB on disk) and never unloads it, so thousands of
+games fill a disk. Unloading it crashes the process at exit; here the next game reuses the copy of a closed one.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from stepcredit.files import written_whole
 from stepcredit.tasks.alfworld.installation import alfworld_module
 
 CACHE = "STEPCREDIT_CACHE"
-"""Environment variable: where translations are kept; default `~/.cache/stepcredit`."""
+"""Environment variable: the cache folder; default `~/.cache/stepcredit`."""
 
 
 def cache_folder() -> Path:
-    """Where translations are kept."""
+    """The folder of cached translations."""
     return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "stepcredit") / "alfworld"
 
 
 @cache
 def cached_environment() -> Any:
-    """TextWorld's `PddlEnv` with a cache, as a class; the engine is imported here.
+    """Returns a subclass of TextWorld's `PddlEnv` with the cache; imports the engine.
 
     Raises:
         InputError: the extra is not installed.
@@ -46,7 +46,7 @@ def cached_environment() -> Any:
     pddl = alfworld_module("textworld.envs.pddl.pddl")
 
     class CachedPddlEnv(pddl.PddlEnv):  # type: ignore[name-defined]
-        """See the module's docstring."""
+        """TextWorld's `PddlEnv` with the cache of the module docstring."""
 
         downward_lib: Any
 
@@ -55,7 +55,7 @@ def cached_environment() -> Any:
                 super().__init__(infos)
 
         def close(self) -> None:
-            """Leave the library to another game; the last thing that is done with this one."""
+            """Closes the environment and frees its library for reuse."""
             super().close()
             if self.downward_lib is not None:
                 _SPARE_LIBRARIES.append(self.downward_lib)
@@ -78,31 +78,31 @@ def cached_environment() -> Any:
 
 
 class _Grammar:
-    """A game's grammar that caches the words of commands whose facts never change."""
+    """A game's grammar that caches the text of commands whose facts never change."""
 
     def __init__(self, logic: Any, task: Any) -> None:
         self._grammar = logic.grammar
         changing = {effect.literal.predicate for action in task.actions for effect in action.effects}
         templates = {action.template for action in logic.actions.values()}
         self._constant = {t for t in templates if not changing & set(re.findall(r"(\w+)\(", t))}
-        self._known: dict[tuple[str, ...], str] = {}
+        self._derived: dict[tuple[str, ...], str] = {}
 
     def derive(self, start: str, context: Any) -> str:
-        """As the grammar does."""
+        """The text of `start`, as the stock grammar derives it."""
         if start not in self._constant:
             words: str = self._grammar.derive(start, context)
             return words
         spoken_of = set(re.findall(r"\w+", start))
         variables = sorted((name, of.id) for name, of in context["variables"].items() if name in spoken_of)
         key = (start, *(f"{name}={id}" for name, id in variables))
-        if key not in self._known:
-            self._known[key] = self._grammar.derive(start, context)
-        return self._known[key]
+        if key not in self._derived:
+            self._derived[key] = self._grammar.derive(start, context)
+        return self._derived[key]
 
 
 @contextmanager
 def _caching() -> Iterator[None]:
-    """While it lasts, TextWorld translates and parses through our cache."""
+    """Context manager under which TextWorld translates and parses through the cache."""
     patched = [
         (alfworld_module("fast_downward"), "load_lib", _library),
         (alfworld_module("fast_downward"), "pddl2sas", _translated),
@@ -120,7 +120,7 @@ def _caching() -> Iterator[None]:
 
 
 _SPARE_LIBRARIES: list[Any] = []
-"""Loaded and not in use. A library holds one game at a time, and forgets it when the next one is loaded."""
+"""Loaded and unused libraries. A library has one game at a time; loading the next one replaces it."""
 
 
 def _library() -> Any:
@@ -128,7 +128,7 @@ def _library() -> Any:
 
 
 def _symbols(text: str, rule_name: str, **given: Any) -> Any:
-    """The symbols of a grammar's text; a copy, for a derivation writes into them."""
+    """The symbols of a grammar's text; a copy, because a derivation modifies them."""
     return deepcopy(_parsed_symbols(text, rule_name))
 
 
@@ -140,31 +140,31 @@ def _parsed_symbols(text: str, rule_name: str) -> Any:
 
 @lru_cache(maxsize=4096)
 def _rule(text: str, rule_name: str) -> Any:
-    """A rule or query of TextWorld's logic; nothing changes it once it is made."""
+    """A rule or query of TextWorld's logic; it is immutable."""
     logic = alfworld_module("textworld.logic")
     return logic._ModelConverter().walk(logic._PARSER.parse(text, rule_name=rule_name))
 
 
 def _translated(domain: str, problem: str, verbose: bool = False, optimize: bool = False) -> tuple[Any, str]:
-    """(task, SAS). The second, optimised translation serves a planner that nothing here asks: it is the first."""
+    """(task, SAS). The optimised translation would serve a planner that is unused here, so it equals the first."""
     return _translation(domain, problem)
 
 
 @lru_cache(maxsize=32)
 def _translation(domain: str, problem: str) -> tuple[Any, str]:
     made_of = f"{version('fast_downward_textworld')}{domain}{problem}"
-    kept = cache_folder() / f"{hashlib.sha256(made_of.encode()).hexdigest()}.sas.z"
-    if kept.exists():
-        return _task(domain, problem), zlib.decompress(kept.read_bytes()).decode()
+    cached = cache_folder() / f"{hashlib.sha256(made_of.encode()).hexdigest()}.sas.z"
+    if cached.exists():
+        return _task(domain, problem), zlib.decompress(cached.read_bytes()).decode()
     with _arguments_of_translator():
         task, sas = alfworld_module("fast_downward.interface").pddl2sas(domain, problem)
-    with written_whole(kept) as part:
+    with written_whole(cached) as part:
         part.write_bytes(zlib.compress(sas.encode(), 1))
     return task, sas
 
 
 def _task(domain: str, problem: str) -> Any:
-    """The parsed problem alone, as `pddl2sas` makes it on its way."""
+    """The parsed problem, an intermediate result of `pddl2sas`."""
     with _arguments_of_translator():
         lisp = alfworld_module("fast_downward.translate.pddl_parser.lisp_parser")
         parsing = alfworld_module("fast_downward.translate.pddl_parser.parsing_functions")
@@ -176,7 +176,7 @@ def _task(domain: str, problem: str) -> Any:
 
 @contextmanager
 def _arguments_of_translator() -> Iterator[None]:
-    """The translator reads the command line when it is imported; it sees one of its own, and ours stays as it was."""
+    """Context manager with dummy command-line arguments, because the translator parses `sys.argv` on import."""
     ours, sys.argv = sys.argv, ["translate.py", "domain", "task"]
     try:
         yield

@@ -13,7 +13,7 @@ from stepcredit.tasks.alfworld.plan import Layout
 
 @dataclass(frozen=True)
 class Answer:
-    """What the engine says after a command, and whether the game is won."""
+    """The engine's feedback after a command, and whether the game is won."""
 
     text: str
     won: bool
@@ -21,10 +21,10 @@ class Answer:
 
 
 class Game:
-    """A loaded game. `reset` may be called again and again.
+    """A loaded game. `reset` may be called repeatedly.
 
     Args:
-        file: its `game.tw-pddl`.
+        file: the `game.tw-pddl` of the game.
     """
 
     def __init__(self, file: Path) -> None:
@@ -38,17 +38,17 @@ class Game:
         self.file = file
 
     def reset(self) -> Answer:
-        """Back to the start; its first words with the task."""
+        """Restarts the game; the first feedback contains the task."""
         self._state = self._env.reset()
         return self._answer()
 
     def step(self, command: str) -> Answer:
-        """Do a command; the engine says "Nothing happens." to one that it does not know or allow."""
+        """Executes a command; the engine answers "Nothing happens." if it is unknown or not admissible."""
         self._state, _, _ = self._env.step(command)
         return self._answer()
 
     def layout(self) -> Layout:
-        """What is where, as the engine knows it and the player does not."""
+        """The positions of all objects, from the engine's hidden state."""
         names = {id: info.name.strip() for id, info in self._state["_entity_infos"].items()}
         facts = [(fact.name, [names[v.name] for v in fact.arguments]) for fact in self._state["_facts"]]
         places = {of[0] for name, of in facts if name == "receptacleatlocation"}
@@ -59,7 +59,7 @@ class Game:
         )
 
     def close(self) -> None:
-        """Unload it."""
+        """Unloads the game."""
         self._env.close()
 
     def _answer(self) -> Answer:

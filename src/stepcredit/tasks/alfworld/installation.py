@@ -1,4 +1,4 @@
-"""The `alfworld` package, imported when it is first needed."""
+"""Lazy import of the `alfworld` package."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _NEWEST_PYTHON = (3, 12)
 
 
 def alfworld_module(name: str) -> Any:
-    """A module that the extra installs: `alfworld.gen.constants`, `textworld`, …
+    """Imports a module that the extra installs: `alfworld.gen.constants`, `textworld`, …
 
-    The package sets `$ALFWORLD_DATA` where it is not set, to a folder that nobody chose; that is undone.
+    The package sets `$ALFWORLD_DATA` to a default folder if it is unset; this is undone.
 
     Raises:
         InputError: Python is too new for the engine, or the extra is not installed.
     """
     if sys.version_info[:2] > _NEWEST_PYTHON:
         raise InputError(
-            f"its engine runs on Python 3.11 and 3.12, this is {sys.version_info[0]}.{sys.version_info[1]}", "alfworld"
+            f"the engine needs Python 3.11 or 3.12, not {sys.version_info[0]}.{sys.version_info[1]}", "alfworld"
         )
     chosen = DATA in os.environ
     try:
@@ -38,7 +38,7 @@ def alfworld_module(name: str) -> Any:
 
 
 def shipped(*parts: str) -> Path:
-    """A file or folder that the alfworld package ships.
+    """Path of a file or folder in the alfworld package.
 
     Raises:
         InputError: as `alfworld_module`.

@@ -1,4 +1,4 @@
-"""A scenario as the problem that the engine reads (PDDL, domain `alfred`)."""
+"""Conversion of a scenario to PDDL (domain `alfred`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stepcredit.tasks.alfworld.scenario import Scenario
 _ESCAPES = (("|", "_bar_"), ("-", "_minus_"), ("+", "_plus_"), (".", "_dot_"), (",", "_comma_"))
 _ALWAYS_OBJECT_KINDS = ("Knife", "ButterKnife")
 _ALWAYS_RECEPTACLE_KINDS = ("SinkBasin", "Microwave", "Fridge")
-"""Kinds that the domain's actions name, so that they must be declared whether or not the room has them."""
+"""Kinds that the domain's actions mention; they must be declared even if the room has none."""
 
 
 def escaped(id: str) -> str:
@@ -27,7 +27,7 @@ def location(pose: Pose) -> str:
 
 
 def pddl_problem(scenario: Scenario, name: str) -> str:
-    """The whole problem: objects, first state, goal."""
+    """The whole PDDL problem: objects, initial state, goal."""
     goal = alfworld_module("alfworld.gen.goal_library").gdict[scenario.family]["pddl"]
     goal = goal.format(obj=scenario.target, recep=scenario.parent, toggle=scenario.lamp, mrecep="")
     objects = "\n        ".join(_objects(scenario))

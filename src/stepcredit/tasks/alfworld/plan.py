@@ -1,4 +1,4 @@
-"""What to do, for one who knows where everything is: the plan that certifies a game and that demonstrators follow."""
+"""Plans that win a game, given the positions of all objects; used to certify games and by the demonstrators."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ STATIONS = {
 
 @dataclass(frozen=True)
 class Goal:
-    """What a game asks for, kinds in the engine's spelling ("mug").
+    """The goal of a game, with kinds in the engine's spelling ("mug").
 
     Attributes:
         family: one of `FAMILIES`.
         target: kind of the object.
-        parent: kind of the receptacle; empty where none is asked for.
-        lamp: kind of the lamp to look under; likewise.
+        parent: kind of the receptacle, or empty.
+        lamp: kind of the lamp to look under, or empty.
     """
 
     family: str
@@ -37,11 +37,11 @@ class Goal:
 
 @dataclass(frozen=True)
 class Layout:
-    """What is where at the start, in the engine's names ("mug 1").
+    """The initial positions of all objects, with the engine's names ("mug 1").
 
     Attributes:
-        receptacles: all of them.
-        openable: those that start closed.
+        receptacles: all receptacles.
+        openable: receptacles that are closed initially.
         where: object → receptacle.
     """
 
@@ -60,7 +60,7 @@ def kind_of(name: str) -> str:
 
 
 def read_goal(game_file: Path) -> Goal:
-    """What a game asks for, from the `traj_data.json` beside it."""
+    """Reads the goal of a game from the `traj_data.json` next to it."""
     data = json.loads((game_file.parent / "traj_data.json").read_text(encoding="utf-8"))
     params: dict[str, Any] = data["pddl_params"]
     target, parent, lamp = (params[k].lower() for k in ("object_target", "parent_target", "toggle_target"))
@@ -68,26 +68,26 @@ def read_goal(game_file: Path) -> Goal:
 
 
 def arrive(layout: Layout, place: str, opened: Iterable[str] = ()) -> list[str]:
-    """Go to a receptacle and open it, unless it is open already."""
+    """The commands to go to a receptacle and open it if it is closed."""
     opening = [f"open {place}"] if place in layout.openable and place not in opened else []
     return [f"go to {place}", *opening]
 
 
 def plan(goal: Goal, layout: Layout, parent: str | None = None) -> list[str]:
-    """The commands that win a game.
+    """Returns the commands that win a game.
 
     Args:
-        goal: what is asked.
-        layout: what is where.
-        parent: which receptacle of the parent's kind; None is the first.
+        goal: the goal.
+        layout: the initial positions.
+        parent: the receptacle of the parent's kind to use; None is the first.
     """
     assert goal.family in FAMILIES
     targets = layout.of_kind(goal.target, layout.where)
     if goal.lamp:
         lamp = layout.of_kind(goal.lamp, layout.where)[0]
         target, place = targets[0], layout.where[targets[0]]
-        fetched = [*arrive(layout, place), f"take {target} from {place}"]
-        return [*fetched, f"go to {layout.where[lamp]}", f"use {lamp}"]
+        fetch = [*arrive(layout, place), f"take {target} from {place}"]
+        return [*fetch, f"go to {layout.where[lamp]}", f"use {lamp}"]
     goal_place = parent or layout.of_kind(goal.parent, layout.receptacles)[0]
     opened: set[str] = set()
     commands: list[str] = []

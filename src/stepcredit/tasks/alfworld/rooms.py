@@ -1,5 +1,4 @@
-"""The rooms: AI2-THOR floor plans as the alfworld package ships them, with their receptacles and where one stands to
-reach each; and which floor plans belong to which split."""
+"""Rooms: AI2-THOR floor plans of the alfworld package with their receptacles and poses, and the rooms of each split."""
 
 from __future__ import annotations
 
@@ -9,18 +8,18 @@ from dataclasses import dataclass
 from stepcredit.tasks.alfworld.installation import alfworld_module, shipped
 
 Pose = tuple[int, int, int, int]
-"""Where the agent stands: x and z in steps of a quarter metre, quarter turns, degrees of the look."""
+"""Pose of the agent: x and z in units of 0.25 m, rotation in quarter turns, horizon in degrees."""
 
 
 @dataclass(frozen=True)
 class Receptacle:
-    """Something that holds objects.
+    """A receptacle for objects.
 
     Attributes:
-        id: of AI2-THOR, for example `Sink|-01.90|+00.97|-01.50|SinkBasin`.
-        kind: `SinkBasin`.
-        pose: where one stands to reach it; no two of a room share one.
-        openable: whether it starts closed.
+        id: the AI2-THOR id, for example `Sink|-01.90|+00.97|-01.50|SinkBasin`.
+        kind: the kind, for example `SinkBasin`.
+        pose: the pose from which it is reached, unique within a room.
+        openable: whether it is closed initially.
     """
 
     id: str
@@ -31,7 +30,7 @@ class Receptacle:
 
 @dataclass(frozen=True)
 class Room:
-    """A floor plan: its AI2-THOR scene number, what kind of room it is, and what belongs into it."""
+    """A floor plan: its AI2-THOR scene number, the kind of room, its receptacles and the kinds of its objects."""
 
     scene: int
     kind: str
@@ -39,27 +38,27 @@ class Room:
     object_kinds: tuple[str, ...]
 
     def holders(self, object_kind: str) -> list[Receptacle]:
-        """The receptacles that may hold an object of a kind."""
+        """The receptacles that can hold an object of a kind."""
         allowed = alfworld_module("alfworld.gen.constants").VAL_RECEPTACLE_OBJECTS
         return [r for r in self.receptacles if object_kind in allowed.get(r.kind, ())]
 
     def holders_of_lamp(self) -> list[Receptacle]:
-        """The receptacles that a desk lamp may stand on."""
+        """The receptacles on which a desk lamp can stand."""
         return [r for r in self.receptacles if r.kind in ("Desk", "Dresser", "SideTable", "Shelf")]
 
 
 def scenes(split: str) -> list[int]:
-    """The floor plans of a split: those of the published games, 96 for training and for `valid_seen`, 24 others for
+    """The floor plans of a split, as in the published games: 96 for training and `valid_seen`, 24 different ones for
     `valid_unseen`."""
     constants = alfworld_module("alfworld.gen.constants")
     return list(constants.TEST_SCENE_NUMBERS if split == "valid_unseen" else constants.TRAIN_SCENE_NUMBERS)
 
 
 def load_room(scene: int) -> Room:
-    """A floor plan.
+    """Loads a floor plan.
 
-    The engine says "Nothing happens." where two receptacles are reached from one pose, so the second one is moved to
-    the nearest free look.
+    The engine answers "Nothing happens." if two receptacles share a pose, so the second one is moved to the nearest
+    free horizon.
     """
     constants = alfworld_module("alfworld.gen.constants")
     layout = shipped("gen", "layouts")

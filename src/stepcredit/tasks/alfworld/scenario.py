@@ -1,4 +1,4 @@
-"""What a built game is about: a family of tasks, a room, and where its objects lie; drawn from a seed."""
+"""Scenario of a built game: a family of tasks, a room, and the positions of its objects; sampled from a seed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _ACTION = {
     "pick_heat_then_place_in_recep": ("Heatable", "Microwave"),
     "pick_cool_then_place_in_recep": ("Coolable", "Fridge"),
 }
-"""Family → (what the target must be, the receptacle that does it)."""
+"""Family → (required property of the target, kind of the receptacle for the action)."""
 
 _OTHERS = 12
-"""Objects beside the target and its like, at most."""
+"""Maximum number of kinds of objects besides the target's."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A game before it is written.
+    """A scenario, before it is written as a game.
 
     Attributes:
         family: one of `FAMILIES`.
-        room: where it is played.
-        target: kind of the object that is asked for.
-        parent: kind of the receptacle it must go into; empty for `look_at_obj_in_light`.
+        room: the room.
+        target: kind of the target object.
+        parent: kind of the receptacle for the target; empty for `look_at_obj_in_light`.
         description: the task in words.
         placed: all objects.
         start: the agent's first pose.
@@ -64,15 +64,15 @@ class Scenario:
 
     @property
     def lamp(self) -> str:
-        """The lamp that the task asks for, or nothing."""
+        """The kind of lamp that the task needs, or empty."""
         return LAMP if self.family == "look_at_obj_in_light" else ""
 
 
 def draw_scenario(family: str, rooms: Sequence[Room], rng: np.random.Generator) -> Scenario:
-    """A game of a family in one of some rooms; draws until one fits.
+    """Samples a scenario of a family in one of the rooms, until one is feasible.
 
-    The target starts where it does not fulfil the task yet; one or two of its kind are in the room, two or three for
-    `pick_two_obj_and_place`.
+    The initial position of the target does not solve the task. The room has one or two objects of its kind, two or
+    three for `pick_two_obj_and_place`.
     """
     fitting = [room for room in rooms if _asks(family, room)]
     while True:
@@ -85,7 +85,7 @@ def draw_scenario(family: str, rooms: Sequence[Room], rng: np.random.Generator) 
 
 
 def _asks(family: str, room: Room) -> list[tuple[str, str]]:
-    """(target, parent) that a family can ask for in a room."""
+    """The possible (target, parent) pairs of a family in a room."""
     constants = alfworld_module("alfworld.gen.constants")
     if room.kind not in constants.GOALS_VALID[family]:
         return []
@@ -101,25 +101,25 @@ def _asks(family: str, room: Room) -> list[tuple[str, str]]:
 
 
 def _movable(room: Room) -> list[str]:
-    """Kinds of the room's objects that have a place to lie in it."""
+    """Kinds of the room's objects that fit into one of its receptacles."""
     return [kind for kind in room.object_kinds if room.holders(kind) and kind != "Box"]
 
 
 def _place(family: str, room: Room, target: str, parent: str, rng: np.random.Generator) -> tuple[Placed, ...] | None:
-    """All objects of a game, or None where the target has no place outside its goal and its station."""
+    """Places all objects of a game; None if the target has no position outside its goal and its station."""
     station = _ACTION.get(family, ("", ""))[1]
     outside = [r for r in room.holders(target) if r.kind not in (parent, station)]
     if not outside:
         return None
     two = family == "pick_two_obj_and_place"
-    wanted = [(target, outside)] * int(rng.integers(2, 4) if two else rng.integers(1, 3))
+    candidates = [(target, outside)] * int(rng.integers(2, 4) if two else rng.integers(1, 3))
     if family == "look_at_obj_in_light":
-        wanted.append((LAMP, room.holders_of_lamp()))
+        candidates.append((LAMP, room.holders_of_lamp()))
     others = [kind for kind in _movable(room) if kind != target]
     for kind in rng.permutation(others)[:_OTHERS].tolist():
-        wanted += [(kind, room.holders(kind))] * int(rng.integers(1, 3))
+        candidates += [(kind, room.holders(kind))] * int(rng.integers(1, 3))
     placed = []
-    for number, (kind, holders) in enumerate(wanted):
+    for number, (kind, holders) in enumerate(candidates):
         receptacle = holders[rng.integers(len(holders))]
         placed.append(Placed(f"{kind}|{number:+06.2f}|+00.00|+00.00", kind, receptacle))
     return tuple(placed)

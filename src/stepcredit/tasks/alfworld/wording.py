@@ -1,9 +1,9 @@
-"""How a game is put to the policy, and how its reply is read.
+"""Prompt formats of a game, and parsing of replies.
 
 react   instructions, "OK", the room and the task; the policy writes `Thought: …` and `Action: …`, the environment
         answers `Observation: …`, as in the paper
-think   the same without instructions, for policies that were fine-tuned on it
-act     the room and the task; the policy writes the command alone, the engine's words answer it
+think   as react without instructions, for policies that were fine-tuned on it
+act     the room and the task; the policy writes only the command, the environment answers with the engine's feedback
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _OBSERVATION = "Observation: "
 
 @dataclass(frozen=True)
 class Wording:
-    """One way to put a game.
+    """A prompt format of a game.
 
     Attributes:
         name: `react`, `think` or `act`.
-        instructions: the messages before the environment's first words.
-        thinks: whether replies have a thought and an action, and observations say that they are one.
+        instructions: the messages before the first observation.
+        thinks: whether replies have a thought and an action, and observations begin with `Observation:`.
     """
 
     name: str
@@ -54,20 +54,20 @@ class Wording:
     thinks: bool
 
     def opening(self, text: str) -> str:
-        """The environment's first words, without the engine's greeting."""
+        """The first observation, without the engine's greeting."""
         return text.removeprefix(_WELCOME)
 
     def observation(self, text: str) -> str:
-        """What the engine answered, as the user's message."""
+        """The engine's feedback as the user message."""
         return f"{_OBSERVATION}{text}" if self.thinks else text
 
     def reply(self, command: str, thought: str) -> str:
-        """What a demonstrator writes."""
+        """A demonstrator's command and thought as the assistant message."""
         return f"Thought: {thought}\n{_ACTION} {command}" if self.thinks else command
 
     def command(self, reply: str) -> str:
-        """The command in a reply: what follows the last `Action:`, up to its line's end; the whole reply where there
-        is none."""
+        """Returns the command in a reply: the text after the last `Action:` up to the end of the line; without
+        `Action:`, the first line of the reply."""
         after = reply.rpartition(_ACTION)[2].strip()
         return after.split("\n")[0].strip()
 
@@ -83,10 +83,10 @@ WORDINGS = {
 
 
 def wording(name: str | None) -> Wording:
-    """A way to put a game; None is the paper's.
+    """Returns a prompt format by name; None is `react`, the paper's.
 
     Raises:
-        InputError: no such one.
+        InputError: unknown format.
     """
     if (name or "react") not in WORDINGS:
         raise InputError(f"no style {name!r}; alfworld has {', '.join(WORDINGS)}", "prompt_style")
