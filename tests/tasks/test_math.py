@@ -130,7 +130,7 @@ def test_examples_are_never_drawn_from_a_single_file(tmp_path):
     data = write(tmp_path / "any.jsonl", [{"problem": f"P{k}?", "answer": "1", "solution": "1"} for k in range(5)])
     assert len(MATH(data, "lm-eval").problems("train")) == 5
     for split in ("test", "math500"):
-        with pytest.raises(InputError, match="the examples are drawn from train"):
+        with pytest.raises(InputError, match="the examples come from train"):
             MATH(data, "lm-eval").problems(split)
 
 

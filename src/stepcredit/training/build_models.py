@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, quoted
 from stepcredit.models.actor_critic import ActorCritic
 from stepcredit.models.adapters import is_peft, with_adapter
 from stepcredit.models.checks import check_reference, check_vocabulary
@@ -89,6 +90,8 @@ def tokenizer_of(model: Any, args: OfflineConfig) -> Any:
     Raises:
         InputError: the model was made in memory.
     """
+    if not isinstance(model, str | nn.Module):
+        raise InputError(f"must be a model or its name, not {quoted(model)}", "model")
     name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
     if not name:
         raise InputError("a model made in memory has no tokenizer; pass one", "processing_class")

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,10 @@ def as_episodes(rows: Iterable[Any], rules: ImportRules, *, check: bool = False)
     Raises:
         InputError: a row is invalid; the message names it.
     """
+    if isinstance(rows, str | Path):
+        raise InputError(
+            f"must be episodes (load_episodes({quoted(rows)})), a datasets.Dataset or rows", "train_dataset"
+        )
     importer, is_table = EpisodeImporter(rules), hasattr(rows, "column_names")
     for k, row in enumerate(rows):
         if not isinstance(row, Episode):

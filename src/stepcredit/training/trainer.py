@@ -16,7 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from stepcredit.episodes.alignment import add_bootstrap_value, at_states
 from stepcredit.episodes.turns import TurnEnds
-from stepcredit.errors import InputError, NotFiniteError, quoted
+from stepcredit.errors import InputError, NotFiniteError
 from stepcredit.models.action_statistics import action_statistics
 from stepcredit.models.actor_critic import POLICY, VALUE
 from stepcredit.models.chat_templates import with_chat_template
@@ -74,11 +74,6 @@ class OfflineTrainer(Trainer):
     ) -> None:
         if args is None:
             raise InputError("a config is needed, it picks the method; for example OREOConfig(output_dir=…)", "args")
-        if not isinstance(model, str | nn.Module):
-            raise InputError(f"must be a model or its name, not {quoted(model)}", "model")
-        if isinstance(train_dataset, str | Path):
-            raise InputError(f"must be episodes (load_episodes({quoted(train_dataset)})), a datasets.Dataset or rows",
-                             "train_dataset")  # fmt: skip
         self.method: Method = method_of(args)
         tokenizer = with_chat_template(
             processing_class or tokenizer_of(model, args), args.chat_template, args.merge_system_message
@@ -380,7 +375,6 @@ class OfflineTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Saves resumable weights into `checkpoint-N`, and plain `policy/` and `value/` folders elsewhere."""
         folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
         if folder.name.startswith("checkpoint-"):
             model.save_checkpoint(folder)
@@ -391,9 +385,8 @@ class OfflineTrainer(Trainer):
         (folder / "training_args.json").write_text(json.dumps(self.args.to_dict(), indent=2, default=str))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.accelerator.unwrap_model(model if model is not None else self.model).load_checkpoint(
-            resume_from_checkpoint
-        )
+        model = self.accelerator.unwrap_model(self.model if model is None else model)
+        model.load_checkpoint(resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         with readable(checkpoint, "optimizer.pt", "scheduler.pt"):
