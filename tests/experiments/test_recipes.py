@@ -18,7 +18,7 @@ from stepcredit.experiments import reproduce as reproducing
 from stepcredit.experiments.recipe import read_recipe
 from stepcredit.experiments.reproduce import ReproduceConfig, steps_of
 from stepcredit.models.scratch import ModelSize, policy_from_scratch
-from stepcredit.rollouts import multi_turn as acting
+from stepcredit.rollouts import multi_turn
 from stepcredit.rollouts.collect import SOLUTIONS, collect
 from stepcredit.rollouts.local_environments import LocalEnvironments
 from stepcredit.tasks.alfworld.alfworld_task import ALFWorld
@@ -86,7 +86,7 @@ def toy(tmp_path, monkeypatch, request):
         return collect(config, ScriptedEngine(script, tokenizer))
 
     monkeypatch.setattr(reproducing, "collect", scripted)
-    monkeypatch.setattr(acting, "EnvironmentWorkers", lambda make, workers: LocalEnvironments(make))
+    monkeypatch.setattr(multi_turn, "EnvironmentWorkers", lambda make, workers: LocalEnvironments(make))
 
     def overrides(recipe):
         asked = yaml.safe_load(recipe.read_text())
