@@ -36,7 +36,7 @@ def demonstrated(built, tmp_path_factory):
 
 
 @contextmanager
-def in_this_process(workers, mp_context):
+def in_this_process(workers):
     yield SimpleNamespace(map=map)
 
 
@@ -112,7 +112,7 @@ def test_demonstrations_are_episodes_of_the_games(games, demonstrated):
 
 
 def test_demonstrators_may_err_alike(games, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demonstrating, "ProcessPoolExecutor", in_this_process)
+    monkeypatch.setattr(demonstrating, "worker_pool", in_this_process)
     command = ["alfworld", "demonstrate", "--data", str(games), "--output_dir", str(tmp_path / "d"), *DEMONSTRATE]
     assert main([*command, "--careless", "1.5"]) == 2
     assert "careless: 1.5 must be 1 or less" in one_line(capsys)
@@ -127,7 +127,7 @@ def test_demonstrators_may_err_alike(games, tmp_path, monkeypatch, capsys):
 
 
 def test_demonstrating_goes_on_where_it_stopped(games, demonstrated, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demonstrating, "ProcessPoolExecutor", in_this_process)
+    monkeypatch.setattr(demonstrating, "worker_pool", in_this_process)
     monkeypatch.setattr(demonstrating, "UNIT_GAMES", 4)
     play, played = demonstrating.demonstrations, []
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from stepcredit.errors import InputError
 from stepcredit.files import changed_settings, read_manifest, write_json
+from stepcredit.processes import worker_pool
 from stepcredit.progress import hide, track
 
 RESULT = "result.json"
@@ -79,8 +79,7 @@ def run_grid(runs: Sequence[Run], label: str, jobs: int, threads: int) -> list[d
         for run in track(todo, label, len(todo), "runs"):
             _do(run, threads)
     else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, mp_context=context, initializer=hide) as pool:
+        with worker_pool(jobs, hide) as pool:
             running = {pool.submit(_do, run, threads): run for run in todo}
             for future in track(as_completed(running), label, len(todo), "runs"):
                 error = future.exception()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
 from stepcredit.episodes.episode import Episode
 from stepcredit.flags import flag
+from stepcredit.processes import worker_pool
 from stepcredit.progress import Advance
 from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
 from stepcredit.settings import Limits, Settings
@@ -79,7 +78,7 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
     )
     with (
         work.held("stepcredit alfworld demonstrate"),
-        ProcessPoolExecutor(config.workers or os.cpu_count() or 1, mp_context=get_context("spawn")) as pool,
+        worker_pool(config.workers or os.cpu_count() or 1) as pool,
     ):
 
         def played(unit: Unit, advance: Advance) -> Iterator[Episode]:

@@ -10,16 +10,15 @@ import json
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from stepcredit.processes import worker_pool
 from stepcredit.tasks.alfworld.alfworld_task import GAMES
 from stepcredit.tasks.alfworld.game import Game
 from stepcredit.tasks.alfworld.installation import shipped
@@ -71,7 +70,7 @@ def build_games(specs: list[GameSpec], workers: int) -> Iterator[BuiltGame]:
         (root / "logic").mkdir(parents=True, exist_ok=True)
         for name in ("alfred.pddl", "alfred.twl2"):
             shutil.copyfile(shipped("data", name), root / "logic" / name)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         yield from pool.map(build_game, specs, chunksize=4)
 
 
