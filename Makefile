@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: quickstart assets test test-long faults-input check reproduce mutate format clean
 
-quickstart: $(VENV)/.installed   ## the whole loop on an embedded task, on a CPU, in about five minutes
+quickstart: $(VENV)/.installed   ## collect, train and evaluate on a built-in task: CPU, no network, two to five minutes
 	$(BIN)/stepcredit quickstart --output_dir quickstart
 
 assets: $(VENV)/.installed-dev   ## real tokenizers and a small model for the tests, into a cache; ASSETS="qwen3 …": some

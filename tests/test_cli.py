@@ -66,7 +66,7 @@ def test_settings_from_a_file_are_checked_by_name_and_flags_win(tmp_path, capsys
     assert "7 prompts, 35 responses" in capsys.readouterr().out
     yaml.write_text("- a\n")
     assert main(["collect", f"--config={yaml}"]) == 2
-    assert "a config is a mapping" in capsys.readouterr().err
+    assert "must be a mapping of settings to values" in capsys.readouterr().err
 
 
 def test_positionals_may_stand_in_the_file(tmp_path, capsys):

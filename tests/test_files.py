@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from doubles.holder import held_by_another
 from stepcredit.errors import InputError
 from stepcredit.files import (
     changed_settings,
+    draft_of,
     folder_written_whole,
     holds_something,
     locked,
@@ -148,8 +151,8 @@ def test_two_writers_never_share_a_part(tmp_path):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "is no JSON (Expecting value)"), (b'{"a": 1', "is no JSON (Expecting ',' delimiter)"),
-        (b"\xff\xfe\x00", "is no UTF-8 text"), (b"{}", "{} in place of settings"), (b"[]", "[] in place"),
+        (b"", "is not JSON (Expecting value)"), (b'{"a": 1', "is not JSON (Expecting ',' delimiter)"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"), (b"{}", "{} in place of settings"), (b"[]", "[] in place"),
         (b"null", "None in place"),
     ],
 )  # fmt: skip
@@ -167,14 +170,18 @@ def test_settings_that_differ(tmp_path):
     assert changed_settings({"a": "x", "b": [1], "old": 0}, wanted) == ["a", "b", "old"]
 
 
-def test_what_dead_processes_left_half_written_goes_and_what_living_ones_write_stays(tmp_path):
+def test_half_written_files_of_dead_processes_of_this_host_are_removed_and_no_others(tmp_path, monkeypatch):
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    pid, mark = int(dead.stdout), "0123abcd"
-    gone = [tmp_path / f".results.json.{pid}-{mark}.part", tmp_path / f".episodes-{pid}-{mark}{mark}.part"]
-    stays = [tmp_path / f".results.json.{os.getpid()}-{mark}.part", tmp_path / ".hidden", tmp_path / "a.part"]
+    pid = int(dead.stdout)
+    mine = draft_of(tmp_path / "results.json")
+    monkeypatch.setattr(os, "getpid", lambda: pid)
+    gone, folder = [draft_of(tmp_path / name) for name in ("results.json", "episodes")], draft_of(tmp_path / "out")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(socket, "gethostname", lambda: "another host")
+        stays = [draft_of(tmp_path / "results.json"), mine, tmp_path / ".hidden", tmp_path / "a.part"]
+    monkeypatch.undo()
     for path in (*gone, *stays):
         path.write_text("x")
-    folder = tmp_path / f".out-{pid}-{mark}.importing"
     (folder / "deeper").mkdir(parents=True)
     with locked(tmp_path, "test"):
         pass
@@ -196,5 +203,7 @@ def test_a_folder_is_written_whole_or_stays_as_it_was(tmp_path):
     for error, expected in ((ZeroDivisionError(), ZeroDivisionError), (OSError(28, "no space"), InputError)):
         with pytest.raises(expected), folder_written_whole(folder) as part:
             broken(part, error)
+    with pytest.raises(InputError, match="policy: cannot be written"), folder_written_whole(folder) as part:
+        shutil.rmtree(part)  # so that the last step, its renaming, fails
     assert (folder / "weights").read_text() == "two"
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]

@@ -24,6 +24,7 @@ class Config:
     limit: Annotated[int | None, Limits(at_least=1)] = None
     either: list[str] | str | None = None
     scale: Annotated[float, Limits(infinite=True)] = 1.0
+    decay: Annotated[float, Limits(at_least=0, below=1)] = 0.9
 
     def __post_init__(self):
         check_settings(self)
@@ -53,6 +54,9 @@ class Config:
         ({"seeds": [0, -1]}, "seeds: -1 must be 0 or more"),
         ({"seeds": ["x"]}, "seeds: must be a whole number, not 'x'"),
         ({"limit": 0}, "limit: 0 must be 1 or more"),
+        ({"decay": 1}, "decay: 1 must be below 1"),
+        ({"decay": -0.1}, "decay: -0.1 must be 0 or more"),
+        ({"decay": 0, "count": 1}, None),
         ({"scale": float("nan")}, None),
         ({"scale": float("inf")}, None),
         ({"limit": None, "rate": 1}, None),

@@ -29,18 +29,22 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "quickstart": Command("the whole loop on an embedded task: CPU, no network, two to five minutes", "quickstart"),
+    "quickstart": Command(
+        "collect, train and evaluate on a built-in task: CPU, no network, two to five minutes", "quickstart"
+    ),
     "import": Command("logs of scored responses → episodes", "import_logs"),
-    "inspect": Command("what is in a folder of episodes", "inspect"),
-    "collect": Command("sample and grade responses; resumes by itself", "collect"),
-    "grade": Command("responses and gold answers → verdicts and rewards; resumes by itself", "grade"),
-    "train": Command("train a policy, and a value function, on episodes", "train"),
-    "evaluate": Command("score a policy, with standard errors and what it cost", "evaluate"),
-    "generate": Command("answers to prompts of your own, with V per step", "generate"),
-    "compare": Command("every method on the same episodes; resumes by itself", "compare"),
-    "reproduce": Command("a recipe from pretrained weights to its table; resumes by itself", "reproduce"),
-    "alfworld": Command("build ALFWorld games (build), have them demonstrated (demonstrate)", "alfworld"),
-    "report": Command("result files → one self-contained page", "report"),
+    "inspect": Command("summary of a folder of episodes", "inspect"),
+    "collect": Command("sample and grade responses; resumes automatically", "collect"),
+    "grade": Command("responses and gold answers → verdicts and rewards; resumes automatically", "grade"),
+    "train": Command("train a policy, and a value model, on episodes", "train"),
+    "evaluate": Command("measure the accuracy of a policy, with standard errors and token costs", "evaluate"),
+    "generate": Command("responses to your own prompts, with V per step", "generate"),
+    "compare": Command("all methods on the same episodes; resumes automatically", "compare"),
+    "reproduce": Command(
+        "run a recipe, from pretrained weights to its table of results; resumes automatically", "reproduce"
+    ),
+    "alfworld": Command("build ALFWorld games (build), or play demonstrations (demonstrate)", "alfworld"),
+    "report": Command("result files → one self-contained HTML page", "report"),
 }
 
 
@@ -54,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"stepcredit {__version__}")
         return 0
-    if not sys.stderr.isatty():  # bars of downloads do not belong into a log
+    if not sys.stderr.isatty():  # no download bars in a log
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     with _terminated_like_an_interrupt():

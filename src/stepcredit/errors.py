@@ -1,14 +1,14 @@
-"""Errors that are the user's to mend: one line that says what, where and what to do."""
+"""Errors that the user can correct: one line that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Bad input, told in one line. The command line prints it and exits with code 2.
+    """Bad input, described in one line. The command line prints it and exits with code 2.
 
     Args:
         what: what is wrong, and what to do about it.
-        where: the file and line, or the field, that it is about.
+        where: the file and line, or the field, with the error.
     """
 
     def __init__(self, what: str, where: str | None = None) -> None:
@@ -18,11 +18,11 @@ class InputError(ValueError):
 
 
 class NotFiniteError(InputError):
-    """Training stopped because a number was no longer finite: a loss, a gradient, a value, a weight."""
+    """Training stopped because a loss, gradient, value or weight was no longer finite."""
 
 
 def quoted(value: object, most: int = 60) -> str:
-    """A value as an error quotes it: on one line, nothing in it that a terminal acts on, and cut where it is long."""
+    """Returns the `repr` of a value for an error: one line, no control characters, cut to `most` characters."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
@@ -32,7 +32,7 @@ def quoted(value: object, most: int = 60) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with every character that cannot be printed, or that changes the direction of writing, as an escape."""
+    """Returns a text in which characters that are not printable, or that change the writing direction, are escaped."""
     return "".join(c if c.isprintable() and c not in _DIRECTIONS else ascii(c)[1:-1] for c in text)
 
 
@@ -40,6 +40,6 @@ _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\
 
 
 def one_line(error: object, most: int = 600) -> str:
-    """An error as one printable line, its middle left out where it is very long."""
+    """Returns an error as one printable line; the middle of a very long one is left out."""
     text = printable(" ".join(str(error).split()))
     return text if len(text) <= most else f"{text[: most - 200]} … {text[-190:]}"

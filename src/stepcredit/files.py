@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -21,16 +22,28 @@ from stepcredit.errors import InputError, quoted
 
 LOCK, HOLDER = ".lock", ".lock.json"
 """Files in a folder while a process writes to it: the lock, and a description of the process."""
-_LEFTOVER = re.compile(r"\..+[.-](\d+)-[0-9a-f]{8,16}\.(?:part|importing)")
-"""Names of files and folders that are being written: the process id and a random mark."""
+_DRAFT = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.part")
+"""Names of `draft_of`: a hash of the host name, the process id, and a random mark."""
 _PATIENCE = 0.2  # seconds: the lock file of a process that has just finished may be gone before it is locked
+
+
+def draft_of(path: Path) -> Path:
+    """Returns a new hidden name beside a path, for a file or folder that is renamed to `path` once it is complete.
+
+    `remove_leftovers` removes it if this process dies first.
+    """
+    return path.with_name(f".{path.name}.{_host_mark()}-{os.getpid()}-{secrets.token_hex(8)}.part")
+
+
+def _host_mark() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Context manager of atomic writing: yields a temporary path that replaces `path` unless the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    part = draft_of(path)
     try:
         yield part
         part.replace(path)
@@ -42,22 +55,26 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_whole(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `folder` at the end; where the block raises, `folder` stays as
-    it was.
+    """Context manager of atomic writing of a folder: yields a temporary folder that replaces `folder` unless the block
+    raises.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the folder cannot be written.
     """
-    part = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    part, old = draft_of(folder), draft_of(folder)
     try:
         part.mkdir(parents=True)
         yield part
-        shutil.rmtree(folder, ignore_errors=True)
-        part.replace(folder)
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot be written ({getattr(error, 'strerror', None) or error})", str(folder)) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -108,9 +125,7 @@ def locked(folder: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
         yield
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
-        (folder / LOCK).unlink(
-            missing_ok=True
-        )  # before the release: who waits for this file finds it gone, and retries
+        (folder / LOCK).unlink(missing_ok=True)  # before the release, so that a waiting process locks a new file
         lock.release()
         with suppress(OSError):  # not empty
             for path in made:
@@ -118,10 +133,10 @@ def locked(folder: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what processes of this machine that are dead have left half-written in a folder."""
-    for path in folder.glob(".*"):
-        match = _LEFTOVER.fullmatch(path.name)
-        if match and not _is_alive(int(match[1])):
+    """Removes the half-written files and folders that dead processes of this host have left in a folder."""
+    for path in folder.glob(".*.part"):
+        match = _DRAFT.fullmatch(path.name)
+        if match and match[1] == _host_mark() and not _is_alive(int(match[2])):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -206,11 +221,11 @@ def read_json(path: Path) -> object:
     try:
         payload: object = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise InputError(f"is no JSON ({error.msg})", f"{path}, line {error.lineno}") from error
+        raise InputError(f"is not JSON ({error.msg})", f"{path}, line {error.lineno}") from error
     except UnicodeDecodeError as error:
-        raise InputError("is no UTF-8 text", str(path)) from error
+        raise InputError("is not UTF-8 text", str(path)) from error
     except (RecursionError, ValueError) as error:
-        raise InputError("is no JSON that can be read: nested too deep, or a number of thousands of digits",
+        raise InputError("is not JSON that can be read: nested too deep, or a number with thousands of digits",
                          str(path)) from error  # fmt: skip
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", str(path)) from error
@@ -230,11 +245,11 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", str(file)) from error
     except RecursionError as error:
-        raise InputError("not YAML of settings: nested too deep", str(file)) from error
+        raise InputError("is not YAML of settings: nested too deep", str(file)) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"not YAML: {error}", str(file)) from error
+        raise InputError(f"is not YAML: {error}", str(file)) from error
     if not isinstance(read, dict):
-        raise InputError("a config is a mapping of settings to values", str(file))
+        raise InputError("must be a mapping of settings to values", str(file))
     for name in read:
         if not isinstance(name, str):
             raise InputError(f"the name of a setting must be text, not {quoted(name)}", str(file))

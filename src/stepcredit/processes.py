@@ -1,4 +1,4 @@
-"""Worker processes that end with the block that uses them."""
+"""Pools of worker processes that an interrupt or error terminates."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def worker_pool(workers: int, initializer: Callable[[], object] | None = None) -> Iterator[ProcessPoolExecutor]:
-    """A process pool whose workers finish their work at the end of the block, or are terminated if the block raises, so
-    that an interrupted command does not wait for hours of running work.
+    """Context manager of a process pool: workers finish their work at the end of the block, and are terminated if the
+    block raises, so that an interrupted command does not wait for hours of running work.
 
     Args:
-        workers: number of processes, started afresh (spawn).
-        initializer: called first in each of them.
+        workers: number of processes; they are spawned, not forked.
+        initializer: called once in each process, before its work.
     """
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")

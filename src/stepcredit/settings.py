@@ -1,4 +1,4 @@
-"""Settings checked when a config is made: their types, and the limits that their fields declare."""
+"""Checking of settings when a config is created: their names, types, and the limits that their fields declare."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from stepcredit.errors import InputError, quoted
 
 @dataclass(frozen=True)
 class Limits:
-    """What a setting may be, as `Annotated[float, Limits(above=0)]` says it of a field; of a list, each of its items.
+    """Allowed values of a setting, or of each item of a list; declared as in `Annotated[float, Limits(above=0)]`.
 
     Attributes:
-        at_least, above, at_most, below: of numbers.
-        infinite: numbers may be infinite or NaN.
-        not_empty: of text and of lists.
+        at_least, above, at_most, below: bounds of a number.
+        infinite: a number may be infinite or NaN.
+        not_empty: text or a list must not be empty.
     """
 
     at_least: float | None = None
@@ -33,7 +33,7 @@ class Limits:
     not_empty: bool = False
 
     def broken_by(self, number: float) -> str | None:
-        """What a number must be and is not; None where it is."""
+        """Returns the limit that a number exceeds, in words; None if it is allowed."""
         if not self.infinite and not math.isfinite(number):
             return "a finite number"
         if self.at_least is not None and number < self.at_least:
@@ -56,12 +56,12 @@ def check_values(kind: type, values: Mapping[str, Any], limits: Mapping[str, Lim
     """Check settings of a config: their types, their `Limits`, and the `choices` of their metadata.
 
     Args:
-        kind: a dataclass; fields whose type is neither a number, text, a flag, nor a list of these are left alone.
-        values: by field.
-        limits: of fields that somebody else declares, by name.
+        kind: a dataclass; only fields of numbers, text, booleans and lists of these are checked.
+        values: value by name of the field.
+        limits: limits by name, of fields that another library declares.
 
     Raises:
-        InputError: naming the setting, its value, and what it must be.
+        InputError: a value is not allowed; names the setting, the value, and what is allowed.
     """
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(kind)}
@@ -72,7 +72,7 @@ def check_values(kind: type, values: Mapping[str, Any], limits: Mapping[str, Lim
 
 
 class Kind(NamedTuple):
-    """What the type of a field allows, where it is one that is checked: numbers, text, flags, and lists of these."""
+    """The types that a field allows, if it is a field of numbers, text, booleans, or a list of these."""
 
     items: frozenset[type]
     is_list: bool
@@ -81,7 +81,7 @@ class Kind(NamedTuple):
 
     @classmethod
     def of(cls, hint: Any) -> Kind:
-        """The kind of a type hint; without `items` where it is not checked."""
+        """Returns the kind of a type hint; `items` is empty if the field is not checked."""
         limits = next((x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Limits)), Limits())
         bare = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
         parts = (
@@ -95,12 +95,12 @@ class Kind(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What a value must be."""
+        """The allowed types, in words."""
         items = " or ".join(WORDS[item] for item in WORDS if item in self.items)
         return f"a list ({items})" if self.is_list else items
 
     def fits(self, value: object) -> bool:
-        """Whether a value, or an item of a list, is of the right type; whole numbers are numbers, flags are not."""
+        """Whether a value, or an item of a list, is of the right type; an integer is a number, a boolean is not."""
         if isinstance(value, bool):
             return bool in self.items
         return (
@@ -138,8 +138,10 @@ def _check_value(value: Any, kind: Kind, limits: Limits, choices: Sequence[Any] 
 
 
 class Named:
-    """A config that says which of its settings is unknown, and which was meant. Before the dataclass's own `__init__`,
-    whose error names neither."""
+    """A config whose error for an unknown setting names it and the setting that it resembles.
+
+    The names are checked in `__new__`, before the dataclass's own `__init__`, whose error has neither.
+    """
 
     def __new__(cls, *args: Any, **settings: Any) -> Any:
         """See `check_names`."""
@@ -148,7 +150,7 @@ class Named:
 
 
 class Settings(Named):
-    """A config of a command: a dataclass whose settings are checked when it is made, in Python and from flags alike."""
+    """Base class of the configs of commands: dataclasses whose settings are checked when they are created."""
 
     def __post_init__(self) -> None:
         """See `check_settings`."""
@@ -159,7 +161,7 @@ def check_names(given: Iterable[Any], known: Iterable[str], where: str) -> None:
     """Check that settings exist.
 
     Raises:
-        InputError: naming the first that does not, and the one that it resembles.
+        InputError: a setting is unknown; names the one that it resembles.
     """
     known = list(known)
     for name in given:
@@ -168,7 +170,7 @@ def check_names(given: Iterable[Any], known: Iterable[str], where: str) -> None:
 
 
 def resembling(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean …?" for a name that is not known, or nothing."""
+    """Returns "; did you mean …?" for an unknown name, or nothing if it resembles none of the known ones."""
     known = list(known)
     longer = [other for other in known if len(name) > 3 and other.startswith(name)]
     near = longer or difflib.get_close_matches(name, known, 1)
@@ -179,7 +181,7 @@ def choose(value: Any, choices: Iterable[Any], name: str) -> None:
     """Check that a setting is one of an enumeration's values.
 
     Raises:
-        InputError: naming the choices.
+        InputError: it is not; names the choices.
     """
     known = [str(getattr(choice, "value", choice)) for choice in choices]
     text = str(getattr(value, "value", value))
@@ -188,10 +190,10 @@ def choose(value: Any, choices: Iterable[Any], name: str) -> None:
 
 
 def json_object(text: str, name: str) -> dict[str, Any]:
-    """A setting that is given as a JSON object.
+    """Reads a setting that is given as a JSON object.
 
     Raises:
-        InputError: no JSON, or no object.
+        InputError: the text is not JSON, or not an object.
     """
     try:
         read = json.loads(text)

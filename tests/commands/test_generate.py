@@ -1,9 +1,11 @@
 """`stepcredit generate` and `stepcredit.search`: responses to prompts of one's own, with V after every step."""
 
+import copy
 import json
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 import stepcredit
 from doubles.real import smollm2_folder
@@ -192,6 +194,24 @@ def test_bad_settings_are_one_line(models, settings, message):
 def test_a_search_that_needs_values_says_so(models):
     with pytest.raises(InputError, match="search: beam needs --value_model"):
         stepcredit.search(PROMPTS, models[0], tokenizer=models[2], search="beam")
+
+
+def test_a_reward_model_scores_each_response_after_its_own_prompt(models):
+    policy, _, tokenizer = models
+    torch.manual_seed(1)
+    config = copy.deepcopy(policy.config)
+    config.num_labels = 1
+    reward = AutoModelForSequenceClassification.from_config(config).eval()
+    reward.score.weight.data.normal_(0, 1.0)
+    checked = set()
+    for answer in found((policy, None, tokenizer), search="sample", num_generations=8, seed=3, reward_model=reward):
+        assert (answer.value is None) == (answer.stop_reason == "length")
+        if answer.value is None or not is_plain(answer, tokenizer):
+            continue
+        ids = [*tokenizer(answer.prompt)["input_ids"], *tokenizer(answer.text)["input_ids"], tokenizer.eos_token_id]
+        assert answer.value == pytest.approx(reward(torch.tensor([ids])).logits.item(), abs=2e-4)
+        checked.add(answer.prompt)
+    assert len(checked) > 1
 
 
 def test_a_model_in_memory_is_named_by_its_weights(models):

@@ -129,6 +129,19 @@ def test_runs_side_by_side_go_on_after_one_fails(tmp_path):
     assert [(c.folder / "runs").read_text() for c in good] == ["x", "x"]
 
 
+@pytest.mark.parametrize(("written", "is_kept"), [("model/checkpoint-3/state", True), ("model/state", False)])
+def test_an_interrupted_run_keeps_its_checkpoints_and_nothing_else(tmp_path, written, is_kept):
+    def interrupted(folder):
+        (folder / written).parent.mkdir(parents=True)
+        (folder / written).touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_grid([Run(tmp_path / "runs" / "a", interrupted, {})], "test", jobs=1, threads=1)
+    assert (tmp_path / "runs" / "a" / written).exists() is is_kept
+    assert (tmp_path / "runs").exists() is is_kept
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [

@@ -271,7 +271,7 @@ def test_a_kill_leaves_nothing_half_written(tmp_path):
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
     assert not out.exists()
-    assert [p.suffix for p in tmp_path.iterdir() if p.is_dir()] == [".importing"]
+    assert [p.name[:5] + p.suffix for p in tmp_path.iterdir() if p.is_dir()] == [".out..part"]
     import_logs(ImportConfig([logs], str(out)))
     assert outcomes(out) == EXPECTED
 

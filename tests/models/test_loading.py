@@ -102,9 +102,11 @@ def test_its_value_model_loads_as_it_was_and_neither_is_taken_for_the_other(kind
     ],
 )
 def test_buffers_saved_by_older_versions_are_not_unexpected(kind, names, tmp_path):
-    tiny(kind, True).save_pretrained(tmp_path)
+    policy = tiny(kind, True)
+    policy.save_pretrained(tmp_path)
     add(tmp_path, {name: torch.ones(4) for name in names})
-    load_policy(str(tmp_path))
+    loaded, ids = load_policy(str(tmp_path)), torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(loaded.eval()(ids).logits, policy.eval()(ids).logits)
 
 
 @pytest.mark.parametrize("name", ["transformer.h.0.attn.c_attn.bias_more", "transformer.h.0.mlp.bias", "attn.bias"])

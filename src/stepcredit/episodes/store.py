@@ -9,7 +9,6 @@ from __future__ import annotations
 import operator
 import os
 import re
-import secrets
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.records import IN_MEMORY_SCHEMA, OPTIONAL, SCHEMA, from_batch, to_batch
 from stepcredit.errors import InputError
+from stepcredit.files import draft_of
 
 _ROWS_PER_GROUP = 1024
 _UNIT = b"stepcredit.unit"
@@ -55,7 +55,7 @@ def append_episodes(path: str | Path, episodes: Iterable[Episode], unit: str | N
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".episodes-{os.getpid()}-{secrets.token_hex(8)}.part"
+    draft = draft_of(folder / "episodes")
     try:
         _write_draft(draft, episodes, unit)
         shard = _publish(draft, folder)

@@ -20,7 +20,7 @@ from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
 from stepcredit.evaluation.breakdown import by_problem
 from stepcredit.grading.keys import answer_key
-from stepcredit.models.states import ValueStates, value_states
+from stepcredit.models.states import MAX_STEP_TOKENS, ValueStates, value_states
 from stepcredit.progress import Advance
 from stepcredit.rollouts.multi_turn import stepping
 from stepcredit.rollouts.single_turn import graded_episode, sample_and_grade
@@ -32,8 +32,6 @@ from stepcredit.searching.selection import CHOOSERS
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.task import Problem, Task, completion_of
 from stepcredit.verdict import Verdict
-
-MAX_STEP_TOKENS = 256
 
 
 def step_rule(task: Task, states: ValueStates | None, max_step_tokens: int | None = None) -> StepRule:
@@ -58,9 +56,8 @@ def search_rule(task: Task, scorer: Scorer | None, max_step_tokens: int | None =
         InputError: as `step_rule`; or the value model was trained on prompts only.
     """
     states = value_states(scorer.model) if isinstance(scorer, ValueScorer) else None
-    if states is not None and states.level == "response":
-        raise InputError("was trained on prompts only (response level), so it cannot score responses; train it at "
-                         "step or token level", "value_model")  # fmt: skip
+    if states is not None:
+        states.check_scores_responses()
     return step_rule(task, states, max_step_tokens)
 
 

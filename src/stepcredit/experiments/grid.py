@@ -99,7 +99,8 @@ def _do(run: Run, threads: int) -> None:
     try:
         result = run.work(run.folder, **run.settings)
     except BaseException:
-        shutil.rmtree(run.folder, ignore_errors=True)
+        if not any(run.folder.rglob("checkpoint-*")):  # from which the next attempt resumes
+            shutil.rmtree(run.folder, ignore_errors=True)
         with suppress(OSError):  # other runs stand beside it
             run.folder.parent.rmdir()
         raise

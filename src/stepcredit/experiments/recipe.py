@@ -110,7 +110,7 @@ def _override(recipe: dict[str, Any], override: str) -> None:
     try:
         at[name] = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{override!r}: not YAML: {error}", "set") from error
+        raise InputError(f"{override!r}: is not YAML: {error}", "set") from error
 
 
 def _check(recipe: dict[str, Any], where: str) -> None:

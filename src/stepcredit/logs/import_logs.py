@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +15,7 @@ from typing import IO, Annotated
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
-from stepcredit.files import holds_something, locked, remove_leftovers
+from stepcredit.files import draft_of, holds_something, locked, remove_leftovers
 from stepcredit.flags import flag
 from stepcredit.logs.columns import ImportRules
 from stepcredit.logs.formats import Row, read_rows
@@ -197,7 +195,7 @@ def _create(out: Path, intake: _Intake) -> int:
     with locked(out, "stepcredit import"):
         pass  # checks that no other process writes to it, and removes the lock of a killed one
     target = out.resolve()
-    staging = target.parent / f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}.importing"
+    staging = draft_of(target)
     try:
         staging.mkdir(parents=True)
         remove_leftovers(target.parent)

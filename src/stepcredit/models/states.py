@@ -9,6 +9,8 @@ from stepcredit.episodes.alignment import Level
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
 
+MAX_STEP_TOKENS = 256
+"""Limit of a step in a search whose value model was not trained at step level."""
 _KEY = "stepcredit"
 
 
@@ -30,6 +32,16 @@ class ValueStates:
     def rule(self) -> StepRule:
         """The rule for step boundaries, where V is defined."""
         return StepRule(self.step_delimiters, self.max_step_tokens)
+
+    def check_scores_responses(self) -> None:
+        """Check that V is trained within responses.
+
+        Raises:
+            InputError: it was trained on prompts only.
+        """
+        if self.level == "response":
+            raise InputError("was trained on prompts only (response level), so it cannot score responses; train it at "
+                             "step or token level", "value_model")  # fmt: skip
 
     def describe(self, config: Any) -> None:
         """Writes these settings into the config of a value model."""

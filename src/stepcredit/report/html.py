@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from stepcredit.errors import InputError
+from stepcredit.files import written_whole
 from stepcredit.report.formatting import legible
 from stepcredit.version import __version__
 
@@ -38,16 +38,11 @@ def write_page(out: Path, make: Callable[[], str]) -> Path:
         make: returns the page as text; called after `out` has been checked.
 
     Raises:
-        InputError: `out` is a folder, or `make` raises it.
+        InputError: `out` is a folder or cannot be written, or `make` raises it.
     """
     if out.is_dir():
         raise InputError("is a folder; name the HTML file to write", str(out))
     page = make().encode("utf-8", errors="replace")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
+    with written_whole(out) as part:
         part.write_bytes(page)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
     return out

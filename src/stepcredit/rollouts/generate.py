@@ -21,7 +21,7 @@ from stepcredit.flags import flag
 from stepcredit.logs.formats import read_rows
 from stepcredit.logs.messages import turns
 from stepcredit.models.scoring import step_starts, values_of
-from stepcredit.models.states import value_states
+from stepcredit.models.states import MAX_STEP_TOKENS, value_states
 from stepcredit.progress import track
 from stepcredit.rollouts.models import Models
 from stepcredit.rollouts.multi_turn import stepping
@@ -193,11 +193,10 @@ def _rule(config: GenerateConfig, models: Models) -> StepRule:
     """Returns the step rule: that of the value model if it was trained at step level, otherwise `--step_delimiters`."""
     requested = None if config.step_delimiters is None else step_rule(config.step_delimiters, Path())
     states = None if models.value_model is None else value_states(models.value_model)
-    if states is not None and states.level == "response" and config.search in ("best-of", "beam"):
-        raise InputError("was trained on prompts only (response level), so it cannot score responses; train it at "
-                         "step or token level", "value_model")  # fmt: skip
+    if states is not None and config.search in ("best-of", "beam"):
+        states.check_scores_responses()
     if states is None or states.level != "step":
-        return StepRule(("\n",) if requested is None else requested.delimiters, 256)
+        return StepRule(("\n",) if requested is None else requested.delimiters, MAX_STEP_TOKENS)
     if requested is not None and requested.delimiters != states.step_delimiters:
         raise InputError(f"the value model was trained on steps that end after {list(states.step_delimiters)}",
                          "step_delimiters")  # fmt: skip
@@ -219,22 +218,27 @@ def _sampled(
 def _best_of(drawn: Sequence[tuple[Request, Generation]], scorer: Scorer) -> tuple[Request, Generation]:
     """Returns the finished response with the highest value, or the first response if none has finished."""
     finished = [(r, g) for r, g in drawn if g.stop_reason is StopReason.STOP]
-    best = by_value([score_of(scorer, request, generation) for request, generation in finished])
+    best = by_value(scores_of(scorer, finished))
     return drawn[0] if best is None else finished[best]
 
 
-def score_of(scorer: Scorer, request: Request, generation: Generation) -> float:
-    """Returns the score of a finished response.
+def scores_of(scorer: Scorer, finished: Sequence[tuple[Request, Generation]]) -> list[float]:
+    """Returns the scores of finished responses; each prompt is read once.
 
     Raises:
-        InputError: the score is NaN.
+        InputError: a score is NaN.
     """
-    scoring, _, _ = scorer.start([request.prompt_ids])
-    values, _ = scoring.score([Reading(0, tuple(generation.ids.tolist()), finished=True)])
-    if np.isnan(values[0]):
-        raise InputError("the scorer returned NaN; check the weights of the value or reward model",
-                         f"prompt {request.prompt_id}")  # fmt: skip
-    return float(values[0])
+    if not finished:
+        return []
+    prompts = {request.prompt_id: request.prompt_ids for request, _ in finished}
+    row = {prompt_id: k for k, prompt_id in enumerate(prompts)}
+    scoring, _, _ = scorer.start(list(prompts.values()))
+    values, _ = scoring.score([Reading(row[r.prompt_id], tuple(g.ids.tolist()), True) for r, g in finished])
+    for (request, _), value in zip(finished, values, strict=True):
+        if np.isnan(value):
+            raise InputError("the scorer returned NaN; check the weights of the value or reward model",
+                             f"prompt {request.prompt_id}")  # fmt: skip
+    return [float(value) for value in values]
 
 
 def _beam(
@@ -266,11 +270,10 @@ def _answers(models: Models, rule: StepRule, drawn: Sequence[tuple[Prompt, Reque
         for prompt, _, g in drawn
     ]
     if models.value_model is None:
-        scores = [
-            round(score_of(scorer, request, g), 4) if scorer is not None and g.stop_reason is StopReason.STOP else None
-            for _, request, g in drawn
-        ]
-        return [replace(answer, value=score) for answer, score in zip(answers, scores, strict=True)]
+        if scorer is None:
+            return answers
+        scores = iter(scores_of(scorer, [(r, g) for _, r, g in drawn if g.stop_reason is StopReason.STOP]))
+        return [replace(a, value=round(next(scores), 4)) if a.stop_reason is StopReason.STOP else a for a in answers]
     pieces, states = TokenTexts(tokenizer), value_states(models.value_model)
     rows = [align(_episode(*response), tokenizer, rule, pieces, ends) for response in drawn]
     for k, value in enumerate(values_of(models.value_model, rows)):

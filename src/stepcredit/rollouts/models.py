@@ -51,14 +51,6 @@ class Models:
             return self._value_model
         return placed(load_value_model(self._value_model, trust_remote_code=self._trust, tokenizer=self.tokenizer))
 
-    def check(self) -> None:
-        """Load the policy and the value model, before anything is generated or written.
-
-        Raises:
-            InputError: a model cannot be loaded, or the models do not fit together.
-        """
-        _ = self.engine, self.value_model
-
     @cached_property
     def scorer(self) -> Scorer | None:
         """Scorer of the reward model, else of the value model; None without either."""
