@@ -43,6 +43,8 @@ def test_every_command_explains_itself(command, capsys):
         (["evaluate", "--task", "arithmetic", "--model", "no/such/folder", "--output_dir", "x"], "no such folder"),
         (["inspect", "no-such-folder"], "no-such-folder"),
         (["inspect", "--config"], "--config: needs a value"),
+        (["inspect", "x", "--tokeniser", "y"], "unknown flag '--tokeniser'; did you mean --tokenizer?; see"),
+        (["inspect", "x", "--model", "y"], "unknown flag '--model'; see stepcredit inspect --help"),
         (["report", "no-such-folder"], "no-such-folder"),
     ],
 )  # fmt: skip

@@ -169,12 +169,18 @@ def check_names(given: Iterable[Any], known: Iterable[str], where: str) -> None:
             raise InputError(f"unknown setting {quoted(name)}{resembling(str(name), known)}", where)
 
 
-def resembling(name: str, known: Iterable[str]) -> str:
-    """Returns "; did you mean …?" for an unknown name, or nothing if it resembles none of the known ones."""
-    known = list(known)
+def resembling(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Returns "; did you mean …?" for an unknown name, or nothing if it resembles none of the known ones.
+
+    Args:
+        name: the unknown name, with or without the prefix.
+        known: known names, without the prefix.
+        prefix: what every name is written with, such as "--"; it makes no two names alike.
+    """
+    name, known = name.removeprefix(prefix), list(known)
     longer = [other for other in known if len(name) > 3 and other.startswith(name)]
     near = longer or difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def choose(value: Any, choices: Iterable[Any], name: str) -> None:
