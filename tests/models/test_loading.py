@@ -14,8 +14,9 @@ from doubles.models import tiny_llama
 from doubles.real import real_tokenizer, smollm2_folder
 from doubles.tokenizers import byte_tokenizer
 from stepcredit import InputError, OfflineTrainer, OREOConfig
-from stepcredit.models.actor_critic import ActorCritic, values_at_positions
+from stepcredit.models.actor_critic import ActorCritic
 from stepcredit.models.checks import check_finite, check_reference, check_same_tokens, check_vocabulary
+from stepcredit.models.heads.value_heads import values_at_positions
 from stepcredit.models.loading import (
     load_policy,
     load_reference,

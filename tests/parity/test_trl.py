@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from doubles.models import tiny_llama
 from stepcredit.episodes.alignment import at_states
-from stepcredit.models.action_statistics import action_statistics
+from stepcredit.models.heads.action_statistics import action_statistics
 from stepcredit.objectives.dpo import dpo_loss, dpo_metrics
 from stepcredit.objectives.kto import kl_baseline, kto_loss, kto_metrics, mismatched_sums
 

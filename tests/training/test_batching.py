@@ -140,7 +140,7 @@ def test_kto_measures_its_baseline_on_mismatched_responses(tmp_path, swapped):
     batch = run.data_collator([run.train_dataset[k] for k in range(12)])
     terms, signals = run._terms(run.model, batch)
     with torch.no_grad():
-        everything = run._objective_inputs(run.model, batch)
+        everything = run._run(run.model, batch).statistics
     total = everything.log_prob.sum(-1) - everything.ref_log_prob.sum(-1)
     baseline = total[12:].mean().clamp(min=0)
     assert (baseline > 0) == swapped

@@ -9,9 +9,8 @@ from stepcredit.episodes.alignment import Trajectory
 from stepcredit.episodes.episode import Episode
 from stepcredit.errors import InputError
 from stepcredit.training.configs import DPOConfig, OREOConfig, RFTConfig
-from stepcredit.training.data import prepare
+from stepcredit.training.data import balanced, prepare
 from stepcredit.training.methods import METHODS
-from stepcredit.training.outcome_limits import balanced
 
 
 def labelled(prompt: str, reward: float, number: int) -> Trajectory:

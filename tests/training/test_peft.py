@@ -7,8 +7,9 @@ from test_trainer import episodes, trainer, weights
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from stepcredit import InputError
-from stepcredit.episodes.alignment import collate
+from stepcredit.episodes.alignment import at_states, collate
 from stepcredit.models.adapters import load_adapter, merged, save_adapter, with_adapter
+from stepcredit.models.heads.action_statistics import action_statistics
 from stepcredit.models.loading import load_policy, load_tokenizer, load_value_model, value_model_from
 from stepcredit.training.data import prepare
 from stepcredit.training.methods import METHODS
@@ -54,12 +55,13 @@ def test_only_adapters_and_the_value_head_train_and_the_base_is_the_reference(ru
     assert ranks == {"policy": 2, "value": 3}
     batch = batch_of(run)
     with torch.no_grad():
-        output = run.model.eval()(batch.input_ids, batch.attention_mask, needs_reference=True)
+        output = run.model.eval()(batch.to_dict(), needs_reference=True)
         from doubles.models import tiny_llama
 
         base = tiny_llama().eval()(batch.input_ids, attention_mask=batch.attention_mask).logits
-    torch.testing.assert_close(output.ref_logits, base)
-    assert (output.logits - base).abs().max() > 1e-3
+    expected = action_statistics(at_states(base), None, batch.action, batch.action_mask).log_prob
+    torch.testing.assert_close(output.statistics.ref_log_prob, expected)
+    assert (output.statistics.log_prob - expected).abs().max() > 1e-3
 
 
 def test_saved_plain_with_the_adapter_beside_it(run, tmp_path):
@@ -69,10 +71,11 @@ def test_saved_plain_with_the_adapter_beside_it(run, tmp_path):
     value = AutoModelForTokenClassification.from_pretrained(tmp_path / "value")
     batch = batch_of(run)
     with torch.no_grad():
-        output = run.model.eval()(batch.input_ids, batch.attention_mask, needs_reference=False)
+        output = run.model.eval()(batch.to_dict())
         plain = policy(batch.input_ids, attention_mask=batch.attention_mask).logits
         plain_value = value(batch.input_ids, attention_mask=batch.attention_mask).logits[..., 0]
-    torch.testing.assert_close(plain, output.logits, atol=1e-5, rtol=1e-4)
+    expected = action_statistics(at_states(plain), None, batch.action, batch.action_mask).log_prob
+    torch.testing.assert_close(output.statistics.log_prob, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(plain_value, output.value, atol=1e-5, rtol=1e-4)
     assert (tmp_path / "policy_adapter" / "adapter_model.safetensors").exists()
     assert (tmp_path / "value_adapter" / "adapter_model.safetensors").exists()

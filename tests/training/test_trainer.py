@@ -19,10 +19,12 @@ from doubles.tokenizers import byte_tokenizer
 from stepcredit import Episode, InputError, OfflineTrainer, OREOConfig, RFTConfig, SFTConfig, StopReason
 from stepcredit.episodes.alignment import add_bootstrap_value, at_states, collate
 from stepcredit.logs.columns import ImportRules
+from stepcredit.models.heads.action_statistics import action_statistics
 from stepcredit.models.loading import value_model_from
 from stepcredit.training.batching import LengthSortedSampler
 from stepcredit.training.data import as_episodes, prepare
 from stepcredit.training.methods import METHODS, method_of
+from stepcredit.training.optimizers import trainable
 
 
 def episodes(count=12):
@@ -170,13 +172,13 @@ def test_scaling_the_value_loss_leaves_the_policys_update_unchanged(tmp_path):
 
 def test_gradients_are_clipped_apart(tmp_path):
     run = trainer(tmp_path)
-    for parameters in run._parameters().values():
+    for parameters in trainable(run.model.parts()).values():
         for p in parameters:
             p.grad = torch.ones_like(p)
     total = run._clip_grad_norm(run.model)
-    sizes = [sum(p.numel() for p in ps) for ps in run._parameters().values()]
+    sizes = [sum(p.numel() for p in ps) for ps in trainable(run.model.parts()).values()]
     assert float(total) == pytest.approx(math.sqrt(sum(sizes)), rel=1e-5)
-    for parameters in run._parameters().values():
+    for parameters in trainable(run.model.parts()).values():
         assert float(torch.stack([p.grad.norm() for p in parameters]).norm()) == pytest.approx(1.0, rel=1e-4)
 
 
@@ -222,8 +224,10 @@ def test_saved_models_are_plain_and_give_the_same_numbers(tmp_path, tied):
     assert (tmp_path / "policy" / "tokenizer.json").exists()
     batch = collate(prepare(episodes(), byte_tokenizer(), run.args, run.method).trajectories, 256)
     with torch.no_grad():
-        output = run.model.eval()(batch.input_ids, batch.attention_mask, needs_reference=False)
-        assert torch.equal(policy(batch.input_ids, attention_mask=batch.attention_mask).logits, output.logits)
+        output = run.model.eval()(batch.to_dict())
+        logits = policy(batch.input_ids, attention_mask=batch.attention_mask).logits
+        expected = action_statistics(at_states(logits), None, batch.action, batch.action_mask).log_prob
+        torch.testing.assert_close(output.statistics.log_prob, expected)
         assert torch.equal(value(batch.input_ids, attention_mask=batch.attention_mask).logits[..., 0], output.value)
     assert output.value.abs().max() > 0
 
@@ -243,10 +247,11 @@ def test_a_value_model_starts_at_zero_with_the_policys_trunk():
 def test_values_stay_float32_under_autocast(tmp_path):
     model = trainer(tmp_path).model
     ids = torch.arange(8)[None]
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "action": ids[:, 1:]}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = model(ids, torch.ones_like(ids), needs_reference=True)
+        output = model({**batch, "action_mask": torch.ones(1, 7, dtype=torch.bool)}, needs_reference=True)
     assert output.value.dtype == torch.float32
-    assert output.logits.dtype == torch.bfloat16
+    assert output.statistics.log_prob.dtype == torch.float32
 
 
 def test_metrics(tmp_path):
@@ -298,7 +303,7 @@ def test_a_cut_episode_is_bootstrapped_from_the_value_after_its_last_token(tmp_p
         run.model.value.score.weight.normal_()
     batch = collate(run.train_dataset.trajectories, 256)
     assert batch.cut.tolist() == [True, False]
-    value = run.model(batch.input_ids, batch.attention_mask, needs_reference=False).value
+    value = run.model(batch.to_dict()).value
     reward = add_bootstrap_value(batch.reward, value, batch.action_mask, batch.cut)
     assert not reward.requires_grad
     assert reward[0].tolist() == [0, 0, value[0, 3].item(), 0]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from stepcredit.errors import InputError
@@ -74,6 +75,24 @@ def with_adapter(model: Any, peft_config: Any, keep: tuple[str, ...] = ()) -> An
         _logger.warning("the model ties embedding and head, and the adapter changes only one of them: "
                         "the saved policy/ is untied (tie_word_embeddings: false)")  # fmt: skip
     return adapted
+
+
+def share_frozen_weights(model: Any, source: Any) -> None:
+    """Replaces the transformer's weights of a model by those of another with equal weights, so that both are one.
+
+    For two adapters on one trunk: the weights must stay frozen in both.
+    """
+    theirs = {name.replace(".base_layer.", "."): weight for name, weight in _transformer(source).named_parameters()}
+    body = _transformer(model)
+    for name, weight in list(body.named_parameters()):
+        shared = theirs.get(name)
+        if shared is not None and shared.dtype == weight.dtype and torch.equal(shared, weight):
+            owner, _, attribute = name.rpartition(".")
+            setattr(body.get_submodule(owner), attribute, shared)
+
+
+def _transformer(model: Any) -> Any:
+    return (model.get_base_model() if is_peft(model) else model).base_model
 
 
 def load_with_adapter(base: Any, folder: str) -> Any:

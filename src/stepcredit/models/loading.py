@@ -155,7 +155,24 @@ def load_reward_model(
 
 
 def value_model_from(policy: Any) -> Any:
-    """Creates a value model with a float32 copy of the policy's transformer and a head of zeros.
+    """Creates a value model with a float32 copy of the policy's transformer, without adapters, and a head of zeros.
+
+    Raises:
+        InputError: transformers has no token-classification model for this architecture.
+    """
+    config = value_config(policy)
+    model = AutoModelForTokenClassification.from_config(config)
+    weights = policy.base_model.state_dict().items()
+    model.base_model.load_state_dict({n.replace(".base_layer.", "."): w for n, w in weights if ".lora_" not in n})
+    head = model.get_submodule("score" if hasattr(model, "score") else "classifier")
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+    return model.to(config.dtype)
+
+
+def value_config(policy: Any) -> Any:
+    """Returns the config of a value model with a policy's transformer.
 
     Raises:
         InputError: transformers has no token-classification model for this architecture.
@@ -167,20 +184,13 @@ def value_model_from(policy: Any) -> Any:
     config.problem_type = REGRESSION
     config.dtype = torch.promote_types(policy.dtype, torch.float32)
     config.architectures = None
-    try:
-        model = AutoModelForTokenClassification.from_config(config)
-    except ValueError as error:
+    if type(config) not in AutoModelForTokenClassification._model_mapping:
         raise InputError(
             f"transformers {transformers.__version__} has no token-classification model for "
             f"{config.model_type!r}; choose a policy with one, such as a Llama, Qwen or Mistral model",
             "value_model",
-        ) from error
-    model.base_model.load_state_dict(policy.base_model.state_dict())
-    head = model.get_submodule("score" if hasattr(model, "score") else "classifier")
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.zero_()
-    return model.to(config.dtype)
+        )
+    return config
 
 
 def stopping(policy: Any, tokenizer: Any) -> TurnEnds:

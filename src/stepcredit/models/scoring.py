@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stepcredit.episodes.alignment import Batch, Trajectory, at_states, collate
-from stepcredit.models.action_statistics import action_statistics
-from stepcredit.models.actor_critic import values_at_positions
+from stepcredit.models.heads.action_statistics import action_statistics
+from stepcredit.models.heads.value_heads import values_at_positions
 
 
 @torch.inference_mode()

@@ -11,7 +11,9 @@ import torch
 from torch.utils.data import Sampler
 
 from stepcredit.episodes.alignment import Trajectory, collate, splice
+from stepcredit.episodes.prefixes import collate_shared
 from stepcredit.errors import InputError
+from stepcredit.training.precompute import Precomputed
 
 Item = tuple[Trajectory, ...]
 """One training example: one trajectory or two. All items of a run have the same length."""
@@ -95,15 +97,31 @@ class Collator:
     """Collates dataset items into the tensors of an `episodes.alignment.Batch`, padded on the right.
 
     The rows are the first trajectory of every item, then the second of every item, and so on.
+
+    Args:
+        pad_token_id: fills the padding.
+        share_prompts: whether each prompt is in the batch once (`episodes.prefixes`).
+
+    Attributes:
+        precomputed: adds fields that were computed before training.
     """
 
-    def __init__(self, pad_token_id: int) -> None:
+    def __init__(self, pad_token_id: int, share_prompts: bool = False) -> None:
         self.pad_token_id = pad_token_id
+        self.share_prompts = share_prompts
+        self.precomputed: Precomputed | None = None
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Returns the batch as a dict by field name."""
         columns = zip(*(item["trajectories"] for item in items), strict=True)
-        return collate([t for column in columns for t in column], self.pad_token_id).to_dict()
+        rows = [t for column in columns for t in column]
+        if self.share_prompts:
+            batch = collate_shared(rows, self.pad_token_id)
+        else:
+            batch = collate(rows, self.pad_token_id).to_dict()
+        if self.precomputed is not None:
+            batch.update(self.precomputed.fields(rows, batch if self.share_prompts else None))
+        return batch
 
 
 class LengthSortedSampler(Sampler[int]):
@@ -117,14 +135,26 @@ class LengthSortedSampler(Sampler[int]):
         per_step: the items of one optimizer step, over all micro-batches and processes.
         seed: the seed of the order.
         sort: whether to sort each step by length.
+        prompts: the prompt of each item, whose items stay together; None samples single items.
     """
 
-    def __init__(self, lengths: Sequence[int], per_step: int, seed: int, sort: bool = True) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        per_step: int,
+        seed: int,
+        sort: bool = True,
+        prompts: Sequence[str] | None = None,
+    ) -> None:
         self.lengths = np.asarray(lengths)
         self.per_step = per_step
         self.seed = seed
         self.sort = sort
         self.epoch = 0
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for k in range(len(self.lengths)):
+            groups[k if prompts is None else prompts[k]].append(k)
+        self._groups = list(groups.values())
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch; accelerate calls this at the start of every epoch."""
@@ -135,7 +165,14 @@ class LengthSortedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
-        order = torch.randperm(len(self.lengths), generator=generator).numpy()
+        order = [k for g in torch.randperm(len(self._groups), generator=generator).tolist() for k in self._groups[g]]
+        group_of = {k: g for g, group in enumerate(self._groups) for k in group}
         for start in range(0, len(order), self.per_step):
             step = order[start : start + self.per_step]
-            yield from (step[np.argsort(self.lengths[step], kind="stable")] if self.sort else step).tolist()
+            if self.sort:
+                longest: dict[int, int] = defaultdict(int)
+                for k in step:
+                    longest[group_of[k]] = max(longest[group_of[k]], int(self.lengths[k]))
+                place = {g: n for n, g in enumerate(dict.fromkeys(group_of[k] for k in step))}
+                step = sorted(step, key=lambda k: (longest[group_of[k]], place[group_of[k]], self.lengths[k]))
+            yield from step

@@ -9,8 +9,10 @@ from torch import nn
 
 from stepcredit.errors import InputError, quoted
 from stepcredit.models.actor_critic import ActorCritic
-from stepcredit.models.adapters import is_peft, with_adapter
+from stepcredit.models.adapters import is_peft, share_frozen_weights, with_adapter
+from stepcredit.models.bodies import base_of, freeze_all_but, layer_count, split
 from stepcredit.models.checks import check_reference, check_vocabulary
+from stepcredit.models.heads.value_heads import TrunkValue
 from stepcredit.models.loading import (
     REGRESSION,
     disable_dropout,
@@ -49,26 +51,26 @@ def build_actor_critic(
     policy = load_policy(model, **init) if isinstance(model, str) else model
     check_vocabulary(policy, tokenizer, model if isinstance(model, str) else "model")
     value = None
-    if method.needs_value:
-        if value_model is None:
-            value = value_model_from(policy.get_base_model() if is_peft(policy) else policy)
-        elif isinstance(value_model, str):
-            value = load_value_model(value_model, tokenizer=tokenizer, **{**init, "dtype": torch.float32})
-        else:
-            value = value_model
-        check_vocabulary(value, tokenizer, "value_model")
-        value = value.to(torch.promote_types(value.dtype, torch.float32))
+    if method.needs_value and not getattr(args, "shared_trunk", False):
+        value = _value_model(policy, value_model, tokenizer, init)
+        if value_model is None and value_peft_config is not None and (peft_config is not None or is_peft(policy)):
+            share_frozen_weights(value, policy)
         if value_peft_config is not None and not is_peft(value):
-            value = with_adapter(value, value_peft_config, keep=("score",))
+            value = with_adapter(value, _in_last_layers(value_peft_config, value, args), keep=("score",))
     if peft_config is not None and not is_peft(policy):
-        policy = with_adapter(policy, peft_config)
+        policy = with_adapter(policy, _in_last_layers(peft_config, policy, args))
+    if method.needs_value and value is None:
+        if value_model is not None or value_peft_config is not None:
+            raise InputError("cannot be used with shared_trunk, where V is a linear map of the policy's hidden states",
+                             "value_model" if value_model is not None else "value_use_peft")  # fmt: skip
+        value = TrunkValue(policy)
+    if args.train_layers is not None:
+        for part in (policy, value):
+            if part is not None and not isinstance(part, TrunkValue):
+                _freeze_first_layers(part, args.train_layers)
     reference = None
     if method.needs_reference and not (ref_model is None and is_peft(policy)):
-        if isinstance(ref_model, str):
-            ref_model = load_reference(ref_model, policy, tokenizer, **init)
-        elif ref_model is not None:
-            check_reference(ref_model, policy, "ref_model")
-        reference = frozen_copy(policy) if ref_model is None else ref_model.eval().requires_grad_(False)
+        reference = _reference(policy, ref_model, args, tokenizer, init)
     if args.disable_dropout:
         for part in (policy, value, reference):
             if part is not None:
@@ -77,7 +79,56 @@ def build_actor_critic(
         rule = args.step_rule
         ValueStates(args.value_segments, rule.delimiters, rule.max_tokens).describe(value.config)
         value.config.problem_type = REGRESSION
-    return ActorCritic(policy, value, reference)
+    return ActorCritic(policy, value, reference, args.train_layers)
+
+
+def _value_model(policy: Any, value_model: Any, tokenizer: Any, init: dict[str, Any]) -> Any:
+    """Returns the value model in float32 or wider: the policy's transformer with a zero head, by name, or as given."""
+    if value_model is None:
+        value = value_model_from(policy.get_base_model() if is_peft(policy) else policy)
+    elif isinstance(value_model, str):
+        value = load_value_model(value_model, tokenizer=tokenizer, **{**init, "dtype": torch.float32})
+    else:
+        value = value_model
+    check_vocabulary(value, tokenizer, "value_model")
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _reference(policy: Any, ref_model: Any, args: OfflineConfig, tokenizer: Any, init: dict[str, Any]) -> Any:
+    """Returns the reference: by name, as given, or a frozen copy of the policy; the policy itself if it is only needed
+    before training."""
+    if isinstance(ref_model, str):
+        return load_reference(ref_model, policy, tokenizer, **init).eval().requires_grad_(False)
+    if ref_model is not None:
+        check_reference(ref_model, policy, "ref_model")
+        return ref_model.eval().requires_grad_(False)
+    return policy if args.precomputes else frozen_copy(policy)
+
+
+def _in_last_layers(peft_config: Any, model: Any, args: OfflineConfig) -> Any:
+    """Restricts an adapter to the layers that are trained."""
+    if args.train_layers is None or getattr(peft_config, "layers_to_transform", None) is not None:
+        return peft_config
+    count = layer_count(base_of(model))
+    peft_config.layers_to_transform = list(range(count - args.train_layers, count))
+    return peft_config
+
+
+def _freeze_first_layers(model: Any, last: int) -> None:
+    """Freezes a model but for its last layers, the norm after them and the head of a value model.
+
+    Raises:
+        InputError: the model has no such layers, or an adapter changes others.
+    """
+    first = split(base_of(model), last)[0]
+    if not is_peft(model):
+        freeze_all_but(base_of(model), last)
+        head = model.get_output_embeddings()
+        if head is not None:
+            head.requires_grad_(False)
+    elif any(p.requires_grad for p in first.parameters()):
+        raise InputError(f"the adapter also changes what lies before the last {last} layers; restrict "
+                         "layers_to_transform", "train_layers")  # fmt: skip
 
 
 def _init_kwargs(args: OfflineConfig) -> dict[str, Any]:

@@ -113,6 +113,48 @@ class OfflineConfig(Named, TrainingArguments):
             "policy saw, with the outcome that the conversation had: for chat templates that change earlier turns."
         },
     )
+    share_prompts: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep the responses to a prompt together in a step, and read the prompt once per micro-batch."
+        },
+    )
+    train_layers: Annotated[int | None, Limits(at_least=1)] = field(
+        default=None,
+        metadata={
+            "help": "Train only so many last layers of policy and value model, with the norm after them; the hidden "
+            "states that enter them, and the reference, are computed once. Default: all layers."
+        },
+    )
+    precompute_ref_log_probs: bool = field(
+        default=False,
+        metadata={
+            "help": "Run the reference once before training: its log-probabilities are kept, or its last hidden states "
+            "where the method needs the exact KL."
+        },
+    )
+    activation_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for what is computed once; several runs may share it. Default: activations in output_dir."
+        },
+    )
+    activation_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Type in which hidden states are kept; bfloat16 needs half the space, and its error is logged. "
+            "Default: that of the computation.",
+            "choices": ["float32", "bfloat16"],
+        },
+    )
+    head: str = field(
+        default="auto",
+        metadata={
+            "help": "The language-model head: naive holds the logits of all actions of a micro-batch, fused never "
+            "does, auto takes the faster one that fits, measured at the first micro-batch.",
+            "choices": ["auto", "naive", "fused"],
+        },
+    )
     length_sorted: bool = field(
         default=True,
         metadata={"help": "Order the episodes of one optimizer step by length, so that micro-batches pad little."},
@@ -135,6 +177,9 @@ class OfflineConfig(Named, TrainingArguments):
         if self.split_turns and self.truncated == "bootstrap":
             raise InputError("a conversation that was cut has no V for its earlier turns; choose drop or zero",
                              "truncated")  # fmt: skip
+        if self.share_prompts and (self.gradient_checkpointing or getattr(self, "activation_checkpointing", False)):
+            raise InputError("needs keys and values, which gradient checkpointing does not keep; choose one of the two",
+                             "share_prompts")  # fmt: skip
         self.step_rule  # noqa: B018 - raises where it is none
         self.import_rules  # noqa: B018 - likewise
 
@@ -157,6 +202,11 @@ class OfflineConfig(Named, TrainingArguments):
             raise InputError(f"{self.method} has no V to stand for the reward; choose drop or zero", "truncated")
         choose(self.lr_scheduler_type, SchedulerType, "lr_scheduler_type")
         choose(self.optim, OptimizerNames, "optim")
+
+    @property
+    def precomputes(self) -> bool:
+        """Whether something is computed once before training."""
+        return self.train_layers is not None or self.precompute_ref_log_probs
 
     @property
     def import_rules(self) -> ImportRules:
@@ -247,6 +297,13 @@ class ValueConfig(OfflineConfig):
     value_coef: Annotated[float, Limits(at_least=0)] = field(
         default=1.0,
         metadata={"help": "Weight of the value loss; it does not change the policy's update."},
+    )
+    shared_trunk: bool = field(
+        default=False,
+        metadata={
+            "help": "V is a linear map of the policy's last hidden states, which it trains too, not a model of its "
+            "own; saved as a whole value model."
+        },
     )
     value_warmup_steps: Annotated[int, Limits(at_least=0)] = field(
         default=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,6 @@ from stepcredit.logs.importers import EpisodeImporter
 from stepcredit.training.batching import Item
 from stepcredit.training.configs import LabelConfig, OfflineConfig
 from stepcredit.training.methods import Method
-from stepcredit.training.outcome_limits import balanced
 
 
 @dataclass
@@ -102,6 +101,33 @@ def prepare(
         raise InputError(f"no episode is left to train on ({dict(data.left_out)})", "train_dataset")
     data.items = method.batch_layout.items(data.trajectories, config)
     return data
+
+
+def balanced(episodes: Sequence[Trajectory], limit: int, threshold: float, seed: int) -> list[Trajectory]:
+    """Keeps at most `limit` right and `limit` wrong responses of each prompt, in their original order.
+
+    Of the right responses at most as many are kept as there are wrong ones, but at least one if there is any. OREO's
+    7B runs keep at most 4 of each outcome out of 16 (arXiv 2412.16145, experiments): (right, wrong) responses (8, 8)
+    give (4, 4), (13, 3) give (3, 3), (16, 0) give (1, 0), and (3, 13) give (3, 4).
+
+    The sample is random, seeded by `seed` and the order of the episodes.
+
+    Args:
+        episodes: encoded responses of any number of prompts.
+        limit: the maximal number per outcome.
+        threshold: a response is right if its outcome is at least this.
+        seed: the seed of the sample.
+    """
+    prompts: dict[str, dict[bool, list[int]]] = defaultdict(lambda: {True: [], False: []})
+    for index, episode in enumerate(episodes):
+        prompts[episode.prompt_id][episode.outcome >= threshold].append(index)
+    rng = np.random.default_rng([seed, 4])
+    indices: list[int] = []
+    for by_label in prompts.values():
+        right, wrong = by_label[True], by_label[False]
+        indices += [right[k] for k in rng.permutation(len(right))[: min(limit, max(len(wrong), 1))]]
+        indices += [wrong[k] for k in rng.permutation(len(wrong))[:limit]]
+    return [episodes[index] for index in sorted(indices)]
 
 
 def _training_episodes(rows: Iterable[Any], config: OfflineConfig) -> Iterator[Episode]:

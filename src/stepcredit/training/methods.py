@@ -81,6 +81,7 @@ class Method:
         batch_layout: how episodes are grouped into items: single, in pairs, or with mismatched responses.
         needs_value: whether a value model is trained with the policy.
         needs_reference: whether log-probabilities under π_ref are computed.
+        needs_kl: whether, given the config, the exact KL to the reference is computed.
         needs_behavior: whether episodes must have log-probabilities of the behaviour policy.
         keeps: whether the method trains on an episode, given its outcome and the config.
         step_statistics: sums over the whole optimizer step that the loss needs. They are computed on the layout's
@@ -96,6 +97,7 @@ class Method:
     batch_layout: BatchLayout = SINGLE
     needs_value: bool = False
     needs_reference: bool = False
+    needs_kl: Callable[[Any], bool] = lambda config: False
     needs_behavior: bool = False
     keeps: Callable[[float, Any], bool] = lambda outcome, config: True
 
@@ -117,12 +119,11 @@ def residual_inputs(inputs: ObjectiveInputs) -> dict[str, Any]:
 
 def oreo_terms(inputs: ObjectiveInputs, config: OREOConfig) -> LossTerms:
     """OREO at any level: squared path residuals for policy and value, plus α KL for the policy."""
-    assert inputs.kl is not None
     residual_args = {**residual_inputs(inputs), "beta": config.beta}
     policy_id = segments(config.policy_segments, inputs.action_mask, inputs.step_id)
     value_id = segments(config.value_segments, inputs.action_mask, inputs.step_id)
     loss_args = {**residual_args, "normalizer": config.normalizer}
-    token_kl = inputs.kl if config.kl_estimator == "exact" else sampled_kl(residual_args["log_ratio"])
+    token_kl = sampled_kl(residual_args["log_ratio"]) if inputs.kl is None else inputs.kl
     kl = kl_penalty(token_kl, inputs.action_mask)
     residual = oreo_policy_loss(segment_id=policy_id, **loss_args)
     values = value_metrics(segment_id=value_id, **residual_args)
@@ -229,7 +230,14 @@ METHODS: dict[str, Method] = {
         DQOConfig, dqo_terms, per="item", label="DQO", color="#cf4f3e", needs_value=True, needs_reference=True
     ),
     "oreo": Method(
-        OREOConfig, oreo_terms, per="item", label="OREO", color="#2476c4", needs_value=True, needs_reference=True
+        OREOConfig,
+        oreo_terms,
+        per="item",
+        label="OREO",
+        color="#2476c4",
+        needs_value=True,
+        needs_reference=True,
+        needs_kl=lambda config: config.kl_estimator == "exact",
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,15 +15,13 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from stepcredit.episodes.alignment import add_bootstrap_value, at_states
 from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import InputError, NotFiniteError
-from stepcredit.models.action_statistics import action_statistics
-from stepcredit.models.actor_critic import POLICY, VALUE
+from stepcredit.models.actor_critic import POLICY, ActorCriticOutput
 from stepcredit.models.chat_templates import with_chat_template
 from stepcredit.models.checks import check_ids
+from stepcredit.models.first_use import settle
 from stepcredit.models.loading import stopping
-from stepcredit.objectives.sums import Sums, count, mean, mean_of, spread_of, total
 from stepcredit.training.batching import Collator, LengthSortedSampler
 from stepcredit.training.build_models import build_actor_critic, tokenizer_of
 from stepcredit.training.checkpoints import check_state, last_checkpoint, readable
@@ -30,10 +29,12 @@ from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.data import TrainingData, prepare
 from stepcredit.training.finite import Finding, FiniteCheck, nonfinite_flags
 from stepcredit.training.methods import LossTerms, Method, ObjectiveInputs, method_of
+from stepcredit.training.objective_inputs import Batch, metrics_of, objective_inputs, rows_of, split_rows
+from stepcredit.training.optimizers import delay, parameter_groups, trainable
+from stepcredit.training.precompute import Precomputed
 from stepcredit.training.totals import Totals
 
-Batch = dict[str, Any]
-"""The fields of `episodes.alignment.Batch` by name."""
+_logger = logging.getLogger(__name__)
 
 
 class OfflineTrainer(Trainer):
@@ -85,10 +86,13 @@ class OfflineTrainer(Trainer):
         self._step_statistics: Tensor | None = None  # of the current optimizer step, see Method.step_statistics
         self._latest: Batch | None = None  # the last micro-batch
         self._grad_norms: dict[str, float] = {}
+        self._settled = False
+        self.notes: list[str] = []
+        self._needs = {"needs_reference": self.method.needs_reference, "needs_kl": self.method.needs_kl(args)}
         super().__init__(
             model=actor_critic,
             args=args,
-            data_collator=data_collator or Collator(tokenizer.pad_token_id),
+            data_collator=data_collator or Collator(tokenizer.pad_token_id, args.share_prompts),
             train_dataset=self._prepare(train_dataset, tokenizer, args, actor_critic.policy),
             eval_dataset=self._prepare(eval_dataset, tokenizer, args, actor_critic.policy),
             processing_class=tokenizer,
@@ -121,6 +125,7 @@ class OfflineTrainer(Trainer):
             check_state(resume_from_checkpoint)
         self._totals, self._step_statistics = Totals(), None
         self._latest, self._finite = None, FiniteCheck(self.accelerator)
+        self._precompute(self.train_dataset, self.eval_dataset)
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         self._step_statistics = None
         self._check_models()
@@ -140,51 +145,49 @@ class OfflineTrainer(Trainer):
         `num_items_in_batch` counts items or action tokens (`Method.per`) over all micro-batches and processes, so
         the gradient does not depend on how a step is split into micro-batches.
         """
-        terms, objective_inputs = self._terms(model, inputs)
         size = num_items_in_batch if num_items_in_batch is not None else self._items([inputs])
         scale = self.accelerator.num_processes / size if model.training else 1 / size
-        policy_loss = terms.policy.sum() * scale
-        loss = policy_loss if terms.value is None else policy_loss + terms.value.sum() * scale
+        statistics = self._step_statistics
+        if statistics is None:
+            statistics = self._compute_step_statistics([inputs])
+        rows = split_rows(inputs, self.method.batch_layout)[0]
+
+        def objective(output: ActorCriticOutput, part: slice) -> Tensor:
+            of_part = rows_of(rows, part)
+            inputs_of_part = objective_inputs(output, of_part, statistics)
+            terms = self.method.terms(inputs_of_part, self.args)
+            if model.training:
+                self._finite.add(nonfinite_flags(inputs_of_part, of_part["prompt_id"], len(terms.policy), terms))
+            self._totals.add(metrics_of(self.method, terms, inputs_of_part))
+            return terms.policy.sum() if terms.value is None else terms.policy.sum() + terms.value.sum()
+
+        if self.method.batch_layout.rows_per_item == 1:
+            loss = self._run(model, rows, objective) * scale
+        else:
+            loss = objective(self._run(model, rows), slice(0, None)) * scale
         if model.training:
-            self._finite.add(nonfinite_flags(objective_inputs, inputs["prompt_id"], len(terms.policy), terms))
             self._latest = inputs
-        self._totals.add(self._metrics(terms, objective_inputs))
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
     def _terms(self, model: nn.Module, inputs: Batch) -> tuple[LossTerms, ObjectiveInputs]:
         """Computes the loss terms of a batch and the objective inputs they are computed from."""
-        statistics = self._step_statistics
-        if statistics is None:
-            statistics = self._compute_step_statistics([inputs])
-        objective_inputs = self._objective_inputs(model, self._split_rows(inputs)[0])
-        objective_inputs = objective_inputs._replace(step_statistics=statistics)
-        return self.method.terms(objective_inputs, self.args), objective_inputs
+        statistics = self._compute_step_statistics([inputs])
+        rows = split_rows(inputs, self.method.batch_layout)[0]
+        of_rows = objective_inputs(self._run(model, rows), rows, statistics)
+        return self.method.terms(of_rows, self.args), of_rows
 
-    def _objective_inputs(self, model: nn.Module, inputs: Batch) -> ObjectiveInputs:
-        output = model(inputs["input_ids"], inputs["attention_mask"], needs_reference=self.method.needs_reference)
-        ref_logits = None if output.ref_logits is None else at_states(output.ref_logits)
-        statistics = action_statistics(at_states(output.logits), ref_logits, inputs["action"], inputs["action_mask"])
-        reward = inputs["reward"].to(statistics.log_prob.dtype)
-        if output.value is not None and inputs["cut"].any():
-            reward = add_bootstrap_value(reward, output.value, inputs["action_mask"], inputs["cut"])
-        return ObjectiveInputs(
-            log_prob=statistics.log_prob,
-            ref_log_prob=statistics.ref_log_prob,
-            kl=statistics.kl,
-            entropy=statistics.entropy,
-            value=None if output.value is None else at_states(output.value),
-            reward=reward,
-            outcome=inputs["outcome"],
-            action_mask=inputs["action_mask"],
-            step_id=inputs["step_id"],
-            behavior_log_prob=inputs["behavior_log_prob"].to(statistics.log_prob.dtype),
-        )
+    def _run(self, model: nn.Module, rows: Batch, objective: Any = None) -> Any:
+        """Returns the output of the models, or the loss if there is an objective, which adds up over rows."""
+        if not self._settled:
+            self._settled = True
+            for note in settle(self.accelerator.unwrap_model(self.model), rows, self.args.head, self._needs):
+                self._say(note)
+        return model(rows, **self._needs, objective=objective)
 
-    def _split_rows(self, inputs: Batch) -> tuple[Batch, Batch]:
-        """Splits a batch into the rows of the loss and the rows of the step statistics."""
-        layout = self.method.batch_layout
-        at = len(inputs["input_ids"]) // layout.rows_per_item * (layout.rows_per_item - layout.statistics_rows)
-        return {name: x[:at] for name, x in inputs.items()}, {name: x[at:] for name, x in inputs.items()}
+    def _say(self, note: str) -> None:
+        """Logs what was decided at run time; `run.json` has it too."""
+        self.notes.append(note)
+        _logger.info(note)
 
     def _compute_step_statistics(self, batches: Iterable[Batch]) -> Tensor | None:
         """Sums `Method.step_statistics` over batches and processes; None where the method has none."""
@@ -192,8 +195,8 @@ class OfflineTrainer(Trainer):
         if statistics_of is None:
             return None
         with self._without_gradient() as model:
-            rows = (self._split_rows(self._prepare_inputs(batch))[1] for batch in batches)
-            statistics = [statistics_of(self._objective_inputs(model, batch)) for batch in rows]
+            parts = (split_rows(self._prepare_inputs(batch), self.method.batch_layout)[1] for batch in batches)
+            statistics = [statistics_of(objective_inputs(self._run(model, rows), rows)) for rows in parts]
         sums: Tensor = self.accelerator.reduce(torch.stack(statistics).sum(0), "sum")
         return sums
 
@@ -201,7 +204,9 @@ class OfflineTrainer(Trainer):
         rows = self.method.batch_layout.rows_per_item
         if self.method.per == "item":
             return torch.tensor(sum(len(b["input_ids"]) // rows for b in batches), device=self.args.device)
-        return torch.stack([self._split_rows(b)[0]["action_mask"].sum().to(self.args.device) for b in batches]).sum()
+        return torch.stack(
+            [split_rows(b, self.method.batch_layout)[0]["action_mask"].sum().to(self.args.device) for b in batches]
+        ).sum()
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Returns the micro-batches of an optimizer step and its size; computes the step statistics."""
@@ -220,7 +225,31 @@ class OfflineTrainer(Trainer):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return LengthSortedSampler(dataset.lengths, per_step, seed, sort=self.args.length_sorted)
+        prompts = [item[0].prompt_id for item in dataset.items] if self.args.share_prompts else None
+        return LengthSortedSampler(dataset.lengths, per_step, seed, sort=self.args.length_sorted, prompts=prompts)
+
+    def _precompute(self, *datasets: TrainingData | None) -> None:
+        """Computes what frozen weights compute on these datasets, where the config says so."""
+        if not self.args.precomputes:
+            return
+        collator, dtype = self.data_collator, self.args.activation_dtype
+        if not isinstance(collator, Collator):
+            raise InputError("must be a training.batching.Collator, which adds what is precomputed", "data_collator")
+        if collator.precomputed is None:
+            models = self.accelerator.unwrap_model(self.model)
+            computed = torch.bfloat16 if self.args.bf16 else models.policy.dtype
+            collator.precomputed = Precomputed(
+                models,
+                Path(self.args.activation_cache or Path(self.args.output_dir) / "activations"),
+                computed if dtype is None else getattr(torch, dtype),
+                **self._needs,
+                autocast=self.accelerator.autocast,
+            )
+        with self.accelerator.main_process_first():
+            collator.precomputed.compute(
+                t for data in datasets if data is not None for item in data.items for t in item
+            )
+        self._say(collator.precomputed.describe())
 
     # ---- optimizer --------------------------------------------------------------------------------
 
@@ -228,44 +257,22 @@ class OfflineTrainer(Trainer):
         """Creates the optimizer with one parameter group per model, each with its own learning rate."""
         if getattr(self, "optimizer", None) is None:
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
-            rate = getattr(self.args, "value_learning_rate", None)
-            rates = {POLICY: self.args.learning_rate, VALUE: self.args.learning_rate if rate is None else rate}
-            groups = [
-                {"params": parameters, "lr": rates[name], "weight_decay": self.args.weight_decay, "name": name}
-                for name, parameters in self._parameters(model).items()
-            ]
-            self.optimizer = optimizer_class(groups, **kwargs)
+            parts = self.accelerator.unwrap_model(model if model is not None else self.model).parts()
+            self.optimizer = optimizer_class(parameter_groups(parts, self.args), **kwargs)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Creates the schedule of `TrainingArguments`; the policy's rate is 0 for the first `value_warmup_steps`."""
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        warmup = getattr(self.args, "value_warmup_steps", 0)
-        if warmup and hasattr(scheduler, "lr_lambdas"):
-            names = [group.get("name") for group in scheduler.optimizer.param_groups]
-            scheduler.lr_lambdas = [
-                (lambda step, schedule=schedule: 0.0 if step < warmup else schedule(step))
-                if name == POLICY
-                else schedule
-                for name, schedule in zip(names, scheduler.lr_lambdas, strict=True)
-            ]
-            for group, base, schedule in zip(
-                scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-            ):
-                group["lr"] = base * schedule(scheduler.last_epoch)
+        delay(scheduler, POLICY, getattr(self.args, "value_warmup_steps", 0))
         return scheduler
-
-    def _parameters(self, model: Any = None) -> dict[str, list[nn.Parameter]]:
-        parts = self.accelerator.unwrap_model(model if model is not None else self.model).parts()
-        trainable = {n: [p for p in part.parameters() if p.requires_grad] for n, part in parts.items()}
-        return {name: parameters for name, parameters in trainable.items() if parameters}
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clips the gradients of policy and value model separately; returns their joint norm."""
         limit = self.args.max_grad_norm or float("inf")
         norms = {
             name: self.accelerator.clip_grad_norm_(parameters, limit)
-            for name, parameters in self._parameters(model).items()
+            for name, parameters in trainable(self.accelerator.unwrap_model(model).parts()).items()
         }
         self._grad_norms = {f"grad_norm/{name}": float(norm) for name, norm in norms.items()}
         self._stop(self._finite.step({name: float(norm) for name, norm in norms.items()}), self.state.global_step + 1)
@@ -291,10 +298,11 @@ class OfflineTrainer(Trainer):
         """
         self._stop(self._finite.weights(self.accelerator.unwrap_model(self.model).parts()), self.state.global_step)
         if self._latest is not None:
-            rows = self._split_rows(self._latest)[0]
+            rows = split_rows(self._latest, self.method.batch_layout)[0]
             items = len(self._latest["input_ids"]) // self.method.batch_layout.rows_per_item
             with self._without_gradient() as model:
-                flags = nonfinite_flags(self._objective_inputs(model, rows), rows["prompt_id"], items)
+                of_rows = objective_inputs(self._run(model, rows), rows)
+                flags = nonfinite_flags(of_rows, rows["prompt_id"], items)
             self._stop(self._finite.outputs([flags]), self.state.global_step)
 
     @contextmanager
@@ -311,23 +319,6 @@ class OfflineTrainer(Trainer):
 
     # ---- metrics ----------------------------------------------------------------------------------
 
-    def _metrics(self, terms: LossTerms, inputs: ObjectiveInputs) -> dict[str, Sums]:
-        """Returns the metric sums of a micro-batch: those common to all methods and the method's own."""
-        mask = inputs.action_mask
-        tokens = total(mask)
-        size = tokens if self.method.per == "token" else count(terms.policy)
-        reward = inputs.reward.sum(-1)
-        return {
-            "loss/policy": Sums(mean, (size, total(terms.policy))),
-            **({} if terms.value is None else {"loss/value": Sums(mean, (size, total(terms.value)))}),
-            "logps": Sums(mean, (tokens, total(inputs.log_prob))),
-            "entropy": Sums(mean, (tokens, total(inputs.entropy))),
-            "reward": mean_of(reward),
-            "reward_std": spread_of(reward),
-            "num_tokens": Sums(float, (tokens,)),
-            **terms.metrics,
-        }
-
     def _numbers(self) -> dict[str, float]:
         """Returns the metrics since the last log, over all processes, and resets them."""
         totals, self._totals = self._totals, Totals()
@@ -343,6 +334,7 @@ class OfflineTrainer(Trainer):
         self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
         """Evaluates loss and metrics over a dataset, independently of how it is batched."""
+        self._precompute(dataloader.dataset)
         training, self._totals = self._totals, Totals()
         self._step_statistics = self._compute_step_statistics(dataloader)
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)

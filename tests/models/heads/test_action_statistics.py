@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from stepcredit.models.action_statistics import action_statistics
+from stepcredit.models.heads.action_statistics import action_statistics
 
 F = torch.float64
 

@@ -1,0 +1,165 @@
+"""Proofs on the first micro-batch that the fast ways give the plain result, and the choice of the head by time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from stepcredit.episodes.alignment import at_states
+from stepcredit.errors import InputError
+from stepcredit.models.actor_critic import ActorCritic
+from stepcredit.models.bodies import Sequences, base_of, hidden_states, run, sequences
+from stepcredit.models.heads.action_statistics import ActionStatistics, at_actions, statistics_of
+from stepcredit.models.heads.fused_head import one_pass_loss
+from stepcredit.models.heads.linear_heads import check_linear_head, linear_head
+from stepcredit.models.heads.value_heads import TrunkValue
+
+_ROWS = 4
+"""Rows on which the proofs are made."""
+_SMALL = 2**24
+"""Logits of a micro-batch up to which the naive head is taken without a measurement."""
+_TILES = 8
+"""Tensors of the size of the logits that the naive head holds, with gradients and a KL."""
+
+
+def settle(models: ActorCritic, batch: dict[str, Any], head: str, needs: dict[str, bool]) -> list[str]:
+    """Sets `linear`, `shared` and `fused` of the models; returns what is worth a line in the log.
+
+    Args:
+        models: the models.
+        batch: the first micro-batch.
+        head: "naive", "fused" or "auto".
+        needs: `needs_reference` and `needs_kl`, as in `ActorCritic.forward`.
+
+    Raises:
+        InputError: a setting needs a linear head or precomputed states, and the model or the states do not fit.
+    """
+    few = {name: field if name == "prefix" else field[:_ROWS] for name, field in batch.items()}
+    notes = _settle_head(models, few, head)
+    if "states" in batch or "prefix" in batch:
+        notes += _settle_bodies(models, few)
+    if models.linear:
+        notes += _choose_head(models, batch, head, needs)
+    return notes
+
+
+def _settle_head(models: ActorCritic, batch: dict[str, Any], head: str) -> list[str]:
+    inputs, mask = sequences(batch), batch["action_mask"]
+    with torch.no_grad():
+        states = at_actions(at_states(hidden_states(base_of(models.policy), inputs, shared=False)), mask)
+        logits = at_actions(at_states(run(models.policy, inputs, shared=False)[1]), mask)
+        found = linear_head(models.policy, states)
+        models.linear = found is not None and check_linear_head(*found, logits)
+    if models.linear:
+        return []
+    name = type(models.policy).__name__
+    wanted = {
+        "head": head == "fused",
+        "shared_trunk": isinstance(models.value, TrunkValue),
+        "train_layers": models.train_layers is not None,
+        "precompute_ref_log_probs": "ref_states" in batch,
+    }
+    for setting, is_set in wanted.items():
+        if is_set:
+            raise InputError(f"the logits of {name} are not a known linear map of its last hidden states; leave this "
+                             "setting out", setting)  # fmt: skip
+    return [f"head: {name}'s own, which is not a known linear map of its last hidden states"]
+
+
+def _settle_bodies(models: ActorCritic, batch: dict[str, Any]) -> list[str]:
+    """Compares the hidden states of the fast pass, and a gradient, with those of the plain pass from token ids."""
+    for name, body in models.bodies.items():
+        own = f"{name}_states" if f"{name}_states" in batch else "states"
+        states = own if own in batch else None
+        whole = base_of(models.parts()[name])
+        fast = _states_and_gradient(body, body, sequences(batch, states), True, batch["action_mask"])
+        plain = _states_and_gradient(body, whole, sequences(batch), False, batch["action_mask"])
+        limit = _limit(batch[states].dtype if states else plain[0].dtype)
+        error = max(float((x - y).norm() / y.norm().clamp(min=1e-30)) for x, y in zip(fast, plain, strict=True))
+        if error <= limit:
+            continue
+        if states is not None:
+            raise InputError(f"the {name}'s last layers on precomputed states differ by {error:.1e} from the whole; "
+                             "train all layers, or choose another --activation_cache", "train_layers")  # fmt: skip
+        models.shared = False
+        return [f"prompts: read with each response, because {type(whole).__name__} differs by {error:.1e} otherwise"]
+    return ["prompts: read once per micro-batch"] if "prefix" in batch and models.shared else []
+
+
+def _states_and_gradient(trained: Any, body: Any, inputs: Sequences, shared: bool, action_mask: Tensor) -> list[Tensor]:
+    """Returns the hidden states of the actions, and the gradient of a fixed sum of them in a trained weight."""
+    weight = next((p for p in trained.parameters() if p.requires_grad), None)
+    with torch.set_grad_enabled(weight is not None):
+        states = at_actions(at_states(hidden_states(body, inputs, shared)), action_mask)
+        if weight is None:
+            return [states]
+        directions = torch.arange(states.numel(), device=states.device, dtype=states.dtype).sin().view_as(states)
+        (gradient,) = torch.autograd.grad((states * directions).sum(), weight)
+    return [states.detach(), gradient]
+
+
+def _limit(dtype: torch.dtype) -> float:
+    return {torch.float64: 1e-5, torch.float32: 1e-3}.get(dtype, 0.1)
+
+
+def _choose_head(models: ActorCritic, batch: dict[str, Any], head: str, needs: dict[str, bool]) -> list[str]:
+    if head != "auto":
+        models.fused = head == "fused"
+        return []
+    with torch.no_grad():
+        states = at_actions(
+            at_states(hidden_states(base_of(models.policy), sequences(batch), models.shared)), batch["action_mask"]
+        )
+    found = linear_head(models.policy, states)
+    assert found is not None
+    count = len(states) * len(found[0].weights[0])
+    if count <= _SMALL:
+        return []
+    if _TILES * count * 4 > 0.5 * _free_memory(states.device):
+        models.fused = True
+        return [f"head: fused, because {count * 4 / 1e9:.1f} GB of logits do not fit several times"]
+    row = batch["action_mask"].nonzero()[:, 0]
+    action = batch["action"][batch["action_mask"]]
+    reference = (found[0], tuple(x.detach() for x in found[1])) if needs["needs_reference"] else (None, None)
+
+    def fused() -> Tensor:
+        loss = lambda statistics, others, first, last: _plain_loss(statistics)  # noqa: E731
+        return one_pass_loss(head_of, inputs, action, row, loss, *reference, needs_kl=needs["needs_kl"])
+
+    def naive() -> Tensor:
+        ref_logits = None if reference[0] is None else reference[0].logits(reference[1])
+        return _plain_loss(statistics_of(head_of.logits(inputs), ref_logits, action, needs["needs_kl"]))
+
+    head_of, inputs = found[0], tuple(x.detach().requires_grad_() for x in found[1])
+    trained = (*inputs, *(weight for weight in head_of.weights if weight.requires_grad))
+    seconds = {name: _seconds(loss, trained) for name, loss in (("fused", fused), ("naive", naive))}
+    models.fused = seconds["fused"] < seconds["naive"]
+    chosen, other = ("fused", "naive") if models.fused else ("naive", "fused")
+    return [f"head: {chosen}, {seconds[chosen]:.2g} s a micro-batch; {other} {seconds[other]:.2g} s"]
+
+
+def _plain_loss(statistics: ActionStatistics) -> Tensor:
+    loss: Tensor = statistics.log_prob.sum()
+    return loss if statistics.kl is None else loss + statistics.kl.sum()
+
+
+def _seconds(loss: Callable[[], Tensor], trained: tuple[Tensor, ...]) -> float:
+    """Returns the shorter time of two forward passes with gradients."""
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        torch.autograd.grad(loss(), trained)
+        if trained[0].is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _free_memory(device: torch.device) -> int:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(free)

@@ -1,0 +1,1 @@
+"""From the hidden states of a model to log-probabilities and values."""
