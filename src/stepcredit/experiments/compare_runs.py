@@ -22,6 +22,7 @@ from stepcredit.experiments.initial_policy import (
 )
 from stepcredit.experiments.variants import variant_of, with_process_rewards
 from stepcredit.files import folder_written_whole
+from stepcredit.models.adapters import lora_config
 from stepcredit.models.checks import check_ids
 from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.results.schema import AccuracyRow, written
@@ -33,6 +34,8 @@ from stepcredit.verdict import Verdict
 
 INITIAL = "sft"
 """Name of the initial policy in the rows."""
+LORA: dict[str, Any] = {"rank": 16, "alpha": 32, "targets": ["all-linear"]}
+"""Settings of the adapters of variants that have some."""
 
 
 def make_initial(
@@ -80,11 +83,17 @@ def train_and_test(
     episodes = list(load_episodes(initial_folder / "episodes"))
     if variant.process_rewards:
         episodes = with_process_rewards(task, episodes)
-    method_settings = {"step_delimiters": list(task.step_delimiters), **settings, **variant.settings}
+    method_settings = {
+        "step_delimiters": list(task.step_delimiters),
+        "activation_cache": str(initial_folder / "activations"),
+        **settings,
+        **variant.settings,
+    }
     tokenizer = load_tokenizer(str(initial_folder / "policy"))
     args = METHODS[variant.method].config(**small_run(folder, seed, **method_settings))
+    peft_configs = {name: lora_config(**LORA, task_type=kind) for name, kind in variant.adapters.items()}
     try:
-        trainer = train_and_save(str(initial_folder / "policy"), args, episodes, tokenizer)
+        trainer = train_and_save(str(initial_folder / "policy"), args, episodes, tokenizer, **peft_configs)
     except NotFiniteError as error:
         if test["split"] == "test":
             raise

@@ -56,9 +56,16 @@ def small_run(out: Path, seed: int, **settings: Any) -> dict[str, Any]:
     }
 
 
-def train_and_save(model: Any, config: OfflineConfig, episodes: Sequence[Episode], tokenizer: Any) -> OfflineTrainer:
-    """Trains with the method of the config, from the latest checkpoint if there is one, and saves the models."""
-    trainer = OfflineTrainer(model=model, args=config, train_dataset=episodes, processing_class=tokenizer)
+def train_and_save(
+    model: Any, config: OfflineConfig, episodes: Sequence[Episode], tokenizer: Any, **peft_configs: Any
+) -> OfflineTrainer:
+    """Trains with the method of the config, from the latest checkpoint if there is one, and saves the models.
+
+    `peft_configs` are `peft_config` and `value_peft_config` of `OfflineTrainer`.
+    """
+    trainer = OfflineTrainer(
+        model=model, args=config, train_dataset=episodes, processing_class=tokenizer, **peft_configs
+    )
     show_progress(trainer, config.method)
     trainer.train(resume_from_checkpoint=True)
     trainer.save_model()

@@ -20,6 +20,7 @@ class Variant:
     Attributes:
         method: name in `METHODS`.
         settings: settings that it fixes.
+        adapters: the PEFT configs that it trains with, by argument of `OfflineTrainer`, with their task types.
         process_rewards: whether rewards are assigned to steps by their labels.
         difference: difference from the plain method, for the label; empty if none.
         color: color in figures, "#rrggbb"; by default that of the method.
@@ -27,6 +28,7 @@ class Variant:
 
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
     process_rewards: bool = False
     difference: str = ""
     color: str = ""
@@ -42,6 +44,9 @@ class Variant:
 BASE = "sft"
 """Method of the initial policy, which is not a variant."""
 
+_LORA = {"peft_config": "CAUSAL_LM", "value_peft_config": "TOKEN_CLS"}
+"""Adapters of policy and value model, on one trunk."""
+
 VARIANTS: dict[str, Variant] = {
     **{name: Variant(name) for name in METHODS if name != BASE},
     "dqo-unweighted": Variant("dqo", {"importance_weight": False}, difference="unweighted", color="#e08a7f"),
@@ -49,6 +54,22 @@ VARIANTS: dict[str, Variant] = {
     "oreo-step": Variant("oreo", {"level": "step"}, difference="step", color="#3fa3d9"),
     "oreo-response": Variant("oreo", {"level": "response"}, difference="response", color="#5b7fa6"),
     "oreo-sampled-kl": Variant("oreo", {"kl_estimator": "sampled"}, difference="sampled KL", color="#1f9aa0"),
+    "oreo-shared-prompts": Variant(
+        "oreo",
+        {"share_prompts": True, "precompute_ref_log_probs": True, "head": "fused"},
+        difference="prompts shared",
+        color="#1d5a96",
+    ),
+    "oreo-last-layers": Variant("oreo", {"train_layers": 2}, difference="last 2 layers", color="#7fb069"),
+    "oreo-trunk": Variant("oreo", {"shared_trunk": True}, difference="shared trunk", color="#a3c14a"),
+    "oreo-lora": Variant("oreo", adapters=_LORA, difference="LoRA", color="#d08c60"),
+    "oreo-lora-trunk": Variant(
+        "oreo",
+        {"shared_trunk": True},
+        adapters={"peft_config": _LORA["peft_config"]},
+        difference="LoRA, shared trunk",
+        color="#c2a83e",
+    ),
     "oreo-process": Variant("oreo", process_rewards=True, difference="process rewards", color="#6c6fd1"),
 }
 BASE_MODEL = {"base": {"label": "base model", "color": "#a9a294"}}

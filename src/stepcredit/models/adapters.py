@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,25 @@ def base_name(folder: str) -> str:
     if not isinstance(name, str) or not name:
         raise InputError(f"{ADAPTER_CONFIG} has no base_model_name_or_path; add the name of the base model", folder)
     return name
+
+
+def lora_config(rank: int, alpha: int, targets: Sequence[str], task_type: str) -> Any:
+    """Returns a LoRA config.
+
+    Args:
+        rank, alpha: r and α.
+        targets: names of the modules that it adapts; "all-linear" for all linear layers but the head.
+        task_type: CAUSAL_LM or TOKEN_CLS.
+
+    Raises:
+        InputError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise InputError("LoRA needs peft: pip install 'stepcredit[peft]'", "use_peft") from error
+    modules: Any = targets[0] if list(targets) == ["all-linear"] else list(targets)
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, task_type=task_type)
 
 
 def with_adapter(model: Any, peft_config: Any, keep: tuple[str, ...] = ()) -> Any:

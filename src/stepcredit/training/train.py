@@ -14,6 +14,7 @@ from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
 from stepcredit.files import locked, write_json, write_lines
 from stepcredit.flags import flag
+from stepcredit.models.adapters import lora_config
 from stepcredit.progress import track
 from stepcredit.results.provenance import versions
 from stepcredit.settings import Limits, Settings
@@ -86,7 +87,9 @@ def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
         write_lines(Path(args.output_dir) / "quarantine.jsonl", trainer.train_dataset.quarantine)
     show_progress(trainer, args.method)
     trainer.train(resume_from_checkpoint=_checkpoint(args))
-    finish(trainer, {"command": "train", **vars(config), "method": args.method, "data": summary})
+    finish(
+        trainer, {"command": "train", **vars(config), "method": args.method, "data": summary, "notes": trainer.notes}
+    )
     return dict(summary)
 
 
@@ -123,14 +126,4 @@ def _checkpoint(args: OfflineConfig) -> str | bool | None:
 
 
 def _lora(config: TrainConfig, task_type: str) -> Any:
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise InputError("LoRA needs peft: pip install 'stepcredit[peft]'", "use_peft") from error
-    targets: Any = config.lora_target_modules
-    return LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        target_modules=targets[0] if targets == ["all-linear"] else targets,
-        task_type=task_type,
-    )
+    return lora_config(config.lora_r, config.lora_alpha, config.lora_target_modules, task_type)
