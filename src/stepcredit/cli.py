@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():  # no download bars in a log
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    with _terminated_like_an_interrupt():
+    with _terminated_like_an_interrupt(), _log_on_stderr():
         return _exit_code(arguments)
 
 
@@ -118,6 +119,20 @@ def _terminated_like_an_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Context manager in which the package's log, such as what training decides at run time, goes to standard error."""
+    logger, handler = logging.getLogger("stepcredit"), logging.StreamHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _command(name: str) -> Command:

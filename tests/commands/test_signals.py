@@ -13,6 +13,14 @@ from doubles.models import tiny_llama
 from stepcredit.tasks.fetch import Fetch
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A suite that runs in the background of a shell ignores SIGINT, and so would the commands that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def children(pid):
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -376,6 +376,22 @@ def test_the_sampler_is_a_shuffle_keyed_by_epoch_sorted_within_steps():
     assert list(LengthSortedSampler(lengths, 4, seed=2)) != first
 
 
+def test_the_items_of_a_prompt_stay_together_in_a_step():
+    prompts = [name for name in "abcd" for _ in range(3)]
+    lengths = [5, 9, 4, 1, 2, 3, 7, 7, 8, 6, 6, 2]
+    sampler = LengthSortedSampler(lengths, per_step=6, seed=3, prompts=prompts)
+    order = list(sampler)
+    assert sorted(order) == list(range(12))
+    for start in range(0, 12, 3):
+        assert len({prompts[k] for k in order[start : start + 3]}) == 1
+    for start in (0, 6):  # prompts by their longest item, the items of each by length
+        longest = [max(lengths[k] for k in order[s : s + 3]) for s in (start, start + 3)]
+        assert longest == sorted(longest)
+        assert [lengths[k] for k in order[start : start + 3]] == sorted(lengths[k] for k in order[start : start + 3])
+    sampler.set_epoch(1)
+    assert list(sampler) != order
+
+
 def test_a_config_without_a_method_is_refused(tmp_path):
     from stepcredit import OfflineConfig
 

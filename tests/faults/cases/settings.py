@@ -30,6 +30,7 @@ OUT_OF_RANGE = {
         "--weight_decay": ("nan", "-1"), "--max_grad_norm": ("nan", "-1"), "--logging_steps": ("-1",),
         "--save_steps": ("-1",), "--max_step_tokens": ("0",), "--step_delimiters": ("",), "--reward_range": ("1 0", "0"),
         "--resume_from_checkpoint": ("nowhere",), "--value_coef": ("nan",), "--normalizer": ("0", "nan"),
+        "--train_layers": ("0", "-1", "99"), "--head": ("fast",), "--activation_dtype": ("int8",),
     },
     "quickstart": {
         "--seed": ("-1",), "--threads": ("0", "-2"), "--demonstrations": ("0", "-1"), "--sft_steps": ("0", "-1"),

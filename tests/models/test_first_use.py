@@ -1,0 +1,130 @@
+"""What is proved and chosen on the first micro-batch, and said."""
+
+import pytest
+import torch
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+from doubles.models import tiny_llama
+from stepcredit.episodes.alignment import Trajectory
+from stepcredit.episodes.prefixes import collate_shared
+from stepcredit.errors import InputError
+from stepcredit.models import first_use
+from stepcredit.models.actor_critic import ActorCritic
+from stepcredit.models.bodies import hidden_states, run, sequences, shares_prefixes
+from stepcredit.models.first_use import settle
+from stepcredit.models.heads.value_heads import TrunkValue
+
+PLAIN = {"needs_reference": False, "needs_kl": False}
+
+
+def trajectory(prompt, response):
+    import numpy as np
+
+    ids = np.array([*prompt, *response], dtype=np.int32)
+    mask = np.arange(len(ids)) >= len(prompt)
+    return Trajectory(ids, mask, np.where(mask, 0, -1).astype(np.int64), np.zeros(len(ids), np.float32), None, False)
+
+
+def batch():
+    return collate_shared(
+        [trajectory(range(5, 12), [3, 4, 5]), trajectory(range(5, 12), [9]), trajectory([1, 2], [7, 7, 8, 9, 1])], 0
+    )
+
+
+def gemma(window=4):
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, sliding_window=window, layer_types=["sliding_attention", "full_attention"],
+        pad_token_id=0, eos_token_id=1, bos_token_id=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    return Gemma3ForCausalLM(config)
+
+
+def test_a_linear_head_and_shared_prompts_are_settled_in_a_line():
+    models = ActorCritic(tiny_llama())
+    assert settle(models, batch(), "auto", PLAIN) == ["prompts: read once per micro-batch"]
+    assert (models.linear, models.shared, models.fused) == (True, True, False)
+    settle(models, batch(), "fused", PLAIN)
+    assert models.fused
+
+
+def test_a_model_with_sliding_windows_reads_each_prompt_with_its_response():
+    model = gemma().double()
+    assert not shares_prefixes(model.model)
+    rows = batch()
+    found = hidden_states(model.model, sequences(rows))
+    whole = model.model(torch.tensor([[*range(5, 12), 3, 4, 5]])).last_hidden_state
+    torch.testing.assert_close(found[0, :4], whole[0, -4:])
+    assert run(model.model, sequences(rows))[0] is None
+    models = ActorCritic(model)
+    (note,) = settle(models, rows, "naive", PLAIN)
+    assert note.endswith("Gemma3TextModel does not keep the keys and values of all tokens")
+    assert not models.shared
+
+
+class Scaled(torch.nn.Module):
+    """A head that is no linear map of known form."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.weight, self.linear = linear.weight, linear
+
+    def forward(self, x):
+        return self.linear(x).sin()
+
+
+def test_an_unknown_head_is_asked_for_its_logits_and_refused_where_weights_are_needed():
+    model = tiny_llama(tied=False)
+    model.lm_head = Scaled(model.lm_head)
+    models = ActorCritic(model)
+    (note, *_) = settle(models, batch(), "auto", PLAIN)
+    assert "not a known linear map" in note
+    rows = batch()
+    found = models(rows).statistics.log_prob[0, :3]
+    logits = model(torch.tensor([[*range(5, 12), 3, 4, 5]])).logits[0, 6:9].log_softmax(-1)
+    torch.testing.assert_close(found, logits[range(3), [3, 4, 5]])
+    with pytest.raises(InputError, match="LlamaForCausalLM are not a known linear map"):
+        settle(models, rows, "fused", PLAIN)
+    with pytest.raises(InputError, match="shared_trunk"):
+        settle(ActorCritic(model, TrunkValue(tiny_llama())), rows, "auto", PLAIN)
+
+
+def test_a_pass_that_differs_from_the_plain_one_falls_back(monkeypatch):
+    plain = first_use.hidden_states
+    monkeypatch.setattr(
+        first_use, "hidden_states", lambda body, inputs, shared=True: plain(body, inputs, shared) + shared
+    )
+    models = ActorCritic(tiny_llama())
+    (note,) = settle(models, batch(), "naive", PLAIN)
+    assert note.startswith("prompts: read with each response, because LlamaModel differs by")
+    assert not models.shared
+
+
+def test_a_lost_gradient_falls_back_too(monkeypatch):
+    plain = first_use.hidden_states
+
+    def cut(body, inputs, shared=True):
+        states = plain(body, inputs, shared)
+        return states.detach() + 0.5 * (states - states.detach()) if shared else states
+
+    monkeypatch.setattr(first_use, "hidden_states", cut)
+    models = ActorCritic(tiny_llama())
+    settle(models, batch(), "naive", PLAIN)
+    assert not models.shared
+
+
+@pytest.mark.parametrize("needs_reference", [False, True])
+def test_the_faster_head_that_fits_is_taken(monkeypatch, needs_reference):
+    monkeypatch.setattr(first_use, "_SMALL", 10)
+    needs = {"needs_reference": needs_reference, "needs_kl": needs_reference}
+    seconds = iter([1.0, 2.0, 2.0, 1.0])
+    monkeypatch.setattr(first_use, "_seconds", lambda loss, trained: loss().detach() * 0 + next(seconds))
+    models = ActorCritic(tiny_llama())
+    assert settle(models, batch(), "auto", needs)[-1] == "head: fused, 1 s for 9 actions; naive 2 s"
+    assert models.fused
+    settle(models, batch(), "auto", needs)
+    assert not models.fused
+    monkeypatch.setattr(first_use, "_free_memory", lambda device: 1000)
+    assert "do not fit several times" in settle(models, batch(), "auto", needs)[-1]
+    assert models.fused
