@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= $(THREADS)
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart assets test test-long faults-input check reproduce mutate format clean
+.PHONY: quickstart assets test test-long faults-input check reproduce mutate benchmark benchmark-long format clean
 
 quickstart: $(VENV)/.installed   ## collect, train and evaluate on a built-in task: CPU, no network, two to five minutes
 	$(BIN)/stepcredit quickstart --output_dir quickstart
@@ -45,6 +45,16 @@ reproduce: $(VENV)/.installed-recipes   ## make reproduce MODEL=qwen2.5-math-1.5
 mutate: $(VENV)/.installed-dev   ## every mutant of the mathematics is killed or listed in docs/mutation.md; minutes
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation/check.py
 
+# Needs `make assets` and GSM8K beside the checkout; random weights and tokens of the same shape stand in for them.
+BENCHMARK := PYTHONPATH=$(VENV)/liger $(BIN)/python -m benchmarks.run
+benchmark: $(VENV)/liger         ## speed and memory against baselines: benchmarks/results.json, docs/performance.md; PART=head: one part
+	$(BENCHMARK) $(if $(PART),--part $(PART))
+	$(BIN)/python benchmarks/page.py
+
+benchmark-long: $(VENV)/liger    ## every shape of the head, and steps of 16 prompts; hours
+	$(BENCHMARK) --long --part $(or $(PART),head step)
+	$(BIN)/python benchmarks/page.py
+
 format: $(VENV)/.installed-dev   ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -61,6 +71,11 @@ $(VENV)/.installed-recipes: $(VENV)/.installed
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,alfworld,peft,runs,trl]"
 	touch $@
+
+# Liger's head, a baseline, apart from the other packages; where it does not install, its rows say so.
+$(VENV)/liger: $(VENV)/.installed-dev
+	$(BIN)/python -c "import triton" 2> /dev/null || triton=triton; $(BIN)/python -m pip install --quiet --no-deps \
+		--constraint constraints.txt --target $@ liger-kernel $$triton || mkdir -p $@
 
 clean:
 	rm -rf $(VENV) quickstart build dist mutants

@@ -142,6 +142,12 @@ def ratio(baseline: float | None, ours: float | None) -> float | None:
     return None if not baseline or not ours else baseline / ours
 
 
+def skipped(failed: Mapping[str, str], *schemes: str | None) -> dict[str, str]:
+    """Returns the column `skipped` of a row: why one of its schemes could not be measured; no column if all could."""
+    reasons = dict.fromkeys(failed[scheme] for scheme in schemes if scheme in failed)
+    return {"skipped": "; ".join(reasons)} if reasons else {}
+
+
 def machine(device: str) -> dict[str, Any]:
     """Returns the columns of every row that say where it was measured: device, machine, threads and versions."""
     found = {}

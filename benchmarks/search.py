@@ -1,20 +1,13 @@
-"""A step beam with caches, beside one that reads everything again: python benchmarks/search.py [--output FILE]
+"""A step beam with caches, beside one that reads everything again.
 
 The baseline is the published scheme by its description: each of the K continuations of all beams is an engine call of
 its own on the whole text so far, and the critic reads every candidate from its first token. Both draw the same
-sequences, which is checked. Random weights, whose steps are about ten tokens long; no network. Medians of several
-repeats, and their ratio; then the time of ours against the number of problems and of beams.
+sequences, which is checked. Random weights, whose steps are about ten tokens long; no network.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from benchmarks.measure import alternated, machine, median, ratio
 from stepcredit.engines.decoding import (
     Continuation,
     ContinuationRequest,
@@ -34,7 +28,6 @@ from stepcredit.engines.engine import Request, SamplingParams
 from stepcredit.engines.kv_cache import padded_left
 from stepcredit.engines.stepping import CachedStepper, Stepper
 from stepcredit.episodes.steps import StepRule
-from stepcredit.files import write_json
 from stepcredit.models.loading import value_model_from
 from stepcredit.searching.beam import beam_search
 from stepcredit.searching.responses import SearchResult
@@ -46,6 +39,10 @@ ENDS = frozenset(range(10))
 """Ten of 2,000 tokens end a response, two hundred a line."""
 LINES = range(10, 210)
 RULE = StepRule(("\n",), max_tokens=24)
+HIDDEN, LAYERS = 128, 4
+PROBLEMS, BEAMS, CONTINUATIONS, MAX_NEW_TOKENS = 12, 4, 4, 96
+SIZES = ((3, 4), (6, 2), (6, 4), (6, 8))
+"""Problems and beams at which the time of ours alone is measured: it grows in proportion to both."""
 
 
 class Words:
@@ -153,6 +150,11 @@ class RereadingScorer:
         """See `Scoring.keep`."""
         self.rows = [self.grown[k] for k in chosen]
 
+    def extend(self, more: Sequence[Sequence[int]]) -> list[int]:
+        """See `Scoring.extend`."""
+        self.rows = [[*row, *ids] for row, ids in zip(self.rows, more, strict=True)]
+        return [0] * len(self.rows)
+
     @torch.inference_mode()
     def _values(self, rows: list[list[int]]) -> NDArray[np.float64]:
         ids, mask = padded_left(rows, self.model.device)
@@ -168,74 +170,67 @@ def requests(problems: int) -> list[Request]:
     ]
 
 
-def timed(run: Callable[[], list[SearchResult]], repeats: int) -> tuple[float, list[SearchResult]]:
-    seconds, found = [], run()
-    for _ in range(repeats):
-        start = time.perf_counter()
-        found = run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), found
+def rows(repeats: int) -> list[dict[str, Any]]:
+    """Measures both beams on the same problems, and ours on more sizes; on a CPU."""
+    policy, value = models(HIDDEN, LAYERS)
+    sampling = SamplingParams(MAX_NEW_TOKENS, seed=0)
+    end = EndConditions(Words(), (), RULE, ENDS)
+    found: dict[str, list[SearchResult]] = {}
+
+    def beam(name: str, problems: int, beams: int) -> Callable[[], None]:
+        def search() -> None:
+            steppers: dict[str, Callable[[], Stepper]] = {
+                "cached": lambda: CachedStepper(policy, Words(), sampling, RULE, ENDS),
+                "re-encoding": lambda: RereadingStepper(policy, end),
+            }
+            scorers: dict[str, Callable[[], Scorer]] = {
+                "cached": lambda: ValueScorer(value),
+                "re-encoding": lambda: RereadingScorer(value),
+            }
+            spec = SearchSpec("beam", beams, sampling, continuations=CONTINUATIONS)
+            found[name] = beam_search(requests(problems), steppers[name](), scorers[name](), spec)
+
+        return search
+
+    beam("cached", 1, 2)()
+    both = {name: beam(name, PROBLEMS, BEAMS) for name in ("cached", "re-encoding")}
+    seconds = {name: median(times) for name, times in alternated(both, repeats).items()}
+    rows = [_row("re-encoding", PROBLEMS, BEAMS, seconds, found) | {"repeats": repeats}]
+    rows[0]["problems_with_equal_sequences"] = sum(
+        [r.ids for r in a.pool] == [r.ids for r in b.pool]
+        for a, b in zip(found["cached"], found["re-encoding"], strict=True)
+    )
+    for problems, beams in SIZES:
+        took = alternated({"cached": beam("cached", problems, beams)}, 1)
+        rows.append(_row(None, problems, beams, {"cached": took["cached"][0]}, found) | {"repeats": 1})
+        print(f"search: {problems} problems, {beams} beams", flush=True)
+    return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="a JSON file for the numbers")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    policy, value = models(args.hidden, args.layers)
-    sampling = SamplingParams(96, seed=0)
-
-    def ours(prompts: list[Request], spec: SearchSpec) -> list[SearchResult]:
-        stepper: Stepper = CachedStepper(policy, Words(), sampling, RULE, ENDS)
-        scorer: Scorer = ValueScorer(value)
-        return beam_search(prompts, stepper, scorer, spec)
-
-    def theirs(prompts: list[Request], spec: SearchSpec) -> list[SearchResult]:
-        end = EndConditions(Words(), (), RULE, ENDS)
-        return beam_search(prompts, RereadingStepper(policy, end), RereadingScorer(value), spec)
-
-    def beam(width: int) -> SearchSpec:
-        return SearchSpec("beam", width, sampling, continuations=4)
-
-    twelve = requests(12)
-    fast, found = timed(lambda: ours(twelve, beam(4)), args.repeats)
-    slow, same = timed(lambda: theirs(twelve, beam(4)), args.repeats)
-    equal = [[r.ids for r in a.pool] == [r.ids for r in b.pool] for a, b in zip(found, same, strict=True)]
-
-    def grown(problems: int, width: int) -> dict[str, Any]:
-        took, all_found = timed(lambda: ours(requests(problems), beam(width)), args.repeats)
-        drawn = sum(f.tokens_generated for f in all_found)
-        return {"seconds": round(took, 3), "tokens": drawn, "ms_per_token": round(1000 * took / drawn, 3)}
-
-    growth = {
-        "problems": {n: grown(n, 4) for n in (3, 6, 12, 24)},
-        "beams": {b: grown(12, b) for b in (2, 4, 8)},
+def _row(
+    baseline: str | None,
+    problems: int,
+    beams: int,
+    seconds: dict[str, float],
+    found: dict[str, list[SearchResult]],
+) -> dict[str, Any]:
+    tokens = sum(result.tokens_generated for result in found["cached"])
+    theirs = None if baseline is None else seconds[baseline]
+    return {
+        "part": "search",
+        "baseline": baseline,
+        "scheme": "cached",
+        "workload": f"Llama of {LAYERS} layers, random weights",
+        "vocab": VOCABULARY,
+        "hidden": HIDDEN,
+        "tokens": tokens,
+        "problems": problems,
+        "beams": beams,
+        "time_ratio": ratio(theirs, seconds["cached"]),
+        "memory_ratio": None,
+        "seconds": seconds["cached"],
+        "baseline_seconds": theirs,
+        "tokens_scored": sum(result.tokens_scored for result in found["cached"]),
+        "tokens_per_second": tokens / seconds["cached"],
+        **machine("cpu"),
     }
-    result = {
-        "problems": 12,
-        "beams": 4,
-        "continuations": 4,
-        "seconds": round(fast, 3),
-        "rereading_seconds": round(slow, 3),
-        "ratio": round(slow / fast, 2),
-        "problems_with_equal_sequences": sum(equal),
-        "tokens_generated": sum(f.tokens_generated for f in found),
-        "tokens_scored": sum(f.tokens_scored for f in found),
-        "rereading_tokens_scored": sum(f.tokens_scored for f in same),
-        "by": growth,
-        "repeats": args.repeats,
-        "model": f"Llama, hidden {args.hidden}, {args.layers} layers, vocabulary {VOCABULARY}",
-        "threads": args.threads,
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
-    }
-    print(json.dumps(result, indent=1))
-    if args.output is not None:
-        write_json(args.output, result)
-
-
-if __name__ == "__main__":
-    main()

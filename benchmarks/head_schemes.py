@@ -1,0 +1,183 @@
+"""Heads: hidden states of actions in, loss and gradients of hidden states and weight out.
+
+With the KL the loss is OREO's policy loss on equally long episodes; without, a weighted sum of log-probabilities, which
+is all that the heads of PyTorch and Liger offer. To add a head, write a function and add a line to `HEADS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from benchmarks.baseline_steps import ALPHA, BETA
+from benchmarks.measure import Failed
+from stepcredit.models.action_statistics import action_statistics
+from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss
+
+EPISODE = 128
+"""Actions of an episode."""
+
+
+class HeadCase(NamedTuple):
+    """Hidden states and heads of policy and reference, and what the loss reads besides; N is whole episodes."""
+
+    hidden: Float[Tensor, "N H"]
+    weight: Float[Tensor, "V H"]
+    ref_hidden: Float[Tensor, "N H"]
+    ref_weight: Float[Tensor, "V H"]
+    action: Int[Tensor, " N"]
+    value: Float[Tensor, " N"]
+    reward: Float[Tensor, " N"]
+
+
+def head_case(
+    vocab: int, hidden: int, tokens: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> HeadCase:
+    """Returns random inputs, the same in every process; policy and reference differ a little."""
+    with torch.device(device):
+        torch.manual_seed(0)
+        x, weight = torch.randn(tokens, hidden), torch.randn(vocab, hidden).mul_(0.05)
+        ref_x, ref_weight = torch.randn(tokens, hidden).mul_(0.02), torch.randn(vocab, hidden).mul_(0.002)
+        ref_x.add_(x)
+        ref_weight.add_(weight)
+        x, weight, ref_x, ref_weight = (part.to(dtype) for part in (x, weight, ref_x, ref_weight))
+        action, value = torch.randint(vocab, (tokens,)), torch.rand(tokens)
+        ends = torch.arange(tokens) % EPISODE == EPISODE - 1
+        reward = torch.where(ends, (torch.arange(tokens) // EPISODE % 2).float(), 0.0)
+    return HeadCase(x.requires_grad_(), weight.requires_grad_(), ref_x, ref_weight, action, value, reward)
+
+
+def oreo_loss(
+    case: HeadCase,
+    log_prob: Float[Tensor, " A"],
+    ref_log_prob: Float[Tensor, " A"],
+    kl: Float[Tensor, " A"],
+    first: int = 0,
+    last: int | None = None,
+) -> Float[Tensor, ""]:
+    """Returns OREO's policy loss at token level of the actions first:last, which are whole episodes."""
+
+    def rows(x: Tensor) -> Float[Tensor, "B T"]:
+        return x.view(-1, EPISODE)
+
+    log_ratio = rows(log_prob - ref_log_prob)
+    segment = torch.arange(EPISODE, device=kl.device).expand_as(log_ratio)
+    value, reward = (rows(x[first:last]).to(log_ratio.dtype) for x in (case.value, case.reward))
+    residual = oreo_policy_loss(value=value, log_ratio=log_ratio, reward=reward, segment_id=segment, beta=BETA)
+    return (residual + ALPHA * kl_penalty(rows(kl), segment >= 0)).sum()
+
+
+def weighted(case: HeadCase, log_prob: Float[Tensor, " A"], first: int = 0, last: int | None = None) -> Tensor:
+    """Returns the sum of the log-probabilities of the actions first:last, weighted with V."""
+    return (log_prob * case.value[first:last]).sum()
+
+
+def naive(case: HeadCase, kl: bool) -> Tensor:
+    """Full logits [N, V] of policy and reference."""
+    mask = torch.ones_like(case.action, dtype=torch.bool)[None]
+    ref_logits = (case.ref_hidden @ case.ref_weight.t())[None] if kl else None
+    found = action_statistics((case.hidden @ case.weight.t())[None], ref_logits, case.action[None], mask)
+    if not kl:
+        return weighted(case, found.log_prob[0])
+    assert found.ref_log_prob is not None
+    assert found.kl is not None
+    return oreo_loss(case, found.log_prob[0], found.ref_log_prob[0], found.kl[0])
+
+
+def trl(case: HeadCase, kl: bool) -> Tensor:
+    """TRL's chunked log-probability, and its chunked divergence."""
+    from benchmarks.trl_blocks import exact_kl, log_prob
+
+    found = log_prob(case.hidden, case.weight, case.action)
+    if not kl:
+        return weighted(case, found)
+    with torch.no_grad():
+        ref_log_prob = log_prob(case.ref_hidden, case.ref_weight, case.action)
+    return oreo_loss(case, found, ref_log_prob, exact_kl(case.hidden, case.weight, case.ref_hidden, case.ref_weight))
+
+
+def torch_op(case: HeadCase, kl: bool) -> Tensor:
+    """PyTorch's linear_cross_entropy in chunks of 256 rows."""
+    if not hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        raise Failed(f"PyTorch {torch.__version__} has no chunked linear_cross_entropy")
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=256, chunking_method=None)
+    loss = torch.nn.functional.linear_cross_entropy
+    return weighted(case, -loss(case.hidden, case.weight, case.action, reduction="none", options=options))
+
+
+def liger(case: HeadCase, kl: bool) -> Tensor:
+    """Liger's per-token head: a kernel on Hopper GPUs, PyTorch in chunks of 512 rows elsewhere."""
+    try:
+        from liger_kernel.ops.fused_linear_scaled_cross_entropy import LigerFusedLinearScaledCrossEntropyFunction
+    except ImportError as error:
+        raise Failed(f"liger-kernel is not installed ({error})") from error
+    return weighted(case, -LigerFusedLinearScaledCrossEntropyFunction.apply(case.hidden, case.weight, case.action))
+
+
+def one_pass(case: HeadCase, kl: bool) -> Tensor:
+    """Ours: loss and gradients of whole episodes while their logits are there."""
+    from stepcredit.models.fused_head import HeadStatistics, one_pass_loss
+    from stepcredit.models.linear_heads import LinearHead
+
+    def loss_of(found: HeadStatistics, others: tuple[Tensor, ...], first: int, last: int) -> Tensor:
+        if not kl:
+            return weighted(case, found.log_prob, first, last)
+        assert found.ref_log_prob is not None
+        assert found.kl is not None
+        return oreo_loss(case, found.log_prob, found.ref_log_prob, found.kl, first, last)
+
+    episode = torch.arange(len(case.action), device=case.action.device) // EPISODE
+    reference = (LinearHead((case.ref_weight,)), (case.ref_hidden,)) if kl else ()
+    return one_pass_loss(LinearHead((case.weight,)), (case.hidden,), case.action, episode, loss_of, *reference)
+
+
+def two_passes(case: HeadCase, kl: bool) -> Tensor:
+    """Ours, for objectives over more than one episode: the logits are made again in the backward pass."""
+    from stepcredit.models.fused_head import head_statistics
+    from stepcredit.models.linear_heads import LinearHead
+
+    reference = (LinearHead((case.ref_weight,)), (case.ref_hidden,)) if kl else ()
+    found = head_statistics(LinearHead((case.weight,)), (case.hidden,), case.action, *reference)
+    if not kl:
+        return weighted(case, found.log_prob)
+    assert found.ref_log_prob is not None
+    assert found.kl is not None
+    return oreo_loss(case, found.log_prob, found.ref_log_prob, found.kl)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head.
+
+    Attributes:
+        loss: computes the loss of a case, with the exact KL or without.
+        ours: whether it is the library's; the others are baselines.
+        has_kl: whether it can compute the exact KL.
+    """
+
+    loss: Callable[[HeadCase, bool], Tensor]
+    ours: bool = False
+    has_kl: bool = True
+
+
+HEADS = {
+    "naive": Head(naive),
+    "trl": Head(trl),
+    "torch": Head(torch_op, has_kl=False),
+    "liger": Head(liger, has_kl=False),
+    "one pass": Head(one_pass, ours=True),
+    "two passes": Head(two_passes, ours=True),
+}
+
+
+def run(name: str, case: HeadCase, kl: bool) -> float:
+    """Computes the loss of a head and the gradients of hidden states and weight; returns the loss."""
+    case.hidden.grad = case.weight.grad = None
+    loss = HEADS[name].loss(case, kl)
+    loss.backward()
+    return float(loss.detach())
