@@ -15,7 +15,8 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -103,28 +104,30 @@ def _row(
 # ---- one measurement, in its own process -----------------------------------------------------------------
 
 
+class Step(NamedTuple):
+    """A measured step: seconds, those of what is computed once before the first (None for a baseline), and bytes: the
+    highest of the step, parameters with gradients and optimizer state, and the interpreter with its libraries."""
+
+    seconds: float
+    once_seconds: float | None
+    memory: int
+    state: int
+    libraries: int
+
+
 def measured(scheme: str, device: str, workload: Workload, micro_batch: int) -> dict[str, Any]:
-    """Measures one step of a scheme.
-
-    Returns: seconds of the step; `memory`, the highest of the step in bytes; `state`, the bytes of parameters,
-        gradients and optimizer state; `above_state`, the highest beyond state and interpreter; `once_seconds`, what
-        the first step took longer than the second (None for a baseline, whose first step is shorter).
-    """
-    imports = resident() if device == "cpu" else 0
-    if scheme in BASELINES:
-        seconds, once, top, state = _baseline(scheme, device, workload, micro_batch)
-    else:
-        seconds, once, top, state = _ours(scheme, device, workload, micro_batch)
-    return {
-        "seconds": seconds,
-        "once_seconds": once,
-        "memory": top,
-        "state": state,
-        "above_state": top - state - imports,
-    }
+    """Measures one step of a scheme; `above_state` is the highest memory beyond state and libraries."""
+    measure = _baseline if scheme in BASELINES else _ours
+    found = measure(scheme, device, workload, micro_batch)
+    return {**found._asdict(), "above_state": found.memory - found.state - found.libraries}
 
 
-def _baseline(scheme: str, device: str, workload: Workload, micro_batch: int) -> tuple[float, None, int, int]:
+def _libraries(device: str) -> int:
+    """Returns the memory of the interpreter and the libraries loaded so far; they are not on a GPU."""
+    return resident() if device == "cpu" else 0
+
+
+def _baseline(scheme: str, device: str, workload: Workload, micro_batch: int) -> Step:
     if scheme == "published":
         from benchmarks.published import backward
 
@@ -133,6 +136,7 @@ def _baseline(scheme: str, device: str, workload: Workload, micro_batch: int) ->
         from benchmarks.trl_blocks import backward
 
         side = "right"
+    libraries = _libraries(device)
     models = three_models(workload.policy(device).train())
     models.value.train()
     step = BaselineStep(models, backward, side)
@@ -145,33 +149,44 @@ def _baseline(scheme: str, device: str, workload: Workload, micro_batch: int) ->
         step(episodes, micro_batch)
         synchronize(device)
         seconds = time.perf_counter() - start
-    return seconds, None, held.top, state_bytes(models, step.optimizer)
+    return Step(seconds, None, held.top, state_bytes(models, step.optimizer), libraries)
+
+
+class Measured(Exception):
+    """The second step has been made; training need not go on."""
 
 
 class StepClock(TrainerCallback):
-    """The end of every step, and the highest memory of the second one."""
+    """When training began, the seconds of the first two steps, and the highest memory of the second in bytes."""
 
     def __init__(self, device: str) -> None:
-        self.device, self.ends = device, [time.perf_counter()]
+        self.device, self.seconds = device, list[float]()
         self.memory = memory(device)
-        self.top = 0
+
+    def on_train_begin(self, *given: Any, **more: Any) -> None:
+        """Notes the time."""
+        self.began = self.start = time.perf_counter()
 
     def on_step_end(self, *given: Any, **more: Any) -> None:
-        """Notes the end of a step."""
+        """Notes the time of a step, which includes that of fetching its batch.
+
+        Raises:
+            Measured: after the second step.
+        """
         synchronize(self.device)
-        self.ends.append(time.perf_counter())
-        if len(self.ends) == 2:
+        self.seconds.append(time.perf_counter() - self.start)
+        if len(self.seconds) == 1:
             self.held = self.memory.__enter__()
-            self.ends[-1] = time.perf_counter()
-        elif len(self.ends) == 3:
+            self.start = time.perf_counter()
+        else:
             self.memory.__exit__(None, None, None)
-            self.top = self.held.top
+            raise Measured
 
 
-def _ours(scheme: str, device: str, workload: Workload, micro_batch: int) -> tuple[float, float, int, int]:
+def _ours(scheme: str, device: str, workload: Workload, micro_batch: int) -> Step:
     from stepcredit import OfflineTrainer, OREOConfig
 
-    of, clock = OURS[scheme], StepClock(device)
+    of, clock, libraries = OURS[scheme], StepClock(device), _libraries(device)
     with tempfile.TemporaryDirectory() as folder:
         config = OREOConfig(
             output_dir=folder,
@@ -192,11 +207,12 @@ def _ours(scheme: str, device: str, workload: Workload, micro_batch: int) -> tup
             callbacks=[clock],
             **_adapters(of.lora),
         )
-        clock.ends = [time.perf_counter()]
-        trainer.train()
+        start = time.perf_counter()
+        with suppress(Measured):
+            trainer.train()
         models = [*trainer.model.parts().values(), trainer.model.reference]
-        first, second = (end - start for start, end in itertools.pairwise(clock.ends))
-        return second, max(0.0, first - second), clock.top, state_bytes(models, trainer.optimizer)
+        state = state_bytes(models, trainer.optimizer)
+        return Step(clock.seconds[1], clock.began - start, clock.held.top, state, libraries)
 
 
 def _adapters(lora: bool) -> dict[str, Any]:

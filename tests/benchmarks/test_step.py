@@ -16,7 +16,9 @@ from doubles.tokenizers import byte_tokenizer
 
 @pytest.fixture
 def workload():
-    return Workload("tiny", tiny_llama().config, None, byte_tokenizer(), random_episodes(2, (3, 9), (2, 12), 255))
+    return Workload(
+        "tiny", tiny_llama(layers=7).config, None, byte_tokenizer(), random_episodes(2, (3, 9), (2, 12), 255)
+    )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -29,9 +31,11 @@ def test_every_scheme_makes_a_step(scheme, workload):
 
 def test_state_is_weights_gradients_and_two_moments(workload):
     found = step.measured("published", "cpu", workload, micro_batch=16)
-    policy = sum(p.numel() for p in tiny_llama().parameters())
+    policy = sum(p.numel() for p in tiny_llama(layers=7).parameters())
     value = policy + tiny_llama().config.hidden_size
-    steps_of_adam = 4 * 2 * len(list(tiny_llama().parameters())) + 4  # one number a weight, and one for the head of V
+    steps_of_adam = (
+        4 * 2 * len(list(tiny_llama(layers=7).parameters())) + 4
+    )  # one number a weight, and one for the head of V
     assert found["state"] == 4 * (4 * policy + 4 * value + policy) + steps_of_adam
 
 
@@ -69,7 +73,7 @@ def test_a_scheme_that_cannot_run_has_a_row_with_the_reason(workload, monkeypatc
 
 
 def test_operations_are_those_of_the_layers_and_the_head(workload):
-    model = tiny_llama(tied=True)
+    model = tiny_llama(layers=7)
     layers = sum(p.numel() for n, p in model.model.layers.named_parameters() if p.ndim == 2)
     assert body_parameters(model.config) == layers
     tokens = tokens_of(workload.trajectories())
