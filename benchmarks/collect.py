@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.earlier_decoding import EarlierEngine
 from benchmarks.measure import alternated, machine, median, memory, ratio
@@ -25,9 +26,11 @@ PROMPTS = {"cpu": 8, "cuda": 64}
 
 def engines(workload: Workload, device: str, batch_size: int) -> dict[str, Engine]:
     """Returns the engine of each scheme, and the baseline's."""
-    found: dict[str, Engine] = {BASELINE: EarlierEngine(workload.policy(device), workload.tokenizer, batch_size)}
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    policy = workload.policy(device, dtype)
+    found: dict[str, Engine] = {BASELINE: EarlierEngine(policy, workload.tokenizer, batch_size)}
     for name, settings in OURS.items():
-        model = str(workload.folder) if workload.folder else workload.policy(device)
+        model = str(workload.folder) if workload.folder else policy
         found[name] = load_engine(model, tokenizer=workload.tokenizer, batch_size=batch_size, **settings)
     return found
 

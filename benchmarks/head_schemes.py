@@ -114,9 +114,11 @@ def liger(case: HeadCase, kl: bool) -> Tensor:
     """Liger's per-token head: a kernel on Hopper GPUs, PyTorch in chunks of 512 rows elsewhere."""
     try:
         from liger_kernel.ops.fused_linear_scaled_cross_entropy import LigerFusedLinearScaledCrossEntropyFunction
+
+        loss = LigerFusedLinearScaledCrossEntropyFunction.apply(case.hidden, case.weight, case.action)
     except ImportError as error:
         raise Failed(f"liger-kernel is not installed ({error})") from error
-    return weighted(case, -LigerFusedLinearScaledCrossEntropyFunction.apply(case.hidden, case.weight, case.action))
+    return weighted(case, -loss)
 
 
 def one_pass(case: HeadCase, kl: bool) -> Tensor:

@@ -74,13 +74,13 @@ class Workload:
     tokenizer: Any
     episodes: list[Episode]
 
-    def policy(self, device: str = "cpu") -> Any:
-        """Returns the policy in float32, on the device."""
+    def policy(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+        """Returns the policy on the device."""
         if self.folder is not None:
-            return AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).to(device)
+            return AutoModelForCausalLM.from_pretrained(self.folder, dtype=dtype).to(device)
         torch.manual_seed(0)
         with torch.device(device):
-            return AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
+            return AutoModelForCausalLM.from_config(self.config, dtype=dtype)
 
     def trajectories(self) -> list[Trajectory]:
         """Returns the encoded episodes, in the order of `episodes`."""

@@ -9,7 +9,7 @@ from benchmarks import step
 from benchmarks.flops import body_parameters, step_flops
 from benchmarks.measure import Failed
 from benchmarks.step_schemes import BASELINES, OURS, SCHEMES
-from benchmarks.workloads import WORKLOADS, Workload, random_episodes, tokens_of
+from benchmarks.workloads import WORKLOADS, Workload, any_tokenizer, random_episodes, tokens_of
 from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
 
@@ -27,6 +27,14 @@ def test_every_scheme_makes_a_step(scheme, workload):
     assert found["seconds"] > 0
     assert found["memory"] > found["state"] > 0
     assert (found["once_seconds"] is None) == (scheme in BASELINES)
+
+
+@pytest.mark.parametrize("scheme", ["published", "plain"])
+def test_random_tokens_need_no_tokenizer_of_the_model(scheme):
+    episodes = random_episodes(2, (3, 9), (2, 12), 259)
+    assert step.measured(scheme, "cpu", Workload("", tiny_llama().config, None, any_tokenizer(), episodes), 8)[
+        "seconds"
+    ]
 
 
 def test_state_is_weights_gradients_and_two_moments(workload):
