@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.baseline_steps import ALPHA, BETA
 from benchmarks.measure import Failed
-from stepcredit.models.action_statistics import action_statistics
+from stepcredit.models.heads.action_statistics import action_statistics
 from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss
 
 EPISODE = 128
@@ -123,8 +123,8 @@ def liger(case: HeadCase, kl: bool) -> Tensor:
 
 def one_pass(case: HeadCase, kl: bool) -> Tensor:
     """Ours: loss and gradients of whole episodes while their logits are there."""
-    from stepcredit.models.fused_head import HeadStatistics, one_pass_loss
-    from stepcredit.models.linear_heads import LinearHead
+    from stepcredit.models.heads.fused_head import HeadStatistics, one_pass_loss
+    from stepcredit.models.heads.linear_heads import LinearHead
 
     def loss_of(found: HeadStatistics, others: tuple[Tensor, ...], first: int, last: int) -> Tensor:
         if not kl:
@@ -140,8 +140,8 @@ def one_pass(case: HeadCase, kl: bool) -> Tensor:
 
 def two_passes(case: HeadCase, kl: bool) -> Tensor:
     """Ours, for objectives over more than one episode: the logits are made again in the backward pass."""
-    from stepcredit.models.fused_head import head_statistics
-    from stepcredit.models.linear_heads import LinearHead
+    from stepcredit.models.heads.fused_head import head_statistics
+    from stepcredit.models.heads.linear_heads import LinearHead
 
     reference = (LinearHead((case.ref_weight,)), (case.ref_hidden,)) if kl else ()
     found = head_statistics(LinearHead((case.weight,)), (case.hidden,), case.action, *reference)
