@@ -25,7 +25,7 @@ from transformers import TrainerCallback
 from benchmarks.baseline_steps import BaselineStep, three_models
 from benchmarks.flops import step_flops, utilisation
 from benchmarks.measure import Failed, in_own_process, machine, median, memory, ratio, resident, skipped, synchronize
-from benchmarks.step_schemes import BASELINES, COMMON, LORA, OURS, SCHEMES
+from benchmarks.step_schemes import BASELINES, COMMON, LORA, OURS, SCHEMES, Scheme
 from benchmarks.workloads import WORKLOADS, Workload, tokens_of
 
 MICRO_BATCH = {"smollm2": 16, "qwen": 8}
@@ -205,7 +205,7 @@ def _ours(scheme: str, device: str, workload: Workload, micro_batch: int) -> Ste
             train_dataset=workload.episodes,
             processing_class=workload.tokenizer,
             callbacks=[clock],
-            **_adapters(of.lora),
+            **_adapters(of),
         )
         start = time.perf_counter()
         with suppress(Measured):
@@ -215,15 +215,15 @@ def _ours(scheme: str, device: str, workload: Workload, micro_batch: int) -> Ste
         return Step(clock.seconds[1], clock.began - start, clock.held.top, state, libraries)
 
 
-def _adapters(lora: bool) -> dict[str, Any]:
-    if not lora:
+def _adapters(scheme: Scheme) -> dict[str, Any]:
+    if not scheme.lora:
         return {}
     from peft import LoraConfig
 
-    return {
-        "peft_config": LoraConfig(task_type="CAUSAL_LM", **LORA),
-        "value_peft_config": LoraConfig(task_type="TOKEN_CLS", **LORA),
-    }
+    kinds = {"peft_config": "CAUSAL_LM", "value_peft_config": "TOKEN_CLS"}
+    if scheme.settings.get("shared_trunk"):
+        del kinds["value_peft_config"]
+    return {name: LoraConfig(task_type=kind, **LORA) for name, kind in kinds.items()}
 
 
 def state_bytes(models: Sequence[Any], optimizer: Any) -> int:

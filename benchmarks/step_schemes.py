@@ -21,7 +21,7 @@ class Scheme:
         heads: products with the head a response token.
         shares_prompts: whether the responses to a prompt read it once.
         settings: fields of `OREOConfig`.
-        lora: whether policy and value model train adapters.
+        lora: whether the models train adapters.
         same_algorithm: whether it computes the published losses and gradients.
     """
 
@@ -38,9 +38,28 @@ BASELINES = {
     "published": Scheme("published scheme: two policy passes, full logits, left-padded rows", 8, 5),
     "trl": Scheme("TRL's blocks: chunked log-probabilities, chunked exact KL", 7, 11),
 }
+_ONCE: dict[str, Any] = {"share_prompts": True, "precompute_ref_log_probs": True}
 OURS = {
     "plain": Scheme("plain: naive head, every row with its prompt", 7, 5),
-    "lora": Scheme("LoRA, adapters of policy and value model apart", 5, 4, lora=True, same_algorithm=False),
+    "same": Scheme("prompts shared, reference computed once", 6, 4, shares_prompts=True, settings=_ONCE),
+    "lora": Scheme("two LoRA adapters on one trunk, prompts shared", 5, 4, True, {"share_prompts": True}, True, False),
+    "lora-trunk": Scheme(
+        "LoRA on a shared trunk, prompts shared, reference computed once",
+        2,
+        3,
+        shares_prompts=True,
+        settings={**_ONCE, "shared_trunk": True},
+        lora=True,
+        same_algorithm=False,
+    ),
+    "last-layers": Scheme(
+        "last 6 layers on kept states, prompts shared",
+        1.2,
+        3,
+        shares_prompts=True,
+        settings={"train_layers": 6, "share_prompts": True},
+        same_algorithm=False,
+    ),
 }
 SCHEMES = {**BASELINES, **OURS}
 COMMON: dict[str, Any] = {
