@@ -1,17 +1,21 @@
 """The comparison at toy size: runs, resuming, rates chosen on validation, paired rows."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
 from doubles.work import double
 from stepcredit.cli import main
+from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError, NotFiniteError
 from stepcredit.experiments import compare_runs, initial_policy
 from stepcredit.experiments.compare import CompareConfig, Comparison, choose_rates, compare
-from stepcredit.experiments.compare_runs import train_and_test
+from stepcredit.experiments.compare_runs import make_initial, train_and_test
 from stepcredit.experiments.grid import Run, run_grid
 from stepcredit.experiments.pairs import pair_rows
+from stepcredit.models import first_use
 from stepcredit.models.scratch import ModelSize
 from stepcredit.tasks import arithmetic
 
@@ -203,3 +207,33 @@ def test_a_rate_at_which_training_stops_is_not_chosen_and_a_compared_run_says_so
     monkeypatch.setattr(comparison, "run", lambda label, runs: [{"rows": [row]} for _ in runs])
     with pytest.raises(InputError, match=r"oreo learns at none of these rates; at 0.1 step 7: V is not finite"):
         choose_rates(comparison)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("task", ["arithmetic", "chain"])
+def test_cheaper_steps_have_the_losses_of_plain_ones(task, tmp_path, monkeypatch):
+    """On an embedded task, from the same start: the first steps, with and without what makes them cheaper."""
+    monkeypatch.setattr(initial_policy, "ModelSize", lambda: ModelSize(32, 64, 3, 2))
+    test = {"split": "test", "prompts": 8, "searches": ["greedy"]}
+    scratch, sampled = {"demonstrations": 500, "steps": 30}, {"prompts": 12, "samples": 4}
+    make_initial(tmp_path / "sft", task, 0, None, None, scratch, sampled, test)
+    episodes = list(load_episodes(tmp_path / "sft" / "episodes"))
+    shutil.rmtree(tmp_path / "sft" / "episodes")  # so young a policy is never right, and all losses would be zero
+    append_episodes(tmp_path / "sft" / "episodes", [replace(e, reward=float(k % 2)) for k, e in enumerate(episodes)])
+    settings = {"max_steps": 5, "logging_steps": 1, "warmup_steps": 0, "learning_rate": 1e-3}
+    settings["per_device_train_batch_size"] = 8
+    cheap = {"precompute_ref_log_probs": True, "head": "fused"}
+
+    def losses(name, **more):
+        result = train_and_test(tmp_path / name, task, "sft", "oreo", 0, {**settings, **more}, test)
+        return [row["loss"] for row in result["curve"] if "loss" in row]
+
+    plain = losses("plain", head="naive")
+    assert losses("cheap", **cheap) == pytest.approx(plain, rel=1e-5)
+    together = losses("together", share_prompts=True, **cheap)
+    frozen = losses("frozen", share_prompts=True, train_layers=2)
+    monkeypatch.setattr(first_use, "shares_prefixes", lambda body: False)  # the same batches, each row with its prompt
+    assert losses("apart", share_prompts=True, head="naive") == pytest.approx(together, rel=1e-5)
+    assert losses("frozen, apart", share_prompts=True, train_layers=2) == pytest.approx(frozen, rel=1e-5)
+    assert len(plain) == 5
+    assert plain[0] != together[0]

@@ -39,11 +39,12 @@ def whole_steps(folder, name, freeze=False, data=None, **given):
     """(the logs, the gradients) of a run in which every step holds all items, from a policy unlike its reference."""
     kind, own = VARIANTS[name]
     reference = moved(Pair(policy())).model.policy
-    settings = {"max_steps": 2, "warmup_steps": 0, "learning_rate": 1e-2, "max_grad_norm": 0.0, **own, **given}
+    settings = {"max_steps": 2, "warmup_steps": 0, "learning_rate": 1e-2, "max_grad_norm": 0.0}
+    settings = {"per_device_train_batch_size": 64, **settings, **own, **given}
     run = OfflineTrainer(
         model=policy(),
         ref_model=reference,
-        args=config(folder, kind, per_device_train_batch_size=64, per_device_eval_batch_size=5, **settings),
+        args=config(folder, kind, per_device_eval_batch_size=5, **settings),
         train_dataset=data or ragged(),
         eval_dataset=ragged()[:13],
         processing_class=byte_tokenizer(),
@@ -285,3 +286,15 @@ def test_the_last_layers_go_on_from_what_the_first_ones_return():
     prefix, rows = run(first, sequences(batch))
     found = hidden_states(last, sequences(batch)._replace(tokens=rows, prefix=prefix))
     assert torch.equal(found, hidden_states(body, sequences(batch)))
+
+
+def test_checkpointed_activations_give_the_same_gradients(tmp_path):
+    expected = whole_steps(tmp_path / "plain", "oreo")
+    assert_close(whole_steps(tmp_path / "less", "oreo", activation_checkpointing=True, head="fused"), expected)
+
+
+def test_accumulated_micro_batches_that_cut_a_prompt_apart_give_the_same_step(tmp_path):
+    expected = whole_steps(tmp_path / "plain", "oreo, steps")
+    split = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 6, "share_prompts": True, "head": "fused"}
+    found = whole_steps(tmp_path / "split", "oreo, steps", precompute_ref_log_probs=True, **split)
+    assert_close(found, expected)
