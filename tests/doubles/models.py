@@ -4,7 +4,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
-def tiny_llama(vocab_size=259, seed=0, tied=True, hidden=16, layers=2, **more):
+def tiny_llama(vocab_size=259, seed=0, tied=True, hidden=16, layers=2, kv_heads=2, **more):
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -12,7 +12,7 @@ def tiny_llama(vocab_size=259, seed=0, tied=True, hidden=16, layers=2, **more):
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=2,
-        num_key_value_heads=2,
+        num_key_value_heads=kv_heads,
         max_position_embeddings=256,
         tie_word_embeddings=tied,
         bos_token_id=None,

@@ -271,7 +271,7 @@ def test_rows_with_a_shared_prefix_read_as_whole_rows():
     body, batch = policy().model, shared_batch()
     assert batch["prefix"]["input_ids"].shape[0] == 4
     assert len({int(n) for n in batch["prefix"]["attention_mask"].sum(-1)}) == 4  # prompts of four lengths
-    shared, whole = (hidden_states(body, sequences(batch), way) for way in (True, False))
+    shared, whole = (hidden_states(body, sequences(batch), way) for way in ("shared", "whole"))
     there = batch["attention_mask"].bool()
     torch.testing.assert_close(shared[there], whole[there], rtol=1e-6, atol=1e-7)
     batch["prefix"]["input_ids"][0, 0] += 1

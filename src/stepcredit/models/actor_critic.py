@@ -16,7 +16,7 @@ from stepcredit.episodes.alignment import at_states
 from stepcredit.errors import InputError
 from stepcredit.files import folder_written_whole
 from stepcredit.models.adapters import is_peft, load_adapter, merged, save_adapter
-from stepcredit.models.bodies import base_of, hidden_states, run, sequences, split
+from stepcredit.models.bodies import Way, base_of, hidden_states, run, sequences, split
 from stepcredit.models.checks import Role, check_loaded
 from stepcredit.models.folders import CONFIG, check_model_folder
 from stepcredit.models.heads.action_statistics import ActionStatistics, at_actions, over_columns, statistics_of
@@ -58,7 +58,7 @@ class ActorCritic(nn.Module):
         fused: whether the fused head computes the statistics.
         linear: whether the head of the policy is known to be a linear map of its hidden states; otherwise its own
             forward pass computes the logits.
-        shared: whether prefixes that rows share are read once; otherwise with each row.
+        way: how rows, and prefixes that they share, are read.
         reference_head: the head of a reference whose hidden states come with the batches.
         bodies: the transformers of policy and value model without their heads, and only the layers that are trained.
     """
@@ -73,7 +73,8 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.policy = policy
         self.value = value
-        self.fused, self.linear, self.shared = False, True, True
+        self.fused, self.linear = False, True
+        self.way: Way = "shared"
         self.train_layers = train_layers
         self.__dict__["reference"] = reference  # not registered: neither trained, nor saved, nor wrapped
         self.reference_head = None
@@ -127,7 +128,7 @@ class ActorCritic(nn.Module):
             value = values_from(self.value, hidden)
         elif self.value is not None:
             states = "value_states" if "value_states" in batch else _states(batch)
-            value = values_from(self.value, hidden_states(self.bodies[VALUE], sequences(batch, states), self.shared))
+            value = values_from(self.value, hidden_states(self.bodies[VALUE], sequences(batch, states), self.way))
         reference = self._reference_head(batch) if needs_reference and "ref_log_prob" not in batch else None
         mask = batch["action_mask"]
         action = batch["action"][mask]
@@ -178,8 +179,8 @@ class ActorCritic(nn.Module):
     def _policy_head(self, batch: dict[str, Any]) -> tuple[Tensor | None, _HeadInputs]:
         """Returns the policy's last hidden states [B, T, H], and its head with the states of the actions."""
         if not self.linear:
-            return None, _opaque(self.policy, batch, self.shared)
-        hidden = hidden_states(self.bodies[POLICY], sequences(batch, _states(batch)), self.shared)
+            return None, _opaque(self.policy, batch, self.way)
+        hidden = hidden_states(self.bodies[POLICY], sequences(batch, _states(batch)), self.way)
         return hidden, _head_inputs(self.policy, at_actions(at_states(hidden), batch["action_mask"]))
 
     def _reference_head(self, batch: dict[str, Any]) -> _HeadInputs:
@@ -191,8 +192,8 @@ class ActorCritic(nn.Module):
             return self.reference_head, (states, *biases)
         with torch.no_grad(), self.reference_model() as reference:
             if not self.linear:
-                return _opaque(reference, batch, self.shared)
-            hidden = hidden_states(base_of(reference), sequences(batch), self.shared)
+                return _opaque(reference, batch, self.way)
+            hidden = hidden_states(base_of(reference), sequences(batch), self.way)
             return _head_inputs(reference, at_actions(at_states(hidden), batch["action_mask"]))
 
     @contextlib.contextmanager
@@ -275,9 +276,13 @@ def _head_inputs(model: Any, states: Float[Tensor, "N H"]) -> _HeadInputs:
     return head
 
 
-def _opaque(model: Any, batch: dict[str, Any], shared: bool) -> _HeadInputs:
+def _opaque(model: Any, batch: dict[str, Any], way: Way) -> _HeadInputs:
     """Returns the logits at the states of the actions, from the model's own forward pass."""
-    return None, (at_actions(at_states(run(model, sequences(batch), shared)[1]), batch["action_mask"]),)
+    return None, (
+        at_actions(
+            at_states(run(model, sequences(batch), "shared" if way == "packed" else way)[1]), batch["action_mask"]
+        ),
+    )
 
 
 def _logits(head_inputs: _HeadInputs) -> Float[Tensor, "N V"]:

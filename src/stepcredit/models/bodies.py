@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from stepcredit.errors import InputError
 from stepcredit.models.adapters import is_peft
+from stepcredit.models.packing import run_packed
 
 FIRST_LAYER = "stepcredit_first_layer"
 """Attribute of a body that is the end of another: the number of its first layer there."""
@@ -81,20 +82,26 @@ class _LastLayersCache(DynamicCache):
         return updated
 
 
+Way = Literal["whole", "shared", "packed"]
+"""How sequences are read: each row with its prefix; prefixes once; prefixes once and without padding (`packing`)."""
+
+
 def run(
-    model: Any, inputs: Sequences, shared: bool = True
+    model: Any, inputs: Sequences, way: Way = "shared"
 ) -> tuple[Float[Tensor, "P L X"] | None, Float[Tensor, "B T X"]]:
     """Runs a body, or a whole language model, on sequences.
 
     Args:
         model: a body, which returns last hidden states, or a language model, which returns logits.
         inputs: the sequences.
-        shared: whether prefixes are read once, with gradient; otherwise, and where the model has no cache of all keys
-            and values, each row is read with its prefix.
+        way: how they are read; prefixes have gradients in each way. Where the model has no cache of all keys and
+            values, each row is read with its prefix.
 
     Returns:
         (the output at the prefixes' positions, None if they were not read by themselves; that at the rows' positions).
     """
+    if way == "packed":
+        return run_packed(model, *inputs)
     if inputs.prefix is None or inputs.prefix.shape[1] == 0:
         return None, _call(model, inputs.tokens, attention_mask=inputs.mask, use_cache=False)
     assert inputs.prefix_mask is not None
@@ -103,7 +110,7 @@ def run(
     length = inputs.prefix_mask.sum(-1)[inputs.prefix_row]
     position = length[:, None] + torch.arange(inputs.tokens.shape[1], device=length.device)
     cache = _LastLayersCache(model.config, getattr(model, FIRST_LAYER, 0))
-    if not shared or not _keeps_everything(cache):
+    if way == "whole" or not _keeps_everything(cache):
         tokens = torch.cat([inputs.prefix[inputs.prefix_row], inputs.tokens], dim=1)
         order = mask.argsort(dim=-1, descending=True, stable=True)  # without the padding after the prefix
         output = _call(model, _take(tokens, order), attention_mask=mask.gather(1, order), use_cache=False)
@@ -118,9 +125,9 @@ def run(
     return prefix, _call(model, inputs.tokens, attention_mask=mask, position_ids=position, **cached)
 
 
-def hidden_states(body: Any, inputs: Sequences, shared: bool = True) -> Float[Tensor, "B T H"]:
+def hidden_states(body: Any, inputs: Sequences, way: Way = "shared") -> Float[Tensor, "B T H"]:
     """Returns the last hidden states of a body at the rows' positions."""
-    return run(body, inputs, shared)[1]
+    return run(body, inputs, way)[1]
 
 
 def _take(x: Tensor, position: Int[Tensor, "B T"]) -> Tensor:

@@ -13,12 +13,16 @@ from torch import Tensor
 from stepcredit.episodes.alignment import at_states
 from stepcredit.errors import InputError
 from stepcredit.models.actor_critic import ActorCritic
-from stepcredit.models.bodies import Sequences, base_of, hidden_states, run, sequences, shares_prefixes
+from stepcredit.models.bodies import Sequences, Way, base_of, hidden_states, run, sequences, shares_prefixes
 from stepcredit.models.heads.action_statistics import ActionStatistics, at_actions, statistics_of
 from stepcredit.models.heads.fused_head import one_pass_loss
 from stepcredit.models.heads.linear_heads import check_linear_head, linear_head
 from stepcredit.models.heads.value_heads import TrunkValue
+from stepcredit.models.packing import can_pack
 
+_APART = "prompts: read with each response, because"
+_LIMITS = {torch.float64: 1e-5, torch.float32: 1e-3}
+"""Relative difference up to which two ways of computing are equal, by type; 0.1 in half precision."""
 _ROWS = 2
 """Rows on which the proofs are made."""
 _SMALL = 2**24
@@ -30,7 +34,7 @@ _TILES = 8
 
 
 def settle(models: ActorCritic, batch: dict[str, Any], head: str, needs: dict[str, bool]) -> list[str]:
-    """Sets `linear`, `shared` and `fused` of the models; returns what is worth a line in the log.
+    """Sets `linear`, `way` and `fused` of the models; returns what is worth a line in the log.
 
     Args:
         models: the models.
@@ -43,7 +47,7 @@ def settle(models: ActorCritic, batch: dict[str, Any], head: str, needs: dict[st
     """
     few = {name: field if name == "prefix" else field[:_ROWS] for name, field in batch.items()}
     notes = _settle_head(models, few, head)
-    if "states" in batch or "prefix" in batch:
+    if "states" in batch or "prefix" in batch or can_pack(base_of(models.policy), batch["input_ids"].device):
         notes += _settle_bodies(models, few)
     if models.linear:
         notes += _choose_head(models, batch, head, needs)
@@ -53,8 +57,8 @@ def settle(models: ActorCritic, batch: dict[str, Any], head: str, needs: dict[st
 def _settle_head(models: ActorCritic, batch: dict[str, Any], head: str) -> list[str]:
     inputs, mask = sequences(batch), batch["action_mask"]
     with torch.no_grad():
-        states = at_actions(at_states(hidden_states(base_of(models.policy), inputs, shared=False)), mask)
-        logits = at_actions(at_states(run(models.policy, inputs, shared=False)[1]), mask)
+        states = at_actions(at_states(hidden_states(base_of(models.policy), inputs, "whole")), mask)
+        logits = at_actions(at_states(run(models.policy, inputs, "whole")[1]), mask)
         found = linear_head(models.policy, states)
         models.linear = found is not None and check_linear_head(*found, logits)
     if models.linear:
@@ -74,43 +78,63 @@ def _settle_head(models: ActorCritic, batch: dict[str, Any], head: str) -> list[
 
 
 def _settle_bodies(models: ActorCritic, batch: dict[str, Any]) -> list[str]:
-    """Compares the hidden states of the fast pass, and a gradient, with those of the plain pass from token ids."""
-    apart = "prompts: read with each response, because"
-    if "prefix" in batch and not all(shares_prefixes(body) for body in models.bodies.values()):
-        models.shared = False
-        return [f"{apart} {type(base_of(models.policy)).__name__} does not keep the keys and values of all tokens"]
+    """Chooses how rows are read: as fast as the model allows, where that gives the plain pass."""
+    notes = []
+    whole, device = base_of(models.policy), batch["input_ids"].device
+    keeps_everything = all(shares_prefixes(body) for body in models.bodies.values())
+    if keeps_everything and can_pack(whole, device):
+        try:
+            errors = _errors(models, batch, "packed")
+            reason = None if errors is None else f"{type(whole).__name__} differs by {errors[1]:.1e} otherwise"
+        except (TypeError, ValueError, RuntimeError) as error:
+            reason = f"{type(whole).__name__} fails otherwise: {str(error).splitlines()[0]}"
+        if reason is None:
+            models.way = "packed"
+            return ["rows: packed without padding" + ", prompts read once per micro-batch" * ("prefix" in batch)]
+        notes.append(f"rows: padded, because {reason}")
+    if "prefix" in batch and not keeps_everything:
+        models.way = "whole"
+        notes.append(f"{_APART} {type(whole).__name__} does not keep the keys and values of all tokens")
+    errors = _errors(models, batch, models.way)
+    if errors is not None and "states" in batch:
+        raise InputError(f"the {errors[0]}'s last layers on precomputed states differ by {errors[1]:.1e} from all; "
+                         "train all layers, or choose another --activation_cache", "train_layers")  # fmt: skip
+    if errors is not None:
+        models.way = "whole"
+        return [*notes, f"{_APART} {type(whole).__name__} differs by {errors[1]:.1e} otherwise"]
+    if "prefix" in batch and models.way == "shared":
+        notes.append("prompts: read once per micro-batch")
+    return notes
+
+
+def _errors(models: ActorCritic, batch: dict[str, Any], way: Way) -> tuple[str, float] | None:
+    """Returns the first model whose hidden states, or a gradient of them, differ from the plain pass from token ids,
+    with the relative difference; None if none does."""
+    mask = batch["action_mask"]
     for name, body in models.bodies.items():
         own = f"{name}_states" if f"{name}_states" in batch else "states"
         states = own if own in batch else None
-        whole = base_of(models.parts()[name])
-        fast = _states_and_gradient(body, body, sequences(batch, states), True, batch["action_mask"])
-        plain = _states_and_gradient(body, whole, sequences(batch), False, batch["action_mask"])
-        limit = _limit(batch[states].dtype if states else plain[0].dtype)
+        fast = _states_and_gradient(body, body, sequences(batch, states), way, mask)
+        plain = _states_and_gradient(body, base_of(models.parts()[name]), sequences(batch), "whole", mask)
+        dtypes = [batch[states].dtype if states else plain[0].dtype, plain[0].dtype]
+        if torch.is_autocast_enabled(mask.device.type):
+            dtypes.append(torch.get_autocast_dtype(mask.device.type))
         error = max(float((x - y).norm() / y.norm().clamp(min=1e-30)) for x, y in zip(fast, plain, strict=True))
-        if error <= limit:
-            continue
-        if states is not None:
-            raise InputError(f"the {name}'s last layers on precomputed states differ by {error:.1e} from the whole; "
-                             "train all layers, or choose another --activation_cache", "train_layers")  # fmt: skip
-        models.shared = False
-        return [f"{apart} {type(whole).__name__} differs by {error:.1e} otherwise"]
-    return ["prompts: read once per micro-batch"] if "prefix" in batch and models.shared else []
+        if not error <= max(_LIMITS.get(dtype, 0.1) for dtype in dtypes):
+            return name, error
+    return None
 
 
-def _states_and_gradient(trained: Any, body: Any, inputs: Sequences, shared: bool, action_mask: Tensor) -> list[Tensor]:
+def _states_and_gradient(trained: Any, body: Any, inputs: Sequences, way: Way, action_mask: Tensor) -> list[Tensor]:
     """Returns the hidden states of the actions, and the gradient of a fixed sum of them in a trained weight."""
     weight = next((p for p in trained.parameters() if p.requires_grad), None)
     with torch.set_grad_enabled(weight is not None):
-        states = at_actions(at_states(hidden_states(body, inputs, shared)), action_mask)
+        states = at_actions(at_states(hidden_states(body, inputs, way)), action_mask)
         if weight is None:
             return [states]
         directions = torch.arange(states.numel(), device=states.device, dtype=states.dtype).sin().view_as(states)
         (gradient,) = torch.autograd.grad((states * directions).sum(), weight)
     return [states.detach(), gradient]
-
-
-def _limit(dtype: torch.dtype) -> float:
-    return {torch.float64: 1e-5, torch.float32: 1e-3}.get(dtype, 0.1)
 
 
 def _choose_head(models: ActorCritic, batch: dict[str, Any], head: str, needs: dict[str, bool]) -> list[str]:
@@ -119,7 +143,7 @@ def _choose_head(models: ActorCritic, batch: dict[str, Any], head: str, needs: d
         return []
     with torch.no_grad():
         states = at_actions(
-            at_states(hidden_states(base_of(models.policy), sequences(batch), models.shared)), batch["action_mask"]
+            at_states(hidden_states(base_of(models.policy), sequences(batch), models.way)), batch["action_mask"]
         )
     found = linear_head(models.policy, states)
     assert found is not None
