@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from benchmarks.baseline_steps import ALPHA, BETA
 from benchmarks.measure import Failed
-from stepcredit.models.heads.action_statistics import action_statistics
+from stepcredit.models.heads.action_statistics import ActionStatistics, statistics_of
+from stepcredit.models.heads.fused_head import head_statistics, one_pass_loss
+from stepcredit.models.heads.linear_heads import LinearHead
 from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss
 
 EPISODE = 128
@@ -77,16 +79,19 @@ def weighted(case: HeadCase, log_prob: Float[Tensor, " A"], first: int = 0, last
     return (log_prob * case.value[first:last]).sum()
 
 
-def naive(case: HeadCase, kl: bool) -> Tensor:
-    """Full logits [N, V] of policy and reference."""
-    mask = torch.ones_like(case.action, dtype=torch.bool)[None]
-    ref_logits = (case.ref_hidden @ case.ref_weight.t())[None] if kl else None
-    found = action_statistics((case.hidden @ case.weight.t())[None], ref_logits, case.action[None], mask)
+def loss_of(case: HeadCase, found: ActionStatistics, kl: bool, first: int = 0, last: int | None = None) -> Tensor:
+    """Returns the loss of the actions first:last from their statistics."""
     if not kl:
-        return weighted(case, found.log_prob[0])
+        return weighted(case, found.log_prob, first, last)
     assert found.ref_log_prob is not None
     assert found.kl is not None
-    return oreo_loss(case, found.log_prob[0], found.ref_log_prob[0], found.kl[0])
+    return oreo_loss(case, found.log_prob, found.ref_log_prob, found.kl, first, last)
+
+
+def naive(case: HeadCase, kl: bool) -> Tensor:
+    """Full logits [N, V] of policy and reference."""
+    ref_logits = case.ref_hidden @ case.ref_weight.t() if kl else None
+    return loss_of(case, statistics_of(case.hidden @ case.weight.t(), ref_logits, case.action), kl)
 
 
 def trl(case: HeadCase, kl: bool) -> Tensor:
@@ -123,33 +128,25 @@ def liger(case: HeadCase, kl: bool) -> Tensor:
 
 def one_pass(case: HeadCase, kl: bool) -> Tensor:
     """Ours: loss and gradients of whole episodes while their logits are there."""
-    from stepcredit.models.heads.fused_head import HeadStatistics, one_pass_loss
-    from stepcredit.models.heads.linear_heads import LinearHead
 
-    def loss_of(found: HeadStatistics, others: tuple[Tensor, ...], first: int, last: int) -> Tensor:
-        if not kl:
-            return weighted(case, found.log_prob, first, last)
-        assert found.ref_log_prob is not None
-        assert found.kl is not None
-        return oreo_loss(case, found.log_prob, found.ref_log_prob, found.kl, first, last)
+    def of_group(found: ActionStatistics, others: tuple[Tensor, ...], first: int, last: int) -> Tensor:
+        return loss_of(case, found, kl, first, last)
 
     episode = torch.arange(len(case.action), device=case.action.device) // EPISODE
-    reference = (LinearHead((case.ref_weight,)), (case.ref_hidden,)) if kl else ()
-    return one_pass_loss(LinearHead((case.weight,)), (case.hidden,), case.action, episode, loss_of, *reference)
+    return one_pass_loss(*_own(case), case.action, episode, of_group, *_reference(case, kl))
 
 
 def two_passes(case: HeadCase, kl: bool) -> Tensor:
     """Ours, for objectives over more than one episode: the logits are made again in the backward pass."""
-    from stepcredit.models.heads.fused_head import head_statistics
-    from stepcredit.models.heads.linear_heads import LinearHead
+    return loss_of(case, head_statistics(*_own(case), case.action, *_reference(case, kl)), kl)
 
-    reference = (LinearHead((case.ref_weight,)), (case.ref_hidden,)) if kl else ()
-    found = head_statistics(LinearHead((case.weight,)), (case.hidden,), case.action, *reference)
-    if not kl:
-        return weighted(case, found.log_prob)
-    assert found.ref_log_prob is not None
-    assert found.kl is not None
-    return oreo_loss(case, found.log_prob, found.ref_log_prob, found.kl)
+
+def _own(case: HeadCase) -> tuple[LinearHead, tuple[Tensor, ...]]:
+    return LinearHead((case.weight,)), (case.hidden,)
+
+
+def _reference(case: HeadCase, kl: bool) -> tuple[Any, Any]:
+    return (LinearHead((case.ref_weight,)), (case.ref_hidden,)) if kl else (None, None)
 
 
 @dataclass(frozen=True)

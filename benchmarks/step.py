@@ -39,7 +39,7 @@ def rows(device: str, repeats: int, prompts: int, workload: str, schemes: Sequen
     for _, name in itertools.product(range(repeats), schemes):
         if name in failed:
             continue
-        arguments = ("--scheme", name, "--device", device, "--prompts", prompts, "--workload", workload)
+        arguments = ("--scheme", name, "--device", device, "--problems", prompts, "--workload", workload)
         try:
             found[name].append(in_own_process("benchmarks.step", *arguments))
         except Failed as reason:
@@ -238,12 +238,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scheme", choices=SCHEMES, required=True)
     parser.add_argument("--workload", choices=WORKLOADS, default="smollm2")
-    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--problems", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("stepcredit").setLevel(logging.INFO)
-    found = measured(args.scheme, args.device, WORKLOADS[args.workload](args.prompts), MICRO_BATCH[args.workload])
+    found = measured(args.scheme, args.device, WORKLOADS[args.workload](args.problems), MICRO_BATCH[args.workload])
     print(json.dumps(found))
 
 

@@ -40,7 +40,7 @@ BASELINES = {
 }
 _ONCE: dict[str, Any] = {"share_prompts": True, "precompute_ref_log_probs": True}
 OURS = {
-    "plain": Scheme("plain: naive head, every row with its prompt", 7, 5),
+    "plain": Scheme("plain: naive head, every row with its prompt", 7, 5, settings={"head": "naive"}),
     "same": Scheme("prompts shared, reference computed once", 6, 4, shares_prompts=True, settings=_ONCE),
     "lora": Scheme("two LoRA adapters on one trunk, prompts shared", 5, 4, True, {"share_prompts": True}, True, False),
     "lora-trunk": Scheme(
