@@ -59,13 +59,13 @@ def measured(
     """Measures engines on requests, after one short run of each."""
     params = SamplingParams(MAX_NEW_TOKENS, seed=0, stop=STOP)
     drawn: dict[str, list[Generation]] = {}
-    tops: dict[str, int] = {}
+    above: dict[str, int] = {}
 
     def collecting(name: str) -> Callable[[], None]:
         def run() -> None:
             with memory(device) as held:
                 drawn[name] = list(by_name[name].generate(wanted, params))
-            tops[name] = held.top
+            above[name] = held.above
 
         return run
 
@@ -84,10 +84,12 @@ def measured(
             "tokens": tokens(drawn[name]),
             "responses": len(wanted),
             "time_ratio": ratio(speed[name], speed[BASELINE]),
-            "memory_ratio": ratio(tops[BASELINE], tops[name]),
+            "memory_ratio": ratio(above[BASELINE], above[name]),
+            "memory": above[name],
             "seconds": median(seconds[name]),
             "baseline_seconds": median(seconds[BASELINE]),
             "tokens_per_second": speed[name],
+            "baseline_tokens_per_second": speed[BASELINE],
             "equal_draws": equal(drawn[name], drawn[BASELINE]) / len(wanted),
             "repeats": repeats,
             **machine(device),

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import published, trl_blocks
 from benchmarks.baseline_steps import ALPHA, BETA, BaselineStep, Models, padded
-from benchmarks.workloads import random_episodes
+from benchmarks.workloads import Workload, random_episodes
 from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
 from stepcredit import OfflineTrainer, OREOConfig
@@ -15,6 +15,7 @@ from stepcredit.models.loading import value_model_from
 
 SCHEMES = {"published": (published.backward, "left", 1e-10), "trl": (trl_blocks.backward, "right", 1e-4)}
 """Backward pass, side of the padding, and the relative error of gradients: TRL's kernels compute in float32."""
+EPISODES = random_episodes(2, (3, 9), (2, 12), 255)
 
 
 def models():
@@ -26,16 +27,15 @@ def models():
 
 
 def trajectories():
-    return trainer(models()).train_dataset.trajectories
+    return Workload("tiny", tiny_llama().config, None, byte_tokenizer(), EPISODES).trajectories()
 
 
-def trainer(of, folder="unused", **given):
+def trainer(of, folder, **given):
     """The library's trainer on the same models and episodes."""
     config = OREOConfig(output_dir=str(folder), per_device_train_batch_size=16, save_strategy="no", report_to="none",
                         use_cpu=True, disable_tqdm=True, **given)  # fmt: skip
     return OfflineTrainer(
-        of.policy, of.value, of.reference, config, train_dataset=random_episodes(2, (3, 9), (2, 12), 255),
-        processing_class=byte_tokenizer(),
+        of.policy, of.value, of.reference, config, train_dataset=EPISODES, processing_class=byte_tokenizer(),
     )  # fmt: skip
 
 
@@ -54,10 +54,10 @@ def relative(found, expected):
 
 
 @pytest.fixture(scope="module")
-def expected():
+def expected(tmp_path_factory):
     """(loss, gradients) of one micro-batch of the library's trainer."""
     of = models()
-    run = trainer(of)
+    run = trainer(of, tmp_path_factory.mktemp("out"))
     assert (run.args.beta, run.args.kl_coef) == (BETA, ALPHA)
     batch = run.data_collator([run.train_dataset[k] for k in range(16)])
     run.model.train()

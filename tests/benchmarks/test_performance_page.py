@@ -59,6 +59,19 @@ def test_a_table_of_heads_has_a_line_for_each_and_says_what_was_skipped():
     assert page.flat_rows(rows) == [(1024, 2.0, 5e8), (4096, 2.0, 5e8)]
 
 
+def test_a_table_of_collection_has_tokens_a_second_of_both():
+    found = row("collect", scheme="float32", workload="SmolLM2", responses=64, tokens=3000, tokens_per_second=300.0,
+                baseline_tokens_per_second=150.0, time_ratio=2.0, memory=1e9, memory_ratio=1.1,
+                equal_draws=1.0)  # fmt: skip
+    assert "| float32 | 300 | 150 | 2.00 | 1 | 1.10 | 100% |" in page.collect_table([found])
+
+
+def test_a_table_of_searches_has_sizes_that_were_measured_alone():
+    found = row("search", workload="Llama", problems=6, beams=4, tokens=5000, tokens_per_second=1000.0, seconds=5.0,
+                baseline_seconds=None, time_ratio=None)  # fmt: skip
+    assert "| 6 problems, 4 beams | 5,000 | 5 | 1 | – | – |" in page.search_table([found])
+
+
 def test_pictures_are_drawn_from_the_rows():
     assert page.step_svg([]) is None
     assert "2.50×" in page.step_svg([step_row("plain", "published", 2.5), step_row("plain", "trl", 1.5)])
