@@ -1,17 +1,16 @@
 """Log-probability, exact KL and entropy of actions from hidden states, without ever holding the logits [N, V].
 
-The logits of a few hundred actions at a time, a tile, are made, reduced to a few numbers per action, and overwritten.
-With z and z' the logits of policy and reference, p = softmax(z), and δ = logsumexp(z) - logsumexp(z'):
+With z and z' the logits of policy and reference, p = softmax(z), and E the mean over tokens under p:
 
     (1)  log π(a) = z_a - logsumexp(z)
-    (2)  KL[π ‖ π_ref] = Σ_v p_v (z_v - z'_v - δ)
-    (3)  H[π] = -Σ_v p_v log p_v, without gradient
-    (4)  ∂L/∂z_v = g (1[v = a] - p_v) + h p_v (z_v - z'_v - δ - KL),  with g = ∂L/∂log π(a) and h = ∂L/∂KL
+    (2)  KL[π ‖ π_ref] = E[z - z'] - logsumexp(z) + logsumexp(z')
+    (3)  H[π] = logsumexp(z) - E[z], without gradient
+    (4)  ∂L/∂z_v = g (1[v = a] - p_v) + h p_v (z_v - z'_v - E[z - z']),  with g = ∂L/∂log π(a) and h = ∂L/∂KL
     (5)  ∂L/∂x_k = s (cap' ∂L/∂z) W_k,  ∂L/∂W_k = (cap' ∂L/∂z)ᵀ s x_k,  for z = cap(s Σ_k x_k W_kᵀ)
 
-`head_statistics` takes two passes: the backward pass makes each tile again. `one_pass_loss` computes the loss of whole
-episodes while their tiles are there, and with it all gradients: four products of hidden states and weights where two
-passes take six.
+`head_statistics` takes two passes: the backward pass makes each logit again. `one_pass_loss` computes the loss of whole
+episodes while the logits of a few hundred actions are there, and with it all gradients: four products of hidden states
+and weights where two passes take six.
 """
 
 from __future__ import annotations
@@ -26,7 +25,10 @@ from torch.autograd.function import once_differentiable
 
 from stepcredit.models.heads.action_statistics import ActionStatistics
 from stepcredit.models.heads.linear_heads import LinearHead, wide_dtype
-from stepcredit.models.heads.logit_tiles import TILE, ActionNumbers, HeadCall, HeadGradients, Rates, Tiles
+from stepcredit.models.heads.logit_tiles import ActionNumbers, HeadCall, HeadGradients, Rates, Tiles
+
+TILE = {"cpu": (40_000_000, 1024)}
+"""Logits of a tile, and the most actions; 320 million and 8,192 elsewhere: 263 or 2,106 rows of 151,936 tokens."""
 
 Loss = Callable[[ActionStatistics, tuple[Tensor, ...], int, int], Float[Tensor, ""]]
 """`loss_of(statistics, others, first, last)`, see `one_pass_loss`."""
@@ -47,7 +49,7 @@ def head_statistics(
     Gradients reach the policy's inputs and weights; none reach the reference's.
 
     Args:
-        head, inputs: the policy's head and its inputs x_k [N, H_k] (see `models.heads.linear_heads`).
+        head, inputs: the policy's head and its inputs x_k [N, H_k] (see `linear_heads`).
         action: the token taken at each of the N states.
         ref_head, ref_inputs: those of the reference, or None.
         needs_kl: whether to compute the KL where there is a reference.
@@ -107,9 +109,10 @@ def _call(
 
 
 def default_chunk(head: LinearHead) -> int:
-    """Returns the number of actions whose logits fill a tile, at least 256."""
+    """Returns the number of actions whose logits fill a tile, between 256 and 1,024 on a CPU, 8,192 elsewhere."""
     weight = head.weights[0]
-    return max(256, TILE.get(weight.device.type, 320_000_000) // len(weight))
+    logits, most = TILE.get(weight.device.type, (320_000_000, 8192))
+    return max(256, min(logits // len(weight), most))
 
 
 class _TwoPasses(torch.autograd.Function):
@@ -118,10 +121,9 @@ class _TwoPasses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: HeadCall, *tensors: Tensor) -> tuple[Tensor | None, ...]:
         ctx.set_materialize_grads(False)
-        pieces = call.pieces(0, len(call.action))
         with torch.autocast(call.action.device.type, enabled=False):
-            numbers = Tiles(call, _most(pieces)).numbers(pieces)
-        ctx.call, ctx.log_sum, ctx.center = call, numbers.log_sum, numbers.center
+            numbers = _numbers(Tiles(call), call.pieces(0, len(call.action)))
+        ctx.call, ctx.log_sum, ctx.center, ctx.logit = call, numbers.log_sum, numbers.center, numbers.logit
         ctx.save_for_backward(*tensors)
         ctx.mark_non_differentiable(*(x for x in (numbers.entropy, numbers.ref_log_prob) if x is not None))
         return numbers[:4]
@@ -130,16 +132,13 @@ class _TwoPasses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor | None, _: None, __: None, h: Tensor | None) -> tuple[Tensor | None, ...]:
         call, tensors = ctx.call, ctx.saved_tensors  # which fails if one was changed since
-        rates = Rates(torch.zeros_like(ctx.log_sum) if g is None else g, h, ctx.log_sum, ctx.center)
-        pieces = call.pieces(0, len(call.action))
         with torch.autocast(call.action.device.type, enabled=False):
-            tiles = Tiles(call, _most(pieces))
-            gradients = HeadGradients(tiles, list(ctx.needs_input_grad[1:]))
-            for first, last in pieces:
-                tiles.make(first, last, reference=h is not None)
+            rates = _rates(g, h, ctx.log_sum, ctx.center, ctx.logit, call)
+            gradients = HeadGradients(Tiles(call), list(ctx.needs_input_grad[1:]))
+            for first, last in call.pieces(0, len(call.action)):
                 gradients.add(first, last, rates.part(first, last))
-        found = (*gradients.inputs, *gradients.weights)
-        return None, *(None if x is None else x.to(y.dtype) for x, y in zip(found, tensors, strict=True))
+        pairs = zip(gradients.found(), tensors, strict=True)
+        return None, *(None if x is None else x.to(y.dtype) for x, y in pairs)
 
 
 class _OnePass(torch.autograd.Function):
@@ -152,23 +151,21 @@ class _OnePass(torch.autograd.Function):
         loss = call.inputs[0].new_zeros((), dtype=call.wide)
         of_others: list[Tensor | None] = [None] * count
         with torch.autocast(call.action.device.type, enabled=False):
-            tiles = Tiles(call, _most([piece for pieces in groups for piece in pieces]))
+            tiles = Tiles(call, max((last - first for pieces in groups for first, last in pieces), default=0))
             gradients = HeadGradients(tiles, wanted[count:])
             for pieces in groups:
-                numbers, start = tiles.numbers(pieces), pieces[0][0]
-                part, g, h, more = _derivatives(numbers, others, loss_of, start, pieces[-1][1])
+                start, stop = pieces[0][0], pieces[-1][1]
+                numbers = _numbers(tiles, pieces, keep=any(wanted[count:]))
+                part, g, h, more = _derivatives(numbers, others, loss_of, start, stop)
                 loss += part
                 of_others = [
                     y if x is None else x if y is None else x + y for x, y in zip(of_others, more, strict=True)
                 ]
-                if g is None and h is None:
-                    continue
-                rates = Rates(torch.zeros_like(numbers.log_sum) if g is None else g, h, numbers.log_sum, numbers.center)
-                for first, last in reversed(pieces):
-                    if (first, last) != pieces[-1]:
-                        tiles.make(first, last, reference=h is not None)
-                    gradients.add(first, last, rates.part(first - start, last - start))
-        ctx.gradients = [*of_others, *gradients.inputs, *gradients.weights]
+                if any(wanted[count:]) and (g is not None or h is not None):
+                    rates = _rates(g, h, numbers.log_sum, numbers.center, numbers.logit, call)
+                    for first, last in reversed(pieces):  # the blocks of the last piece are there
+                        gradients.add(first, last, rates.part(first - start, last - start))
+        ctx.gradients = [*of_others, *gradients.found()]
         ctx.dtypes = [x.dtype for x in tensors]
         return loss
 
@@ -179,19 +176,32 @@ class _OnePass(torch.autograd.Function):
             raise RuntimeError("one_pass_loss: a second backward pass through the same loss")
         gradients, ctx.gradients = ctx.gradients, None
         if upstream.device.type != "cpu" or upstream != 1:
-            gradients = [None if x is None else x.mul_(upstream) for x in gradients]
+            gradients = [None if x is None else x * upstream if x.ndim < 2 else x.mul_(upstream) for x in gradients]
         pairs = zip(gradients, ctx.dtypes, strict=True)
         return None, None, None, None, *(None if x is None else x.to(dtype) for x, dtype in pairs)
 
 
 def _loss_without_gradient(call: HeadCall, episode: Tensor, loss_of: Loss, others: tuple[Tensor, ...]) -> Tensor:
-    groups = list(call.groups(episode))
     loss = call.inputs[0].new_zeros((), dtype=call.wide)
     with torch.autocast(call.action.device.type, enabled=False):
-        tiles = Tiles(call, _most([piece for pieces in groups for piece in pieces]))
-        for pieces in groups:
-            loss += loss_of(ActionStatistics(*tiles.numbers(pieces)[:4]), others, pieces[0][0], pieces[-1][1])
+        for pieces in call.groups(episode):
+            statistics = ActionStatistics(*_numbers(Tiles(call), pieces)[:4])
+            loss += loss_of(statistics, others, pieces[0][0], pieces[-1][1])
     return loss
+
+
+def _numbers(tiles: Tiles, pieces: list[tuple[int, int]], keep: bool = False) -> ActionNumbers:
+    """Returns the numbers of consecutive pieces; `keep`: keeps the blocks of the last one."""
+    parts = [tiles.numbers(*piece, keep=keep and piece == pieces[-1]) for piece in pieces]
+    return ActionNumbers._make(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def _rates(
+    g: Tensor | None, h: Tensor | None, log_sum: Tensor, center: Tensor | None, logit: Tensor, call: HeadCall
+) -> Rates:
+    g = torch.zeros_like(logit) if g is None else g
+    cap = call.head.softcap
+    return Rates(g, h, log_sum, center, g if cap is None else g * (1 - (logit / cap).square()))
 
 
 def _derivatives(
@@ -208,8 +218,3 @@ def _derivatives(
     by_leaf = {id(x): y for x, y in zip(wanted, found, strict=True)}
     g, h, *more = (None if x is None else by_leaf.get(id(x)) for x in (log_prob, kl, *leaves))
     return loss.detach(), g, h, more
-
-
-def _most(pieces: list[tuple[int, int]]) -> int:
-    """Returns the most actions of a piece."""
-    return max((last - first for first, last in pieces), default=0)

@@ -1,7 +1,7 @@
 """The head of a causal language model as a sum of linear maps of its last hidden states.
 
-A fused head (`fused_head`) never calls the model's own head; it needs the weights. `linear_head` reads them from the
-model, and `check_linear_head` compares the outcome with the model's own logits: an architecture that does something
+A fused head (`fused_head`) never calls the model's own head; it needs the weights. `linear_head` reads them from
+the model, and `check_linear_head` compares the outcome with the model's own logits: an architecture that does something
 else between hidden states and logits keeps the head it has.
 """
 
