@@ -38,11 +38,19 @@ BASELINES = {
     "published": Scheme("published scheme: two policy passes, full logits, left-padded rows", 8, 5),
     "trl": Scheme("TRL's blocks: chunked log-probabilities, chunked exact KL", 7, 11),
 }
-_ONCE: dict[str, Any] = {"share_prompts": True, "precompute_ref_log_probs": True}
+_ONCE: dict[str, Any] = {"share_prompts": True, "precompute_ref_log_probs": True, "recompute_activations": True}
 OURS = {
     "plain": Scheme("plain: naive head, every row with its prompt", 7, 5, settings={"head": "naive"}),
     "same": Scheme("prompts shared, reference computed once", 6, 4, shares_prompts=True, settings=_ONCE),
-    "lora": Scheme("two LoRA adapters on one trunk, prompts shared", 5, 4, True, {"share_prompts": True}, True, False),
+    "lora": Scheme(
+        "two LoRA adapters on one trunk, prompts shared",
+        5,
+        4,
+        True,
+        {"share_prompts": True, "recompute_activations": True},
+        True,
+        False,
+    ),
     "lora-trunk": Scheme(
         "LoRA on a shared trunk, prompts shared, reference computed once",
         2,

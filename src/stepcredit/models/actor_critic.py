@@ -16,7 +16,7 @@ from stepcredit.episodes.alignment import at_states
 from stepcredit.errors import InputError
 from stepcredit.files import folder_written_whole
 from stepcredit.models.adapters import is_peft, load_adapter, merged, save_adapter
-from stepcredit.models.bodies import Way, base_of, hidden_states, run, sequences, split
+from stepcredit.models.bodies import Way, base_of, hidden_states, recomputing, run, sequences, split
 from stepcredit.models.checks import Role, check_loaded
 from stepcredit.models.folders import CONFIG, check_model_folder
 from stepcredit.models.heads.action_statistics import ActionStatistics, at_actions, over_columns, statistics_of
@@ -58,6 +58,7 @@ class ActorCritic(nn.Module):
         fused: whether the fused head computes the statistics.
         linear: whether the head of the policy is known to be a linear map of its hidden states; otherwise its own
             forward pass computes the logits.
+        recomputes: whether norms and activation functions are computed again in the backward pass.
         way: how rows, and prefixes that they share, are read.
         reference_head: the head of a reference whose hidden states come with the batches.
         bodies: the transformers of policy and value model without their heads, and only the layers that are trained.
@@ -73,7 +74,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.policy = policy
         self.value = value
-        self.fused, self.linear = False, True
+        self.fused, self.linear, self.recomputes = False, True, False
         self.way: Way = "shared"
         self.train_layers = train_layers
         self.__dict__["reference"] = reference  # not registered: neither trained, nor saved, nor wrapped
@@ -121,14 +122,10 @@ class ActorCritic(nn.Module):
         Returns:
             An `ActorCriticOutput`, or the loss if there is an objective.
         """
-        hidden, own = self._policy_head(batch)
-        value = None
-        if isinstance(self.value, TrunkValue):
-            assert hidden is not None
-            value = values_from(self.value, hidden)
-        elif self.value is not None:
-            states = "value_states" if "value_states" in batch else _states(batch)
-            value = values_from(self.value, hidden_states(self.bodies[VALUE], sequences(batch, states), self.way))
+        again = self.recomputes and torch.is_grad_enabled()
+        with recomputing(self.bodies.values()) if again else contextlib.nullcontext():
+            hidden, own = self._policy_head(batch)
+            value = self._values(batch, hidden)
         reference = self._reference_head(batch) if needs_reference and "ref_log_prob" not in batch else None
         mask = batch["action_mask"]
         action = batch["action"][mask]
@@ -175,6 +172,15 @@ class ActorCritic(nn.Module):
             others=() if value is None else (value,),
             needs_kl=needs_kl,
         )
+
+    def _values(self, batch: dict[str, Any], hidden: Tensor | None) -> Float[Tensor, "B T"] | None:
+        if self.value is None:
+            return None
+        if isinstance(self.value, TrunkValue):
+            assert hidden is not None
+            return values_from(self.value, hidden)
+        states = "value_states" if "value_states" in batch else _states(batch)
+        return values_from(self.value, hidden_states(self.bodies[VALUE], sequences(batch, states), self.way))
 
     def _policy_head(self, batch: dict[str, Any]) -> tuple[Tensor | None, _HeadInputs]:
         """Returns the policy's last hidden states [B, T, H], and its head with the states of the actions."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -144,15 +148,40 @@ def _call(model: Any, tokens: Tensor, **inputs: Any) -> Tensor:
     return states
 
 
-def layer_count(body: Any) -> int:
+@contextmanager
+def recomputing(bodies: Iterable[Any]) -> Iterator[None]:
+    """Context manager of a forward pass whose norms and activation functions are computed again in the backward pass.
+
+    Matrix products are kept, so that a third of the memory for activations costs next to no time.
+    """
+    parts = [part for body in bodies for layer in body.layers for name, part in layer.named_children()
+             if name == "mlp" or "Norm" in type(part).__name__]  # fmt: skip
+    for part in parts:
+        part.forward = partial(checkpoint, part.forward, use_reentrant=False, context_fn=_PRODUCTS_KEPT)
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.forward
+
+
+def _is_kept(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    products = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+    return CheckpointPolicy.MUST_SAVE if operation in products else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+_PRODUCTS_KEPT = partial(create_selective_checkpoint_contexts, _is_kept)
+
+
+def layer_count(body: Any, setting: str = "train_layers") -> int:
     """Returns the number of layers of a body.
 
     Raises:
-        InputError: its architecture is not known: it has no list of layers with a norm after it.
+        InputError: its architecture is not known: it has no list of layers with a norm after it. `setting` needs them.
     """
     if not isinstance(getattr(body, "layers", None), nn.ModuleList) or not hasattr(body, "norm"):
-        raise InputError(f"{type(body).__name__} has no list of layers with a norm after it; train all layers",
-                         "train_layers")  # fmt: skip
+        raise InputError(f"{type(body).__name__} has no list of layers with a norm after it; leave this setting out",
+                         setting)  # fmt: skip
     return len(body.layers)
 
 

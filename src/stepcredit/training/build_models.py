@@ -79,7 +79,11 @@ def build_actor_critic(
         rule = args.step_rule
         ValueStates(args.value_segments, rule.delimiters, rule.max_tokens).describe(value.config)
         value.config.problem_type = REGRESSION
-    return ActorCritic(policy, value, reference, args.train_layers)
+    models = ActorCritic(policy, value, reference, args.train_layers)
+    models.recomputes = args.recompute_activations
+    for body in models.bodies.values() if models.recomputes else ():
+        layer_count(body, "recompute_activations")
+    return models
 
 
 def _value_model(policy: Any, value_model: Any, tokenizer: Any, init: dict[str, Any]) -> Any:

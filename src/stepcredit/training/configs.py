@@ -147,6 +147,13 @@ class OfflineConfig(Named, TrainingArguments):
             "choices": ["float32", "bfloat16"],
         },
     )
+    recompute_activations: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute norms and activation functions again in the backward pass: a third less memory for "
+            "activations at about the same speed."
+        },
+    )
     head: str = field(
         default="auto",
         metadata={
