@@ -115,9 +115,7 @@ class OfflineConfig(Named, TrainingArguments):
     )
     share_prompts: bool = field(
         default=False,
-        metadata={
-            "help": "Keep the responses to a prompt together in a step, and read the prompt once per micro-batch."
-        },
+        metadata={"help": "Keep the responses to a prompt together in a step; read it once per micro-batch."},
     )
     train_layers: Annotated[int | None, Limits(at_least=1)] = field(
         default=None,
