@@ -113,13 +113,13 @@ class RereadingStepper:
         while True:
             given = {"attention_mask": mask, "position_ids": position.clamp(min=0)}
             logits = self.model(input_ids=ids, past_key_values=cache, logits_to_keep=1, **given).logits[:, -1]
-            active = logits[torch.tensor(drawing.active)]
+            active = logits[torch.from_numpy(drawing.active)]
             chosen = drawing.first(active, sampler) if begins else sampler(active, drawing.noise())
             drawing.record(*chosen, active)
             begins = False
-            if not drawing.active:
+            if not len(drawing.active):
                 return drawing
-            ids = torch.tensor([[row[-1]] for row in drawing.ids])
+            ids = torch.from_numpy(drawing.last[:, None])
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
             position = position[:, -1:] + 1
 

@@ -227,8 +227,8 @@ def test_a_step_ends_before_the_token_that_begins_the_next():
         end = EndConditions(tokenizer, stop, StepRule((". ", "\n"), max_tokens=50), frozenset(end_ids))
         drawing = DecodingState([ContinuationRequest(0, np.uint64(1), 0, 60, tail)], [ord("x")], end)
         for byte in text if isinstance(text, list) else text.encode():
-            drawing.record([byte], [0.0], torch.zeros(1, 1))
-            if not drawing.active:
+            drawing.record(np.array([byte]), np.zeros(1), torch.zeros(1, 1))
+            if not len(drawing.active):
                 (piece,) = drawing.pieces()
                 following = drawing.next[0]
                 return piece.text, piece.stop_reason, following and chr(following.token), piece.drawn

@@ -245,10 +245,10 @@ def test_pieces_drawn_one_by_one_are_the_steps_of_the_whole(name, data):
     while rest:
         drawing = DecodingState([ContinuationRequest(0, np.uint64(1), 0, 100)], [before], end)
         for token in rest:
-            drawing.record([token], [0.0], torch.zeros(1, 1))
-            if not drawing.active:
+            drawing.record(np.array([token]), np.zeros(1), torch.zeros(1, 1))
+            if not len(drawing.active):
                 break
-        found.append(len(drawing.ids[0]))
-        before, rest = drawing.ids[0][-1], rest[found[-1] :]
+        found.append(int(drawing.length[0]))
+        before, rest = int(drawing.last[0]), rest[found[-1] :]
     steps = steps_of_tokens(TokenTexts(tokenizer)(ids), rule)
     assert found == np.bincount(steps).tolist()

@@ -96,8 +96,15 @@ class EndConditions:
     def __init__(self, tokenizer: Any, stop: Sequence[str], rule: StepRule, end_ids: frozenset[int]) -> None:
         self._reader = None if tokenizer is None else TokenTexts(tokenizer)
         self._stop = tuple(stop)
+        self._reach = max(map(len, self._stop), default=1) - 1
+        self._end_ids = np.array(sorted(end_ids), dtype=np.int64)
         self.rule = rule
         self.end_ids = end_ids
+
+    @property
+    def of_ids_alone(self) -> bool:
+        """Whether the token ids decide where responses end, and these have one step."""
+        return self._reader is None and self.rule == StepRule(())
 
     def text_of(self, before: int, token: int) -> str:
         """Returns the text that a token adds after the token before it; empty for an end token."""
@@ -105,9 +112,14 @@ class EndConditions:
             return ""
         return self._reader([before, token])[1]
 
-    def ends_response(self, token: int, text: str) -> bool:
-        """Whether a response ends with this token, `text` being the text up to and including it."""
-        return token in self.end_ids or any(stop in text for stop in self._stop)
+    def end_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each token ends a response by its id."""
+        return np.isin(tokens, self._end_ids)
+
+    def read_on(self, tail: str, text: str) -> tuple[bool, str]:
+        """Returns whether a stop string ends in `text`, given the tail of the text before it, and the new tail."""
+        seen = tail + text
+        return any(stop in seen for stop in self._stop), seen[max(0, len(seen) - self._reach) :]
 
 
 class Sampler:
@@ -117,21 +129,29 @@ class Sampler:
         self.greedy = params.temperature == 0
         self._chain = warpers(params)
 
-    def __call__(self, logits: Float[Tensor, "N V"], noise: NDArray[np.float64]) -> tuple[list[int], list[float]]:
-        """Returns (token, log-probability) per row; `noise` is one uniform number per row, [N]."""
+    def __call__(
+        self, logits: Float[Tensor, "N V"], noise: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Returns (token [N], log-probability [N]); `noise` is one uniform number per row, [N]."""
         uniforms = None if self.greedy else torch.from_numpy(noise).to(logits.device)
         token, log_prob = choose(logits, uniforms, self._chain)
-        return token.tolist(), log_prob.tolist()
+        return token.cpu().numpy(), log_prob.cpu().numpy()
 
 
 class DecodingState:
-    """State of a batch of continuations during decoding; `active` lists the unfinished ones.
+    """State of a batch of N continuations during decoding.
 
     Args:
         draws: the requests.
         before: the token before each continuation.
         end: the end conditions.
         stored: the stored first token of each continuation, or None; None stands for no stored tokens at all.
+
+    Attributes:
+        active: indices of the unfinished continuations, ascending.
+        last: last token of each continuation, at first the one before it, [N].
+        length: number of tokens of each continuation, [N].
+        next: the first token of the next step of each continuation, if it was sampled.
     """
 
     def __init__(
@@ -141,43 +161,45 @@ class DecodingState:
         end: EndConditions,
         stored: Sequence[NextStep | None] | None = None,
     ) -> None:
-        self.draws, self.before, self.end = draws, before, end
+        self.draws, self.end = draws, end
         self.stored = list(stored) if stored is not None else [None] * len(draws)
-        self.active = list(range(len(draws)))
-        self.ids: list[list[int]] = [[] for _ in draws]
-        self.log_prob: list[list[float]] = [[] for _ in draws]
-        self.text = [""] * len(draws)
-        self.step = [OpenStep(end.rule) for _ in draws]
-        self.reason: list[StopReason | None] = [None] * len(draws)
-        self.reused = [False] * len(draws)
+        self.active = np.arange(len(draws))
+        self.last = np.array(before, dtype=np.int64)
+        self.length = np.zeros(len(draws), dtype=np.int64)
         self.next: list[NextStep | None] = [None] * len(draws)
+        self._key = np.array([draw.key for draw in draws], dtype=np.uint64)
+        self._written = np.array([draw.written for draw in draws], dtype=np.int64)
+        self._left = np.array([draw.left for draw in draws], dtype=np.int64)
+        self._stopped = np.zeros(len(draws), dtype=np.bool_)
+        self._reused = [False] * len(draws)
+        self._recorded: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
+        self._text = [""] * len(draws)
+        self._tail = [draw.tail for draw in draws]
+        self._step = [OpenStep(end.rule) for _ in draws]
 
     def noise(self, pieces: Sequence[int] | None = None, attempt: int = 0) -> NDArray[np.float64]:
         """Returns one uniform number per continuation (None: the active ones); it differs between attempts."""
-        pieces = self.active if pieces is None else pieces
-        keys = np.array([self.draws[k].key for k in pieces], dtype=np.uint64)
-        written = np.array([self.draws[k].written + len(self.ids[k]) for k in pieces], dtype=np.int64)
-        return uniform(keys, written + (attempt << 32))
+        at = self.active if pieces is None else np.asarray(pieces)
+        return uniform(self._key[at], self._written[at] + self.length[at] + (attempt << 32))
 
-    def first(self, logits: Tensor, sampler: Sampler) -> tuple[list[int], list[float]]:
+    def first(self, logits: Tensor, sampler: Sampler) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Returns the first token of each continuation and its log-probability.
 
         A stored token is reused unless the request asks for a fresh one, which is sampled until it begins a step too;
         greedy decoding always reuses it.
         """
         tokens, log_probs = sampler(logits, self.noise())
-        self.reused = [
+        self._reused = [
             s is not None and (sampler.greedy or not d.fresh) for s, d in zip(self.stored, self.draws, strict=True)
         ]
-        fresh = [k for k, stored in enumerate(self.stored) if stored is not None and not self.reused[k]]
+        fresh = [k for k, stored in enumerate(self.stored) if stored is not None and not self._reused[k]]
         for attempt in range(1, _TRIES + 1):
-            fresh = [k for k in fresh if not self._begins_step(k, tokens[k])]
+            fresh = [k for k in fresh if not self._begins_step(k, int(tokens[k]))]
             if not fresh:
                 break
-            for k, token, log_prob in zip(fresh, *sampler(logits[fresh], self.noise(fresh, attempt)), strict=True):
-                tokens[k], log_probs[k] = token, log_prob
+            tokens[fresh], log_probs[fresh] = sampler(logits[fresh], self.noise(fresh, attempt))
         for k, stored in enumerate(self.stored):
-            if stored is not None and (self.reused[k] or not self._begins_step(k, tokens[k])):
+            if stored is not None and (self._reused[k] or not self._begins_step(k, int(tokens[k]))):
                 tokens[k], log_probs[k] = stored.token, stored.log_prob
         return tokens, log_probs
 
@@ -185,41 +207,53 @@ class DecodingState:
         """Whether this token, too, begins a new step after the completed one."""
         stored = self.stored[k]
         ends = token in self.end.end_ids
-        return stored is not None and not ends and stored.step.ends_before(self.end.text_of(self.before[k], token))
+        return stored is not None and not ends and stored.step.ends_before(self.end.text_of(int(self.last[k]), token))
 
-    def record(self, tokens: Sequence[int], log_probs: Sequence[float], logits: Tensor) -> None:
+    def record(self, tokens: NDArray[np.int64], log_probs: NDArray[np.float64], logits: Float[Tensor, "M V"]) -> None:
         """Append the sampled token to each active continuation, and deactivate those that it ends."""
-        pairs = zip(self.active, tokens, log_probs, logits, strict=True)
-        self.active = [k for k, token, log_prob, row in pairs if self._append(k, token, log_prob, row)]
+        at, stopped = self.active, self.end.end_tokens(tokens)
+        begins, full = np.zeros_like(stopped), np.zeros_like(stopped)
+        if not self.end.of_ids_alone:
+            for m, (k, token) in enumerate(zip(at.tolist(), tokens.tolist(), strict=True)):
+                stopped[m], begins[m], full[m] = self._read(k, token, bool(stopped[m]))
+        for m, k in zip(np.flatnonzero(begins).tolist(), at[begins].tolist(), strict=True):
+            self.next[k] = NextStep(int(tokens[m]), float(log_probs[m]), logits[m].clone(), self._step[k])
+        kept = at[~begins]
+        self._recorded.append((kept, tokens[~begins], log_probs[~begins]))
+        self.last[kept] = tokens[~begins]
+        self.length[kept] += 1
+        self._stopped[at] = stopped
+        self.active = at[~(stopped | begins | full | (self.length[at] >= self._left[at]))]
 
-    def _append(self, k: int, token: int, log_prob: float, logits: Tensor) -> bool:
-        """Append a token to one continuation; returns whether it needs another one."""
-        text = self.end.text_of(self.ids[k][-1] if self.ids[k] else self.before[k], token)
-        ended = self.end.ends_response(token, self.draws[k].tail + self.text[k] + text)
-        if not ended and self.ids[k] and self.step[k].ends_before(text):
-            self.next[k] = NextStep(token, log_prob, logits.clone(), self.step[k])
-            return False
-        self.ids[k].append(token)
-        self.log_prob[k].append(log_prob)
-        self.text[k] += text
-        self.step[k].add(text)
-        if ended or len(self.ids[k]) >= self.draws[k].left:
-            self.reason[k] = StopReason.STOP if ended else StopReason.LENGTH
-            return False
-        return not self.step[k].full
+    def _read(self, k: int, token: int, ended: bool) -> tuple[bool, bool, bool]:
+        """Read the text of a token; returns whether it ends the response, begins the next step, or completes a step
+        by its length."""
+        text = self.end.text_of(int(self.last[k]), token)
+        stopped, tail = self.end.read_on(self._tail[k], text)
+        ended = ended or stopped
+        if not ended and self.length[k] and self._step[k].ends_before(text):
+            return False, True, False
+        self._text[k] += text
+        self._tail[k] = tail
+        self._step[k].add(text)
+        return ended, False, self._step[k].full
 
     def pieces(self) -> list[Continuation]:
         """Returns the continuations, after decoding."""
-        return [self._piece(k) for k in range(len(self.draws))]
+        rows, tokens, log_probs = (np.concatenate(column) for column in zip(*self._recorded, strict=True))
+        order, ends = rows.argsort(kind="stable"), self.length.cumsum()[:-1]
+        parts = zip(np.split(tokens[order], ends), np.split(log_probs[order], ends), strict=True)
+        return [self._piece(k, *part) for k, part in enumerate(parts)]
 
-    def _piece(self, k: int) -> Continuation:
+    def _piece(self, k: int, ids: NDArray[np.int64], log_prob: NDArray[np.float64]) -> Continuation:
         following = self.next[k]
+        ended = StopReason.STOP if self._stopped[k] else StopReason.LENGTH if len(ids) >= self._left[k] else None
         return Continuation(
-            ids=tuple(self.ids[k]),
-            log_prob=tuple(self.log_prob[k]),
-            stop_reason=self.reason[k],
-            text=self.text[k],
-            drawn=len(self.ids[k]) + (following is not None) - self.reused[k],
+            ids=tuple(ids.tolist()),
+            log_prob=tuple(log_prob.tolist()),
+            stop_reason=ended,
+            text=self._text[k],
+            drawn=len(ids) + (following is not None) - self._reused[k],
             following=None if following is None else following.token,
         )
 
@@ -246,19 +280,19 @@ def decode(
         aside: receives the indices and the cache of finished continuations. The cache holds all of their tokens but the
             last, and the last too if the first token of the next step was sampled. None: the cache is dropped.
     """
-    in_batch = list(range(len(state.draws)))
+    in_batch = np.arange(len(state.draws))
     chosen = state.first(logits, sampler)
     while True:
         state.record(*chosen, logits)
-        if not state.active:
+        if not len(state.active):
             break
-        active = set(state.active)
-        if len(active) < len(in_batch) and (aside is None or len(active) <= len(in_batch) // 2):
-            ended, going = ([k for k, index in enumerate(in_batch) if (index in active) is on] for on in (False, True))
+        going = np.isin(in_batch, state.active)
+        if len(state.active) < len(in_batch) and (aside is None or len(state.active) <= len(in_batch) // 2):
             if aside is not None:
-                aside([in_batch[k] for k in ended], cache.selected(torch.tensor(ended)))
-            in_batch, cache = [in_batch[k] for k in going], cache.selected(torch.tensor(going))
-        logits = cache.read_on([state.ids[k][-1] for k in in_batch], [k in active for k in in_batch])
+                aside(in_batch[~going].tolist(), cache.selected(torch.from_numpy(np.flatnonzero(~going))))
+            cache = cache.selected(torch.from_numpy(np.flatnonzero(going)))
+            in_batch, going = in_batch[going], going[going]
+        logits = cache.read_on(state.last[in_batch], going)
         chosen = sampler(logits, state.noise())
     if aside is not None:
-        aside(in_batch, cache)
+        aside(in_batch.tolist(), cache)

@@ -9,20 +9,68 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from stepcredit.errors import InputError
 
+_ROOM = 64
+"""Tokens for which a cache that is full is enlarged."""
+
+
+class GrowingLayer(DynamicLayer):
+    """Layer of a cache with room for further tokens, where appending copies the new tokens only.
+
+    `keys` and `values` are views of larger tensors. Layers may share them, as only the layer that made the larger
+    tensors writes to their room; any other layer moves to tensors of its own when it appends.
+    """
+
+    _room: tuple[Tensor, Tensor]
+    _view: Tensor | None = None
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Creates a cache of no tokens for keys and values like these."""
+        super().lazy_initialization(key_states, value_states)
+        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Appends keys and values [N, H, S, D]; returns all of them, [N, H, T, D]."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, stop = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        if self.keys is not self._view or stop > self._room[0].shape[2]:
+            self._room = _with_room(self.keys, stop + _ROOM), _with_room(self.values, stop + _ROOM)
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, start:stop] = states
+        self.keys, self.values = (room[:, :, :stop] for room in self._room)
+        self._view = self.keys
+        return self.keys, self.values
+
+
+def _with_room(states: Float[Tensor, "N H T D"], size: int) -> Float[Tensor, "N H size D"]:
+    """Returns a copy of keys or values with room for `size` tokens, whose entries are undefined after the T."""
+    room = states.new_empty(*states.shape[:2], size, states.shape[3])
+    room[:, :, : states.shape[2]] = states
+    return room
+
+
+def _empty_cache(model: Any) -> DynamicCache:
+    """Returns an empty cache of a model; its layers that keep all tokens are `GrowingLayer`s."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
 
 @runtime_checkable
 class KVCache(Protocol):
     """KV cache of N sequences."""
 
-    def read_on(self, tokens: Sequence[int], active: Sequence[bool]) -> Float[Tensor, "M V"]:
+    def read_on(self, tokens: NDArray[np.int64], active: NDArray[np.bool_]) -> Float[Tensor, "M V"]:
         """Append one token to each active sequence; returns the next-token logits of these M of the N sequences."""
         ...
 
@@ -44,17 +92,17 @@ class GenerationCache:
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
         self.model = model
-        self.cache = DynamicCache(config=model.config)
+        self.cache = _empty_cache(model)
         ids, self.mask = padded_left(prompts, model.device)
         self.position = (self.mask.cumsum(-1) - 1).clamp(min=0)
         self.logits = self._forward(ids)
 
-    def read_on(self, tokens: Sequence[int], active: Sequence[bool]) -> Float[Tensor, "M V"]:
+    def read_on(self, tokens: NDArray[np.int64], active: NDArray[np.bool_]) -> Float[Tensor, "M V"]:
         """See `KVCache.read_on`; finished sequences must have been dropped."""
-        assert all(active), "finished sequences must be dropped from this cache"
+        assert active.all(), "finished sequences must be dropped from this cache"
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
         self.position = self.position[:, -1:] + 1
-        return self._forward(torch.tensor(tokens, device=self.model.device)[:, None])
+        return self._forward(torch.from_numpy(tokens)[:, None].to(self.model.device))
 
     def selected(self, index: Int[Tensor, " M"]) -> GenerationCache:
         """See `KVCache.selected`; changes this cache in place."""
@@ -99,8 +147,8 @@ class CachedSequences:
         Raises:
             InputError: a layer of the model does not cache the keys and values of all tokens.
         """
-        cache = DynamicCache(config=model.config)
-        if not all(type(layer) is DynamicLayer for layer in cache.layers):
+        cache = _empty_cache(model)
+        if not all(isinstance(layer, GrowingLayer) for layer in cache.layers):
             raise InputError(
                 f"{type(model).__name__} keeps no plain key-value cache of all tokens: not searchable; sample instead",
                 "model",
@@ -124,10 +172,10 @@ class CachedSequences:
             **model_args,
         )
 
-    def read_on(self, tokens: Sequence[int], active: Sequence[bool]) -> Float[Tensor, "M V"]:
+    def read_on(self, tokens: NDArray[np.int64], active: NDArray[np.bool_]) -> Float[Tensor, "M V"]:
         """See `KVCache.read_on`; the other sequences are unchanged."""
-        mask = torch.tensor(active, device=self.model.device)
-        ids = torch.tensor(tokens, device=self.model.device)
+        mask = torch.from_numpy(active).to(self.model.device)
+        ids = torch.from_numpy(tokens).to(self.model.device)
         logits: Tensor = self.read(ids[:, None], mask[:, None].long(), logits_to_keep=1).logits[:, -1]
         return logits[mask]
 
@@ -153,7 +201,7 @@ class CachedSequences:
         return self._with(self.mask.gather(1, column), compact)
 
     def _with(self, mask: Tensor, change: Any) -> CachedSequences:
-        cache = DynamicCache(config=self.model.config)
+        cache = _empty_cache(self.model)
         for number, layer in enumerate(self.cache.layers):
             if self.mask.shape[1]:
                 _fill(cache, number, change(layer.keys), change(layer.values))
@@ -168,7 +216,7 @@ def joined(parts: Sequence[CachedSequences]) -> CachedSequences:
     short = [width - part.mask.shape[1] for part in parts]
     mask = torch.cat([torch.nn.functional.pad(p.mask, (s, 0)) for p, s in zip(parts, short, strict=True)])
     model = parts[0].model
-    cache = DynamicCache(config=model.config)
+    cache = _empty_cache(model)
     for number in range(len(parts[0].cache.layers)):
         keys, values = (
             torch.cat(

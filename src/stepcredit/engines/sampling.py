@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+from typing import Any
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper
 
 from stepcredit.engines.engine import SamplingParams
+
+_AT_ONCE = 2**18
+"""Logits computed at a time, so that float64 intermediates stay in the processor's cache."""
+_LIKELY = 1024
+"""Tokens among which the nucleus is looked for first."""
+
+
+class TopP(LogitsProcessor):
+    """Nucleus filter: keeps the likeliest tokens until their probabilities sum to `top_p`.
+
+    Equals `transformers.TopPLogitsWarper` without sorting the vocabulary, except that tokens as likely as the last one
+    kept are kept too, in whatever order sorting would put them.
+
+    Args:
+        top_p: sum of the probabilities, above 0 and below 1.
+    """
+
+    def __init__(self, top_p: float) -> None:
+        self.top_p = top_p
+
+    def __call__(self, input_ids: Any, scores: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+        """Returns the scores, -inf outside the nucleus."""
+        probability = scores.softmax(-1)
+        count = min(_LIKELY, scores.shape[-1])
+        likely = probability.topk(count).values
+        if count < scores.shape[-1] and not (likely.sum(-1) >= self.top_p).all():
+            likely = probability.sort(-1, descending=True).values
+        likelier = likely.cumsum(-1) - likely  # sum over the tokens before each
+        last = (likelier < self.top_p).sum(-1, keepdim=True) - 1
+        return scores.masked_fill(probability < likely.gather(-1, last.clamp(min=0)), -torch.inf)
 
 
 def warpers(params: SamplingParams) -> LogitsProcessorList:
@@ -18,26 +51,41 @@ def warpers(params: SamplingParams) -> LogitsProcessorList:
     if params.temperature > 0 and params.top_k:
         chain.append(TopKLogitsWarper(params.top_k))
     if params.temperature > 0 and params.top_p < 1:
-        chain.append(TopPLogitsWarper(params.top_p))
+        chain.append(TopP(params.top_p))
     return chain
 
 
 def choose(
     logits: Float[Tensor, "N V"], noise: Float[Tensor, " N"] | None, chain: LogitsProcessorList
-) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"]]:
+) -> tuple[Int[Tensor, " N"], Float64[Tensor, " N"]]:
     """Returns (token, log-probability) per row.
+
+    The token is the first one whose cumulative weight exceeds noise · Σ_v w_v, with w = exp(s − max s) for the
+    processed logits s: the inverse transform, without normalising w. Its log-probability is log w − log Σ_v w_v.
 
     Args:
         logits: logits in any precision; computations are in float64.
         noise: uniform numbers in [0, 1); None takes the argmax, the first one of ties.
         chain: processors from `warpers`.
     """
-    scores = chain(None, logits.double()) if len(chain) else logits.double()
-    log_prob = scores.log_softmax(-1)
+    rows = max(1, _AT_ONCE // logits.shape[-1])
+    noises = repeat(None) if noise is None else noise.split(rows)
+    parts = [_choose(*some, chain) for some in zip(logits.split(rows), noises, strict=False)]
+    token, log_prob = (torch.cat(column) for column in zip(*parts, strict=True))
+    return token, log_prob
+
+
+def _choose(
+    logits: Float[Tensor, "M V"], noise: Float[Tensor, " M"] | None, chain: LogitsProcessorList
+) -> tuple[Int[Tensor, " M"], Float64[Tensor, " M"]]:
+    scores = chain(None, logits.double()) if len(chain) else logits
+    weight = (scores - scores.amax(-1, keepdim=True).double()).exp_()
     if noise is None:
-        token = logits.argmax(-1)
+        token, total = logits.argmax(-1, keepdim=True), weight.sum(-1, keepdim=True)
     else:
-        cumulative = log_prob.exp().cumsum(-1)
-        threshold = noise.to(cumulative)[:, None] * cumulative[:, -1:]
-        token = torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-    return token, log_prob.gather(-1, token[:, None])[:, 0]
+        cumulative = weight.cumsum(-1)
+        total = cumulative[:, -1:].contiguous()
+        token = torch.searchsorted(cumulative, noise.to(total)[:, None] * total, right=True)
+        token = token.clamp(max=logits.shape[-1] - 1)  # only NaN is beyond: noise · total is less than the total
+    log_prob = weight.gather(-1, token).log() - total.log()
+    return token[:, 0], log_prob[:, 0]

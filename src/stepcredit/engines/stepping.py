@@ -108,7 +108,7 @@ class CachedStepper:
                 parts.append(cache.selected(torch.tensor(selected)))
                 order += [place[members[k]] for k in selected]
         self.rows = joined(parts).selected(torch.tensor(order).argsort()).compacted()
-        self.last = [self._drawing.ids[index][-1] for index in chosen]
+        self.last = self._drawing.last[list(chosen)].tolist()
         self._next = [self._drawing.next[index] for index in chosen]
         self._unread = [[] if step else [token] for step, token in zip(self._next, self.last, strict=True)]
         self._logits, self._parked = self._stored_logits(), []
