@@ -12,6 +12,7 @@ from stepcredit.engines.decoding import ContinuationRequest, DecodingState, EndC
 from stepcredit.engines.engine import Generation, Request, SamplingParams
 from stepcredit.engines.kv_cache import GenerationCache
 from stepcredit.engines.noise import stream_key
+from stepcredit.engines.packed import packed
 from stepcredit.engines.stepping import CachedStepper
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.turns import turn_ends
@@ -25,7 +26,7 @@ def load(model: Any, *, tokenizer: Any | None, batch_size: int, trust_remote_cod
         name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
     if isinstance(model, str):
-        model = placed(load_policy(model, trust_remote_code=trust_remote_code, tokenizer=tokenizer))
+        model = packed(placed(load_policy(model, trust_remote_code=trust_remote_code, tokenizer=tokenizer)))
     return TransformersEngine(model, tokenizer, batch_size)
 
 
