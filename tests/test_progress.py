@@ -73,6 +73,19 @@ def test_what_a_line_says(clock, capsys):
     ]
 
 
+def test_a_line_says_how_many_tokens_are_sampled_in_a_second(clock, capsys):
+    with Meter("collecting gsm8k", 512, "responses", done=192) as meter:
+        clock.now += 64
+        meter.advance(64, tokens=64_000)
+        meter.note = "loss 0.5"
+        clock.now += 36
+        meter.advance(64, tokens=56_000)
+    assert [line.split(" left, ")[1] for line in lines(capsys)] == [
+        "1,000 response tokens/s",
+        "1,200 response tokens/s, loss 0.5",
+    ]
+
+
 def test_without_a_total_a_share_says_how_far(clock, capsys):
     with Meter("importing a.jsonl", None, "rows") as meter:
         clock.now += 10
@@ -204,7 +217,10 @@ def test_import_and_grade_and_collect_say_how_they_go(small, at_once, tmp_path, 
     assert "importing b.jsonl: 3 rows (100%)" in capsys.readouterr().err
     command = ["collect", "--task", "arithmetic", "--model", str(policy), "--output_dir", str(tmp_path / "c")]
     assert main([*command, "--limit", "4", "--num_generations", "2", "--max_new_tokens", "2"]) == 0
-    said = capsys.readouterr().err.splitlines()
+    captured = capsys.readouterr()
+    said = captured.err.splitlines()
+    assert all(re.search(r", [\d,]+ response tokens/s$", line) for line in said)
+    assert re.search(r"4 prompts, 8 responses, 0 units_resumed, \d+ response tokens/s$", captured.out, re.MULTILINE)
     assert [line.split(" (")[0] for line in said] == [
         f"collecting arithmetic: {k} of 8 responses" for k in range(1, 9)
     ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Progress on standard error: a bar on a terminal, otherwise a line from time to time.
 
-collecting gsm8k: 192 of 512 responses (38%), 1 min, 3.2/s, 1 min 40 s left
+collecting gsm8k: 192 of 512 responses (38%), 1 min, 3.2/s, 1 min 40 s left, 410 response tokens/s
 oreo: 120 of 1,000 steps (12%), 4 min, 2 s each, 29 min left, loss 0.0312, 5,210 response tokens/s
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
@@ -57,11 +57,15 @@ def track(items: Iterable[Item], label: str, total: int, unit: str = "") -> Iter
             meter.advance()
 
 
-Advance = Callable[[int], object]
-"""Progress callback: takes the number of further items that are done."""
+class Advance(Protocol):
+    """Progress callback."""
+
+    def __call__(self, more: int, *, tokens: int = 0) -> object:
+        """Reports that `more` further items are done, with so many response tokens."""
+        ...
 
 
-def unseen(more: int) -> None:
+def unseen(more: int, *, tokens: int = 0) -> None:
     """An `Advance` that does nothing."""
 
 
@@ -105,6 +109,7 @@ class Meter:
 
     Attributes:
         count: number of items done.
+        tokens: number of response tokens generated for them.
         share: share of the work done, 0 to 1.
         note: text to append.
     """
@@ -113,6 +118,7 @@ class Meter:
         self.label, self.total, self.unit = label, total, unit
         self.count = self.before = done
         self.share = self._share_before = done / total if total else 0.0
+        self.tokens = 0
         self.note = ""
         self._shown = shown and not _is_worker
         self._face: Face | None = None
@@ -128,9 +134,10 @@ class Meter:
         if self._face is not None:
             self._face.close(self, done=error is None)
 
-    def advance(self, more: int = 1, share: float | None = None) -> None:
-        """Adds `more` items; `share` is the total progress if there is no total."""
+    def advance(self, more: int = 1, share: float | None = None, *, tokens: int = 0) -> None:
+        """Adds `more` items with so many response tokens; `share` is the total progress if there is no total."""
         self.count += more
+        self.tokens += tokens
         if share is not None:
             self.share = share
         elif self.total:
@@ -154,6 +161,11 @@ class Meter:
         of = "" if self.total is None else f" of {self.total:,}"
         return f"{self.count:,}{of} {self.unit}".rstrip()
 
+    def remarks(self) -> list[str]:
+        """Returns the rate of response tokens, if there are any, and the note."""
+        rate = [f"{self.tokens / self.seconds:,.0f} response tokens/s"] if self.tokens and self.seconds > 0 else []
+        return [*rate, self.note] if self.note else rate
+
     def line(self) -> str:
         """Returns the progress as one line."""
         parts = [f"{self.label}: {self.counted()} ({self.share:.0%})", duration(self.seconds)]
@@ -162,7 +174,7 @@ class Meter:
             parts.append(_pace(made / self.seconds))
         if self.share < 1 and (left := self.seconds_left) is not None:
             parts.append(f"{duration(left)} left")
-        return ", ".join([*parts, self.note] if self.note else parts)
+        return ", ".join([*parts, *self.remarks()])
 
 
 class _Lines:
@@ -205,9 +217,8 @@ class _Bar:
         self._bar.start()
 
     def show(self, meter: Meter) -> float:
-        self._bar.update(
-            self._task, description=meter.label, completed=meter.share, counted=meter.counted(), note=meter.note
-        )
+        note = ", ".join(meter.remarks())
+        self._bar.update(self._task, description=meter.label, completed=meter.share, counted=meter.counted(), note=note)
         return _BAR_INTERVAL
 
     def close(self, meter: Meter, *, done: bool) -> None:

@@ -1,6 +1,7 @@
 """An interactive task through the commands: conversations collected, trained on and searched, at toy size."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -113,7 +114,8 @@ def test_an_episode_is_the_conversation_whose_ids_were_sampled(models, tmp_path,
     assert (
         main(["collect", "--task", "fetch", "--model", str(models / "policy"), "--output_dir", str(out), *flags]) == 0
     )
-    assert f"{out}: 6 prompts, 24 responses, 0 units_resumed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(rf"^{out}: 6 prompts, 24 responses, 0 units_resumed, \d+ response tokens/s$", said, re.MULTILINE)
     assert real_workers == [1]
     problems = list(TASK.problems("train", 6, 2))
     episodes = list(load_episodes(out))
@@ -169,6 +171,7 @@ def test_the_log_probabilities_are_the_policys(models, tmp_path):
 def test_an_interrupted_collection_goes_on_and_ends_as_if_it_had_not_been(models, tmp_path, monkeypatch):
     monkeypatch.setattr(collecting, "UNIT_CONVERSATIONS", 4)
     _, counts = collected(models, tmp_path / "whole", limit=5, num_generations=2)
+    assert counts.pop("response tokens/s") > 0
     assert counts == {"prompts": 5, "responses": 10, "units_resumed": 0}
     whole = shards(tmp_path / "whole")
     assert len(whole) == 3
@@ -186,11 +189,12 @@ def test_an_interrupted_collection_goes_on_and_ends_as_if_it_had_not_been(models
     assert len(shards(tmp_path / "broken")) == 1
     monkeypatch.setattr(multi_turn, "converse", CONVERSE)
     _, counts = collected(models, tmp_path / "broken", limit=5, num_generations=2, workers=3)
+    assert counts.pop("response tokens/s") > 0
     assert counts == {"prompts": 5, "responses": 10, "units_resumed": 1}
     assert shards(tmp_path / "broken") == whole
     monkeypatch.setattr(multi_turn, "converse", None)  # and nothing is played once more
     _, counts = collected(models, tmp_path / "broken", limit=5, num_generations=2)
-    assert counts["units_resumed"] == 3
+    assert counts == {"prompts": 5, "responses": 10, "units_resumed": 3}
     assert shards(tmp_path / "broken") == whole
 
 

@@ -151,7 +151,7 @@ class ResponseSearch:
             some = problems[start : start + at_once]
             results = one_by_one_if_needed(some, lambda part: self._search(part, spec))
             yield from map(self._episode, some, results)
-            advance(len(some))
+            advance(len(some), tokens=sum(result.tokens_generated for result in results))
 
     def _search(self, problems: Sequence[Problem], spec: SearchSpec) -> list[SearchResult]:
         assert self.scorer is not None

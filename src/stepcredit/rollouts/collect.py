@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ class CollectConfig(SamplingSettings, TaskSettings):
 
 
 def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, Any]:
-    """Collects episodes into `output_dir` and returns counts (see `CollectConfig`).
+    """Collects episodes into `output_dir`; returns counts, and the rate of the response tokens sampled now, if any (see
+    `CollectConfig`).
 
     Args:
         config: the settings.
@@ -65,16 +67,22 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
     if config.dry_run:
         return {"prompts": len(problems), "responses": len(problems) * config.num_generations, "units": len(units)}
     work = WorkFolder(Path(config.output_dir), settings_of(config, task, *_UNBOUND), units)
+    rate: dict[str, int] = {}
     with work.held("stepcredit collect") as finished:
         if (done := len(finished)) < len(units):
             engine = engine or config.load_engine(config.model, config.batch_size, config.trust_remote_code)
             with drawing(config, task, engine) as draw:
-                work.finish(
-                    lambda unit, advance: draw(unit, config.num_generations, advance),
-                    f"collecting {config.task}",
-                    config.num_generations,
-                )
-    return {"prompts": len(problems), "responses": len(load_episodes(work.folder)), "units_resumed": done}
+                tokens, start = 0, time.monotonic()
+
+                def drawn(unit: Unit, advance: Advance) -> list[Episode]:
+                    nonlocal tokens
+                    episodes = draw(unit, config.num_generations, advance)
+                    tokens += sum(int(e.tokens.action_mask.sum()) for e in episodes if e.tokens is not None)
+                    return episodes
+
+                work.finish(drawn, f"collecting {config.task}", config.num_generations)
+                rate = {"response tokens/s": round(tokens / (time.monotonic() - start))}
+    return {"prompts": len(problems), "responses": len(load_episodes(work.folder)), "units_resumed": done, **rate}
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class MultiTurnRollouts:
             batch = samples[start : start + batch_size]
             rollouts = converse(batch, self.engine, self.environments, spec, self.max_turns, self.scorer)
             episodes += [rollout.episode() for rollout in rollouts]
-            advance(len(rollouts))
+            advance(len(rollouts), tokens=sum(rollout.tokens_generated for rollout in rollouts))
         return episodes
 
 

@@ -43,7 +43,7 @@ def sample_and_grade(
         futures = []
         for (problem, request), generation in zip(pairs, drawn, strict=True):
             futures.append(grading.submit(graded_episode, task, problem, request, generation, engine))
-            advance(1)
+            advance(1, tokens=len(generation.ids))
         return [future.result() for future in futures]
 
 
