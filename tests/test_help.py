@@ -14,7 +14,7 @@ from stepcredit.training.methods import METHODS
 ROOT = Path(__file__).parent.parent
 SHARED = (
     "model", "value_model", "ref_model", "reward_model", "output_dir", "task", "data", "split", "limit",
-    "num_generations", "max_new_tokens", "engine", "seed", "batch_size", "temperature", "top_p", "top_k",
+    "num_generations", "max_new_tokens", "engine", "dtype", "seed", "batch_size", "temperature", "top_p", "top_k",
     "trust_remote_code", "dry_run", "chat_template", "merge_system_message", "step_delimiters",
 )  # fmt: skip
 OLD = re.compile(r"(?<![\w-])--(policy|out|value|prompts|samples)(?![\w-])")

@@ -19,6 +19,7 @@ MEANINGS = {
     "engine": "Generation engine",
     "seed": "Seed of all random numbers",
     "batch_size": "Responses sampled at a time",
+    "dtype": "Precision of the policy's weights for sampling; bfloat16 is faster on GPUs and on recent CPUs",
     "temperature": "Sampling temperature; 0 is greedy",
     "top_p": "Nucleus filter; 1 is off",
     "top_k": "Top-k filter; 0 is off",

@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+import torch
 
 from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
@@ -15,6 +16,7 @@ from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.turns import turn_ends
 from stepcredit.errors import InputError
+from stepcredit.models.loading import load_policy
 
 
 def test_a_policy_from_a_folder_or_in_memory(tmp_path):
@@ -41,6 +43,38 @@ def test_an_unknown_name_is_one_line(tmp_path):
         load_engine(str(tmp_path), "vllm")
 
 
+@torch.no_grad()
+def test_the_log_probabilities_are_those_of_the_model_as_loaded(tmp_path):
+    model, tokenizer = tiny_llama(), byte_tokenizer()
+    model.model.embed_tokens.weight.mul_(20)  # peaked, so that rounding to bf16 shows
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+
+    def log_prob(ids, dtype):
+        row = torch.tensor([[65, 66, *ids]])
+        logits = load_policy(str(tmp_path), dtype=dtype)(row).logits.double()[0, 1:-1]
+        return logits.log_softmax(-1).gather(-1, row[0, 2:, None])[:, 0].numpy()
+
+    engine = load_engine(str(tmp_path), dtype="bfloat16")
+    assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.bfloat16}
+    (drawn,) = engine.generate([Request((65, 66), "p")], SamplingParams(12))
+    np.testing.assert_allclose(drawn.log_prob, log_prob(drawn.ids.tolist(), torch.bfloat16), atol=1e-3)
+    assert abs(drawn.log_prob - log_prob(drawn.ids.tolist(), torch.float32)).max() > 4e-3
+    assert load_engine(str(tmp_path)).model.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("in_memory", "dtype", "message"),
+    [
+        (False, "int8", "dtype: unknown 'int8'; choose from float32, bfloat16"),
+        (True, "bfloat16", "dtype: a model in memory keeps its own precision"),
+    ],
+)
+def test_a_precision_that_cannot_be_had_is_one_line(in_memory, dtype, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        load_engine(tiny_llama() if in_memory else "nowhere", tokenizer=byte_tokenizer(), dtype=dtype)
+
+
 class Echo:
     """The example of `Engine`'s docstring."""
 
@@ -55,7 +89,7 @@ class Echo:
 
 def test_a_new_engine_is_a_module_and_a_line(monkeypatch):
     module = types.ModuleType("echo_engine")
-    module.load = lambda model, *, tokenizer, batch_size, trust_remote_code: Echo(tokenizer, batch_size)
+    module.load = lambda model, *, tokenizer, batch_size, dtype, trust_remote_code: Echo(tokenizer, batch_size)
     monkeypatch.setitem(sys.modules, "echo_engine", module)
     monkeypatch.setitem(engines.ENGINES, "echo", "echo_engine")
     engine = load_engine("anything", "echo", tokenizer=byte_tokenizer(), batch_size=3)

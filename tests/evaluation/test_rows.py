@@ -11,7 +11,7 @@ from stepcredit.results.schema import PolicyRow
 from stepcredit.searching.spec import SearchSpec
 
 OTHER = {
-    "max_new_tokens": 12, "max_turns": 3, "engine": "other", "chat_template": "original",
+    "max_new_tokens": 12, "max_turns": 3, "engine": "other", "dtype": "bfloat16", "chat_template": "original",
     "merge_system_message": True, "budget": 900, "reward_model": "r", "continuations": 2, "max_step_tokens": 8,
     "choose": "vote",
 }  # fmt: skip

@@ -14,7 +14,7 @@ from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import InputError
-from stepcredit.settings import Limits, check_settings
+from stepcredit.settings import Limits, check_settings, choose
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Engine(Protocol):
                     reason = StopReason.STOP if len(cut) == len(ids) else StopReason.LENGTH
                     yield Generation(cut, np.zeros(len(cut), dtype=np.float32), reason)
 
-        def load(model, *, tokenizer, batch_size, trust_remote_code):
+        def load(model, *, tokenizer, batch_size, dtype, trust_remote_code):
             return Echo(tokenizer, batch_size)
 
     `engines/scripted.py` is a test double.
@@ -128,12 +128,17 @@ ENGINES = {"transformers": "stepcredit.engines.transformers"}
 """Engine name → module with a function `load`, which takes the arguments of `load_engine` except the name."""
 
 
+DTYPES = ("float32", "bfloat16")
+"""Precisions in which weights can be loaded, besides that in which they were saved."""
+
+
 def load_engine(
     model: Any,
     engine: str = "transformers",
     *,
     tokenizer: Any | None = None,
     batch_size: int = 64,
+    dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> Engine:
     """Loads the engine of a policy.
@@ -143,14 +148,21 @@ def load_engine(
         engine: a name in `ENGINES`.
         tokenizer: tokenizer of the policy; by default the one stored with it.
         batch_size: responses sampled at a time.
+        dtype: a precision in `DTYPES`; None: as saved. Recorded log-probabilities are those of the model as loaded.
         trust_remote_code: whether to run code from the model repository.
 
     Raises:
-        InputError: unknown engine, or the model cannot be loaded.
+        InputError: unknown engine or precision, a precision for a model in memory, or the model cannot be loaded.
     """
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}", "engine")
+    if dtype is not None:
+        choose(dtype, DTYPES, "dtype")
+        if not isinstance(model, str):
+            raise InputError(
+                "a model in memory keeps its own precision; convert it before, or name its folder", "dtype"
+            )
     loaded: Engine = importlib.import_module(ENGINES[engine]).load(
-        model, tokenizer=tokenizer, batch_size=batch_size, trust_remote_code=trust_remote_code
+        model, tokenizer=tokenizer, batch_size=batch_size, dtype=dtype, trust_remote_code=trust_remote_code
     )
     return loaded

@@ -20,13 +20,16 @@ from stepcredit.errors import InputError
 from stepcredit.models.loading import load_policy, load_tokenizer, placed
 
 
-def load(model: Any, *, tokenizer: Any | None, batch_size: int, trust_remote_code: bool) -> TransformersEngine:
-    """See `engine.load_engine`."""
+def load(
+    model: Any, *, tokenizer: Any | None, batch_size: int, dtype: str | None, trust_remote_code: bool
+) -> TransformersEngine:
+    """See `engine.load_engine`; on a CPU, the linear layers of a policy that is loaded here are packed."""
     if tokenizer is None:
         name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
     if isinstance(model, str):
-        model = packed(placed(load_policy(model, trust_remote_code=trust_remote_code, tokenizer=tokenizer)))
+        init = {} if dtype is None else {"dtype": getattr(torch, dtype)}
+        model = packed(placed(load_policy(model, trust_remote_code=trust_remote_code, tokenizer=tokenizer, **init)))
     return TransformersEngine(model, tokenizer, batch_size)
 
 

@@ -75,7 +75,7 @@ def result_row(
 
 
 SAMPLING = ("temperature", "top_p", "top_k")
-ALWAYS = ("max_new_tokens", "max_turns", "engine", "chat_template", "merge_system_message")
+ALWAYS = ("max_new_tokens", "max_turns", "engine", "dtype", "chat_template", "merge_system_message")
 CHOICES = ("budget", "reward_model")
 BEAM = ("continuations", "max_step_tokens", "choose")
 

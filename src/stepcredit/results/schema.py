@@ -96,7 +96,7 @@ class PolicyRow(Row):
         temperature … top_k: sampling parameters, if not the defaults.
         max_new_tokens … max_turns: limits, if not those of the task.
         continuations, max_step_tokens, choose: settings of beam search; budget, reward_model: of any search.
-        engine, chat_template, merge_system_message: engine and prompt format.
+        engine, dtype, chat_template, merge_system_message: engine, precision of the policy, and prompt format.
     """
 
     method: str
@@ -116,6 +116,7 @@ class PolicyRow(Row):
     budget: int | None = None
     reward_model: str | None = None
     engine: str | None = None
+    dtype: str | None = None
     chat_template: str | None = None
     merge_system_message: bool | None = None
 

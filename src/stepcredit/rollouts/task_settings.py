@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from stepcredit.engines.engine import ENGINES, Engine, load_engine
+from stepcredit.engines.engine import DTYPES, ENGINES, Engine, load_engine
 from stepcredit.flags import flag
 from stepcredit.models.loading import load_tokenizer
 from stepcredit.settings import Limits, Settings
@@ -65,6 +65,7 @@ class SamplingSettings(Settings):
     top_k: Annotated[int, Limits(at_least=0)] = field(default=0, metadata=flag("top_k"))
     seed: Annotated[int, Limits(at_least=0, at_most=2**32 - 1)] = field(default=0, metadata=flag("seed"))
     batch_size: Annotated[int, Limits(at_least=1)] = field(default=64, metadata=flag("batch_size"))
+    dtype: str | None = field(default=None, metadata=flag("dtype", default="as saved", choices=list(DTYPES)))
     chat_template: str | None = field(default=None, metadata=flag("chat_template"))
     merge_system_message: bool = field(default=False, metadata=flag("merge_system_message"))
     trust_remote_code: bool = field(default=False, metadata=flag("trust_remote_code"))
@@ -86,9 +87,14 @@ class SamplingSettings(Settings):
         """Loads the policy's engine, by default with the tokenizer of `load_tokenizer`.
 
         Raises:
-            InputError: no policy is found, or the engine is unknown.
+            InputError: no policy is found, the engine is unknown, or a model in memory has another precision.
         """
         tokenizer = tokenizer or self.load_tokenizer(policy, trust_remote_code)
         return load_engine(
-            policy, self.engine, tokenizer=tokenizer, batch_size=batch_size, trust_remote_code=trust_remote_code
+            policy,
+            self.engine,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            dtype=self.dtype,
+            trust_remote_code=trust_remote_code,
         )

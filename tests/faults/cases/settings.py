@@ -11,13 +11,13 @@ OUT_OF_RANGE = {
     "collect": {
         "--num_generations": ("0", "-1"), "--limit": ("0", "-2"), "--seed": ("-1",), "--temperature": ("-1", "nan", "inf"),
         "--top_p": ("0", "1.5", "nan"), "--top_k": ("-1",), "--max_new_tokens": ("0", "-5"), "--batch_size": ("0", "-3"),
-        "--split": ("tset",), "--engine": ("vlm",), "--prompt_style": ("qwen",), "--max_turns": ("0",), "--workers": ("0",),
+        "--split": ("tset",), "--engine": ("vlm",), "--dtype": ("bf16", "int8"), "--prompt_style": ("qwen",), "--max_turns": ("0",), "--workers": ("0",),
     },
     "evaluate": {
         "--num_generations": ("0", "-1"), "--limit": ("0", "-2"), "--seed": ("-1",), "--temperature": ("-1", "nan"),
         "--top_p": ("0", "2"), "--top_k": ("-7",), "--max_new_tokens": ("0",), "--batch_size": ("0", "-3"),
         "--search": ("bestof", "beams"), "--width": ("0", "-1"), "--continuations": ("0",), "--budget": ("0", "-1"),
-        "--max_step_tokens": ("0",), "--choose": ("best",), "--split": ("tset",), "--task": ("aritmetic", "file.py:Task"),
+        "--max_step_tokens": ("0",), "--choose": ("best",), "--dtype": ("float",), "--split": ("tset",), "--task": ("aritmetic", "file.py:Task"),
     },
     "train": {
         "--learning_rate": ("nan", "-1", "inf"), "--warmup_steps": ("-1", "nan"), "--report_to": ("bogus", "wandbb"),
@@ -57,7 +57,7 @@ OUT_OF_RANGE = {
     "generate": {
         "--num_generations": ("0", "2"), "--seed": ("-1",), "--temperature": ("-1", "nan"), "--top_p": ("0",),
         "--top_k": ("-1",), "--max_new_tokens": ("0",), "--batch_size": ("0",), "--search": ("vote", "beams"),
-        "--width": ("0",), "--engine": ("vlm",), "--step_delimiters": ("",),
+        "--width": ("0",), "--engine": ("vlm",), "--dtype": ("int8",), "--step_delimiters": ("",),
     },
     "alfworld build": {"--train": ("-1",), "--seed": ("-1",), "--workers": ("0", "-1")},
     "alfworld demonstrate": {
