@@ -1,9 +1,13 @@
 """The cache with room for further tokens against one that is concatenated."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers.cache_utils import DynamicLayer
 
+from stepcredit.engines.decoding import _moved_up
 from stepcredit.engines.kv_cache import GrowingLayer
 
 
@@ -59,3 +63,20 @@ def test_appending_copies_the_new_tokens_only():
     before = layer.keys.data_ptr()
     layer.update(*states(2, 1))
     assert layer.keys.data_ptr() == before
+
+
+def test_dropping_rows_copies_only_those_that_move_up():
+    layer = GrowingLayer()
+    layer.update(*states(4, 5))
+    layer.update(*states(4, 1))
+    keys, place = layer.keys.clone(), layer.keys.data_ptr()
+    layer.batch_select_indices(torch.from_numpy(_moved_up(np.array([False, True, False, True]))))
+    assert torch.equal(layer.keys, keys[[3, 1]])
+    assert layer.keys.data_ptr() == place
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=20))
+def test_rows_that_go_on_move_up_into_the_places_of_those_that_do_not(going):
+    index = _moved_up(np.array(going)).tolist()
+    assert sorted(index) == [k for k, on in enumerate(going) if on]
+    assert all(index[k] == k for k in range(len(index)) if going[k])

@@ -148,7 +148,7 @@ class DecodingState:
         stored: the stored first token of each continuation, or None; None stands for no stored tokens at all.
 
     Attributes:
-        active: indices of the unfinished continuations, ascending.
+        active: indices of the unfinished continuations, in the order of the logits of `record`.
         last: last token of each continuation, at first the one before it, [N].
         length: number of tokens of each continuation, [N].
         next: the first token of the next step of each continuation, if it was sampled.
@@ -290,9 +290,17 @@ def decode(
         if len(state.active) < len(in_batch) and (aside is None or len(state.active) <= len(in_batch) // 2):
             if aside is not None:
                 aside(in_batch[~going].tolist(), cache.selected(torch.from_numpy(np.flatnonzero(~going))))
-            cache = cache.selected(torch.from_numpy(np.flatnonzero(going)))
-            in_batch, going = in_batch[going], going[going]
+            kept = _moved_up(going)
+            cache, in_batch, going = cache.selected(torch.from_numpy(kept)), in_batch[kept], going[kept]
+            state.active = in_batch
         logits = cache.read_on(state.last[in_batch], going)
         chosen = sampler(logits, state.noise())
     if aside is not None:
         aside(in_batch.tolist(), cache)
+
+
+def _moved_up(going: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Returns the indices of the rows that go on, the last ones in the places of those that do not: [3, 1] for 0101."""
+    index = np.arange(going.sum())
+    index[~going[: len(index)]] = np.flatnonzero(going)[going[: len(index)].sum() :]
+    return index

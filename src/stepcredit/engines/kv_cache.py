@@ -27,7 +27,8 @@ class GrowingLayer(DynamicLayer):
     """Layer of a cache with room for further tokens, where appending copies the new tokens only.
 
     `keys` and `values` are views of larger tensors. Layers may share them, as only the layer that made the larger
-    tensors writes to their room; any other layer moves to tensors of its own when it appends.
+    tensors appends to them; any other layer moves to tensors of its own then. A layer whose rows are selected is not
+    shared, because it moves them in place.
     """
 
     _room: tuple[Tensor, Tensor]
@@ -47,9 +48,24 @@ class GrowingLayer(DynamicLayer):
             self._room = _with_room(self.keys, stop + _ROOM), _with_room(self.values, stop + _ROOM)
         for room, states in zip(self._room, (key_states, value_states), strict=True):
             room[:, :, start:stop] = states
-        self.keys, self.values = (room[:, :, :stop] for room in self._room)
-        self._view = self.keys
+        self._show(stop)
         return self.keys, self.values
+
+    def batch_select_indices(self, indices: Int[Tensor, " M"]) -> None:
+        """Keeps the rows in `indices`; copies only those that are not in their places already."""
+        if self.keys is not self._view or len(indices) > len(self.keys):
+            super().batch_select_indices(indices)
+            return
+        moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0]
+        for room, states in zip(self._room, (self.keys, self.values), strict=True):
+            room[moved, :, : states.shape[2]] = states[indices[moved]]
+        self._room = self._room[0][: len(indices)], self._room[1][: len(indices)]
+        self._show(self.keys.shape[2])
+
+    def _show(self, count: int) -> None:
+        """Sets keys and values to the first `count` tokens of the larger tensors."""
+        self.keys, self.values = (room[:, :, :count] for room in self._room)
+        self._view = self.keys
 
 
 def _with_room(states: Float[Tensor, "N H T D"], size: int) -> Float[Tensor, "N H size D"]:
