@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from stepcredit.engines.engine import Engine
+from stepcredit.engines.packed import packed
 from stepcredit.models.loading import load_reward_model, load_value_model, placed
 from stepcredit.searching.scorers import Scorer, ValueScorer, reward_model_scorer
 
@@ -49,7 +50,8 @@ class Models:
         """Value model, or None."""
         if not isinstance(self._value_model, str):
             return self._value_model
-        return placed(load_value_model(self._value_model, trust_remote_code=self._trust, tokenizer=self.tokenizer))
+        model = load_value_model(self._value_model, trust_remote_code=self._trust, tokenizer=self.tokenizer)
+        return packed(placed(model))
 
     @cached_property
     def scorer(self) -> Scorer | None:
@@ -58,7 +60,8 @@ class Models:
         if model is None:
             return None if self._value_model is None else ValueScorer(self.value_model)
         if isinstance(model, str):
-            model = placed(load_reward_model(model, trust_remote_code=self._trust, tokenizer=self.tokenizer))
+            model = load_reward_model(model, trust_remote_code=self._trust, tokenizer=self.tokenizer)
+            model = packed(placed(model))
         return reward_model_scorer(model, self._config.batch_size)
 
 
