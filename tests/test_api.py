@@ -10,7 +10,7 @@ import torch
 import stepcredit
 from stepcredit.cli import main
 from stepcredit.errors import InputError
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.results.schema import written
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.training.methods import METHODS

@@ -4,7 +4,7 @@ import json
 
 import stepcredit
 from doubles.examples import Copy
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.tasks.arithmetic import Arithmetic
 
 OBJECTIVE = '''"""Toy: the likelihood of right responses up, that of wrong ones down."""

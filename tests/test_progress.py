@@ -15,7 +15,7 @@ from stepcredit import progress
 from stepcredit.cli import main
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.progress import Meter, duration, track, track_units
 from stepcredit.training import progress_callback as training_progress
 from stepcredit.training.progress_callback import TrainingProgress

@@ -26,8 +26,8 @@ from vocabulary import END, USER, trained_tokenizer
 
 from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.episodes.store import append_episodes, load_episodes
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.experiments.variants import Variant, variant_of
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.tasks.alfworld.demonstrators import as_listed, may_hold
 from stepcredit.tasks.alfworld.plan import kind_of
 from stepcredit.training.methods import METHODS

@@ -32,11 +32,11 @@ from transformers import PreTrainedTokenizerFast, set_seed
 from stepcredit import Episode, OfflineTrainer, OREOConfig, SFTConfig, load_episodes
 from stepcredit.episodes.alignment import TokenTexts, Trajectory, align
 from stepcredit.episodes.steps import StepRule
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.files import write_json
 from stepcredit.logs.import_logs import ImportConfig, import_logs
 from stepcredit.metrics.ranking import Estimate, auc_within
 from stepcredit.models.scoring import values_of
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.results.provenance import Stopwatch, versions
 from stepcredit.training.progress_callback import show_progress
 

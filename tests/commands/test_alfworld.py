@@ -10,7 +10,7 @@ from doubles.tokenizers import trained_tokenizer
 from stepcredit.cli import main
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.store import load_episodes
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import demonstrate as demonstrating
 from stepcredit.tasks.alfworld import installation
 from stepcredit.tasks.alfworld.alfworld_task import SPLITS, ALFWorld

@@ -7,7 +7,7 @@ import pytest
 from doubles.tokenizers import byte_tokenizer
 from stepcredit.cli import main
 from stepcredit.episodes.store import load_episodes
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 
 GOOD = b'{"prompt": "1+1=", "completion": "2", "reward": 1.0}'
 

@@ -12,8 +12,8 @@ from doubles.real import smollm2_folder
 from stepcredit.cli import main
 from stepcredit.engines.engine import Request, SamplingParams, load_engine
 from stepcredit.errors import InputError
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.models.loading import value_model_from
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.models.states import ValueStates
 from stepcredit.rollouts.generate import Answer, read_prompts
 from stepcredit.rollouts.models import name_of

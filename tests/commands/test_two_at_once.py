@@ -12,7 +12,7 @@ import pytest
 from doubles.holder import held_by_another
 from stepcredit.cli import main
 from stepcredit.episodes.store import append_episodes, load_episodes
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.results.row_files import read_rows
 from stepcredit.results.schema import AccuracyRow
 from stepcredit.rollouts import work_units

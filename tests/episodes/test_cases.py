@@ -11,10 +11,10 @@ from stepcredit.episodes.encoding import decode, tokenise
 from stepcredit.episodes.store import load_episodes
 from stepcredit.episodes.turns import split_into_turns
 from stepcredit.errors import InputError
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.logs.importers import episode_from_row
 from stepcredit.models.chat_templates import with_chat_template
 from stepcredit.models.loading import load_tokenizer
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
 
 CASES = Path(__file__).parents[2].parent / "shared" / "cases"
 if not CASES.is_dir():

@@ -11,7 +11,7 @@ from stepcredit.engines.scripted import ScriptedEngine
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.store import load_episodes
 from stepcredit.evaluation.rows import measure
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import work_units
 from stepcredit.rollouts.collect import CollectConfig, collect
 from stepcredit.rollouts.single_turn import sample_and_grade

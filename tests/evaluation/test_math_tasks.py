@@ -13,8 +13,8 @@ from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.store import load_episodes
 from stepcredit.evaluation.breakdown import at_k, group_rows, reading_rows
 from stepcredit.evaluation.rows import measure
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.grading.grader import shared_grader
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import work_units
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.gsm8k import GSM8K

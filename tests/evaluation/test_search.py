@@ -21,8 +21,8 @@ from stepcredit.evaluation.response_search import (
     one_by_one_if_needed,
     with_values,
 )
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.models.loading import value_model_from
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.searching.responses import SearchResult
 from stepcredit.searching.scorers import FunctionScorer, ValueScorer
 from stepcredit.searching.spec import SearchSpec

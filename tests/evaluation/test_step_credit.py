@@ -26,10 +26,10 @@ from stepcredit.evaluation.step_credit import (
     values_after_steps,
     with_values,
 )
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.metrics.localisation import ANY_KIND
 from stepcredit.models.loading import value_model_from
 from stepcredit.models.scoring import step_starts
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.results.schema import SignalRow
 from stepcredit.results.schema import written as written_row
 from stepcredit.tasks.arithmetic import Arithmetic, work

@@ -15,8 +15,8 @@ from stepcredit.experiments.compare import CompareConfig, Comparison, choose_rat
 from stepcredit.experiments.compare_runs import make_initial, train_and_test
 from stepcredit.experiments.grid import Run, run_grid
 from stepcredit.experiments.pairs import pair_rows
+from stepcredit.experiments.scratch import ModelSize
 from stepcredit.models import first_use
-from stepcredit.models.scratch import ModelSize
 from stepcredit.tasks import arithmetic
 
 TOY = {

@@ -6,7 +6,7 @@ import pytest
 
 from stepcredit.cli import main
 from stepcredit.experiments import initial_policy as start
-from stepcredit.models.scratch import ModelSize
+from stepcredit.experiments.scratch import ModelSize
 from stepcredit.tasks import arithmetic
 
 SMALL = (

@@ -17,7 +17,7 @@ from stepcredit.errors import InputError
 from stepcredit.experiments import reproduce as reproducing
 from stepcredit.experiments.recipe import read_recipe
 from stepcredit.experiments.reproduce import ReproduceConfig, steps_of
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts import multi_turn
 from stepcredit.rollouts.collect import SOLUTIONS, collect
 from stepcredit.rollouts.local_environments import LocalEnvironments

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from stepcredit.cli import main
 from stepcredit.episodes.store import append_episodes
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.models.loading import value_model_from
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.tasks.arithmetic import Arithmetic
 
 TRAIN = [

@@ -18,8 +18,8 @@ from stepcredit.evaluation import conversation_search
 from stepcredit.evaluation import evaluate as evaluating
 from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.experiments.initial_policy import small_run, train_and_save
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.models.loading import load_policy, load_tokenizer, value_model_from
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
 from stepcredit.results.schema import written
 from stepcredit.rollouts import collect as collecting
 from stepcredit.rollouts import multi_turn

@@ -9,7 +9,7 @@ from stepcredit.episodes.delimiters import COLLECTED, collected_delimiters
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes, load_episodes, units_of
 from stepcredit.errors import InputError
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.rollouts.collect import CollectConfig, collect
 from stepcredit.rollouts.work_units import WorkFolder, work_units
 from stepcredit.tasks.arithmetic import Arithmetic

@@ -9,7 +9,7 @@ from doubles.examples import example_of
 from stepcredit.cli import main
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.tasks.environment import InteractiveTask
 from stepcredit.tasks.registry import load_task
 from stepcredit.tasks.task import Task

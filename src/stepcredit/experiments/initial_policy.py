@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.episodes.episode import Episode
-from stepcredit.models.scratch import ModelSize, policy_from_scratch
+from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.progress import track_units
 from stepcredit.rollouts.single_turn import sample_and_grade
 from stepcredit.rollouts.work_units import work_units

@@ -59,6 +59,7 @@ class ActorCritic(nn.Module):
         linear: whether the head of the policy is known to be a linear map of its hidden states; otherwise its own
             forward pass computes the logits.
         recomputes: whether norms and activation functions are computed again in the backward pass.
+        onednn: whether linear layers run in oneDNN in training steps.
         way: how rows, and prefixes that they share, are read.
         reference_head: the head of a reference whose hidden states come with the batches.
         bodies: the transformers of policy and value model without their heads, and only the layers that are trained.
@@ -74,7 +75,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.policy = policy
         self.value = value
-        self.fused, self.linear, self.recomputes = False, True, False
+        self.fused, self.linear, self.recomputes, self.onednn = False, True, False, False
         self.way: Way = "shared"
         self.train_layers = train_layers
         self.__dict__["reference"] = reference  # not registered: neither trained, nor saved, nor wrapped

@@ -166,8 +166,9 @@ def recomputing(bodies: Iterable[Any]) -> Iterator[None]:
 
 
 def _is_kept(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    products = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
-    return CheckpointPolicy.MUST_SAVE if operation in products else CheckpointPolicy.PREFER_RECOMPUTE
+    is_product = str(operation) in ("aten.mm.default", "aten.addmm.default", "aten.bmm.default",
+                                    "mkldnn._linear_pointwise.default")  # fmt: skip
+    return CheckpointPolicy.MUST_SAVE if is_product else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 _PRODUCTS_KEPT = partial(create_selective_checkpoint_contexts, _is_kept)

@@ -14,6 +14,7 @@ from stepcredit.episodes.alignment import at_states
 from stepcredit.errors import InputError
 from stepcredit.models.actor_critic import ActorCritic
 from stepcredit.models.bodies import Sequences, Way, base_of, hidden_states, run, sequences, shares_prefixes
+from stepcredit.models.cpu_linear import onednn_speed
 from stepcredit.models.heads.action_statistics import ActionStatistics, at_actions, statistics_of
 from stepcredit.models.heads.fused_head import one_pass_loss
 from stepcredit.models.heads.linear_heads import check_linear_head, linear_head
@@ -28,7 +29,7 @@ _ROWS = 2
 _SMALL = 2**24
 """Logits of a micro-batch up to which the naive head is taken without a measurement."""
 _MARGIN = 1.1
-"""Time of the fused head, over that of the naive one, up to which the memory that it saves is worth more."""
+"""A faster way must gain this factor; the fused head, which saves memory, may lose it."""
 _MEASURED = 2**25
 """Logits for which the two heads are timed, or those of 256 actions."""
 _TILES = 8
@@ -36,7 +37,7 @@ _TILES = 8
 
 
 def settle(models: ActorCritic, batch: dict[str, Any], head: str, needs: dict[str, bool]) -> list[str]:
-    """Sets `linear`, `way` and `fused` of the models; returns what is worth a line in the log.
+    """Sets `linear`, `way`, `fused` and `onednn` of the models; returns what is worth a line in the log.
 
     Args:
         models: the models.
@@ -53,7 +54,7 @@ def settle(models: ActorCritic, batch: dict[str, Any], head: str, needs: dict[st
         notes += _settle_bodies(models, few)
     if models.linear:
         notes += _choose_head(models, batch, head, needs)
-    return notes
+    return notes + _choose_linears(models, batch)
 
 
 def _settle_head(models: ActorCritic, batch: dict[str, Any], head: str) -> list[str]:
@@ -174,6 +175,20 @@ def _choose_head(models: ActorCritic, batch: dict[str, Any], head: str, needs: d
     models.fused = seconds["fused"] < _MARGIN * seconds["naive"]
     chosen, other = ("fused", "naive") if models.fused else ("naive", "fused")
     return [f"head: {chosen}, {seconds[chosen]:.2g} s for {len(action)} actions; {other} {seconds[other]:.2g} s"]
+
+
+def _choose_linears(models: ActorCritic, batch: dict[str, Any]) -> list[str]:
+    """Chooses what computes linear layers on a CPU, by time on the largest one."""
+    mask = batch["attention_mask"]
+    layers = [x for body in models.bodies.values() for x in body.modules() if type(x) is torch.nn.Linear]
+    if mask.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not layers:
+        return []
+    largest = max(layers, key=lambda layer: layer.weight.numel())
+    if largest.weight.dtype != torch.float32:
+        return []
+    speed = onednn_speed(min(int(mask.sum()), 1024), largest.in_features, largest.out_features)
+    models.onednn = speed is not None and speed > _MARGIN
+    return [f"linear layers: oneDNN, {speed:.1f} times as fast as PyTorch's default"] if models.onednn else []
 
 
 def _plain_loss(statistics: ActionStatistics) -> Tensor:

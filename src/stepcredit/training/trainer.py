@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from stepcredit.errors import InputError, NotFiniteError
 from stepcredit.models.actor_critic import POLICY, ActorCriticOutput
 from stepcredit.models.chat_templates import with_chat_template
 from stepcredit.models.checks import check_ids
+from stepcredit.models.cpu_linear import onednn_linears
 from stepcredit.models.first_use import settle
 from stepcredit.models.loading import stopping
 from stepcredit.training.batching import Collator, LengthSortedSampler
@@ -132,6 +133,13 @@ class OfflineTrainer(Trainer):
         return result
 
     # ---- loss -------------------------------------------------------------------------------------
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Makes the gradients of a micro-batch."""
+        models = self.accelerator.unwrap_model(self.model)
+        with onednn_linears(models.bodies.values()) if models.onednn else nullcontext():
+            loss: Tensor = super().training_step(*args, **kwargs)
+        return loss
 
     def compute_loss(
         self,
