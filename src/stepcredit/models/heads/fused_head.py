@@ -146,22 +146,23 @@ class _OnePass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: HeadCall, episode: Tensor, loss_of: Loss, count: int, *tensors: Tensor) -> Tensor:
-        others, wanted = tensors[:count], list(ctx.needs_input_grad[4:])
-        groups = list(call.groups(episode))
+        others, wanted = tensors[:count], list(ctx.needs_input_grad[4 + count :])
+        groups, learns = list(call.groups(episode)), any(wanted)
+        most = max((last - first for pieces in groups for first, last in pieces), default=0)
         loss = call.inputs[0].new_zeros((), dtype=call.wide)
         of_others: list[Tensor | None] = [None] * count
         with torch.autocast(call.action.device.type, enabled=False):
-            tiles = Tiles(call, max((last - first for pieces in groups for first, last in pieces), default=0))
-            gradients = HeadGradients(tiles, wanted[count:])
+            tiles = Tiles(call, most if learns else 0)
+            gradients = HeadGradients(tiles, wanted)
             for pieces in groups:
                 start, stop = pieces[0][0], pieces[-1][1]
-                numbers = _numbers(tiles, pieces, keep=any(wanted[count:]))
+                numbers = _numbers(tiles, pieces, keep=learns)
                 part, g, h, more = _derivatives(numbers, others, loss_of, start, stop)
                 loss += part
                 of_others = [
                     y if x is None else x if y is None else x + y for x, y in zip(of_others, more, strict=True)
                 ]
-                if any(wanted[count:]) and (g is not None or h is not None):
+                if learns and (g is not None or h is not None):
                     rates = _rates(g, h, numbers.log_sum, numbers.center, numbers.logit, call)
                     for first, last in reversed(pieces):  # the blocks of the last piece are there
                         gradients.add(first, last, rates.part(first - start, last - start))

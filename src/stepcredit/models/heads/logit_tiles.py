@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stepcredit.models.heads.linear_heads import LinearHead
 
-BLOCK = {"cpu": 2**18}
+BLOCK = {"cpu": 2**19}
 """Logits of a block, 2²⁴ elsewhere."""
 
 
@@ -197,7 +197,7 @@ class Tiles:
 
     def _tokens(self, count: int) -> Iterator[slice]:
         """Yields the runs of tokens at which `count` actions make a block."""
-        step = max(256, BLOCK.get(self.call.action.device.type, 2**24) // max(1, count))
+        step = max(1, BLOCK.get(self.call.action.device.type, 2**24) // max(1, count))
         for start in range(0, self.vocabulary, step):
             yield slice(start, min(start + step, self.vocabulary))
 
