@@ -15,6 +15,7 @@ SOURCES = {name: path.read_text(encoding="utf-8") for name, path in FILES.items(
 SHARED_NAMES = {
     "collect.py": "collecting: the command, and what it does",
     "compare.py": "comparing methods: the command, and what it does",
+    "estimate.py": "estimating memory and time: the command, and what it does",
     "evaluate.py": "evaluating: the command, and what it does",
     "dataset.py": "the summary of a dataset: measured, and drawn",
     "grade.py": "grading: the command, and the verdict that it gives",

@@ -38,6 +38,7 @@ COMMANDS: dict[str, Command] = {
     "collect": Command("sample and grade responses; resumes automatically", "collect"),
     "grade": Command("responses and gold answers → verdicts and rewards; resumes automatically", "grade"),
     "train": Command("train a policy, and a value model, on episodes", "train"),
+    "estimate": Command("memory and time of a training run, before it is started", "estimate"),
     "evaluate": Command("measure the accuracy of a policy, with standard errors and token costs", "evaluate"),
     "generate": Command("responses to your own prompts, with V per step", "generate"),
     "compare": Command("all methods on the same episodes; resumes automatically", "compare"),

@@ -16,6 +16,22 @@ def run(arguments: list[str]) -> int:
     from stepcredit.training.methods import METHODS
     from stepcredit.training.train import TrainConfig, train
 
+    method, rest = method_and_rest(arguments)
+    config, args = parse(f"train --method {method}", [TrainConfig, METHODS[method].config], rest)
+    print(counted(train(config, args)))
+    if not config.dry_run:
+        print(f"Next: stepcredit evaluate --task TASK --model {args.output_dir}/policy --output_dir results")
+    return 0
+
+
+def method_and_rest(arguments: list[str]) -> tuple[str, list[str]]:
+    """Returns the training method named by the flags or the YAML file, and all flags with it.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    from stepcredit.training.methods import METHODS
+
     rest, method = take_flag(arguments, "--method")
     _, file = take_flag(list(rest), "--config")
     if method is None and file is not None:
@@ -24,9 +40,4 @@ def run(arguments: list[str]) -> int:
         method = "oreo"
     if method not in METHODS:
         raise InputError(f"choose from {', '.join(METHODS)}", "--method")
-    kinds: list[type] = [TrainConfig, METHODS[method].config]
-    config, args = parse(f"train --method {method}", kinds, [*rest, "--method", method])
-    print(counted(train(config, args)))
-    if not config.dry_run:
-        print(f"Next: stepcredit evaluate --task TASK --model {args.output_dir}/policy --output_dir results")
-    return 0
+    return method, [*rest, "--method", method]

@@ -99,13 +99,13 @@ def with_adapter(model: Any, peft_config: Any, keep: tuple[str, ...] = ()) -> An
 def share_frozen_weights(model: Any, source: Any) -> None:
     """Replaces the transformer's weights of a model by those of another with equal weights, so that both are one.
 
-    For two adapters on one trunk: the weights must stay frozen in both.
+    For two adapters on one trunk: the weights must stay frozen in both. Weights without data count as equal.
     """
     theirs = {name.replace(".base_layer.", "."): weight for name, weight in _transformer(source).named_parameters()}
     body = _transformer(model)
     for name, weight in list(body.named_parameters()):
         shared = theirs.get(name)
-        if shared is not None and shared.dtype == weight.dtype and torch.equal(shared, weight):
+        if shared is not None and shared.dtype == weight.dtype and (weight.is_meta or torch.equal(shared, weight)):
             owner, _, attribute = name.rpartition(".")
             setattr(body.get_submodule(owner), attribute, shared)
 

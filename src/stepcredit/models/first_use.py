@@ -17,14 +17,14 @@ from stepcredit.models.bodies import Sequences, Way, base_of, hidden_states, run
 from stepcredit.models.cpu_linear import onednn_speed
 from stepcredit.models.heads.action_statistics import ActionStatistics, at_actions, statistics_of
 from stepcredit.models.heads.fused_head import one_pass_loss
-from stepcredit.models.heads.linear_heads import check_linear_head, linear_head
+from stepcredit.models.heads.linear_heads import LinearHead, check_linear_head, linear_head
 from stepcredit.models.heads.value_heads import TrunkValue
 from stepcredit.models.packing import can_pack
 
 _APART = "prompts: read with each response, because"
 _LIMITS = {torch.float64: 1e-5, torch.float32: 1e-3}
 """Relative difference up to which two ways of computing are equal, by type; 0.1 in half precision."""
-_ROWS = 2
+PROVED_ROWS = 2
 """Rows on which the proofs are made."""
 _SMALL = 2**24
 """Logits of a micro-batch up to which the naive head is taken without a measurement."""
@@ -32,7 +32,7 @@ _MARGIN = 1.1
 """A faster way must gain this factor; the fused head, which saves memory, may lose it."""
 _MEASURED = 2**25
 """Logits for which the two heads are timed, or those of 256 actions."""
-_TILES = 8
+TILES = 8
 """Tensors of the size of the logits that the naive head holds, with gradients and a KL."""
 
 
@@ -48,7 +48,7 @@ def settle(models: ActorCritic, batch: dict[str, Any], head: str, needs: dict[st
     Raises:
         InputError: a setting needs a linear head or precomputed states, and the model or the states do not fit.
     """
-    few = {name: field if name == "prefix" else field[:_ROWS] for name, field in batch.items()}
+    few = {name: field if name == "prefix" else field[:PROVED_ROWS] for name, field in batch.items()}
     notes = _settle_head(models, few, head)
     if "states" in batch or "prefix" in batch or can_pack(base_of(models.policy), batch["input_ids"].device):
         notes += _settle_bodies(models, few)
@@ -150,28 +150,17 @@ def _choose_head(models: ActorCritic, batch: dict[str, Any], head: str, needs: d
         )
     found = linear_head(models.policy, states)
     assert found is not None
-    count = len(states) * len(found[0].weights[0])
-    if count <= _SMALL:
+    vocabulary = len(found[0].weights[0])
+    by_size = head_by_size(len(states), vocabulary, _free_memory(states.device))
+    if by_size == "naive":
         return []
-    if _TILES * count * 4 > 0.5 * _free_memory(states.device):
+    if by_size == "fused":
         models.fused = True
-        return [f"head: fused, because {count * 4 / 1e9:.1f} GB of logits do not fit several times"]
-    some = slice(0, max(256, _MEASURED // len(found[0].weights[0])))
+        return [f"head: fused, because {len(states) * vocabulary * 4 / 1e9:.1f} GB of logits do not fit several times"]
+    some = slice(0, measured_actions(vocabulary))
     row = batch["action_mask"].nonzero()[some, 0]
     action = batch["action"][batch["action_mask"]][some]
-    reference = (found[0], tuple(x.detach()[some] for x in found[1])) if needs["needs_reference"] else (None, None)
-
-    def fused() -> Tensor:
-        loss = lambda statistics, others, first, last: _plain_loss(statistics)  # noqa: E731
-        return one_pass_loss(head_of, inputs, action, row, loss, *reference, needs_kl=needs["needs_kl"])
-
-    def naive() -> Tensor:
-        ref_logits = None if reference[0] is None else reference[0].logits(reference[1])
-        return _plain_loss(statistics_of(head_of.logits(inputs), ref_logits, action, needs["needs_kl"]))
-
-    head_of, inputs = found[0], tuple(x.detach()[some].requires_grad_() for x in found[1])
-    trained = (*inputs, *(weight for weight in head_of.weights if weight.requires_grad))
-    seconds = {name: _seconds(loss, trained) for name, loss in (("fused", fused), ("naive", naive))}
+    seconds = head_seconds(found[0], tuple(x[some] for x in found[1]), action, row, needs)
     models.fused = seconds["fused"] < _MARGIN * seconds["naive"]
     chosen, other = ("fused", "naive") if models.fused else ("naive", "fused")
     return [f"head: {chosen}, {seconds[chosen]:.2g} s for {len(action)} actions; {other} {seconds[other]:.2g} s"]
@@ -191,20 +180,70 @@ def _choose_linears(models: ActorCritic, batch: dict[str, Any]) -> list[str]:
     return [f"linear layers: oneDNN, {speed:.1f} times as fast as PyTorch's default"] if models.onednn else []
 
 
+def head_by_size(actions: int, vocabulary: int, free: float) -> str | None:
+    """Returns the head, "naive" or "fused", where the size decides; None where both are timed.
+
+    Args:
+        actions: those of a micro-batch.
+        vocabulary: tokens.
+        free: free memory in bytes.
+    """
+    count = actions * vocabulary
+    if count <= _SMALL:
+        return "naive"
+    return "fused" if TILES * count * 4 > 0.5 * free else None
+
+
+def measured_actions(vocabulary: int) -> int:
+    """Returns the number of actions on which the heads are timed."""
+    return max(256, _MEASURED // vocabulary)
+
+
+def head_seconds(
+    head: LinearHead,
+    inputs: tuple[Tensor, ...],
+    action: Tensor,
+    row: Tensor,
+    needs: dict[str, bool],
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Returns the seconds of the fused and of the naive head, forward and with gradients.
+
+    Args:
+        head, inputs, action: as in `fused_head.head_statistics`; the reference has the same head and inputs.
+        row: the row of the batch that each action belongs to.
+        needs: `needs_reference` and `needs_kl`, as in `ActorCritic.forward`.
+        clock: returns seconds.
+    """
+    reference = (head, tuple(x.detach() for x in inputs)) if needs["needs_reference"] else (None, None)
+    inputs = tuple(x.detach().requires_grad_() for x in inputs)
+
+    def fused() -> Tensor:
+        loss = lambda statistics, others, first, last: _plain_loss(statistics)  # noqa: E731
+        return one_pass_loss(head, inputs, action, row, loss, *reference, needs_kl=needs["needs_kl"])
+
+    def naive() -> Tensor:
+        ref_logits = None if reference[0] is None else reference[0].logits(reference[1])
+        return _plain_loss(statistics_of(head.logits(inputs), ref_logits, action, needs["needs_kl"]))
+
+    trained = (*inputs, *(weight for weight in head.weights if weight.requires_grad))
+    return {name: _seconds(loss, trained, clock) for name, loss in (("fused", fused), ("naive", naive))}
+
+
 def _plain_loss(statistics: ActionStatistics) -> Tensor:
     loss: Tensor = statistics.log_prob.sum()
     return loss if statistics.kl is None else loss + statistics.kl.sum()
 
 
-def _seconds(loss: Callable[[], Tensor], trained: tuple[Tensor, ...]) -> float:
+def _seconds(loss: Callable[[], Tensor], trained: tuple[Tensor, ...], clock: Callable[[], float]) -> float:
     """Returns the shorter time of two forward passes with gradients."""
     times = []
     for _ in range(2):
-        start = time.perf_counter()
+        start = clock()
         torch.autograd.grad(loss(), trained)
         if trained[0].is_cuda:
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times)
 
 

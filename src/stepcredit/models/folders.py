@@ -21,8 +21,18 @@ def check_model_folder(folder: Path, trust_remote_code: bool = False) -> None:
     """Checks config.json and the headers of the weight files; reads no weights.
 
     Raises:
-        InputError: config.json is missing, damaged or of an unknown model type; or weights are missing, pickled,
-            truncated, or not safetensors.
+        InputError: as in `check_config_folder`; or weights are missing, pickled, truncated, or not safetensors.
+    """
+    check_config_folder(folder, trust_remote_code)
+    for file in _weight_files(folder):
+        check_safetensors(file)
+
+
+def check_config_folder(folder: Path, trust_remote_code: bool = False) -> None:
+    """Checks config.json.
+
+    Raises:
+        InputError: it is missing, damaged or of an unknown model type.
     """
     if not folder.is_dir():
         raise InputError("is a file; give the folder of a saved model", str(folder))
@@ -31,8 +41,6 @@ def check_model_folder(folder: Path, trust_remote_code: bool = False) -> None:
         hint = f" (its {inner}/ folder has one)" if inner else ""
         raise InputError(f"no config.json here{hint}; give the folder of a saved model", str(folder))
     _check_config(read_object(folder / CONFIG), folder, trust_remote_code)
-    for file in _weight_files(folder):
-        check_safetensors(file)
 
 
 def check_tokenizer_folder(folder: Path) -> None:

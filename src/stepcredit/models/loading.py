@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -34,7 +35,12 @@ from stepcredit.models.checks import (
     check_same_tokens,
     check_vocabulary,
 )
-from stepcredit.models.folders import TOKENIZER_FILES, check_model_folder, check_tokenizer_folder
+from stepcredit.models.folders import (
+    TOKENIZER_FILES,
+    check_config_folder,
+    check_model_folder,
+    check_tokenizer_folder,
+)
 from stepcredit.models.gguf import gguf_policy, gguf_tokenizer, is_gguf
 
 _PATH_ARGUMENTS = {"subfolder", "variant"}
@@ -102,6 +108,26 @@ def load_policy(
     if tokenizer is not None:
         check_vocabulary(model, tokenizer, name_or_path)
     return model
+
+
+def load_config(name_or_path: str, *, trust_remote_code: bool = False) -> Any:
+    """Loads the config of a model, whose weights need not be there; for an adapter, that of its base model.
+
+    Raises:
+        InputError: the config is missing, damaged or of an unknown model type.
+    """
+    if is_gguf(name_or_path):
+        raise InputError("a .gguf file has no config.json; give a folder or a name on the hub", name_or_path)
+    if is_adapter(name_or_path):
+        return _load_base(name_or_path, partial(load_config, trust_remote_code=trust_remote_code))
+    if not Path(name_or_path).exists():
+        _check_not_a_path(name_or_path)
+    else:
+        check_config_folder(Path(name_or_path), trust_remote_code)
+    try:
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # an inconsistent config may raise any error
+        raise InputError(f"cannot load its config: {_one_line(error)}", name_or_path) from error
 
 
 def load_reference(

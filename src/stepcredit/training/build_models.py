@@ -39,9 +39,10 @@ def build_actor_critic(
 ) -> ActorCritic:
     """Builds the policy and, where the method needs them, the value model and the reference.
 
-    Arguments are as in `OfflineTrainer`. Models given by name are loaded in float32, so that small optimizer updates
-    are not rounded away; `bf16` computes under autocast. `model_init_kwargs` may set another dtype for policy and
-    reference. A value model in memory is converted to float32 too.
+    Arguments are as in `OfflineTrainer`; without a tokenizer, vocabularies are not compared. Models given by name are
+    loaded in float32, so that small optimizer updates are not rounded away; `bf16` computes under autocast.
+    `model_init_kwargs` may set another dtype for policy and reference. A value model in memory is converted to float32
+    too.
 
     Raises:
         InputError: a model is incomplete or has another vocabulary, or an adapter does not fit.
@@ -49,7 +50,8 @@ def build_actor_critic(
     method = method_of(args)
     init = {"dtype": torch.float32, **_init_kwargs(args)}
     policy = load_policy(model, **init) if isinstance(model, str) else model
-    check_vocabulary(policy, tokenizer, model if isinstance(model, str) else "model")
+    if tokenizer is not None:
+        check_vocabulary(policy, tokenizer, model if isinstance(model, str) else "model")
     value = None
     if method.needs_value and not getattr(args, "shared_trunk", False):
         value = _value_model(policy, value_model, tokenizer, init)
@@ -94,7 +96,8 @@ def _value_model(policy: Any, value_model: Any, tokenizer: Any, init: dict[str, 
         value = load_value_model(value_model, tokenizer=tokenizer, **{**init, "dtype": torch.float32})
     else:
         value = value_model
-    check_vocabulary(value, tokenizer, "value_model")
+    if tokenizer is not None:
+        check_vocabulary(value, tokenizer, "value_model")
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 

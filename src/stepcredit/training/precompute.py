@@ -98,7 +98,7 @@ class Precomputed:
         with locked(self.folder, "stepcredit train (precomputing)", _WAIT):
             for field, weights in self._weights.items():
                 self._stores[field] = self._store(field, weights)
-            chunks = _chunks({key: t for t in trajectories if not self._has(key := _key(t))}.values())
+            chunks = chunks_of({key: t for t in trajectories if not self._has(key := _key(t))}.values())
             if chunks and self._reference is not None and self._released:
                 raise InputError("has episodes for which the reference was not computed before training; give it as "
                                  "eval_dataset before training", "eval_dataset")  # fmt: skip
@@ -195,7 +195,7 @@ def _prefix(trajectory: Trajectory) -> NDArray[np.int32]:
     return trajectory.ids[: prefix_length(trajectory)]
 
 
-def _chunks(trajectories: Iterable[Trajectory]) -> list[list[Trajectory]]:
+def chunks_of(trajectories: Iterable[Trajectory]) -> list[list[Trajectory]]:
     """Returns batches of trajectories, those of a prompt together, of at most `_TOKENS` tokens or one trajectory."""
     chunks: list[list[Trajectory]] = []
     tokens, last = 0, b""

@@ -77,8 +77,7 @@ def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
         args=args,
         train_dataset=_episodes(config.episodes),
         eval_dataset=None if config.eval_episodes is None else _episodes(config.eval_episodes),
-        peft_config=_lora(config, "CAUSAL_LM") if config.use_peft else None,
-        value_peft_config=_lora(config, "TOKEN_CLS") if config.value_use_peft else None,
+        **adapter_configs(config),
     )
     summary = trainer.train_dataset.summary()
     if config.dry_run:
@@ -125,5 +124,10 @@ def _checkpoint(args: OfflineConfig) -> str | bool | None:
     return str(checkpoint)
 
 
-def _lora(config: TrainConfig, task_type: str) -> Any:
-    return lora_config(config.lora_r, config.lora_alpha, config.lora_target_modules, task_type)
+def adapter_configs(config: TrainConfig) -> dict[str, Any]:
+    """Returns the LoRA configs of policy and value model, as arguments of `OfflineTrainer`; None: no adapter."""
+    lora = (config.lora_r, config.lora_alpha, config.lora_target_modules)
+    return {
+        "peft_config": lora_config(*lora, "CAUSAL_LM") if config.use_peft else None,
+        "value_peft_config": lora_config(*lora, "TOKEN_CLS") if config.value_use_peft else None,
+    }

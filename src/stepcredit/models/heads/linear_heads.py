@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from stepcredit.models.adapters import is_peft
 
@@ -117,5 +118,5 @@ def _terms_of_linear(layer: Any, x: Tensor, unit: float = 1.0) -> list[Term] | N
 def _is_plain(layer: nn.Linear, x: Tensor) -> bool:
     """Whether a linear layer computes x Wᵀ and nothing else."""
     hooked = "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks
-    plain = type(layer.weight) in (nn.Parameter, Tensor) and layer.weight.is_floating_point()
+    plain = type(layer.weight) in (nn.Parameter, Tensor, FakeTensor) and layer.weight.is_floating_point()
     return plain and not hooked and layer.weight.device == x.device and layer.weight.shape[1] == x.shape[1]
