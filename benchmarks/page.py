@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -17,6 +18,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from stepcredit.files import read_json
 from stepcredit.report.cost import standing
 from stepcredit.report.figures import drawn_svg, figure_style
+from stepcredit.results.row_files import read_object, read_rows
+from stepcredit.results.schema import AccuracyRow
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
@@ -256,6 +259,25 @@ def search_table(rows: Rows) -> str:
     return f"{found[0]['workload']}:\n\n{table(header, lines)}" if lines else NOT_MEASURED
 
 
+def quality_table(task: str) -> str:
+    """Accuracy of the schemes on an embedded task, mean and standard error over seeds, from `runs/schemes`."""
+    folder = HERE.parent / "runs" / "schemes" / task
+    if not (folder / "results.json").exists():
+        return f"Not run yet: `runs/schemes/run.sh` runs `{task}` too."
+    rows = read_rows(folder / "results.json", AccuracyRow)
+    labels = read_object(folder / "run.json")["methods"]
+    lines = []
+    for method, look in labels.items():
+        cells = []
+        for search in ("greedy", "sample"):
+            found = [100 * row.accuracy for row in rows if (row.method, row.search) == (method, search)]
+            cells.append(f"{fmean(found):.1f} ± {stdev(found) / len(found) ** 0.5:.1f}")
+        rates = {row.learning_rate for row in rows if row.method == method and row.learning_rate is not None}
+        rate = f"{rates.pop():g}" if rates else MISSING
+        lines.append([look["label"], *cells, rate])
+    return table(["scheme", "greedy, %", "sampled, %", "learning rate"], lines)
+
+
 def machine_table(rows: Rows) -> str:
     """Where each part was measured."""
     lines: dict[tuple[str, ...], None] = {}
@@ -275,6 +297,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "head on a GPU": lambda rows: head_table(rows, kl=True, device="cuda"),
     "collect on a GPU": lambda rows: collect_table(rows, "cuda"),
     "machines": machine_table,
+    "quality on arithmetic": lambda rows: quality_table("arithmetic"),
+    "quality on chain": lambda rows: quality_table("chain"),
 }
 PICTURES: dict[str, Callable[[Rows], str | None]] = {"performance-step": step_svg, "performance-head": flat_svg}
 

@@ -318,7 +318,7 @@ class _Estimator:
             return self.args.head
         free = self.device.memory - self.process - sum(weights_of(self.models).values())
         free = free if self.device.is_gpu else psutil.virtual_memory().available
-        by_size = head_by_size(self.run.shapes[0].actions, len(head.weights[0]), free)
+        by_size = head_by_size(self.run.shapes[0].actions, len(head.weights[0]), int(free))
         return by_size or (min(speed.head, key=lambda name: speed.head[name]) if speed.head else "naive")
 
     def _compute(self, speed: Speed, trained: int, precomputing: Recorded | None) -> Compute:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from stepcredit.estimates.micro_batches import Shape, shape_of
 from stepcredit.estimates.recorder import Recorder
 from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic
 from stepcredit.models.bodies import base_of, hidden_states, sequences
-from stepcredit.models.first_use import head_seconds, measured_actions
+from stepcredit.models.cpu_linear import onednn_linears
+from stepcredit.models.first_use import faster_linears, head_seconds, measured_actions
 from stepcredit.models.heads.linear_heads import LinearHead
 from stepcredit.progress import Meter
 from stepcredit.training.batching import Collator
@@ -134,6 +136,7 @@ def _body_rates(models: ActorCritic, args: OfflineConfig, rows: list[Trajectory]
     """Returns operations a second of each model's layers, and of the policy's without gradient."""
     rates: dict[str, float] = {}
     batch = _batch(models, args, rows, timer.device)
+    onednn = faster_linears(models, batch["attention_mask"]) is not None
     for name, body in (*models.bodies.items(), ("forward", base_of(models.policy))):
         like = next((other for other in rates if _alike(models.bodies[other], body)), None)
         if name != "forward" and like is not None:
@@ -143,7 +146,8 @@ def _body_rates(models: ActorCritic, args: OfflineConfig, rows: list[Trajectory]
         recorder = Recorder()
         with recorder:
             run()
-        rates[name] = recorder.flops.total() / timer.seconds(run)
+        with onednn_linears([body]) if onednn and name != "forward" else nullcontext():
+            rates[name] = recorder.flops.total() / timer.seconds(run)
         body.zero_grad(set_to_none=True)
     return rates
 

@@ -167,20 +167,24 @@ def _choose_head(models: ActorCritic, batch: dict[str, Any], head: str, needs: d
 
 
 def _choose_linears(models: ActorCritic, batch: dict[str, Any]) -> list[str]:
-    """Chooses what computes linear layers on a CPU, by time on the largest one."""
-    mask = batch["attention_mask"]
+    speed = faster_linears(models, batch["attention_mask"])
+    models.onednn = speed is not None
+    return [] if speed is None else [f"linear layers: oneDNN, {speed:.1f} times as fast as PyTorch's default"]
+
+
+def faster_linears(models: ActorCritic, mask: Tensor) -> float | None:
+    """Returns how much faster oneDNN computes the largest linear layer on the tokens of a micro-batch; None if not."""
     layers = [x for body in models.bodies.values() for x in body.modules() if type(x) is torch.nn.Linear]
     if mask.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not layers:
-        return []
+        return None
     largest = max(layers, key=lambda layer: layer.weight.numel())
     if largest.weight.dtype != torch.float32:
-        return []
+        return None
     speed = onednn_speed(min(int(mask.sum()), 1024), largest.in_features, largest.out_features)
-    models.onednn = speed is not None and speed > _MARGIN
-    return [f"linear layers: oneDNN, {speed:.1f} times as fast as PyTorch's default"] if models.onednn else []
+    return speed if speed is not None and speed > _MARGIN else None
 
 
-def head_by_size(actions: int, vocabulary: int, free: float) -> str | None:
+def head_by_size(actions: int, vocabulary: int, free: int) -> str | None:
     """Returns the head, "naive" or "fused", where the size decides; None where both are timed.
 
     Args:
