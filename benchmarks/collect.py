@@ -18,7 +18,7 @@ from stepcredit.engines.engine import Engine, Generation, Request, SamplingParam
 from stepcredit.episodes.encoding import prompt_ids
 
 SAMPLES, MAX_NEW_TOKENS, STOP = 8, 64, ("\nQuestion",)
-OURS: dict[str, dict[str, Any]] = {"float32": {}}
+OURS: dict[str, dict[str, Any]] = {"float32": {}, "bfloat16": {"dtype": "bfloat16"}}
 """Schemes of ours: name → arguments of `load_engine`."""
 BASELINE = "before"
 PROMPTS = {"cpu": 8, "cuda": 64}

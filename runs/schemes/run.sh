@@ -6,7 +6,7 @@ out=${1:?the folder to run in}
 here=$(cd "$(dirname "$0")" && pwd)
 export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1
 for task in arithmetic chain; do
-  stepcredit compare --config "$here/../../recipes/schemes-$task.yaml" --output_dir "$out/$task" --jobs "${JOBS:-1}"
+  stepcredit compare --config "$here/$task.yaml" --output_dir "$out/$task" --jobs "${JOBS:-1}"
   mkdir -p "$here/$task"
   for file in results.json grid.json pairs.json run.json timings.json; do
     cp "$out/$task/$file" "$here/$task/$file"
