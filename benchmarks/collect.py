@@ -30,6 +30,8 @@ def engines(workload: Workload, device: str, batch_size: int) -> dict[str, Engin
     policy = workload.policy(device, dtype)
     found: dict[str, Engine] = {BASELINE: EarlierEngine(policy, workload.tokenizer, batch_size)}
     for name, settings in OURS.items():
+        if settings and not workload.folder:  # a model in memory keeps its precision
+            continue
         model = str(workload.folder) if workload.folder else policy
         found[name] = load_engine(model, tokenizer=workload.tokenizer, batch_size=batch_size, **settings)
     return found

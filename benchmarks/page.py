@@ -289,6 +289,8 @@ def machine_table(rows: Rows) -> str:
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     "step": step_table,
+    "quality on arithmetic": lambda rows: quality_table("arithmetic"),
+    "quality on chain": lambda rows: quality_table("chain"),
     "head": lambda rows: head_table(rows, kl=True),
     "head without KL": lambda rows: head_table(rows, kl=False),
     "collect": collect_table,
@@ -297,8 +299,6 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "head on a GPU": lambda rows: head_table(rows, kl=True, device="cuda"),
     "collect on a GPU": lambda rows: collect_table(rows, "cuda"),
     "machines": machine_table,
-    "quality on arithmetic": lambda rows: quality_table("arithmetic"),
-    "quality on chain": lambda rows: quality_table("chain"),
 }
 PICTURES: dict[str, Callable[[Rows], str | None]] = {"performance-step": step_svg, "performance-head": flat_svg}
 
