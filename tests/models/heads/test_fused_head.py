@@ -198,28 +198,29 @@ def test_logits_far_apart_stay_finite(softcap):
 # ---- what else a loss reads -------------------------------------------------------------------------------
 
 
-def test_others_get_their_gradient_and_constants_none():
+@pytest.mark.parametrize(("chunk", "groups"), [(5, 3), (100, 1)])
+def test_others_get_their_gradient_and_constants_none(chunk, groups):
     c = case()
     generator = torch.Generator().manual_seed(3)
     weight = torch.randn(len(c.action), generator=generator, dtype=F, requires_grad=True)
     constant, unread = torch.rand(len(c.action), dtype=F), torch.ones(3, dtype=F, requires_grad=True)
+    matrix = torch.ones(2, 3, dtype=F, requires_grad=True)
 
     def loss_of(statistics, others, first, last):
-        value, fixed, _ = others
+        value, fixed, _, whole = others
         assert value.requires_grad
         assert not fixed.requires_grad
         error = value[first:last] - statistics.log_prob
-        return (error.square() * fixed[first:last]).sum() + value.sum()  # `value` whole, once per group
+        return (error.square() * fixed[first:last]).sum() + value.sum() + whole.sum()  # all of both, once per group
 
-    groups = 3  # episodes of 3 + 1, 5 and 2 actions
     for factor in (None, 2.0):
         value = weight if factor is None else weight * factor
         found = one_pass_loss(c.head, c.inputs, c.action, c.episode, loss_of, *c.reference,
-                              others=(value, constant, unread), chunk=5)  # fmt: skip
+                              others=(value, constant, unread, matrix), chunk=chunk)  # fmt: skip
         again = weight if factor is None else weight * factor
-        expected = ((again - naive(c).log_prob).square() * constant).sum() + groups * again.sum()
+        expected = ((again - naive(c).log_prob).square() * constant).sum() + groups * (again.sum() + matrix.sum())
         torch.testing.assert_close(found, expected)
-        leaves = [weight, *c.leaves]
+        leaves = [weight, matrix, *c.leaves]
         torch.testing.assert_close(gradients(found * 3, leaves), gradients(expected * 3, leaves))
     assert unread.grad is None
 

@@ -164,9 +164,9 @@ class _OnePass(torch.autograd.Function):
                 ]
                 if learns and (g is not None or h is not None):
                     rates = _rates(g, h, numbers.log_sum, numbers.center, numbers.logit, call)
-                    for first, last in reversed(pieces):  # the blocks of the last piece are there
+                    for first, last in pieces:
                         gradients.add(first, last, rates.part(first - start, last - start))
-        ctx.gradients = [*of_others, *gradients.found()]
+        ctx.gradients = of_others, gradients.found()
         ctx.dtypes = [x.dtype for x in tensors]
         return loss
 
@@ -175,10 +175,11 @@ class _OnePass(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("one_pass_loss: a second backward pass through the same loss")
-        gradients, ctx.gradients = ctx.gradients, None
+        (of_others, of_head), ctx.gradients = ctx.gradients, None
         if upstream.device.type != "cpu" or upstream != 1:
-            gradients = [None if x is None else x * upstream if x.ndim < 2 else x.mul_(upstream) for x in gradients]
-        pairs = zip(gradients, ctx.dtypes, strict=True)
+            of_others = [None if x is None else x * upstream for x in of_others]
+            of_head = [None if x is None else x.mul_(upstream) for x in of_head]
+        pairs = zip([*of_others, *of_head], ctx.dtypes, strict=True)
         return None, None, None, None, *(None if x is None else x.to(dtype) for x, dtype in pairs)
 
 

@@ -88,7 +88,7 @@ class Block(NamedTuple):
 
     Attributes:
         tokens: the run.
-        p: softmax(z) over these tokens alone; after `flatten`, times cap'(z).
+        p: softmax(z) over these tokens alone, times cap'(z).
         log_sum: logsumexp(z) over these tokens.
         log_ratio: z - z', None without a reference.
     """
