@@ -8,9 +8,10 @@ from doubles.models import tiny_llama
 from stepcredit.episodes.alignment import Trajectory
 from stepcredit.episodes.prefixes import collate_shared
 from stepcredit.errors import InputError
-from stepcredit.models import first_use, packing
+from stepcredit.models import first_use
 from stepcredit.models.actor_critic import ActorCritic
-from stepcredit.models.bodies import hidden_states, run, sequences, shares_prefixes, split
+from stepcredit.models.bodies import packing
+from stepcredit.models.bodies.passes import hidden_states, run, sequences, shares_prefixes, split
 from stepcredit.models.first_use import settle
 from stepcredit.models.heads.value_heads import TrunkValue
 

@@ -16,7 +16,7 @@ from stepcredit import Episode, OfflineTrainer, OREOConfig, SFTConfig
 from stepcredit.episodes.alignment import collate
 from stepcredit.episodes.prefixes import collate_shared
 from stepcredit.errors import InputError
-from stepcredit.models.bodies import base_of, freeze_all_but, hidden_states, recomputing, run, sequences, split
+from stepcredit.models.bodies.passes import base_of, freeze_all_but, hidden_states, run, sequences, split
 from stepcredit.models.heads.value_heads import TrunkValue
 
 SCHEMES = {
@@ -304,23 +304,3 @@ def test_accumulated_micro_batches_that_cut_a_prompt_apart_give_the_same_step(tm
     split = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 6, "share_prompts": True, "head": "fused"}
     found = whole_steps(tmp_path / "split", "oreo, steps", precompute_ref_log_probs=True, **split)
     assert_close(found, expected)
-
-
-def test_recomputed_activations_hold_less_and_leave_the_modules_as_they_were():
-    body, batch = tiny_llama(hidden=32, layers=3).model, shared_batch()
-    before = {name: module.forward for name, module in body.named_modules()}
-    kept = []
-    for bodies in ((), (body,)):
-        held = {}
-        with (
-            torch.autograd.graph.saved_tensors_hooks(
-                lambda x, held=held: held.setdefault(x.untyped_storage().data_ptr(), x), lambda x: x
-            ),
-            recomputing(bodies),
-        ):
-            states = hidden_states(body, sequences(batch))
-        weights = {p.data_ptr() for p in body.parameters()}
-        kept.append(sum(x.untyped_storage().nbytes() for place, x in held.items() if place not in weights))
-        del states
-    assert kept[1] < 0.85 * kept[0]
-    assert {name: module.forward for name, module in body.named_modules()} == before

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from stepcredit.estimates.recorder import Recorder
 from stepcredit.models.actor_critic import ActorCritic, ActorCriticOutput
-from stepcredit.models.bodies import base_of, run, sequences, split
+from stepcredit.models.bodies.passes import base_of, run, sequences, split
 from stepcredit.models.heads import fused_head, logit_tiles
 from stepcredit.models.heads.action_statistics import at_actions
 from stepcredit.models.heads.fused_head import head_statistics

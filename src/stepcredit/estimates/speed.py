@@ -19,8 +19,8 @@ from stepcredit.estimates.empty_models import models_of
 from stepcredit.estimates.micro_batches import Shape, shape_of
 from stepcredit.estimates.recorder import Recorder
 from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic
-from stepcredit.models.bodies import base_of, hidden_states, sequences
-from stepcredit.models.cpu_linear import onednn_linears
+from stepcredit.models.bodies.cpu_linear import onednn_linears
+from stepcredit.models.bodies.passes import base_of, hidden_states, sequences
 from stepcredit.models.first_use import faster_linears, head_seconds, measured_actions
 from stepcredit.models.heads.linear_heads import LinearHead
 from stepcredit.progress import Meter

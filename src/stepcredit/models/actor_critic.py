@@ -16,7 +16,9 @@ from stepcredit.episodes.alignment import at_states
 from stepcredit.errors import InputError
 from stepcredit.files import folder_written_whole
 from stepcredit.models.adapters import is_peft, load_adapter, merged, save_adapter
-from stepcredit.models.bodies import Way, base_of, hidden_states, recomputing, run, sequences, split
+from stepcredit.models.bodies.freed_memory import giving_back
+from stepcredit.models.bodies.passes import Way, base_of, hidden_states, run, sequences, split
+from stepcredit.models.bodies.recomputation import recomputing
 from stepcredit.models.checks import Role, check_loaded
 from stepcredit.models.folders import CONFIG, check_model_folder
 from stepcredit.models.heads.action_statistics import ActionStatistics, at_actions, over_columns, statistics_of
@@ -123,8 +125,7 @@ class ActorCritic(nn.Module):
         Returns:
             An `ActorCriticOutput`, or the loss if there is an objective.
         """
-        again = self.recomputes and torch.is_grad_enabled()
-        with recomputing(self.bodies.values()) if again else contextlib.nullcontext():
+        with self._saving_memory():
             hidden, own = self._policy_head(batch)
             value = self._values(batch, hidden)
         reference = self._reference_head(batch) if needs_reference and "ref_log_prob" not in batch else None
@@ -141,6 +142,13 @@ class ActorCritic(nn.Module):
             statistics = statistics_of(_logits(own), ref_logits, action, needs_kl)
         output = ActorCriticOutput(_with_reference(over_columns(statistics, mask), batch), value)
         return output if objective is None else objective(output, slice(0, len(mask)))
+
+    @contextlib.contextmanager
+    def _saving_memory(self) -> Iterator[None]:
+        """Context manager of the bodies' forward passes, for less memory until the end of their backward passes."""
+        bodies = list(self.bodies.values()) if torch.is_grad_enabled() else []
+        with giving_back(bodies), recomputing(bodies if self.recomputes else []):
+            yield
 
     def _one_pass(
         self,

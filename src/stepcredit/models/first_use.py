@@ -13,13 +13,13 @@ from torch import Tensor
 from stepcredit.episodes.alignment import at_states
 from stepcredit.errors import InputError
 from stepcredit.models.actor_critic import ActorCritic
-from stepcredit.models.bodies import Sequences, Way, base_of, hidden_states, run, sequences, shares_prefixes
-from stepcredit.models.cpu_linear import onednn_speed
+from stepcredit.models.bodies.cpu_linear import onednn_speed
+from stepcredit.models.bodies.packing import can_pack
+from stepcredit.models.bodies.passes import Sequences, Way, base_of, hidden_states, run, sequences, shares_prefixes
 from stepcredit.models.heads.action_statistics import ActionStatistics, at_actions, statistics_of
 from stepcredit.models.heads.fused_head import one_pass_loss
 from stepcredit.models.heads.linear_heads import LinearHead, check_linear_head, linear_head
 from stepcredit.models.heads.value_heads import TrunkValue
-from stepcredit.models.packing import can_pack
 
 _APART = "prompts: read with each response, because"
 _LIMITS = {torch.float64: 1e-5, torch.float32: 1e-3}

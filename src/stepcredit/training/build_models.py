@@ -10,7 +10,7 @@ from torch import nn
 from stepcredit.errors import InputError, quoted
 from stepcredit.models.actor_critic import ActorCritic
 from stepcredit.models.adapters import is_peft, share_frozen_weights, with_adapter
-from stepcredit.models.bodies import base_of, freeze_all_but, layer_count, split
+from stepcredit.models.bodies.passes import base_of, freeze_all_but, layer_count, split
 from stepcredit.models.checks import check_reference, check_vocabulary
 from stepcredit.models.heads.value_heads import TrunkValue
 from stepcredit.models.loading import (

@@ -24,7 +24,7 @@ from stepcredit.errors import InputError
 from stepcredit.files import locked
 from stepcredit.models.activation_store import ActivationStore, fingerprint, key_of, padded
 from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic
-from stepcredit.models.bodies import Sequences, base_of, run, sequences, shares_prefixes, split
+from stepcredit.models.bodies.passes import Sequences, base_of, run, sequences, shares_prefixes, split
 from stepcredit.models.heads.action_statistics import at_actions
 from stepcredit.models.heads.fused_head import head_statistics
 from stepcredit.models.heads.linear_heads import linear_head

@@ -18,9 +18,9 @@ from transformers.trainer_utils import EvalLoopOutput
 from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import InputError, NotFiniteError
 from stepcredit.models.actor_critic import POLICY, ActorCriticOutput
+from stepcredit.models.bodies.cpu_linear import onednn_linears
 from stepcredit.models.chat_templates import with_chat_template
 from stepcredit.models.checks import check_ids
-from stepcredit.models.cpu_linear import onednn_linears
 from stepcredit.models.first_use import settle
 from stepcredit.models.loading import stopping
 from stepcredit.training.batching import Collator, LengthSortedSampler

@@ -27,7 +27,7 @@ from stepcredit.models.heads.action_statistics import ActionStatistics
 from stepcredit.models.heads.linear_heads import LinearHead, wide_dtype
 from stepcredit.models.heads.logit_tiles import ActionNumbers, HeadCall, HeadGradients, Rates, Tiles
 
-TILE = {"cpu": (40_000_000, 1024)}
+TILE = {"cpu": (20_000_000, 1024)}
 """Logits of a tile, and the most actions; 320 million and 8,192 elsewhere: 263 or 2,106 rows of 151,936 tokens."""
 
 Loss = Callable[[ActionStatistics, tuple[Tensor, ...], int, int], Float[Tensor, ""]]

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from stepcredit.errors import InputError
 from stepcredit.models.adapters import is_peft
-from stepcredit.models.packing import run_packed
+from stepcredit.models.bodies.packing import run_packed
 
 FIRST_LAYER = "stepcredit_first_layer"
 """Attribute of a body that is the end of another: the number of its first layer there."""
@@ -146,32 +142,6 @@ def _call(model: Any, tokens: Tensor, **inputs: Any) -> Tensor:
         output = model(input_ids=tokens, **inputs)
     states: Tensor = output.last_hidden_state if hasattr(output, "last_hidden_state") else output.logits
     return states
-
-
-@contextmanager
-def recomputing(bodies: Iterable[Any]) -> Iterator[None]:
-    """Context manager of a forward pass whose norms and activation functions are computed again in the backward pass.
-
-    Matrix products are kept, so that a third of the memory for activations costs next to no time.
-    """
-    parts = [part for body in bodies for layer in body.layers for name, part in layer.named_children()
-             if name == "mlp" or "Norm" in type(part).__name__]  # fmt: skip
-    for part in parts:
-        part.forward = partial(checkpoint, part.forward, use_reentrant=False, context_fn=_PRODUCTS_KEPT)
-    try:
-        yield
-    finally:
-        for part in parts:
-            del part.forward
-
-
-def _is_kept(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    is_product = str(operation) in ("aten.mm.default", "aten.addmm.default", "aten.bmm.default",
-                                    "mkldnn._linear_pointwise.default")  # fmt: skip
-    return CheckpointPolicy.MUST_SAVE if is_product else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-_PRODUCTS_KEPT = partial(create_selective_checkpoint_contexts, _is_kept)
 
 
 def layer_count(body: Any, setting: str = "train_layers") -> int:

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from doubles.models import tiny_llama
-from stepcredit.models import cpu_linear
-from stepcredit.models.bodies import recomputing
-from stepcredit.models.cpu_linear import onednn_linears, onednn_speed
+from stepcredit.models.bodies import cpu_linear
+from stepcredit.models.bodies.cpu_linear import onednn_linears, onednn_speed
+from stepcredit.models.bodies.recomputation import recomputing
 
 pytestmark = pytest.mark.skipif(onednn_speed(64, 256, 512) is None, reason="oneDNN has no linear layer here")
 

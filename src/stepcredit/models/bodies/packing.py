@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
 from transformers.masking_utils import AttentionMaskInterface
+
+from stepcredit.models.bodies.attention import attending
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -59,7 +60,7 @@ def run_packed(
 ) -> tuple[Float[Tensor, "P L H"] | None, Float[Tensor, "B T H"]]:
     """Runs a body on the sequences of `bodies.Sequences`; see `bodies.run`."""
     lengths = mask.sum(-1).tolist()
-    with _attending_packed(body):
+    with attending(body, ATTENTION):
         if prefix is None or prefix_mask is None or prefix_row is None or not int(prefix_mask.sum()):
             return None, _packed(body, tokens, mask, Layout.of(lengths, lengths, mask.device))
         before = prefix_mask.sum(-1).tolist()
@@ -114,20 +115,6 @@ def _key_order(
         pieces.append(torch.arange(prefix_start[p], prefix_start[p + 1]))
         pieces.append(behind + torch.arange(row_start[row], row_start[row + 1]))
     return torch.cat(pieces).to(device)
-
-
-@contextmanager
-def _attending_packed(body: Any) -> Iterator[None]:
-    """Context manager in which a body attends by `varlen_attn`."""
-    configs = {id(m.config): m.config for m in body.modules() if getattr(m, "config", None) is not None}.values()
-    before = [config._attn_implementation for config in configs]
-    for config in configs:
-        config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = name
 
 
 def _attention(

@@ -1,0 +1,1 @@
+"""Forward passes of transformers without their heads, and cheaper ways to run them."""
