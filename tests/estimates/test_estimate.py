@@ -1,124 +1,173 @@
-"""Estimates against the runs that they are of: parameters to the number, memory by part, and one line for bad input."""
+"""Estimates: parameters, weights and kept states exactly, every method and scheme, and times by hand."""
 
 import itertools
-import json
 
 import pytest
-import torch
+from test_splits import ragged
+from test_trainer import config
+from transformers import LlamaConfig
 
 from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
-from stepcredit import OfflineTrainer, OREOConfig, SFTConfig
-from stepcredit.cli import main
-from stepcredit.errors import InputError
+from estimates.test_simulation import LORA, SCHEMES, split_given
+from stepcredit import InputError, OfflineTrainer, OREOConfig, SFTConfig
+from stepcredit.episodes.store import append_episodes
+from stepcredit.estimates.devices import UTILISATION
 from stepcredit.estimates.estimate import EstimateConfig, estimate
-from stepcredit.models.adapters import lora_config
-
-LENGTHS = {"prompt_tokens": 20, "response_tokens": 12, "num_prompts": 4, "num_generations": 2}
+from stepcredit.estimates.estimate_tables import estimate_tables
+from stepcredit.training.methods import METHODS
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny_llama(layers=4).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return str(folder)
+def folder(tmp_path_factory):
+    """A model of which only the config is there."""
+    folder = tmp_path_factory.mktemp("config")
+    tiny_llama(hidden=32, layers=3).config.save_pretrained(folder)
+    return folder
 
 
-def estimated(model, kind=OREOConfig, run=None, **settings):
-    ticks = itertools.count()
-    config = EstimateConfig(model=model, device="cpu", **LENGTHS, **(run or {}))
-    return estimate(
-        config, kind(output_dir="out", use_cpu=True, report_to="none", **settings), lambda: float(next(ticks))
-    )
+def of(folder, args, device="H100", **given):
+    lengths = {"prompt_tokens": 12, "response_tokens": 20, "num_prompts": 4, "num_generations": 4}
+    return estimate(EstimateConfig(**{"model": str(folder), "device": device, **lengths, **given}), args)
 
 
-@pytest.mark.parametrize(
-    ("kind", "run", "settings"),
-    [
-        (SFTConfig, {}, {}),
-        (OREOConfig, {}, {}),
-        (OREOConfig, {}, {"train_layers": 2}),
-        (OREOConfig, {}, {"shared_trunk": True, "precompute_ref_log_probs": True}),
-        (OREOConfig, {"use_peft": True, "value_use_peft": True, "lora_r": 4}, {"share_prompts": True}),
-    ],
-)
-def test_trained_parameters_are_those_of_the_trainer(model, tmp_path, kind, run, settings):
+@pytest.mark.parametrize("name", SCHEMES)
+def test_parameters_are_exact(name, folder, tmp_path):
+    estimated, args = split_given(SCHEMES[name], OREOConfig, folder, tmp_path)
+    own = {n: getattr(estimated, n) for n in ("use_peft", "lora_r", "value_use_peft")}
+    found = of(folder, args, **own)
     peft = {}
-    if run:
-        peft = {name: lora_config(4, 64, ["all-linear"], task) for name, task in
-                (("peft_config", "CAUSAL_LM"), ("value_peft_config", "TOKEN_CLS"))}  # fmt: skip
-    args = kind(output_dir=str(tmp_path), use_cpu=True, report_to="none", **settings)
-    rows = [{"prompt": "1+1=", "completion": "2", "reward": 1.0}]
-    trainer = OfflineTrainer(model=model, args=args, train_dataset=rows, **peft)
-    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    assert estimated(model, kind, run, **settings).trained == trained
+    if own["use_peft"]:
+        from stepcredit.training.train import adapter_configs
+
+        peft = adapter_configs(estimated)
+    run = OfflineTrainer(
+        model=tiny_llama(hidden=32, layers=3),
+        args=args,
+        train_dataset=ragged(),
+        processing_class=byte_tokenizer(),
+        **peft,
+    )
+    trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    parts = [*run.model.parts().values(), run.model.reference]
+    all_of = {id(p): p.numel() for part in parts if part is not None for p in part.parameters()}
+    assert (found.trained, found.trained + found.frozen) == (trained, sum(all_of.values()))
+    assert found.memory.parts.get("optimizer state", 0) in (0, 8 * trained)
+    weights = sum(size for part, size in found.memory.parts.items() if part.startswith("weights"))
+    head = (
+        259 * 32 * 4 * (args.precomputes and args.train_layers is None)
+    )  # of the reference, copied before it is trained
+    buffers = 2 * 16 * 4  # of the rotation
+    assert weights == pytest.approx(4 * sum(all_of.values()) + head, abs=4 * buffers)
 
 
-def test_memory_by_part_against_counts_by_hand(model):
-    found = estimated(model, head="naive")
-    step = found.memory.phases["forward and backward pass"]
-    one = 4 * sum(p.numel() for p in tiny_llama(layers=4).parameters())
-    assert step["weights: reference"] == pytest.approx(one, rel=0.02)  # buffers
-    assert step["optimizer state"] == 8 * found.trained
-    assert found.steps_per_epoch if hasattr(found, "steps_per_epoch") else found.compute.steps_per_epoch == 1
-    once = estimated(model, head="naive", precompute_ref_log_probs=True)
-    assert once.memory.phases["forward and backward pass"].get("weights: reference", 0) < one
-    assert once.disk > 0
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("given", [{}, {"share_prompts": True, "head": "fused"}, {"train_layers": 2, "bf16": True}])
+def test_every_method(method, given, folder, tmp_path):
+    found = of(folder, config(tmp_path, METHODS[method].config, max_steps=-1, **given))
+    assert found.memory.peak == max(sum(parts.values()) for parts in found.memory.phases.values())
+    assert all(size > 0 for parts in found.memory.phases.values() for size in parts.values())
+    assert all(seconds > 0 for seconds in found.compute.seconds.values())
+    assert (found.disk > 0) is (found.compute.break_even is not None) is ("train_layers" in given)
+    assert found.to_json()["memory_gb"]["at"] in found.memory.phases
+    assert estimate_tables(found).renderables
 
 
-def test_what_makes_a_step_cheaper_is_estimated_cheaper(model):
-    activations = {}
-    for name, settings in {
-        "plain": {},
-        "shared": {"share_prompts": True},
-        "last": {"train_layers": 1, "share_prompts": True},
-        "again": {"recompute_activations": True},
-    }.items():
-        step = estimated(model, head="fused", **settings).memory.phases["forward and backward pass"]
-        activations[name] = step["activations: policy"]
-    assert activations["shared"] < 0.9 * activations["plain"]
-    assert activations["last"] < 0.5 * activations["shared"]
-    assert activations["again"] < 0.9 * activations["plain"]
+def test_seconds_of_a_gpu_are_operations_over_a_share_of_its_peak(folder, tmp_path):
+    found = of(folder, config(tmp_path, SFTConfig, max_steps=-1, num_train_epochs=3))
+    compute = found.compute
+    assert compute.seconds["policy"] == pytest.approx(compute.flops["policy"] / (UTILISATION * 67e12))
+    assert compute.step == pytest.approx(sum(compute.seconds.values()))
+    assert (compute.steps_per_epoch, compute.steps) == (4, 12)
+    assert compute.run == pytest.approx(12 * compute.step)
+    assert compute.tokens_per_second == pytest.approx(16 * 32 / (4 * compute.step))
 
 
-def test_activations_are_what_autograd_keeps(model):
-    """The tensors that a forward pass of the policy keeps, weights apart, on the micro-batch of the estimate."""
-    step = estimated(model, head="fused").memory.phases["forward and backward pass"]
-    body, held = tiny_llama(layers=4).model, {}
-    weights = {p.data_ptr() for p in body.parameters()}
-    ids = torch.zeros(8, 32, dtype=torch.long)
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda x: held.setdefault(x.untyped_storage().data_ptr(), x), lambda x: x
-    ):
-        states = body(ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
-    kept = sum(x.untyped_storage().nbytes() for place, x in held.items() if place not in weights)
-    assert states.requires_grad
-    assert step["activations: policy"] == pytest.approx(kept, rel=0.15)
+def test_operations_of_a_llama_by_hand(folder, tmp_path):
+    """2 operations a parameter of the layers and a token, three passes; attention's two products, whole squares, twice
+    more and half in the backward pass; of the head three products with the actions."""
+    compute = of(folder, config(tmp_path, SFTConfig)).compute
+    tokens, length, hidden, inner, layers = 4 * 32, 32, 32, 64, 3
+    products = layers * (4 * hidden**2 + 3 * hidden * inner)
+    attention = layers * 4 * 4 * length * length * hidden  # 2 products of 2 operations, 4 rows
+    assert compute.flops["policy"] == pytest.approx(3 * 2 * products * tokens + 3.5 * attention)
+    assert compute.flops["head and loss"] == 3 * 2 * 4 * 20 * 259 * hidden
 
 
-def test_the_command_writes_its_numbers_and_a_named_gpu_is_no_measurement(model, tmp_path, capsys):
-    flags = [f"--{name}={number}" for name, number in LENGTHS.items()]
-    out = tmp_path / "estimate.json"
-    command = ["estimate", "--method", "oreo", "--model", model, "--device", "H100", "--bf16", "true", *flags]
-    assert main([*command, "--output", str(out)]) == 0
-    found = json.loads(out.read_text())
-    assert found["device"]["name"].startswith("H100")
-    assert found["memory_gb"]["peak"] == pytest.approx(sum(found["memory_gb"]["parts"].values()), rel=1e-3)
-    assert found["seconds"]["epoch"] > 0
-    assert "H100" in capsys.readouterr().out
+def test_cheaper_schemes_take_less(folder, tmp_path):
+    def total(**given):
+        own = {name: given.pop(name) for name in [*given] if name in ("use_peft", "lora_r")}
+        found = of(folder, config(tmp_path, OREOConfig, **given), **own)
+        return found.compute.step, found.memory.peak, found
+
+    plain = total()
+    for given in ({"share_prompts": True}, {"precompute_ref_log_probs": True}, {"shared_trunk": True}):
+        assert total(**given)[:2] < plain[:2]
+    assert total(train_layers=1)[0] < total(train_layers=2)[0] < plain[0]
+    assert total(**LORA)[1] < plain[1]
+    recomputed = total(activation_checkpointing=True)
+    assert recomputed[0] > plain[0]
+    assert recomputed[1] < plain[1]
+    assert "passes without gradient" in plain[2].compute.seconds
+    assert "passes without gradient" not in total(precompute_ref_log_probs=True)[2].compute.seconds
+
+
+@pytest.mark.parametrize("given", [{"train_layers": 2}, {"precompute_ref_log_probs": True, "kl_estimator": "sampled"}])
+def test_disk_is_that_of_the_run(given, tmp_path):
+    policy = tiny_llama(hidden=32, layers=3)
+    policy.save_pretrained(tmp_path / "policy")
+    byte_tokenizer().save_pretrained(tmp_path / "policy")
+    append_episodes(tmp_path / "episodes", ragged())
+    args = config(tmp_path / "out", OREOConfig, max_steps=1, **given)
+    found = of(tmp_path / "policy", args, episodes=str(tmp_path / "episodes"))
+    run = OfflineTrainer(model=policy, args=args, train_dataset=ragged(), processing_class=byte_tokenizer())
+    run.train()
+    kept = sum(path.stat().st_size for path in (tmp_path / "out").rglob("rows.bin"))
+    assert found.disk == kept
+
+
+def test_this_machine_is_measured(folder, tmp_path):
+    ticks = itertools.count()
+    config_of = EstimateConfig(
+        model=str(folder), device="cpu", prompt_tokens=12, response_tokens=20, num_prompts=4, num_generations=4
+    )
+    args = config(tmp_path, OREOConfig, max_steps=-1)
+    found = estimate(config_of, args, clock=lambda: float(next(ticks)))
+    layers = 3 / 2  # of the run, of those measured, of which each pass takes a second
+    seconds = found.compute.seconds
+    assert seconds["policy"] == seconds["value model"] == pytest.approx(layers, rel=0.01)
+    assert seconds["passes without gradient"] == pytest.approx(layers, rel=0.01)
+    assert seconds["head and loss"] == 1  # all actions of a micro-batch
+    assert found.device.name.startswith("this machine's CPU")
+    assert found.memory.parts["process"] > 1e8
+
+
+def test_what_does_not_fit_is_said_with_what_would_help(tmp_path):
+    LlamaConfig(
+        vocab_size=100_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=3, num_attention_heads=32
+    ).save_pretrained(tmp_path / "big")
+    found = of(tmp_path / "big", config(tmp_path, OREOConfig), device="T4")
+    (note,) = found.notes
+    assert note.startswith(f"does not fit: needs {found.memory.peak / 1e9:.0f} GB, T4 has 16: try ")
+    assert "--use_peft true" in note
+    assert not of(tmp_path / "big", config(tmp_path, OREOConfig), device="H200").notes
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "own", "says"),
     [
-        ({"device": "abacus"}, "abacus"),
-        ({"prompt_tokens": None}, "give --episodes DIR, or --prompt_tokens"),
-        ({"prompt_tokens": 5000}, "--max_length"),
-        ({"model": "nowhere/at/all"}, "no such folder"),
+        ({}, {"prompt_tokens": None}, "episodes: give --episodes DIR, or --prompt_tokens and --response_tokens"),
+        ({}, {"response_tokens": 3000}, "3012 tokens, and training leaves out what is longer than --max_length 2048"),
+        ({}, {"device": "H1000"}, "device: unknown device 'H1000'; did you mean H100?"),
+        ({"bf16": True}, {"device": "T4"}, "device: a T4 has no bf16"),
+        ({"train_layers": 9}, {}, "train_layers: 9: LlamaModel has 3 layers; choose from 1 to 2"),
+        ({"optim": "galore_adamw"}, {}, "optim: the memory of 'galore_adamw' is not known"),
+        ({"shared_trunk": True}, {"value_use_peft": True}, "value_use_peft: cannot be used with shared_trunk"),
+        ({}, {"model": "no/such/folder"}, "no/such/folder: no such folder"),
+        ({}, {"use_peft": True, "lora_target_modules": ["nowhere"]}, "has no module 'nowhere'"),
     ],
 )
-def test_bad_input_is_told(model, given, message):
-    settings = {"model": model, "device": "cpu", **LENGTHS, **given}
-    with pytest.raises(InputError, match=message):
-        estimate(EstimateConfig(**settings), OREOConfig(output_dir="out", use_cpu=True, report_to="none"))
+def test_bad_input(given, own, says, folder, tmp_path):
+    with pytest.raises(InputError) as error:
+        of(folder, config(tmp_path, OREOConfig, **given), **own)
+    assert says in str(error.value)

@@ -24,7 +24,7 @@ def run(arguments: list[str]) -> int:
         rest = [*rest, "--use_cpu", "true"]  # transformers refuses bf16 where there is no GPU
     config, args = parse(f"estimate --method {method}", [EstimateConfig, METHODS[method].config], rest)
     found = estimate(config, args)
+    Console().print(estimate_tables(found))
     if config.output is not None:
         write_json(Path(config.output), found.to_json())
-    Console().print(estimate_tables(found))
     return 0

@@ -86,7 +86,7 @@ def device_of(name: str | None, threads: int) -> Device:
         return Device(words, float(psutil.virtual_memory().total), is_gpu=False)
     wanted = name.lower().replace("_", "-").replace(" ", "-").removeprefix("nvidia-")
     if wanted not in GPUS:
-        near = difflib.get_close_matches(wanted, GPUS, 1) or [n for n in GPUS if n.startswith(wanted)]
+        near = [n for n in GPUS if wanted and n.startswith(wanted)] or difflib.get_close_matches(wanted, GPUS, 1)
         hint = f"; did you mean {GPUS[near[0]].name}?" if near else ""
         raise InputError(f"unknown device {quoted(name)}{hint}; choose from cpu, "
                          f"{', '.join(gpu.name for gpu in GPUS.values())}", "device")  # fmt: skip

@@ -18,7 +18,7 @@ from stepcredit.errors import InputError
 from stepcredit.estimates.compute import Compute, step_of
 from stepcredit.estimates.devices import CONTEXT, Device, device_of
 from stepcredit.estimates.empty_models import build_empty, pretend
-from stepcredit.estimates.memory import KEPT, PROCESS, Memory, Parts, memory_of, parameters_of, weights_of
+from stepcredit.estimates.memory import KEPT, PROCESS, Memory, Parts, memory_of, parameters_of, state_bytes, weights_of
 from stepcredit.estimates.micro_batches import (
     Run,
     Shape,
@@ -160,13 +160,13 @@ def _items(config: EstimateConfig, args: OfflineConfig, method: Method) -> list[
     """Returns the items to train on: of the episodes, or of responses of given lengths."""
     if config.episodes is not None:
         args.step_delimiters = list(step_rule(args.step_delimiters, Path(config.episodes)).delimiters)
+        store = load_episodes(config.episodes)
         tokenizer = load_tokenizer(
             config.model,
             trust_remote_code=args.trust_remote_code,
             chat_template=args.chat_template,
             merge_system_message=args.merge_system_message,
         )
-        store = load_episodes(config.episodes)
         return prepare(track(store, "encoding", len(store), "episodes"), tokenizer, args, method).items
     if config.prompt_tokens is None or config.response_tokens is None:
         raise InputError("give --episodes DIR, or --prompt_tokens and --response_tokens", "episodes")
@@ -196,6 +196,7 @@ class _Estimator:
         self.models, self.items, self.clock = models, items, clock
         self.run: Run = run_of(items, args, method)
         self.needs = {"needs_reference": method.needs_reference, "needs_kl": method.needs_kl(args)}
+        self.state_bytes = state_bytes(args.optim)
         self.half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         self.notes: list[str] = []
         self._passes: dict[Shape, Recorded] = {}
@@ -222,7 +223,7 @@ class _Estimator:
         passes = [self._pass(items) for items in self.run.largest]
         memory = memory_of(
             self.models,
-            self.args.optim,
+            self.state_bytes,
             {PROCESS: self.process, **weights_of(self.models), **({} if self.device.is_gpu else {KEPT: kept})},
             max(passes, key=lambda recorded: recorded.memory.total()).memory,
             None if precomputing is None else {**before, "frozen layers": precomputing.memory.total()},

@@ -90,7 +90,7 @@ def parameters_of(models: ActorCritic) -> tuple[int, int]:
 
 def memory_of(
     models: ActorCritic,
-    optimizer: str,
+    per_number: float,
     held: Parts,
     step: Mapping[str, float],
     precomputing: Parts | None,
@@ -100,17 +100,14 @@ def memory_of(
 
     Args:
         models: the models as they are trained.
-        optimizer: the name of the optimizer.
+        per_number: bytes of the optimizer's state for a trained number (`state_bytes`).
         held: bytes by part that are held all the time.
         step: those of the simulated pass over the largest micro-batch.
         precomputing: bytes by part before training, where something is computed there.
         first: the size of the first micro-batch.
-
-    Raises:
-        InputError: the memory of the optimizer is not known.
     """
     trained = [p for p in models.parameters() if p.requires_grad]
-    state = {OPTIMIZER: _state_bytes(optimizer) * sum(p.numel() for p in trained)}
+    state = {OPTIMIZER: per_number * sum(p.numel() for p in trained)}
     gradients = {GRADIENTS: float(sum(p.numel() * p.element_size() for p in trained))}
     config = models.config.get_text_config()
     phases: dict[str, Parts] = {} if precomputing is None else {"precomputing": precomputing}
@@ -121,9 +118,15 @@ def memory_of(
     return Memory({phase: {name: size for name, size in parts.items() if size} for phase, parts in phases.items()})
 
 
-def _state_bytes(optimizer: str) -> float:
+def state_bytes(optimizer: Any) -> float:
+    """Returns the bytes of an optimizer's state for a trained number.
+
+    Raises:
+        InputError: they are not known.
+    """
     if optimizer not in _STATES:
-        raise InputError(f"the memory of {quoted(optimizer)} is not known; choose from {', '.join(_STATES)}", "optim")
+        name = quoted(str(getattr(optimizer, "value", optimizer)))
+        raise InputError(f"the memory of {name} is not known; choose from {', '.join(_STATES)}", "optim")
     return _STATES[optimizer]
 
 

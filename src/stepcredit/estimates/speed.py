@@ -21,6 +21,7 @@ from stepcredit.estimates.recorder import Recorder
 from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic
 from stepcredit.models.bodies.cpu_linear import onednn_linears
 from stepcredit.models.bodies.passes import base_of, hidden_states, sequences
+from stepcredit.models.bodies.recomputation import recomputing
 from stepcredit.models.first_use import faster_linears, head_seconds, measured_actions
 from stepcredit.models.heads.linear_heads import LinearHead
 from stepcredit.progress import Meter
@@ -142,11 +143,12 @@ def _body_rates(models: ActorCritic, args: OfflineConfig, rows: list[Trajectory]
         if name != "forward" and like is not None:
             rates[name] = rates[like]
             continue
-        run = _pass(body, batch, gradient=name != "forward")
+        gradient = name != "forward"
+        run = _pass(body, batch, gradient, gradient and models.recomputes)
         recorder = Recorder()
         with recorder:
             run()
-        with onednn_linears([body]) if onednn and name != "forward" else nullcontext():
+        with onednn_linears([body]) if onednn and gradient else nullcontext():
             rates[name] = recorder.flops.total() / timer.seconds(run)
         body.zero_grad(set_to_none=True)
     return rates
@@ -164,9 +166,9 @@ def _batch(models: ActorCritic, args: OfflineConfig, rows: list[Trajectory], dev
     return send_to_device(batch, device)  # type: ignore[no-any-return]
 
 
-def _pass(body: Any, batch: dict[str, Any], gradient: bool) -> Callable[[], object]:
+def _pass(body: Any, batch: dict[str, Any], gradient: bool, recomputes: bool) -> Callable[[], object]:
     def run() -> None:
-        with torch.set_grad_enabled(gradient):
+        with torch.set_grad_enabled(gradient), recomputing([body]) if recomputes else nullcontext():
             states = hidden_states(body, sequences(batch))
             if gradient:
                 states.backward(torch.ones_like(states))

@@ -27,6 +27,9 @@ GOOD: dict[str, list[str]] = {
         "out",
         *TRAIN,
     ],
+    "estimate": [
+        *("estimate", "--method", "oreo", "--model", "policy", "--episodes", "episodes", "--device", "H100"),
+    ],
     "evaluate": ["evaluate", *DRAW, "--model", "policy", "--output_dir", "out"],
     "compare": [
         *("compare", "--task", "arithmetic", "--model", "policy", "--episodes", "episodes", "--methods", "rft"),

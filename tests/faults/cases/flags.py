@@ -14,6 +14,7 @@ MISSPELLED = {
     "collect": ("--temprature", "--temperature"),
     "grade": ("--anwsers", "--answers"),
     "train": ("--learning_rat", "--learning_rate"),
+    "estimate": ("--devise", "--device"),
     "evaluate": ("--serch", "--search"),
     "compare": ("--method", "--methods"),
     "reproduce": ("--seed", "--seeds"),
@@ -29,6 +30,7 @@ ILL_TYPED = {
     "collect": ("--num_generations", "1.5"),
     "grade": ("--workers", "many"),
     "train": ("--learning_rate", "fast"),
+    "estimate": ("--num_prompts", "many"),
     "evaluate": ("--width", "wide"),
     "compare": ("--seeds", "zero"),
     "reproduce": ("--seeds", "1.5"),
@@ -60,7 +62,13 @@ def cases() -> Iterator[Case]:
     yield Case("flags without a value", "--method", ["train", "--method"], says=("--method",))
     for name in ("import", "inspect", "grade", "reproduce", "report"):
         yield Case("missing arguments", name, [GOOD[name][0], *GOOD[name][2:]], says=())
-    for name, flag in {"collect": "--model", "train": "--episodes", "evaluate": "--task", "compare": "--task"}.items():
+    for name, flag in {
+        "collect": "--model",
+        "train": "--episodes",
+        "estimate": "--model",
+        "evaluate": "--task",
+        "compare": "--task",
+    }.items():
         command = list(GOOD[name])
         at = command.index(flag)
         yield Case("missing arguments", f"{name} {flag}", command[:at] + command[at + 2 :], says=(flag,))
@@ -70,3 +78,4 @@ def cases() -> Iterator[Case]:
         without = command[:at] + command[at + 2 :]
         yield Case("empty outputs", name, [*without, "--output_dir", ""], says=("output_dir",))
     yield Case("empty outputs", "grade", ["grade", "answers.jsonl", "--output", ""], says=("output",))
+    yield Case("empty outputs", "estimate", [*GOOD["estimate"], "--output", ""], says=("output",))

@@ -63,7 +63,11 @@ def cases() -> Iterator[Case]:
             if how == "a broken tokenizer" and folder == "reward":
                 continue
             yield Case("models", f"{name}, {how}", command, damage=damage, says=(folder,))
+    for how, damage in in_folder("policy").items():
+        if "config" in how or how in ("no folder", "a broken tokenizer"):
+            yield Case("models", f"estimate, {how}", GOOD["estimate"], damage=damage, says=("policy",))
     for flag in ("--model", "--value_model", "--ref_model"):
+        yield Case("models", f"estimate {flag} absent", [*GOOD["estimate"], flag, "./nowhere"], says=("nowhere",))
         command = [*GOOD["train"], flag, "no/such/model"]
         yield Case("models", f"train {flag} absent", command, says=("no/such/model",))
     for name in ("collect", "evaluate"):

@@ -20,7 +20,7 @@ def output(name: str, path: str) -> list[str]:
 def cases() -> Iterator[Case]:
     """A file where a folder should be, a folder of something else, no place below a file, a name that is too long."""
     for name in GOOD:
-        if name in ("inspect", "report", "alfworld demonstrate", "generate"):
+        if name in ("inspect", "report", "alfworld demonstrate", "generate", "estimate"):
             continue
         says = ("out",)
         if name != "grade":
@@ -40,6 +40,8 @@ def cases() -> Iterator[Case]:
     yield Case("outputs", "grade, a folder", output("grade", "policy"), says=("policy",))
     yield Case("outputs", "grade, its own input", output("grade", "answers.jsonl"), says=("answers.jsonl",))
     yield Case("outputs", "grade, no known suffix", output("grade", "out.xlsx"), says=("out.xlsx",))
+    for path in ("policy", "logs.jsonl/x", "x" * 300):
+        yield Case("outputs", f"estimate, {path[:20]}", [*GOOD["estimate"], "--output", path], says=(path[:20],))
     for name in ("collect", "train", "evaluate", "compare", "import"):
         yield Case("outputs", f"{name}, /dev/null", output(name, "/dev/null"), says=("/dev/null",))
         yield Case("outputs", f"{name}, /proc", output(name, "/proc/nothing/here"), says=("/proc/nothing",))

@@ -32,6 +32,12 @@ OUT_OF_RANGE = {
         "--resume_from_checkpoint": ("nowhere",), "--value_coef": ("nan",), "--normalizer": ("0", "nan"),
         "--train_layers": ("0", "-1", "99"), "--head": ("fast",), "--activation_dtype": ("int8",),
     },
+    "estimate": {
+        "--num_prompts": ("0", "-1"), "--num_generations": ("0",), "--prompt_tokens": ("0",), "--response_tokens": ("-3",),
+        "--device": ("", "H1000", "gpu", "../H100", "a" * 300), "--train_layers": ("0", "2", "9"), "--head": ("fast",),
+        "--per_device_train_batch_size": ("0",), "--optim": ("galore_adamw",), "--max_length": ("1",),
+        "--value_model": ("nowhere/at/all",), "--lora_r": ("0",),
+    },
     "quickstart": {
         "--seed": ("-1",), "--threads": ("0", "-2"), "--demonstrations": ("0", "-1"), "--sft_steps": ("0", "-1"),
         "--train_prompts": ("0",), "--num_generations": ("0",), "--epochs": ("0", "-1", "nan"), "--test_prompts": ("0",),
@@ -100,6 +106,14 @@ def cases() -> Iterator[Case]:
         "compare without episodes": (
             ["compare", "--task", "arithmetic", "--model", "policy", "--output_dir", "out"], ("episodes",)
         ),
+        "an estimate without lengths": (
+            ["estimate", "--method", "oreo", "--model", "policy", "--device", "H100"], ("episodes", "prompt_tokens")
+        ),
+        "an estimate of what is left out": (
+            ["estimate", "--method", "oreo", "--model", "policy", "--prompt_tokens", "9", "--response_tokens", "9999"],
+            ("response_tokens", "max_length"),
+        ),
+        "bf16 on a GPU without it": ([*GOOD["estimate"], "--device", "T4", "--bf16", "true"], ("device", "bf16")),
         "bootstrap with split turns": (
             [*GOOD["train"], "--truncated", "bootstrap", "--split_turns", "true"], ("truncated",)
         ),
