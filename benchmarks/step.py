@@ -36,8 +36,8 @@ def rows(device: str, repeats: int, prompts: int, workload: str, schemes: Sequen
     """Measures every scheme and returns a row for each of ours against each baseline."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in schemes}
     failed: dict[str, str] = {}
-    for _, name in itertools.product(range(repeats), schemes):
-        if name in failed:
+    for repeat, name in itertools.product(range(repeats), schemes):
+        if name in failed or (repeat and SCHEMES[name].once):
             continue
         arguments = ("--scheme", name, "--device", device, "--problems", prompts, "--workload", workload)
         try:
@@ -185,8 +185,13 @@ class StepClock(TrainerCallback):
 
 def _ours(scheme: str, device: str, workload: Workload, micro_batch: int) -> Step:
     from stepcredit import OfflineTrainer, OREOConfig
+    from stepcredit.models import first_use
+    from stepcredit.models.heads import logit_tiles
 
     of, clock, libraries = OURS[scheme], StepClock(device), _libraries(device)
+    if not of.onednn:
+        first_use.faster_linears = lambda *_: None
+        logit_tiles._ONEDNN = None
     with tempfile.TemporaryDirectory() as folder:
         config = OREOConfig(
             output_dir=folder,

@@ -23,6 +23,8 @@ class Scheme:
         settings: fields of `OREOConfig`.
         lora: whether the models train adapters.
         same_algorithm: whether it computes the published losses and gradients.
+        onednn: whether linear layers may run in oneDNN; False: by PyTorch's default, as in the baselines.
+        once: whether it is measured only once, to say where time comes from.
     """
 
     label: str
@@ -32,6 +34,8 @@ class Scheme:
     settings: dict[str, Any] = field(default_factory=dict)
     lora: bool = False
     same_algorithm: bool = True
+    onednn: bool = True
+    once: bool = False
 
 
 BASELINES = {
@@ -40,16 +44,26 @@ BASELINES = {
 }
 _ONCE: dict[str, Any] = {"share_prompts": True, "precompute_ref_log_probs": True, "recompute_activations": True}
 OURS = {
-    "plain": Scheme("plain: naive head, every row with its prompt", 7, 5, settings={"head": "naive"}),
+    "plain": Scheme("plain: naive head, every row with its prompt", 7, 5, settings={"head": "naive"}, once=True),
     "same": Scheme("prompts shared, reference computed once", 6, 4, shares_prompts=True, settings=_ONCE),
+    "same-default": Scheme(
+        "the same, linear layers by PyTorch's default",
+        6,
+        4,
+        shares_prompts=True,
+        settings=_ONCE,
+        onednn=False,
+        once=True,
+    ),
     "lora": Scheme(
         "two LoRA adapters on one trunk, prompts shared",
         5,
         4,
         True,
         {"share_prompts": True, "recompute_activations": True},
-        True,
-        False,
+        lora=True,
+        same_algorithm=False,
+        once=True,
     ),
     "lora-trunk": Scheme(
         "LoRA on a shared trunk, prompts shared, reference computed once",

@@ -20,6 +20,7 @@ from stepcredit.estimates.micro_batches import Shape, shape_of
 from stepcredit.estimates.recorder import Recorder
 from stepcredit.models.actor_critic import POLICY, VALUE, ActorCritic
 from stepcredit.models.bodies.cpu_linear import onednn_linears
+from stepcredit.models.bodies.freed_memory import OFTEN, give_back
 from stepcredit.models.bodies.passes import base_of, hidden_states, sequences
 from stepcredit.models.bodies.recomputation import recomputing
 from stepcredit.models.first_use import faster_linears, head_seconds, measured_actions
@@ -31,7 +32,7 @@ from stepcredit.training.train import TrainConfig
 
 Clock = Callable[[], float]
 _LAYERS = 2
-_FLOPS = 4e10
+_FLOPS = 4e11
 """Operations of a measured pass at most, by leaving out rows."""
 _NUMBERS = 2**24
 """Parameters of the measured optimizer step."""
@@ -87,7 +88,8 @@ def measured(
         with torch.device(on):
             models = models_of(config, _whole(args), shallow(policy_config, _LAYERS))
         models.train()
-        rates = _body_rates(models, args, rows, timer)
+        layers = args.train_layers or policy_config.get_text_config().num_hidden_layers
+        rates = _body_rates(models, args, rows, timer, gives_back=layers >= OFTEN)
         meter.advance()
         found = {} if head is None else _head_seconds(head, shape_of(rows, args.share_prompts), needs, timer)
         meter.advance()
@@ -102,10 +104,12 @@ class Timer(NamedTuple):
     device: str
     clock: Clock
 
-    def seconds(self, run: Callable[[], object]) -> float:
-        """Returns the median of a few runs."""
+    def seconds(self, run: Callable[[], object], before: Callable[[], object] | None = None) -> float:
+        """Returns the median of a few runs, with what comes before each outside the time."""
         times = []
         for _ in range(_REPEATS):
+            if before is not None:
+                before()
             start = self.clock()
             run()
             if self.device == "cuda":
@@ -133,8 +137,13 @@ def _whole(args: OfflineConfig) -> OfflineConfig:
     return args
 
 
-def _body_rates(models: ActorCritic, args: OfflineConfig, rows: list[Trajectory], timer: Timer) -> dict[str, float]:
-    """Returns operations a second of each model's layers, and of the policy's without gradient."""
+def _body_rates(
+    models: ActorCritic, args: OfflineConfig, rows: list[Trajectory], timer: Timer, gives_back: bool
+) -> dict[str, float]:
+    """Returns operations a second of each model's layers, and of the policy's without gradient.
+
+    `gives_back`: a step of the run has so many layers that it gives freed memory back, and takes new memory.
+    """
     rates: dict[str, float] = {}
     batch = _batch(models, args, rows, timer.device)
     onednn = faster_linears(models, batch["attention_mask"]) is not None
@@ -149,7 +158,9 @@ def _body_rates(models: ActorCritic, args: OfflineConfig, rows: list[Trajectory]
         with recorder:
             run()
         with onednn_linears([body]) if onednn and gradient else nullcontext():
-            rates[name] = recorder.flops.total() / timer.seconds(run)
+            rates[name] = recorder.flops.total() / timer.seconds(
+                run, before=give_back if gives_back and gradient else None
+            )
         body.zero_grad(set_to_none=True)
     return rates
 
@@ -168,6 +179,7 @@ def _batch(models: ActorCritic, args: OfflineConfig, rows: list[Trajectory], dev
 
 def _pass(body: Any, batch: dict[str, Any], gradient: bool, recomputes: bool) -> Callable[[], object]:
     def run() -> None:
+        body.zero_grad(set_to_none=True)
         with torch.set_grad_enabled(gradient), recomputing([body]) if recomputes else nullcontext():
             states = hidden_states(body, sequences(batch))
             if gradient:

@@ -13,17 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
-_OFTEN = 10
+OFTEN = 10
 """Layers after which freed memory is given back, which takes milliseconds."""
-_LARGE = 2**20
+_LARGE = 2**18
 """Bytes of hidden states below which there is little to give back."""
 
 
 @contextmanager
 def giving_back(bodies: Iterable[Any]) -> Iterator[None]:
     """Context manager of a forward pass that gives freed memory back every few layers, and so in its backward pass."""
-    layers = [layer for body in bodies for layer in getattr(body, "layers", ())[_OFTEN - 1 :: _OFTEN]]
-    handles = [layer.register_forward_hook(_after) for layer in layers if _TRIM is not None]
+    layers = [layer for body in bodies for layer in getattr(body, "layers", ())[OFTEN - 1 :: OFTEN]]
+    handles = [layer.register_forward_hook(_after) for layer in layers]
     try:
         yield
     finally:
@@ -34,14 +34,15 @@ def giving_back(bodies: Iterable[Any]) -> Iterator[None]:
 def _after(layer: Any, inputs: Any, output: Any) -> None:
     states = output[0] if isinstance(output, tuple) else output
     if isinstance(states, Tensor) and states.device.type == "cpu" and states.nbytes >= _LARGE:
-        _give_back()
+        give_back()
         if states.requires_grad:
-            states.register_hook(_give_back)
+            states.register_hook(give_back)
 
 
-def _give_back(gradient: Any = None) -> None:
-    assert _TRIM is not None
-    _TRIM(0)
+def give_back(gradient: Any = None) -> None:
+    """Gives freed memory back to the system, where the C library can."""
+    if _TRIM is not None:
+        _TRIM(0)
 
 
 def _malloc_trim() -> Any | None:
