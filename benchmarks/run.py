@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks import collect, head, search, step
+from benchmarks.step_schemes import SCHEMES, SHORT
 from stepcredit.files import read_json, write_json
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -30,10 +31,10 @@ def parts(device: str, repeats: int, long: bool) -> dict[str, Callable[[], Rows]
             "step": lambda: step.rows(device, repeats, prompts=4, workload="qwen"),
             "collect": lambda: collect.rows(device, repeats),
         }
-    prompts, of_steps = (16, 1) if long else (2, repeats)
+    prompts, of_steps, schemes = (16, 1, tuple(SCHEMES)) if long else (2, repeats, SHORT)
     return {
         "head": lambda: head.rows(device, repeats, long),
-        "step": lambda: step.rows(device, of_steps, prompts, "smollm2"),
+        "step": lambda: step.rows(device, of_steps, prompts, "smollm2", schemes),
         "collect": lambda: collect.rows(device, repeats),
         "search": lambda: search.rows(min(repeats, 2)),
     }

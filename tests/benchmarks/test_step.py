@@ -48,7 +48,7 @@ def test_state_is_weights_gradients_and_two_moments(workload):
 
 
 def test_repeats_are_processes_in_turn_and_rows_compare_medians(workload, monkeypatch):
-    seconds = {"published": iter([8.0, 9.0, 7.0]), "trl": iter([6.0, 6.0, 6.0]), "plain": iter([4.0, 5.0, 2.0])}
+    seconds = {"published": iter([8.0, 9.0, 7.0]), "trl": iter([6.0, 6.0, 6.0]), "same": iter([4.0, 5.0, 2.0])}
     called = []
 
     def run(module, *arguments):
@@ -59,14 +59,14 @@ def test_repeats_are_processes_in_turn_and_rows_compare_medians(workload, monkey
 
     monkeypatch.setattr(step, "in_own_process", run)
     monkeypatch.setitem(WORKLOADS, "smollm2", lambda prompts: workload)
-    rows = step.rows("cpu", 3, 2, "smollm2", ["published", "trl", "plain"])
-    assert called == ["published", "trl", "plain"] * 3
+    rows = step.rows("cpu", 3, 2, "smollm2", ["published", "trl", "same"])
+    assert called == ["published", "trl", "same"] * 3
     ratios = {(row["scheme"], row["baseline"]): row["time_ratio"] for row in rows}
-    assert ratios == {("trl", "published"): 8 / 6, ("published", "trl"): 6 / 8, ("plain", "published"): 2.0,
-                      ("plain", "trl"): 1.5}  # fmt: skip
-    plain = next(row for row in rows if row["scheme"] == "plain" and row["baseline"] == "published")
-    assert plain["break_even_epochs"] == 2.0 / (8.0 - 4.0)
-    assert {"part", "baseline", "device", "scheme", "vocab", "hidden", "tokens", "memory_ratio"} <= plain.keys()
+    assert ratios == {("trl", "published"): 8 / 6, ("published", "trl"): 6 / 8, ("same", "published"): 2.0,
+                      ("same", "trl"): 1.5}  # fmt: skip
+    same = next(row for row in rows if row["scheme"] == "same" and row["baseline"] == "published")
+    assert same["break_even_epochs"] == 2.0 / (8.0 - 4.0)
+    assert {"part", "baseline", "device", "scheme", "vocab", "hidden", "tokens", "memory_ratio"} <= same.keys()
 
 
 def test_a_scheme_that_cannot_run_has_a_row_with_the_reason(workload, monkeypatch):

@@ -28,7 +28,7 @@ from stepcredit.models.heads.linear_heads import LinearHead, wide_dtype
 from stepcredit.models.heads.logit_tiles import ActionNumbers, HeadCall, HeadGradients, Rates, Tiles
 
 TILE = {"cpu": (20_000_000, 1024)}
-"""Logits of a tile, and the most actions; 320 million and 8,192 elsewhere: 263 or 2,106 rows of 151,936 tokens."""
+"""Logits of a tile, and the most actions; 320 million and 8,192 elsewhere: 131 or 2,106 rows of 151,936 tokens."""
 
 Loss = Callable[[ActionStatistics, tuple[Tensor, ...], int, int], Float[Tensor, ""]]
 """`loss_of(statistics, others, first, last)`, see `one_pass_loss`."""
@@ -109,10 +109,10 @@ def _call(
 
 
 def default_chunk(head: LinearHead) -> int:
-    """Returns the number of actions whose logits fill a tile, between 256 and 1,024 on a CPU, 8,192 elsewhere."""
+    """Returns the number of actions whose logits fill a tile, between 128 and 1,024 on a CPU, 8,192 elsewhere."""
     weight = head.weights[0]
     logits, most = TILE.get(weight.device.type, (320_000_000, 8192))
-    return max(256, min(logits // len(weight), most))
+    return max(128, min(logits // len(weight), most))
 
 
 class _TwoPasses(torch.autograd.Function):
