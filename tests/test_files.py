@@ -135,6 +135,14 @@ def test_files_are_whole_or_as_they_were(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "b.json", "c.jsonl"]
 
 
+@pytest.mark.parametrize("below", ["file/out.json", "file/deeper/out.json"])
+def test_a_path_below_a_file_is_told(tmp_path, below):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(InputError, match=r"because .*file is a file$"):
+        write_json(tmp_path / below, {})
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_two_writers_never_share_a_part(tmp_path):
     """The second begins and ends while the first is at work; the one that ends last stays."""
 

@@ -42,7 +42,11 @@ def _host_mark() -> str:
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Context manager of atomic writing: yields a temporary path that replaces `path` unless the block raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next((folder for folder in path.parents if folder.exists()), path.parent)
+        raise InputError(f"cannot be written, because {file} is a file", str(path)) from error
     part = draft_of(path)
     try:
         yield part

@@ -36,7 +36,7 @@ OUT_OF_RANGE = {
         "--num_prompts": ("0", "-1"), "--num_generations": ("0",), "--prompt_tokens": ("0",), "--response_tokens": ("-3",),
         "--device": ("", "H1000", "gpu", "../H100", "a" * 300), "--train_layers": ("0", "2", "9"), "--head": ("fast",),
         "--per_device_train_batch_size": ("0",), "--optim": ("galore_adamw",), "--max_length": ("1",),
-        "--value_model": ("nowhere/at/all",), "--lora_r": ("0",),
+        "--lora_r": ("0",),
     },
     "quickstart": {
         "--seed": ("-1",), "--threads": ("0", "-2"), "--demonstrations": ("0", "-1"), "--sft_steps": ("0", "-1"),
