@@ -33,7 +33,7 @@ from stepcredit.estimates.simulation import Recorded, Simulation, with_precomput
 from stepcredit.estimates.speed import Clock, Speed, measured, published
 from stepcredit.flags import flag
 from stepcredit.models.actor_critic import ActorCritic
-from stepcredit.models.first_use import MARGIN, head_by_size
+from stepcredit.models.first_use import faster_head, head_by_size
 from stepcredit.models.heads.linear_heads import LinearHead, linear_head
 from stepcredit.models.loading import load_config, load_tokenizer
 from stepcredit.progress import track
@@ -320,9 +320,7 @@ class _Estimator:
         free = self.device.memory - self.process - sum(weights_of(self.models).values())
         free = free if self.device.is_gpu else psutil.virtual_memory().available
         by_size = head_by_size(self.run.shapes[0].actions, len(head.weights[0]), int(free))
-        if by_size is not None or not speed.head:
-            return by_size or "naive"
-        return "fused" if speed.head["fused"] < MARGIN * speed.head["naive"] else "naive"
+        return by_size or (faster_head(speed.head) if speed.head else "naive")
 
     def _compute(self, speed: Speed, trained: int, precomputing: Recorded | None) -> Compute:
         items = self.run.micro_batches[self.run.typical]

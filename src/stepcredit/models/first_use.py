@@ -28,7 +28,7 @@ PROVED_ROWS = 2
 """Rows on which the proofs are made."""
 _SMALL = 2**24
 """Logits of a micro-batch up to which the naive head is taken without a measurement."""
-MARGIN = 1.1
+_MARGIN = 1.1
 """A faster way must gain this factor; the fused head, which saves memory, may lose it."""
 _MEASURED = 2**25
 """Logits for which the two heads are timed, or those of 256 actions."""
@@ -161,8 +161,8 @@ def _choose_head(models: ActorCritic, batch: dict[str, Any], head: str, needs: d
     row = batch["action_mask"].nonzero()[some, 0]
     action = batch["action"][batch["action_mask"]][some]
     seconds = head_seconds(found[0], tuple(x[some] for x in found[1]), action, row, needs)
-    models.fused = seconds["fused"] < MARGIN * seconds["naive"]
-    chosen, other = ("fused", "naive") if models.fused else ("naive", "fused")
+    chosen = faster_head(seconds)
+    models.fused, other = chosen == "fused", "naive" if chosen == "fused" else "fused"
     return [f"head: {chosen}, {seconds[chosen]:.2g} s for {len(action)} actions; {other} {seconds[other]:.2g} s"]
 
 
@@ -181,7 +181,7 @@ def faster_linears(models: ActorCritic, mask: Tensor) -> float | None:
     if largest.weight.dtype != torch.float32:
         return None
     speed = onednn_speed(min(int(mask.sum()), 1024), largest.in_features, largest.out_features)
-    return speed if speed is not None and speed > MARGIN else None
+    return speed if speed is not None and speed > _MARGIN else None
 
 
 def head_by_size(actions: int, vocabulary: int, free: int) -> str | None:
@@ -196,6 +196,11 @@ def head_by_size(actions: int, vocabulary: int, free: int) -> str | None:
     if count <= _SMALL:
         return "naive"
     return "fused" if TILES * count * 4 > 0.5 * free else None
+
+
+def faster_head(seconds: dict[str, float]) -> str:
+    """Returns the head to take, from the seconds of both."""
+    return "fused" if seconds["fused"] < _MARGIN * seconds["naive"] else "naive"
 
 
 def measured_actions(vocabulary: int) -> int:

@@ -148,8 +148,8 @@ class OfflineConfig(Named, TrainingArguments):
     recompute_activations: bool = field(
         default=False,
         metadata={
-            "help": "Compute norms, activation functions and other cheap parts again in the backward pass: half the "
-            "memory for activations at about the same speed."
+            "help": "Compute norms, activation functions and other cheap parts again in the backward pass: two "
+            "fifths less memory for activations at about the same speed."
         },
     )
     head: str = field(

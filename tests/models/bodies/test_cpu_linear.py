@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from doubles.models import tiny_llama
+from stepcredit.estimates.recorder import Recorder
 from stepcredit.models.bodies import cpu_linear
 from stepcredit.models.bodies.cpu_linear import onednn_linears, onednn_speed
 from stepcredit.models.bodies.recomputation import recomputing
@@ -42,6 +43,21 @@ def test_frozen_weights_get_no_gradient_and_small_or_double_layers_are_left_alon
     assert x.grad is not None
     assert frozen.weight.grad is None
     assert "forward" not in vars(frozen)
+
+
+def test_only_products_that_narrow_are_computed_again(monkeypatch):
+    monkeypatch.setattr(cpu_linear, "_SIZE", 1)
+    body, ids, counts = tiny_llama().model, torch.arange(40).view(2, 20), []
+    for again in (False, True):
+        recorder = Recorder(body.parameters())
+        with onednn_linears([body]):
+            with recomputing([body] if again else []):
+                states = body(ids).last_hidden_state
+            with recorder:
+                states.sin().sum().backward()
+        counts.append(recorder.flops.total())
+        body.zero_grad()
+    assert counts[1] - counts[0] == 2 * 2 * 40 * 32 * 16  # of each layer one: 40 tokens from 32 to 16 numbers
 
 
 def test_with_recomputed_activations_in_a_body(monkeypatch):

@@ -1,7 +1,7 @@
 """Freed memory is given back to the system during a training step on a CPU.
 
 The C library keeps freed memory between tensors that live for later ones, and PyTorch, which asks for aligned memory,
-does not fit a tensor into the place of another of its size. A step would hold up to a third more than its tensors.
+does not fit a tensor into the place of another of its size. A step would hold a fifth more than its tensors.
 """
 
 from __future__ import annotations

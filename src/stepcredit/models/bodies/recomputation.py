@@ -26,7 +26,7 @@ def recomputing(bodies: Iterable[Any]) -> Iterator[None]:
     """Context manager of a forward pass whose cheap parts are computed again in the backward pass.
 
     These are norms, activation functions, the copies of keys and values for the heads of a group, and products that
-    narrow. Attention and products that widen are kept, so that half of the memory for activations costs little time.
+    narrow. Attention and products that widen are kept, so two fifths of the memory for activations cost little time.
     """
     bodies = list(bodies)
     parts = [part for body in bodies for layer in body.layers for name, part in layer.named_children()
