@@ -1,7 +1,7 @@
 """Search against sampling at equal cost: run.py TASK COMPARISON OUT [--seeds 0 1 2] [--policies sft oreo]
 
-COMPARISON is what `runs/compare/run.sh TASK COMPARISON` made: its SFT and OREO policies and OREO's value functions are
-searched with. Rows go to OUT/results.json; finished work is kept in OUT and not done again.
+COMPARISON is an output folder of `stepcredit compare`: its SFT and OREO policies are searched with OREO's value models.
+Rows go to OUT/results.json, seconds to OUT/timings.json; finished work is kept in OUT and not done again.
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from stepcredit.engines.engine import SamplingParams, load_engine
+from stepcredit.engines.packed import packed
 from stepcredit.episodes.steps import StepRule
 from stepcredit.evaluation.response_search import ResponseSearch
 from stepcredit.evaluation.rows import result_row
 from stepcredit.files import write_json
-from stepcredit.models.loading import load_value_model
-from stepcredit.results.provenance import versions
+from stepcredit.metrics.samples import powers_of_two
+from stepcredit.models.loading import load_value_model, placed
+from stepcredit.results.provenance import Stopwatch, versions
 from stepcredit.results.row_files import add_rows
 from stepcredit.searching.scorers import ValueScorer
 from stepcredit.searching.selection import CHOOSERS
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.registry import load_task
 
-PROMPTS = 200
-POOL = 64
-WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 BEAMS = (1, 3, 5, 7)
 
 
@@ -39,24 +38,24 @@ def run_of(comparison: Path, method: str, seed: int) -> Path:
     return comparison / Path(policy).parent
 
 
-def search_of(task_name: str, comparison: Path, method: str, seed: int, out: Path) -> ResponseSearch:
-    task = load_task(task_name)
-    value = run_of(comparison, "oreo", seed) / "value"
-    engine = load_engine(str(run_of(comparison, method, seed) / "policy"), batch_size=512)
+def search_of(args: argparse.Namespace, method: str, seed: int) -> ResponseSearch:
+    task = load_task(args.task, args.data, args.prompt_style)
+    value = run_of(args.comparison, args.value, seed) / "value"
+    engine = load_engine(str(run_of(args.comparison, method, seed) / "policy"), batch_size=512)
     return ResponseSearch(
         task,
-        list(task.problems("test", PROMPTS, seed)),
+        list(task.problems("test", args.prompts, seed)),
         lambda: engine,
-        ValueScorer(load_value_model(str(value))),
+        ValueScorer(packed(placed(load_value_model(str(value))))),
         StepRule(task.step_delimiters, 64),
-        out / "responses" / f"{method}-seed{seed}",
-        {"task": task_name, "task_version": task.version, "method": method, "seed": seed, "prompts": PROMPTS},
-        POOL,
+        args.out / "responses" / f"{method}-seed{seed}",
+        {"task": args.task, "task_version": task.version, "method": method, "seed": seed, "prompts": args.prompts},
+        args.pool,
     )
 
 
-def searches(params: SamplingParams) -> list[SearchSpec]:
-    chosen = [SearchSpec(name, width, params) for name in CHOOSERS for width in WIDTHS]
+def searches(params: SamplingParams, pool: int) -> list[SearchSpec]:
+    chosen = [SearchSpec(name, width, params) for name in CHOOSERS for width in powers_of_two(pool)]
     return [SearchSpec("greedy", 1, params), *chosen, *(SearchSpec("beam", width, params) for width in BEAMS)]
 
 
@@ -67,24 +66,36 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--policies", nargs="+", default=["sft", "oreo"])
-    args = parser.parse_args()
+    parser.add_argument("--value", default="oreo", help="method whose value function guides the search")
+    parser.add_argument("--data", help="as of stepcredit evaluate")
+    parser.add_argument("--prompt_style", help="likewise")
+    parser.add_argument("--max_new_tokens", type=int, help="default: the task's")
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--pool", type=int, default=64, help="largest number of samples")
+    args, watch = parser.parse_args(), Stopwatch()
     for seed in args.seeds:
         for method in args.policies:
-            search = search_of(args.task, args.comparison, method, seed, args.out)
+            search = search_of(args, method, seed)
             common: dict[str, Any] = {
                 "task": args.task,
                 "task_version": search.task.version,
                 "split": "test",
                 "seed": seed,
                 "method": method,
-                "value": "oreo",
+                "value": args.value,
             }
-            params = SamplingParams(search.task.max_new_tokens, seed=seed)
-            rows = [result_row(search.episodes(spec), search.problems, spec, common) for spec in searches(params)]
+            params = SamplingParams(args.max_new_tokens or search.task.max_new_tokens, seed=seed)
+            specs = searches(params, args.pool)
+            rows = []
+            for spec in specs:
+                with watch.phase(f"seed {seed}, {method}, {spec.label}"):
+                    episodes = search.episodes(spec)
+                rows.append(result_row(episodes, search.problems, spec, common))
             add_rows(args.out / "results.json", rows)
             for row in rows:
                 print(seed, method, row.search, row.width, row.accuracy, row.tokens_generated, flush=True)
-    write_json(args.out / "run.json", {"prompts": PROMPTS, "pool": POOL, "beams": BEAMS, **versions()})
+    write_json(args.out / "run.json", {"prompts": args.prompts, "pool": args.pool, "beams": BEAMS, **versions()})
+    write_json(args.out / "timings.json", watch.phases)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ TOY = {
     "settings": '{"all": {"per_device_train_batch_size": 8}, "oreo": {"value_warmup_steps": 1, "beta": 0.1}}',
 }
 
+SAMPLING = {"max_new_tokens": None, "batch_size": 256, "reload": False}
+
 
 @pytest.fixture
 def easy(monkeypatch):
@@ -107,8 +109,8 @@ def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
 
 def test_paired_rows_by_hand():
     def result(method, seed, right):
-        row = {"method": method, "search": "greedy", "seed": seed, "n": len(right)}
-        return {"rows": [row], "right": {"greedy": right}}
+        row = {"method": method, "split": "test", "search": "greedy", "seed": seed, "n": len(right)}
+        return {"rows": [row], "right": [right], "problems": [[f"{seed}/{k}" for k in range(len(right))]]}
 
     results = [
         result("sft", 0, [0, 0, 1]),
@@ -153,7 +155,9 @@ def test_an_interrupted_run_keeps_its_checkpoints_and_nothing_else(tmp_path, wri
         ("--task sums", "task: unknown task 'sums'"),
         ("--seeds 0 0", "seeds: must have at least one value, and no duplicates"),
         ("--seeds 0 100", "tuning_seed: 100 is one of the compared seeds"),
-        ("--model p", "model: --model and --episodes must be given together"),
+        ("--episodes e", "model: --episodes needs the policy that they train; pass --model"),
+        ("--task gsm8k --data gsm8k.jsonl --model p", "gsm8k.jsonl: no such file"),
+        ("--transfer other.jsonl", "data: not supported by arithmetic"),
         ("--searches beam", "searches: unknown search 'beam'"),
         ("--settings {", "settings: not JSON"),
         ('--settings {"ppo":{}}', "settings: unknown setting 'ppo'"),
@@ -180,10 +184,10 @@ def test_a_rate_at_which_training_stops_is_not_chosen_and_a_compared_run_says_so
     monkeypatch.setattr(compare_runs, "train_and_save", stops)
     monkeypatch.setattr(compare_runs, "load_episodes", lambda folder: [])
     monkeypatch.setattr(compare_runs, "load_tokenizer", lambda folder: None)
-    given = {"task_name": "arithmetic", "initial": "initial", "method": "oreo", "seed": 0}
+    given = {"task": {"name": "arithmetic"}, "initial": "initial", "method": "oreo", "seed": 0, "sampling": SAMPLING}
     settings = {"learning_rate": 0.1, "max_steps": 1}
     for split in ("validation", "test"):
-        test = {"split": split, "prompts": 1, "searches": ["greedy"]}
+        test = {"split": split, "prompts": 1, "searches": ["greedy"], "transfer": []}
         if split == "test":
             with pytest.raises(NotFiniteError):
                 train_and_test(tmp_path / "run", settings=settings, test=test, **given)
@@ -214,9 +218,9 @@ def test_a_rate_at_which_training_stops_is_not_chosen_and_a_compared_run_says_so
 def test_cheaper_steps_have_the_losses_of_plain_ones(task, tmp_path, monkeypatch):
     """On an embedded task, from the same start: the first steps, with and without what makes them cheaper."""
     monkeypatch.setattr(initial_policy, "ModelSize", lambda: ModelSize(32, 64, 3, 2))
-    test = {"split": "test", "prompts": 8, "searches": ["greedy"]}
+    test = {"split": "test", "prompts": 8, "searches": ["greedy"], "transfer": []}
     scratch, sampled = {"demonstrations": 500, "steps": 30}, {"prompts": 12, "samples": 4}
-    make_initial(tmp_path / "sft", task, 0, None, None, scratch, sampled, test)
+    make_initial(tmp_path / "sft", {"name": task}, 0, None, None, scratch, sampled, SAMPLING, test)
     episodes = list(load_episodes(tmp_path / "sft" / "episodes"))
     shutil.rmtree(tmp_path / "sft" / "episodes")  # so young a policy is never right, and all losses would be zero
     append_episodes(tmp_path / "sft" / "episodes", [replace(e, reward=float(k % 2)) for k, e in enumerate(episodes)])
@@ -225,7 +229,7 @@ def test_cheaper_steps_have_the_losses_of_plain_ones(task, tmp_path, monkeypatch
     cheap = {"precompute_ref_log_probs": True, "head": "fused"}
 
     def losses(name, **more):
-        result = train_and_test(tmp_path / name, task, "sft", "oreo", 0, {**settings, **more}, test)
+        result = train_and_test(tmp_path / name, {"name": task}, "sft", "oreo", 0, {**settings, **more}, SAMPLING, test)
         return [row["loss"] for row in result["curve"] if "loss" in row]
 
     plain = losses("plain", head="naive")

@@ -110,6 +110,13 @@ def test_splits(folder):
         task.problems("test", 2)
 
 
+def test_a_folder_may_have_a_validation_file(folder, tmp_path):
+    write(tmp_path / "validation.jsonl", numbered(3))
+    task = GSM8K(folder)
+    assert [p.prompt_id for p in task.problems("validation")] == [f"gsm8k-validation-{k}" for k in range(3)]
+    assert len(task.problems("train_without_validation")) == len(task.problems("train")) == 510
+
+
 def test_too_few_rows_to_hold_500_out(tmp_path):
     data = write(tmp_path / "any.jsonl", numbered(500))
     for split in ("validation", "train_without_validation"):

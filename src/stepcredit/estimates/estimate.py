@@ -203,7 +203,7 @@ class _Estimator:
         self.process = CONTEXT if device.is_gpu else float(psutil.Process().memory_info().rss)
         pretend(models)
         models.train()
-        if args.activation_checkpointing or args.gradient_checkpointing:
+        if args.gradient_checkpointing or getattr(args, "activation_checkpointing", False):
             models.activation_checkpointing_enable()
         self.simulation = Simulation(models, self.needs, self.half, device.is_gpu)
         self.width = models.config.get_text_config().hidden_size

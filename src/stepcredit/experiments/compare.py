@@ -35,10 +35,10 @@ from stepcredit.training.methods import METHODS
 class CompareConfig(Settings):
     """Compare methods with the same episodes, initial policy, number of updates and test problems.
 
-    For each seed, an embedded task trains its own initial policy (SFT on demonstrations) and samples it; with --model
-    and --episodes all seeds share these. The learning rate of each method is the best of --learning_rates on the
-    validation split, on a separate seed. Finished runs are reused: run the command again to resume, or with more
-    --methods or --seeds to extend the table.
+    For each seed, an embedded task trains its own initial policy (SFT on demonstrations) and samples it. With --model
+    all seeds share the initial policy, and each samples it; with --episodes too, they share these. The learning rate
+    of each method is the best of --learning_rates on the validation split, on a separate seed. Finished runs are
+    reused: run the command again to resume, or with more --methods or --seeds to extend the table.
     """
 
     task: Annotated[str, Limits(not_empty=True)] = field(metadata=flag("task", TASK_NAMES))
@@ -59,8 +59,12 @@ class CompareConfig(Settings):
         default_factory=lambda: [2e-5, 1e-4, 5e-4], metadata={"help": "Learning rates tried for every method."}
     )
     steps: Annotated[int, Limits(at_least=1)] = field(default=200, metadata={"help": "Optimizer steps per method."})
+    data: str | None = field(default=None, metadata=flag("data", default="the hub, for gsm8k and math"))
+    prompt_style: str | None = field(default=None, metadata=flag("prompt_style", default="the task's"))
     model: str | None = field(default=None, metadata=flag("model", "The initial policy of all seeds."))
-    episodes: str | None = field(default=None, metadata={"help": "Episodes to train --model on."})
+    episodes: str | None = field(
+        default=None, metadata={"help": "Episodes to train --model on; default: each seed samples --model."}
+    )
     demonstrations: Annotated[int, Limits(at_least=1)] = field(
         default=20_000, metadata={"help": "Embedded tasks: number of demonstrations for SFT."}
     )
@@ -68,16 +72,27 @@ class CompareConfig(Settings):
         default=150, metadata={"help": "Embedded tasks: optimizer steps of SFT."}
     )
     train_prompts: Annotated[int, Limits(at_least=1)] = field(
-        default=800, metadata={"help": "Embedded tasks: number of training prompts."}
+        default=800, metadata={"help": "Number of training prompts, of those that are sampled."}
     )
     num_generations: Annotated[int, Limits(at_least=1)] = field(
-        default=8, metadata=flag("num_generations", "For embedded tasks.")
+        default=8, metadata=flag("num_generations", "To the training prompts.")
     )
+    max_new_tokens: Annotated[int | None, Limits(at_least=1)] = field(
+        default=None, metadata=flag("max_new_tokens", default="the task's")
+    )
+    batch_size: Annotated[int, Limits(at_least=1)] = field(default=256, metadata=flag("batch_size"))
     validation_prompts: Annotated[int, Limits(at_least=1)] = field(
         default=400, metadata={"help": "Number of validation problems for tuning learning rates."}
     )
     test_prompts: Annotated[int, Limits(at_least=1)] = field(
         default=1000, metadata={"help": "Number of test problems."}
+    )
+    transfer: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Files of further test problems, read as --data is; the rows of each are a split named after it, "
+            "with at most --test_prompts problems."
+        },
     )
     searches: Annotated[list[str], Limits(not_empty=True)] = field(
         default_factory=lambda: ["greedy", "sample"],
@@ -116,6 +131,12 @@ class Comparison:
         self.out = Path(config.output_dir)
         self.settings = _settings(config)
         self.timings: list[dict[str, Any]] = []
+        self.task = {"name": config.task, "data": config.data, "prompt_style": config.prompt_style}
+        self.sampling = {
+            "max_new_tokens": config.max_new_tokens,
+            "batch_size": config.batch_size,
+            "reload": config.model is not None,
+        }
 
     def run(self, phase: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
         """Returns the results of runs, and records their total seconds, reused runs included."""
@@ -127,12 +148,13 @@ class Comparison:
         """Returns the run that makes and evaluates the initial policy of a seed, with its episodes."""
         c = self.config
         settings = {
-            "task_name": c.task,
+            "task": self.task,
             "seed": seed,
             "model": c.model,
             "episodes": c.episodes,
             "scratch": {"demonstrations": c.demonstrations, "steps": c.sft_steps},
             "sampled": {"prompts": c.train_prompts, "samples": c.num_generations},
+            "sampling": self.sampling,
             "test": self._test("test"),
         }
         return self._run(f"{INITIAL}-seed{seed}", make_initial, settings)
@@ -149,7 +171,7 @@ class Comparison:
         """Returns the run that evaluates the step credit of all methods of a seed."""
         c = self.config
         settings = {
-            "task_name": c.task,
+            "task": self.task,
             "seed": seed,
             "initial": self.initial(seed).folder.name,
             "trained": {m: self.final(m, seed, rates[m]).folder.name for m in c.methods},
@@ -157,17 +179,21 @@ class Comparison:
             "prompts": c.credit_prompts,
             "samples": c.num_generations,
             "continuations": c.continuations,
+            "sampling": self.sampling,
         }
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]  # other methods or rates: another run
         return self._run(f"credit-seed{seed}-{digest}", judge_credit, settings)
 
     def _method(self, method: str, seed: int, rate: float, split: str) -> Run:
+        device = {} if self.config.model is None else {"use_cpu": False}
+        steps = {"max_steps": self.config.steps}
         settings = {
-            "task_name": self.config.task,
+            "task": self.task,
             "initial": self.initial(seed).folder.name,
             "method": method,
             "seed": seed,
-            "settings": {"max_steps": self.config.steps, **self._settings_of(method), "learning_rate": rate},
+            "settings": {**steps, **device, **self._settings_of(method), "learning_rate": rate},
+            "sampling": self.sampling,
             "test": self._test(split),
         }
         return self._run(f"{method}-seed{seed}-lr{rate:g}-{split}", train_and_test, settings)
@@ -188,7 +214,8 @@ class Comparison:
 
     def _test(self, split: str) -> dict[str, Any]:
         count = self.config.test_prompts if split == "test" else self.config.validation_prompts
-        return {"split": split, "prompts": count, "searches": self.config.searches}
+        transfer = self.config.transfer if split == "test" else []
+        return {"split": split, "prompts": count, "searches": self.config.searches, "transfer": transfer}
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
@@ -291,11 +318,13 @@ def _settings(config: CompareConfig) -> dict[str, dict[str, Any]]:
 
 
 def _check(config: CompareConfig) -> None:
-    task = load_task(config.task)
+    task = load_task(config.task, config.data, config.prompt_style)
     if any(variant_of(method).process_rewards for method in config.methods):
         (problem,) = task.problems("test", 1, 0)
         if task.wrong_steps(problem, "") is None:
             raise InputError(f"{task.name} does not know which steps are wrong: no process rewards", "methods")
+    if config.model is None and config.episodes is not None:
+        raise InputError("--episodes needs the policy that they train; pass --model", "model")
     if config.episodes is not None:
         load_episodes(config.episodes)
     for name in config.searches:
@@ -307,8 +336,11 @@ def _check(config: CompareConfig) -> None:
             raise InputError("must have at least one value, and no duplicates", name)
     if config.tuning_seed in config.seeds:
         raise InputError(f"{config.tuning_seed} is one of the compared seeds; choose another", "tuning_seed")
-    if (config.model is None) != (config.episodes is None):
-        raise InputError("--model and --episodes must be given together", "model")
     if config.model is None and not isinstance(task, Embedded):
-        raise InputError(f"{config.task} has no demonstrations for an initial policy; pass --model and --episodes",
-                         "model")  # fmt: skip
+        raise InputError(f"{config.task} has no demonstrations for an initial policy; pass --model", "model")
+    counts = {"train": config.train_prompts, "validation": config.validation_prompts, "test": config.test_prompts}
+    for split, count in counts.items():
+        if split != "train" or config.episodes is None:
+            task.problems(split, count)
+    for file in config.transfer:
+        load_task(config.task, file, config.prompt_style).problems("test")

@@ -24,6 +24,7 @@ from stepcredit.evaluation.step_credit import (
     values_after_steps,
     with_values,
 )
+from stepcredit.experiments.compare_runs import drawn_with, engine_of
 from stepcredit.experiments.initial_policy import sampled_episodes
 from stepcredit.models.loading import load_policy, load_tokenizer, load_value_model
 from stepcredit.results.schema import SignalRow, written
@@ -35,7 +36,7 @@ EXPLICIT, IMPLICIT, PRIOR, CEILING = "ΔV", "β Σρ", "kind of step", "continua
 
 def judge_credit(
     folder: Path,
-    task_name: str,
+    task: dict[str, Any],
     seed: int,
     initial: str,
     trained: dict[str, str],
@@ -43,6 +44,7 @@ def judge_credit(
     prompts: int,
     samples: int,
     continuations: int,
+    sampling: dict[str, Any],
 ) -> dict[str, Any]:
     """Evaluates each signal on responses of the initial policy to test problems, for one seed; returns rows.
 
@@ -52,7 +54,7 @@ def judge_credit(
 
     Args:
         folder: folder of the run; `trained` and `initial` are names of its sibling folders.
-        task_name, seed: the task and the seed of problems and noise.
+        task, seed, sampling: as in `compare_runs.make_initial`.
         initial: run of the initial policy and the episodes.
         trained: method → run of its policy and value model.
         betas: method → β; the others have no implicit signal.
@@ -62,16 +64,17 @@ def judge_credit(
     Raises:
         InputError: the task does not label wrong steps.
     """
-    task, runs = load_task(task_name), folder.parent
+    loaded, runs = load_task(**task), folder.parent
     base = runs / initial / "policy"
     tokenizer, reference = load_tokenizer(str(base)), load_policy(str(base))
-    rule = StepRule(task.step_delimiters)
-    problems = list(task.problems("test", prompts, seed))
-    episodes = sampled_episodes(task, reference, tokenizer, "test", prompts, samples, seed)
-    judged = judge(task, problems, tokenizer, episodes, rule)
-    training = _training_steps(task, runs / initial / "episodes", tokenizer, rule)
+    rule = StepRule(loaded.step_delimiters)
+    problems = list(loaded.problems("test", prompts, seed))
+    engine, params = engine_of(reference, tokenizer, runs / initial, sampling), drawn_with(loaded, sampling, seed)
+    episodes = sampled_episodes(loaded, engine, "test", prompts, samples, params)
+    judged = judge(loaded, problems, tokenizer, episodes, rule)
+    training = _training_steps(loaded, runs / initial / "episodes", tokenizer, rule)
     if not judged or not training:
-        raise InputError(f"{task.name} does not label steps as right or wrong; leave it at 0", "credit_prompts")
+        raise InputError(f"{loaded.name} does not label steps as right or wrong; leave it at 0", "credit_prompts")
     rates = rates_of_kinds(training)
     values = _values(judged, {method: runs / name / "value" for method, name in trained.items()})
     signals: dict[str, Signal] = {PRIOR: prior_changes(judged, rates)}
@@ -81,11 +84,11 @@ def judge_credit(
         if method in betas:
             policy = load_policy(str(runs / name / "policy"))
             signals[f"{method} {IMPLICIT}"] = implicit_changes(judged, policy, reference, betas[method])
-    common = {"task": task.name, "task_version": task.version, "split": "test", "seed": seed}
+    common = {"task": loaded.name, "task_version": loaded.version, "split": "test", "seed": seed}
     rows: list[SignalRow] = []
     for method, name in {"sft": initial, **{m: trained[m] for m in ("oreo",) if m in trained}}.items():
         engine = load_engine(str(runs / name / "policy"), tokenizer=tokenizer, batch_size=512)
-        success = continuation_success(task, problems, judged, engine, continuations, seed)
+        success = continuation_success(loaded, problems, judged, engine, continuations, seed)
         signals[f"{method} {CEILING}"] = changes(success)
         rows += _against(judged, values, success, continuations, common, method)
     rows += credit_rows(judged, signals, common, seed)

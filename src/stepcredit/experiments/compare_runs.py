@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from stepcredit.engines.engine import SamplingParams, load_engine
+from stepcredit.engines.engine import Engine, SamplingParams, load_engine
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import NotFiniteError
 from stepcredit.evaluation.rows import measure
@@ -28,6 +28,7 @@ from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.results.schema import AccuracyRow, written
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.registry import load_task
+from stepcredit.tasks.task import Task
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import curve
 from stepcredit.verdict import Verdict
@@ -40,51 +41,79 @@ LORA: dict[str, Any] = {"rank": 16, "alpha": 32, "targets": ["all-linear"]}
 
 def make_initial(
     folder: Path,
-    task_name: str,
+    task: dict[str, Any],
     seed: int,
     model: str | None,
     episodes: str | None,
     scratch: dict[str, int],
     sampled: dict[str, int],
+    sampling: dict[str, Any],
     test: dict[str, Any],
 ) -> dict[str, Any]:
-    """Writes the initial policy of a seed to `policy/` and its episodes to `episodes/`; returns its evaluation."""
+    """Writes the initial policy of a seed to `policy/` and its episodes to `episodes/`; returns its evaluation.
+
+    Args:
+        folder: folder of the run.
+        task: arguments of `load_task`.
+        seed: seed of training and of the sampling noise.
+        model: the initial policy; None: one is trained from scratch on the demonstrations of an embedded task.
+        episodes: episodes of `model`; None: it is sampled.
+        scratch: settings of `Scratch`.
+        sampled: `prompts` and `samples` of each.
+        sampling: see `engine_of` and `drawn_with`.
+        test: see `tested`.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     set_seed(seed)
-    task = load_task(task_name)
-    if model is not None and episodes is not None:
+    loaded, log = load_task(**task), []
+    if model is None:
+        assert isinstance(loaded, Embedded)
+        trainer = demonstrated_policy(loaded, folder, seed, Scratch(**scratch))
+        policy, tokenizer, log = trainer.model.policy, loaded.tokenizer(), curve(trainer)
+    else:
         tokenizer = load_tokenizer(model)
         policy = load_policy(model, tokenizer=tokenizer)
-        read = list(load_episodes(episodes))
-        check_ids((e.tokens.ids for e in read if e.tokens is not None), policy, episodes)
         with folder_written_whole(folder / "policy") as part:
             policy.save_pretrained(part, safe_serialization=True)
             tokenizer.save_pretrained(part)
-        append_episodes(folder / "episodes", read)
-        log: list[dict[str, Any]] = []
+    engine = engine_of(policy, tokenizer, folder, sampling)
+    if episodes is None:
+        params = drawn_with(loaded, sampling, seed + 1)
+        append_episodes(folder / "episodes", sampled_episodes(loaded, engine, "train", **sampled, params=params))
     else:
-        assert isinstance(task, Embedded)
-        trainer = demonstrated_policy(task, folder, seed, Scratch(**scratch))
-        policy, tokenizer, log = trainer.model.policy, task.tokenizer(), curve(trainer)
-        drawn = sampled_episodes(task, policy, tokenizer, "train", **sampled, seed=seed + 1)
-        append_episodes(folder / "episodes", drawn)
-    return {**_tested(task_name, INITIAL, seed, policy, tokenizer, folder, test), "curve": log}
+        read = list(load_episodes(episodes))
+        check_ids((e.tokens.ids for e in read if e.tokens is not None), policy, episodes)
+        append_episodes(folder / "episodes", read)
+    return {**tested(task, INITIAL, seed, engine, folder, sampling, test), "curve": log}
 
 
 def train_and_test(
-    folder: Path, task_name: str, initial: str, method: str, seed: int, settings: dict[str, Any], test: dict[str, Any]
+    folder: Path,
+    task: dict[str, Any],
+    initial: str,
+    method: str,
+    seed: int,
+    settings: dict[str, Any],
+    sampling: dict[str, Any],
+    test: dict[str, Any],
 ) -> dict[str, Any]:
     """Trains a method from the initial policy of a seed; returns the evaluation of its policy.
 
     Tuning runs delete their models. A learning rate at which training diverges gets accuracy 0.
+
+    Args:
+        folder: folder of the run; `initial` is the name of its sibling folder with the initial policy.
+        task, seed, sampling, test: as in `make_initial`.
+        method: a name in `VARIANTS`.
+        settings: settings of its config.
     """
     set_seed(seed)
-    variant, task, initial_folder = variant_of(method), load_task(task_name), folder.parent / initial
+    variant, loaded, initial_folder = variant_of(method), load_task(**task), folder.parent / initial
     episodes = list(load_episodes(initial_folder / "episodes"))
     if variant.process_rewards:
-        episodes = with_process_rewards(task, episodes)
+        episodes = with_process_rewards(loaded, episodes)
     method_settings = {
-        "step_delimiters": list(task.step_delimiters),
+        "step_delimiters": list(loaded.step_delimiters),
         "activation_cache": str(initial_folder / "activations"),
         **settings,
         **variant.settings,
@@ -97,7 +126,7 @@ def train_and_test(
     except NotFiniteError as error:
         if test["split"] == "test":
             raise
-        return _stopped(task_name, method, seed, args.learning_rate, str(error).split(";")[0], test)
+        return _stopped(task["name"], method, seed, args.learning_rate, str(error).split(";")[0], test)
     budget = {
         "learning_rate": args.learning_rate,
         "steps": trainer.state.global_step,
@@ -106,12 +135,13 @@ def train_and_test(
         "episodes": len(trainer.train_dataset.trajectories),
     }
     has_value = METHODS[variant.method].needs_value
-    tested = _tested(task_name, method, seed, trainer.model.policy, tokenizer, folder, test)
+    engine = engine_of(trainer.model.policy, tokenizer, folder, sampling)
+    found = tested(task, method, seed, engine, folder, sampling, test)
     about = {**budget, "value": f"runs/{folder.name}/value" if has_value else None}
     if test["split"] != "test":
         for part in ("policy", "value"):
             shutil.rmtree(folder / part, ignore_errors=True)
-    return {**tested, "rows": [{**row, **about} for row in tested["rows"]], "curve": curve(trainer)}
+    return {**found, "rows": [{**row, **about} for row in found["rows"]], "curve": curve(trainer)}
 
 
 def _stopped(
@@ -121,29 +151,66 @@ def _stopped(
     about: dict[str, Any] = {"task": task_name, "split": test["split"], "seed": seed, "method": method}
     numbers: dict[str, Any] = {"n": test["prompts"], "accuracy": 0.0, "learning_rate": learning_rate, "stopped": reason}
     rows = [AccuracyRow(**about, search=name, **numbers) for name in test["searches"]]
-    return {"rows": [written(row) for row in rows], "right": {}, "curve": []}
+    return {"rows": [written(row) for row in rows], "right": [], "problems": [], "curve": []}
 
 
-def _tested(
-    task_name: str, method: str, seed: int, policy: Any, tokenizer: Any, folder: Path, test: dict[str, Any]
+def engine_of(policy: Any, tokenizer: Any, folder: Path, sampling: dict[str, Any]) -> Engine:
+    """Returns the engine of a policy in memory; with `reload`, of the one that was saved, with faster linear layers on
+    a CPU. `batch_size` responses are sampled at a time."""
+    model = str(folder / "policy") if sampling["reload"] else policy
+    return load_engine(model, tokenizer=tokenizer, batch_size=sampling["batch_size"])
+
+
+def drawn_with(task: Task, sampling: dict[str, Any], seed: int, temperature: float = 1.0) -> SamplingParams:
+    """Returns the sampling parameters; a `max_new_tokens` of None is that of the task."""
+    limit = sampling["max_new_tokens"] or task.max_new_tokens
+    return SamplingParams(limit, temperature=temperature, stop=task.stop, seed=seed)
+
+
+def tested(
+    task: dict[str, Any],
+    method: str,
+    seed: int,
+    engine: Engine,
+    folder: Path,
+    sampling: dict[str, Any],
+    test: dict[str, Any],
 ) -> dict[str, Any]:
-    """Evaluates a policy; returns one row per search, and which problems were solved."""
-    task = load_task(task_name)
-    problems = list(task.problems(test["split"], test["prompts"], seed))
-    engine = load_engine(policy, tokenizer=tokenizer, batch_size=256)
-    common = {
-        "task": task.name,
-        "task_version": task.version,
-        "split": test["split"],
-        "seed": seed,
-        "method": method,
-        "policy": f"runs/{folder.name}/policy",
-        "value": None,
-    }
-    rows, right = [], {}
-    for name in test["searches"]:
-        params = SamplingParams(task.max_new_tokens, temperature=0.0 if name == "greedy" else 1.0, seed=seed)
-        row, episodes = measure(task, problems, engine, SearchSpec(name, 1, params), common)
-        rows.append(written(row))
-        right[name] = [int(e.verdict is Verdict.RIGHT) for e in episodes]
-    return {"rows": rows, "right": right}
+    """Evaluates a policy; returns one row per test set and search, and for each row which problems were solved, and
+    their ids.
+
+    Args:
+        task: arguments of `load_task`.
+        method, seed, folder: columns of the rows.
+        engine: the policy's.
+        sampling: see `drawn_with`.
+        test: the `split`, its number of `prompts`, the `searches`, and files for `transfer`, each a split of its own.
+    """
+    rows, right, ids = [], [], []
+    sets = [(load_task(**task), test["split"], test["split"], test["prompts"])]
+    sets += [(load_task(**{**task, "data": file}), "test", _stem(file), None) for file in test["transfer"]]
+    for loaded, split, name, count in sets:
+        problems = list(loaded.problems(split, count, seed))[: test["prompts"]]
+        versions = {"source_versions": loaded.source_versions} if loaded.source_versions else {}
+        common = {
+            "task": loaded.name,
+            "task_version": loaded.version,
+            **versions,
+            "split": name,
+            "seed": seed,
+            "method": method,
+            "policy": f"runs/{folder.name}/policy",
+            "value": None,
+        }
+        for search in test["searches"]:
+            params = drawn_with(loaded, sampling, seed, temperature=0.0 if search == "greedy" else 1.0)
+            row, episodes = measure(loaded, problems, engine, SearchSpec(search, 1, params), common)
+            rows.append(written(row))
+            right.append([int(e.verdict is Verdict.RIGHT) for e in episodes])
+            ids.append([e.prompt_id for e in episodes])
+    return {"rows": rows, "right": right, "problems": ids}
+
+
+def _stem(file: str) -> str:
+    """Returns the name of a file without its suffixes."""
+    return Path(file).name.partition(".")[0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from stepcredit.engines.engine import SamplingParams, load_engine
+from stepcredit.engines.engine import Engine, SamplingParams
 from stepcredit.episodes.episode import Episode
 from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.progress import track_units
@@ -81,12 +81,11 @@ def demonstrated_policy(task: Embedded, out: Path, seed: int, scratch: Scratch) 
 
 
 def sampled_episodes(
-    task: Task, policy: Any, tokenizer: Any, split: str, prompts: int, samples: int, seed: int
+    task: Task, engine: Engine, split: str, prompts: int, samples: int, params: SamplingParams
 ) -> list[Episode]:
-    """Samples and grades `samples` responses to each of `prompts` problems; the seed determines problems and noise."""
-    problems = list(task.problems(split, prompts, seed))
-    engine = load_engine(policy, tokenizer=tokenizer, batch_size=256)
-    params = SamplingParams(task.max_new_tokens, seed=seed)
+    """Samples and grades `samples` responses to each of `prompts` problems; the seed of `params` determines problems
+    and noise."""
+    problems = list(task.problems(split, prompts, params.seed))
     units = work_units(problems, samples)
     drawn: list[Episode] = []
     for unit, advance in track_units(units, f"sampling {split}", samples):

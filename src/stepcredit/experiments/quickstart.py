@@ -102,7 +102,9 @@ class Loop:
 
     def sample(self, policy: Any, split: str, prompts: int, seed: int) -> list[Episode]:
         """Samples and grades `config.num_generations` responses per prompt of a split."""
-        return sampled_episodes(self.task, policy, self.tokenizer, split, prompts, self.config.num_generations, seed)
+        engine = load_engine(policy, tokenizer=self.tokenizer, batch_size=256)
+        params = SamplingParams(self.task.max_new_tokens, seed=seed)
+        return sampled_episodes(self.task, engine, split, prompts, self.config.num_generations, params)
 
     def test(self, method: str, policy: Any) -> AccuracyRow:
         """Evaluates the greedy accuracy on the test problems."""

@@ -36,8 +36,10 @@ TILES = 8
 """Tensors of the size of the logits that the naive head holds, with gradients and a KL."""
 
 
+@torch.enable_grad()
 def settle(models: ActorCritic, batch: dict[str, Any], head: str, needs: dict[str, bool]) -> list[str]:
-    """Sets `linear`, `way`, `fused` and `onednn` of the models; returns what is worth a line in the log.
+    """Sets `linear`, `way`, `fused` and `onednn` of the models; returns what is worth a line in the log. The proofs need
+    gradients, also where the first pass is one without, for the statistics of an optimizer step.
 
     Args:
         models: the models.

@@ -2,7 +2,7 @@
 
     train                      7,473 problems
     test                       1,319 problems
-    validation                 the last 500 of train
+    validation                 the last 500 of train, or the file `validation.*` of a folder that has one
     train_without_validation   the rest of train
 
 A row is a `question` and an `answer`: a worked solution whose last line is `#### N`. Its calculator annotations
@@ -38,8 +38,8 @@ class GSM8K(WorkedTask):
 
     Args:
         data: a file that is read for every split, or a folder with `train.*` and `test.*` (or `gsm8k_train.*` and
-            `gsm8k_test.*`); None reads `openai/gsm8k` from the hub. `validation` is cut from train, so for it a file
-            must be train.
+            `gsm8k_test.*`); None reads `openai/gsm8k` from the hub. Without a file of its own, `validation` is cut
+            from train, so for it a file must be train.
         prompt_style: a name in `prompts.PROMPT_STYLES`; default `qwen-math`.
 
     Raises:
@@ -61,6 +61,8 @@ class GSM8K(WorkedTask):
         if split not in _SPLITS:
             raise InputError(f"no split {split!r}; there is {', '.join(_SPLITS)}", "split")
         whole, part = _SPLITS[split]
+        if whole != split and self._sources.has("validation"):
+            whole, part = ("validation" if split == "validation" else "train"), slice(None)
         rows = self._worked(whole)
         if part != slice(None) and len(rows) <= VALIDATION:
             raise InputError(f"{split} needs more than {VALIDATION} rows of train; there are {len(rows)}", "split")

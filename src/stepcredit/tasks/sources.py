@@ -87,6 +87,14 @@ class Sources:
         if self.data is not None and Path(self.data).is_file():
             raise InputError("the examples come from train; give a folder with both splits", self.data)
 
+    def has(self, split: str) -> bool:
+        """Whether the data is a folder with a file `split.*`."""
+        folder = None if self.data is None else Path(self.data)
+        if folder is None or not folder.is_dir():
+            return False
+        named = [found for path in folder.iterdir() if (found := _NAME.fullmatch(path.name))]
+        return any(found["stem"].lower() == split for found in named)
+
     def rows(self, split: str, hub: HubDataset) -> tuple[SourceRow, ...]:
         """The rows of a split (see `load_rows`)."""
         if split not in self._read:

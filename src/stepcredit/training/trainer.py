@@ -103,6 +103,7 @@ class OfflineTrainer(Trainer):
         )
         self._finite = FiniteCheck(self.accelerator)
         self.loss_is_scaled_for_ga = True  # normalised over the whole optimizer step, see compute_loss
+        self.model_accepts_loss_kwargs = True  # the same for older releases of transformers
 
     def _prepare(self, dataset: Any, tokenizer: Any, args: OfflineConfig, policy: Any) -> Any:
         if dataset is None or isinstance(dataset, TrainingData):
@@ -188,14 +189,13 @@ class OfflineTrainer(Trainer):
         """Returns the output of the models, or the loss if there is an objective, which adds up over rows."""
         if not self._settled:
             self._settled = True
-            for note in settle(self.accelerator.unwrap_model(self.model), rows, self.args.head, self._needs):
-                self._say(note)
+            self._say(*settle(self.accelerator.unwrap_model(self.model), rows, self.args.head, self._needs))
         return model(rows, **self._needs, objective=objective)
 
-    def _say(self, note: str) -> None:
+    def _say(self, *notes: str) -> None:
         """Logs what was decided at run time; `run.json` has it too."""
-        self.notes.append(note)
-        _logger.info(note)
+        self.notes += notes
+        _logger.info("\n".join(notes))
 
     def _compute_step_statistics(self, batches: Iterable[Batch]) -> Tensor | None:
         """Sums `Method.step_statistics` over batches and processes; None where the method has none."""
@@ -242,7 +242,7 @@ class OfflineTrainer(Trainer):
             return
         collator, dtype = self.data_collator, self.args.activation_dtype
         if not isinstance(collator, Collator):
-            raise InputError("must be a training.batching.Collator, which adds what is precomputed", "data_collator")
+            raise InputError("must be a Collator, which adds what is precomputed", "data_collator")
         if collator.precomputed is None:
             models = self.accelerator.unwrap_model(self.model)
             computed = torch.bfloat16 if self.args.bf16 else models.policy.dtype
