@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Offline learning of a pretrained model on problems in words: runs/gsm8k/run.sh DIR [SIZE]
 #
-#   cpu    GSM-Symbolic's short problems with small numbers, the last 6 of 30 layers: two cores, half a day (default)
-#   whole  the same problems, start and budget, all layers: a GPU, a quarter of an hour
+#   cpu    GSM-Symbolic's short problems with small numbers, the last 6 of 30 layers: two cores, half a day, or a GPU,
+#          ten minutes (default)
 #   gpu    all of GSM8K and 10 responses per prompt, every method, five seeds: a GPU, a day
 #
 # Finished work in DIR is not repeated: the same command resumes, in pieces of minutes; a copy of DIR resumes on another
@@ -40,5 +40,5 @@ compare others --seeds 0 --methods rft dpo kto dqo oreo oreo-step oreo-response 
 
 # Search on 100 problems with the start and with OREO's policy, by OREO's value model, at counted cost.
 python "$here/../search/run.py" gsm8k "$out/compare" "$out/search" --data "$problems" --prompt_style plain \
-  --prompts 100 --pool 32 --max_new_tokens 128 --seeds 0 --policies sft oreo
+  --limit 100 --pool 32 --max_new_tokens 128 --seeds 0 --policies sft oreo
 mkdir -p "$here/$size/search" && cp "$out/search/results.json" "$out/search/run.json" "$here/$size/search/"

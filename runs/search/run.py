@@ -40,16 +40,16 @@ def run_of(comparison: Path, method: str, seed: int) -> Path:
 
 def search_of(args: argparse.Namespace, method: str, seed: int) -> ResponseSearch:
     task = load_task(args.task, args.data, args.prompt_style)
-    value = run_of(args.comparison, args.value, seed) / "value"
+    value = run_of(args.comparison, args.value_method, seed) / "value"
     engine = load_engine(str(run_of(args.comparison, method, seed) / "policy"), batch_size=512)
     return ResponseSearch(
         task,
-        list(task.problems("test", args.prompts, seed)),
+        list(task.problems("test", args.limit, seed)),
         lambda: engine,
         ValueScorer(packed(placed(load_value_model(str(value))))),
         StepRule(task.step_delimiters, 64),
         args.out / "responses" / f"{method}-seed{seed}",
-        {"task": args.task, "task_version": task.version, "method": method, "seed": seed, "prompts": args.prompts},
+        {"task": args.task, "task_version": task.version, "method": method, "seed": seed, "prompts": args.limit},
         args.pool,
     )
 
@@ -66,11 +66,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--policies", nargs="+", default=["sft", "oreo"])
-    parser.add_argument("--value", default="oreo", help="method whose value function guides the search")
+    parser.add_argument("--value_method", default="oreo", help="method whose value function guides the search")
     parser.add_argument("--data", help="as of stepcredit evaluate")
     parser.add_argument("--prompt_style", help="likewise")
     parser.add_argument("--max_new_tokens", type=int, help="default: the task's")
-    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--limit", type=int, default=200, help="test problems")
     parser.add_argument("--pool", type=int, default=64, help="largest number of samples")
     args, watch = parser.parse_args(), Stopwatch()
     for seed in args.seeds:
@@ -82,7 +82,7 @@ def main() -> None:
                 "split": "test",
                 "seed": seed,
                 "method": method,
-                "value": args.value,
+                "value": args.value_method,
             }
             params = SamplingParams(args.max_new_tokens or search.task.max_new_tokens, seed=seed)
             specs = searches(params, args.pool)
@@ -94,7 +94,7 @@ def main() -> None:
             add_rows(args.out / "results.json", rows)
             for row in rows:
                 print(seed, method, row.search, row.width, row.accuracy, row.tokens_generated, flush=True)
-    write_json(args.out / "run.json", {"prompts": args.prompts, "pool": args.pool, "beams": BEAMS, **versions()})
+    write_json(args.out / "run.json", {"prompts": args.limit, "pool": args.pool, "beams": BEAMS, **versions()})
     write_json(args.out / "timings.json", watch.phases)
 
 

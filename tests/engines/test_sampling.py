@@ -62,7 +62,7 @@ def test_equals_the_inverse_transform_of_the_normalised_distribution(seed, rows,
     noise, chain = torch.from_numpy(rng.random(rows)), warpers(SamplingParams(1, **given))
     logits = torch.from_numpy(logits).float()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "_AT_ONCE", 4000)
+        patch.setattr(sampling, "_AT_ONCE", {"cpu": 4000})
         token, log_prob = choose(logits, noise, chain)
     expected, expected_log_prob = normalised(logits, noise, chain)
     assert token.tolist() == expected.tolist()

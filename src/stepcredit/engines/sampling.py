@@ -12,8 +12,10 @@ from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogits
 
 from stepcredit.engines.engine import SamplingParams
 
-_AT_ONCE = 2**18
-"""Logits computed at a time, so that float64 intermediates stay in the processor's cache."""
+_AT_ONCE = {"cpu": 2**18}
+"""Device → logits computed at a time: on a CPU few, so that float64 intermediates stay in its cache."""
+_MANY = 2**26
+"""Logits computed at a time on other devices, which bounds the memory of the intermediates (0.5 GB each)."""
 _LIKELY = 1024
 """Tokens among which the nucleus is looked for first."""
 
@@ -68,7 +70,7 @@ def choose(
         noise: uniform numbers in [0, 1); None takes the argmax, the first one of ties.
         chain: processors from `warpers`.
     """
-    rows = max(1, _AT_ONCE // logits.shape[-1])
+    rows = max(1, _AT_ONCE.get(logits.device.type, _MANY) // logits.shape[-1])
     noises = repeat(None) if noise is None else noise.split(rows)
     parts = [_choose(*some, chain) for some in zip(logits.split(rows), noises, strict=False)]
     token, log_prob = (torch.cat(column) for column in zip(*parts, strict=True))

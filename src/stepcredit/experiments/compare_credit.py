@@ -65,8 +65,8 @@ def judge_credit(
         InputError: the task does not label wrong steps.
     """
     loaded, runs = load_task(**task), folder.parent
-    base = runs / initial / "policy"
-    tokenizer, reference = load_tokenizer(str(base)), load_policy(str(base))
+    base = str(runs / initial / "policy")
+    tokenizer, reference = load_tokenizer(base), load_policy(base)
     rule = StepRule(loaded.step_delimiters)
     problems = list(loaded.problems("test", prompts, seed))
     engine, params = engine_of(reference, tokenizer, runs / initial, sampling), drawn_with(loaded, sampling, seed)
@@ -75,9 +75,8 @@ def judge_credit(
     training = _training_steps(loaded, runs / initial / "episodes", tokenizer, rule)
     if not judged or not training:
         raise InputError(f"{loaded.name} does not label steps as right or wrong; leave it at 0", "credit_prompts")
-    rates = rates_of_kinds(training)
     values = _values(judged, {method: runs / name / "value" for method, name in trained.items()})
-    signals: dict[str, Signal] = {PRIOR: prior_changes(judged, rates)}
+    signals: dict[str, Signal] = {PRIOR: prior_changes(judged, rates_of_kinds(training))}
     for method, name in trained.items():
         if method in values:
             signals[f"{method} {EXPLICIT}"] = changes(values[method])
@@ -94,7 +93,7 @@ def judge_credit(
     rows += credit_rows(judged, signals, common, seed)
     for method, value in values.items():
         rows += auc_rows(with_values(judged, value), {**common, "signal": f"{method} V"}, seed)
-    return {"rows": [written(row) for row in rows], "kind_rates": rates, "responses": len(judged)}
+    return {"rows": [written(row) for row in rows], "kind_rates": rates_of_kinds(training), "responses": len(judged)}
 
 
 def _values(judged: list[Judged], folders: dict[str, Path]) -> dict[str, Signal]:

@@ -38,8 +38,9 @@ TILES = 8
 
 @torch.enable_grad()
 def settle(models: ActorCritic, batch: dict[str, Any], head: str, needs: dict[str, bool]) -> list[str]:
-    """Sets `linear`, `way`, `fused` and `onednn` of the models; returns what is worth a line in the log. The proofs need
-    gradients, also where the first pass is one without, for the statistics of an optimizer step.
+    """Sets `linear`, `way`, `fused` and `onednn` of the models; returns what is worth a line in the log.
+
+    The proofs need gradients, also where the first pass is one without, for the statistics of an optimizer step.
 
     Args:
         models: the models.
