@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from stepcredit.grading.expressions import (
     Expression,
@@ -85,8 +86,8 @@ def step_kind(step: str) -> str:
 def _equations_of_line(line: str) -> list[Equation]:
     sides = [tokens_of(side) for side in line.split("=")]
     found = []
-    for k, (before, after) in enumerate(zip(sides, sides[1:], strict=False)):
-        equation = _equation(line, before, after, is_run_on=k + 2 < len(sides))
+    for k, (before, after) in enumerate(pairwise(sides), 2):
+        equation = _equation(line, before, after, is_run_on=k < len(sides))
         if equation is not None:
             found.append(equation)
     return found

@@ -26,46 +26,18 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _NAMES = {"×": "*", "·": "*", "x": "*", "X": "*", "÷": "/", "−": "-", "–": "-"}
-_SCALES = frozenset(["dozen", "dozens", "hundred", "thousand", "million", "billion"])
-"""Words that multiply the number before them, whose value is then left undecided."""
-_RECKONING = _SCALES | frozenset(
-    [
-        "twice",
-        "half",
-        "double",
-        "triple",
-        "thrice",
-        "times",
-        "plus",
-        "minus",
-        "divided",
-        "multiplied",
-        "third",
-        "thirds",
-        "quarter",
-        "quarters",
-        "fourth",
-        "fifth",
-        "squared",
-        "cubed",
-        "square",
-        "root",
-        "remainder",
-        "than",
-        "over",
-        "about",
-        "approximately",
-        "roughly",
-        "around",
-        "almost",
-        "nearly",
-        "percent",
-        "power",
-    ]
+_SCALE_WORDS = "dozen dozens hundred thousand million billion"
+_OPERATION_WORDS = "times plus minus divided multiplied squared cubed remainder"
+_OTHER_WORDS = (
+    "twice half double triple thrice third thirds quarter quarters fourth fifth square root percent power than over "
+    "about approximately roughly around almost nearly"
 )
-"""Words beside an expression that change what it is worth."""
-_OPERATIONS = frozenset(["times", "plus", "minus", "divided", "multiplied", "squared", "cubed", "remainder"])
+_SCALES = frozenset(_SCALE_WORDS.split())
+"""Words that multiply the number before them, whose value is then left undecided."""
+_OPERATIONS = frozenset(_OPERATION_WORDS.split())
 """Words behind a number that change what it is worth."""
+_RECKONING = _SCALES | _OPERATIONS | frozenset(_OTHER_WORDS.split())
+"""Words beside an expression that change what it is worth."""
 _PERCENT_READINGS = (Fraction(1, 100), Fraction(1))
 
 
