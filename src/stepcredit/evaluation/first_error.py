@@ -57,8 +57,10 @@ class Marked:
         return StepCredit([float(x) for x in self.signals[signal]], self.wrong, self.kinds)
 
 
-def with_controls(train: Sequence[Marked], test: Sequence[Marked]) -> list[Marked]:
-    """Returns the test responses with the control signals, fitted to the training responses.
+def with_controls(
+    train: Sequence[Marked], test: Sequence[Marked], controls: Sequence[str] = (POSITION, KIND, LENGTH)
+) -> list[Marked]:
+    """Returns the test responses with these control signals, fitted to the training responses.
 
     Position: the place that is the first wrong step most often (`best_position`). Kind: minus the error rate of the
     step's kind. Length: the longest, or the shortest, step.
@@ -68,12 +70,12 @@ def with_controls(train: Sequence[Marked], test: Sequence[Marked]) -> list[Marke
     sign = length_sign([(r.lengths, r.wrong) for r in train])
     controlled = []
     for r in test:
-        controls = {
+        fitted = {
             POSITION: place.change(len(r.wrong)),
             KIND: kind_prior_change(r.kinds, rates),
             LENGTH: [float(sign * n) for n in r.lengths],
         }
-        controlled.append(replace(r, signals={**r.signals, **controls}))
+        controlled.append(replace(r, signals={**r.signals, **{name: fitted[name] for name in controls}}))
     return controlled
 
 

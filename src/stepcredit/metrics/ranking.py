@@ -111,44 +111,64 @@ def auc_in_strata(
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     n = int(group.max(initial=-1)) + 1
     order = _StratifiedOrder.of(scores, y, strata)
-    wins, pairs = order.won_and_all(np.ones(len(y)))
+    wins, pairs = (float(x[0]) for x in order.won_and_all(np.ones((1, len(y)))))
     if not pairs:
         return Estimate(float("nan"), float("nan"), float("nan"), n, 0)
     rng = np.random.default_rng(seed)
-    counts = [order.won_and_all(rng.multinomial(n, np.full(n, 1 / n))[group]) for _ in range(resamples)]
-    low, high = np.percentile([w / p for w, p in counts if p] or [np.nan], [2.5, 97.5])
+    drawn: list[float] = []
+    at_once = max(1, _AT_ONCE // len(y))
+    for start in range(0, resamples, at_once):
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=min(at_once, resamples - start))
+        won, compared = order.won_and_all(counts[:, group])
+        drawn += (won[compared > 0] / compared[compared > 0]).tolist()
+    low, high = np.percentile(drawn or [np.nan], [2.5, 97.5])
     return Estimate(wins / pairs, float(low), float(high), n, int(pairs))
 
 
-class _StratifiedOrder(NamedTuple):
-    """Ranks of rows by stratum, then score, from which pairs are counted in N steps rather than N²."""
+_AT_ONCE = 2**20
+"""Weights of rows that are in memory at once."""
 
-    rank: Int[np.ndarray, " N"]
-    stratum: Int[np.ndarray, " N"]
-    first: Int[np.ndarray, " K"]
-    """Lowest rank of each stratum."""
+
+class _StratifiedOrder(NamedTuple):
+    """Rows by stratum, then score; pairs are counted from running sums, in N steps rather than N²."""
+
+    order: Int[np.ndarray, " N"]
+    first_of_score: Int[np.ndarray, " U"]
+    """Where each score of a stratum begins in this order."""
+    score: Int[np.ndarray, " N"]
+    """The number of the score of each row, in this order."""
+    first: Int[np.ndarray, " N"]
+    end: Int[np.ndarray, " N"]
+    """Numbers of the first score of the row's stratum, and of that after its last."""
     right: Bool[np.ndarray, " N"]
 
     @classmethod
     def of(cls, scores: ArrayLike, right: Bool[np.ndarray, " N"], strata: ArrayLike) -> _StratifiedOrder:
-        """Ranks the rows."""
-        score = np.unique(np.asarray(scores, dtype=np.float64), return_inverse=True)[1]
+        """Sorts the rows."""
+        x = np.asarray(scores, dtype=np.float64)
         stratum = np.unique(np.asarray(strata), return_inverse=True)[1]
-        key = stratum.astype(np.int64) * (int(score.max(initial=0)) + 1) + score
-        rank = np.unique(key, return_inverse=True)[1]
-        first = np.full(int(stratum.max(initial=-1)) + 1, len(rank), dtype=np.int64)
-        np.minimum.at(first, stratum, rank)
-        return cls(rank.astype(np.int64), stratum.astype(np.int64), first, right)
+        order = np.lexsort((x, stratum))
+        is_new = np.ones(len(order), dtype=bool)
+        is_new[1:] = (np.diff(x[order]) != 0) | (np.diff(stratum[order]) != 0)
+        score, begins = np.cumsum(is_new) - 1, np.flatnonzero(is_new)
+        of_score = stratum[order][begins]
+        first, end = (np.searchsorted(of_score, stratum[order], side) for side in ("left", "right"))
+        return cls(order, begins, score, first, end, right[order])
 
-    def won_and_all(self, weight: Shaped[np.ndarray, " N"]) -> tuple[float, float]:
-        """Returns (won pairs, ties counting half, all pairs); the weight of a pair is the product of its two."""
-        wrong = np.bincount(self.rank[~self.right], weights=weight[~self.right], minlength=len(self.rank) + 1)
-        before = np.concatenate([[0.0], np.cumsum(wrong)])
-        below = (before[:-1] + before[1:]) / 2
-        ends = np.append(self.first[1:], len(self.rank))
-        base, total = before[self.first], before[ends] - before[self.first]
-        rank, stratum, w = self.rank[self.right], self.stratum[self.right], weight[self.right]
-        return float(w @ (below[rank] - base[stratum])), float(w @ total[stratum])
+    def won_and_all(self, weight: Shaped[np.ndarray, "R N"]) -> tuple[Float[np.ndarray, " R"], Float[np.ndarray, " R"]]:
+        """Returns (won pairs, ties counting half, all pairs) for each weighting of the rows.
+
+        The weight of a pair is the product of its two.
+        """
+        if not len(self.order):
+            return np.zeros(len(weight)), np.zeros(len(weight))
+        w = weight[:, self.order].astype(np.float64)
+        wrong = np.add.reduceat(np.where(self.right, 0.0, w), self.first_of_score, axis=1)
+        before = np.concatenate([np.zeros((len(w), 1)), np.cumsum(wrong, axis=1)], axis=1)
+        score, first, end = self.score[self.right], self.first[self.right], self.end[self.right]
+        below = (before[:, score] + before[:, score + 1]) / 2 - before[:, first]
+        mine = w[:, self.right]
+        return (mine * below).sum(1), (mine * (before[:, end] - before[:, first])).sum(1)
 
 
 def auc_difference(
