@@ -15,35 +15,27 @@ Writes results.json and settings.json; timings go to standard output only. The p
 from __future__ import annotations
 
 import argparse
-import hashlib
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, set_seed
+from within_question import SHARES, measure, read, scores_of, split_by_question, value_at, variant_rates
 
-from stepcredit import Episode, OfflineTrainer, OREOConfig, SFTConfig, load_episodes
-from stepcredit.episodes.alignment import TokenTexts, Trajectory, align
+from stepcredit import Episode, OfflineTrainer, OREOConfig, SFTConfig
+from stepcredit.episodes.alignment import TokenTexts, align
 from stepcredit.episodes.steps import StepRule
 from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.files import write_json
-from stepcredit.logs.import_logs import ImportConfig, import_logs
-from stepcredit.metrics.ranking import Estimate, auc_within
 from stepcredit.models.scoring import values_of
 from stepcredit.results.provenance import Stopwatch, versions
 from stepcredit.training.progress_callback import show_progress
 
 FILE = "gsm8k_test_rollouts_llama2chat_k16.jsonl.gz"
-SHARES = (0.25, 0.5, 0.75, 1.0)
-LENGTH_TOLERANCE, RATE_TOLERANCE = 0.1, 0.03
-"""Matched pairs: lengths within 10% of each other, variants' training success rates within 3 points."""
+VARIANT = "prompt_variant"
+"""Column of the instruction that a response answers."""
 
 
 def main() -> None:
@@ -53,7 +45,7 @@ def main() -> None:
     set_seed(options.seed)
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
-        train, test = split_by_question(read(options.data, Path(folder) / "episodes"), options.test_share)
+        train, test = split_by_question(read(options.data / FILE, Path(folder) / "episodes"), options.test_share)
         tokenizer = train_tokenizer([f"{e.prompt}{e.completion}" for e in train], options.vocabulary)
         size = ModelSize(options.hidden, options.hidden * 5 // 2, options.layers, 4, 1024)
         policy = policy_from_scratch(tokenizer, size, options.seed)
@@ -93,24 +85,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read(data: Path, out: Path) -> Sequence[Episode]:
-    """Import the logs with the importer, as a user would."""
-    columns = ["completion=response", "prompt_id=qid"]
-    print(import_logs(ImportConfig(files=[str(data / FILE)], output_dir=str(out), columns=columns)).summary())
-    return list(load_episodes(out))
-
-
-def split_by_question(episodes: Sequence[Episode], test_share: float) -> tuple[list[Episode], list[Episode]]:
-    """(train, test): all responses to a question fall on the same side, by a hash of its number."""
-
-    def is_test(episode: Episode) -> bool:
-        digest = hashlib.sha256(episode.prompt_id.encode()).digest()
-        return int.from_bytes(digest[:4], "big") / 2**32 < test_share
-
-    return [e for e in episodes if not is_test(e)], [e for e in episodes if is_test(e)]
-
-
-def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
+def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
     """A byte-level BPE tokenizer trained on the training texts; it reproduces any text exactly."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -149,61 +124,8 @@ def judge(model: Any, tokenizer: Any, train: list[Episode], test: list[Episode],
     pieces, rule = TokenTexts(tokenizer), StepRule()
     rows = [align(e, tokenizer, rule, pieces) for e in test]
     values = values_of(model.value, rows)
-    rate = variant_rates(train)
-    length = np.array([len(str(e.completion)) for e in test], dtype=np.float64)
-    variant = np.array([rate[e.metadata["prompt_variant"]] for e in test])
-    right = np.array([e.reward == 1 for e in test])
-    questions = [e.prompt_id for e in test]
-    matched = ((np.log(length), LENGTH_TOLERANCE), (variant, RATE_TOLERANCE))
-    results = []
-    for share in SHARES:
-        scores = {
-            "value": np.array([value_at(t, v, share) for t, v in zip(rows, values, strict=True)]),
-            "shorter": -length,
-            "variant_success_rate": variant,
-            "bag_of_words": bag_of_words(train, test, share),
-        }
-        for name, score in scores.items():
-            for controls in ((), matched):
-                estimate = auc_within(score, right, questions, controls, seed=seed)
-                results.append(_row(name, share, bool(controls), estimate))
-    return results
-
-
-def _row(name: str, share: float, is_matched: bool, e: Estimate) -> dict[str, Any]:
-    numbers = {"auc": round(e.estimate, 4), "low": round(e.low, 4), "high": round(e.high, 4)}
-    return {"score": name, "at": share, "matched": is_matched, **numbers, "questions": e.groups, "pairs": e.pairs}
-
-
-def value_at(trajectory: Trajectory, value: NDArray[np.float32], share: float) -> float:
-    """V after this share of the response's tokens; 1.0 is the state before the end token."""
-    positions = np.flatnonzero(trajectory.action_mask)
-    return float(value[positions[int(share * (len(positions) - 1))]])
-
-
-def variant_rates(train: Sequence[Episode]) -> dict[str, float]:
-    """Success rate of each prompt variant on the training questions."""
-    rewards: dict[str, list[float]] = {}
-    for episode in train:
-        assert episode.reward is not None
-        rewards.setdefault(episode.metadata["prompt_variant"], []).append(episode.reward)
-    return {name: float(np.mean(r)) for name, r in rewards.items()}
-
-
-def bag_of_words(train: Sequence[Episode], test: Sequence[Episode], share: float) -> NDArray[np.float64]:
-    """P(right) by logistic regression on the words and word pairs of the same share of the response."""
-    texts = [[prefix(e, share) for e in part] for part in (train, test)]
-    vectors = TfidfVectorizer(ngram_range=(1, 2), min_df=5, sublinear_tf=True)
-    classifier = LogisticRegression(max_iter=1000)
-    classifier.fit(vectors.fit_transform(texts[0]), [e.reward == 1 for e in train])
-    probabilities: NDArray[np.float64] = classifier.predict_proba(vectors.transform(texts[1]))[:, 1]
-    return probabilities
-
-
-def prefix(episode: Episode, share: float) -> str:
-    """The first characters of a response, up to this share."""
-    text = str(episode.completion)
-    return text[: int(share * len(text))]
+    by_share = {s: [value_at(t, v, s) for t, v in zip(rows, values, strict=True)] for s in SHARES}
+    return measure(scores_of(train, test, VARIANT, by_share), test, VARIANT, variant_rates(train, VARIANT), seed)
 
 
 if __name__ == "__main__":

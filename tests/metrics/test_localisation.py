@@ -5,12 +5,15 @@ from hypothesis import strategies as st
 
 from stepcredit.metrics.localisation import (
     ANY_KIND,
+    Position,
     StepCredit,
+    best_position,
     every_step,
     first_wrong_step_accuracy,
     kind_prior_change,
     kind_rates,
     largest_drop,
+    length_sign,
     matched_pairs,
     points_at_first_wrong,
     up_to_first_wrong,
@@ -117,3 +120,23 @@ def test_a_signal_of_the_kind_only_wins_half_of_the_pairs(rows):
     prior = [StepCredit(kind_prior_change(c.kind, rates), c.wrong, c.kind) for c in credits]
     result = matched_pairs(prior, ["a"] * len(rows), every_step, resamples=2)
     assert result.estimate == 0.5 or not result.pairs
+
+
+def test_positions_by_hand():
+    assert [Position("start", 2).step(n) for n in (1, 2, 3, 9)] == [0, 1, 2, 2]
+    assert [Position("end", 1).step(n) for n in (1, 2, 3, 9)] == [0, 0, 1, 7]
+    assert [Position("share", 0.5).step(n) for n in (1, 2, 3, 4, 9)] == [0, 0, 1, 1, 4]
+    assert Position("end", 0).change(3) == [0.0, 0.0, -1.0]
+
+
+def test_the_best_position_by_hand():
+    """The last step but one is wrong in three responses of four, the second in two."""
+    training = [[False, True, False], [False, True, False], [False, False, False, True, False], [True, False, False]]
+    assert best_position([*training, [False, False]]) == Position("end", 1)
+    assert best_position([[True, False], [True, True], [False, True]]) == Position("start", 0)
+
+
+def test_whether_long_or_short_steps_are_wrong():
+    assert length_sign([([3, 9, 1], [False, True, False]), ([5, 2], [True, False])]) == -1
+    assert length_sign([([3, 9, 1], [False, False, True]), ([5, 2], [False, True]), ([9, 1], [False, False])]) == 1
+    assert length_sign([([3, 9], [False, True]), ([3, 9], [True, False])]) == -1

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcredit.metrics.ranking import auc_across, auc_within, pair_counts
+from stepcredit.metrics.ranking import auc_across, auc_difference, auc_in_strata, auc_within, pair_counts
 
 
 def test_by_hand():
@@ -111,3 +111,58 @@ def test_the_interval_across_prompts_knows_that_prompts_differ():
     clustered = auc_across(scores, right, np.repeat(np.arange(30), 20), resamples=300)
     alone = auc_across(scores, right, np.arange(600), resamples=300)
     assert clustered.high - clustered.low > 1.5 * (alone.high - alone.low)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.sampled_from("abc"), st.sampled_from("xyz")), max_size=30)
+)
+def test_within_strata_equals_the_double_loop(rows):
+    wins = pairs = 0.0
+    for s, y, _, k in rows:
+        for t, z, _, m in rows:
+            if k == m and y and not z:
+                pairs += 1
+                wins += (s > t) + 0.5 * (s == t)
+    result = auc_in_strata(*[[row[i] for row in rows] for i in range(4)], resamples=3)
+    assert result.pairs == pairs
+    if pairs:
+        assert result.estimate == pytest.approx(wins / pairs)
+    else:
+        assert np.isnan(result.estimate)
+
+
+def test_the_interval_within_strata_is_that_of_a_slow_bootstrap():
+    """Groups are copied as often as they are drawn, and pairs counted one by one."""
+    rng = np.random.default_rng(1)
+    scores, right = rng.normal(size=40), rng.random(40) < 0.5
+    groups, strata = rng.integers(0, 8, 40), rng.integers(0, 3, 40)
+    draws, estimates = np.random.default_rng(5), []
+    for _ in range(50):
+        counts = draws.multinomial(8, np.full(8, 1 / 8))
+        rows = np.repeat(np.arange(40), counts[groups])
+        same = strata[rows][:, None] == strata[rows][None, :]
+        pairs = same & right[rows][:, None] & ~right[rows][None, :]
+        over = scores[rows][:, None] - scores[rows][None, :]
+        estimates.append(((over > 0) + 0.5 * (over == 0))[pairs].mean())
+    result = auc_in_strata(scores, right, groups, strata, resamples=50, seed=5)
+    assert (result.low, result.high) == pytest.approx(tuple(np.percentile(estimates, [2.5, 97.5])))
+
+
+def test_a_score_of_the_stratum_alone_is_at_one_half():
+    strata = [0, 0, 1, 1, 1, 2]
+    result = auc_in_strata([5, 5, -1, -1, -1, 9], [1, 0, 1, 0, 0, 1], list("abcdef"), strata)
+    assert (result.estimate, result.low, result.high, result.pairs) == (0.5, 0.5, 0.5, 3)
+
+
+def test_the_difference_of_two_scores_is_that_of_their_aucs():
+    rng = np.random.default_rng(0)
+    right, groups = rng.random(300) < 0.4, np.repeat(np.arange(30), 10)
+    a = rng.normal(size=300) + right
+    b = a + rng.normal(size=300) * 0.3
+    apart = auc_difference(a, b, right, groups)
+    single = [auc_within(x, right, groups) for x in (a, b)]
+    assert apart.estimate == pytest.approx(single[0].estimate - single[1].estimate)
+    assert apart.high - apart.low < 0.5 * (single[0].high - single[0].low)
+    assert auc_difference(a, a, right, groups)[:3] == (0, 0, 0)
+    matched = auc_difference(a, b, right, groups, matched=[(a, 0.5)])
+    assert matched.pairs == auc_within(a, right, groups, matched=[(a, 0.5)]).pairs

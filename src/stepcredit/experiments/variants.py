@@ -113,6 +113,10 @@ def _labelled(task: Task, episode: Episode) -> Episode:
     if wrong is None:
         raise InputError(f"{task.name} does not label wrong steps, so it has no process rewards; choose other methods",
                          "methods")  # fmt: skip
-    first = wrong.index(True) if True in wrong else len(wrong)
-    step_rewards = tuple(-1.0 if k == first else 0.0 for k in range(len(wrong)))
+    return with_mark(episode, wrong.index(True) if True in wrong else None, len(wrong))
+
+
+def with_mark(episode: Episode, first: int | None, steps: int) -> Episode:
+    """Returns an episode with process rewards: -1 at its first wrong step of so many, None if no step is wrong."""
+    step_rewards = tuple(-1.0 if k == first else 0.0 for k in range(steps))
     return replace(episode, reward=0.0, step_rewards=step_rewards, outcome=episode.reward)

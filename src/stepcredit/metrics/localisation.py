@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -124,3 +124,50 @@ def kind_prior_change(kinds: Sequence[str], rates: dict[str, float]) -> list[flo
         rates: the result of `kind_rates`; a kind without a rate gets the rate over all kinds.
     """
     return [-rates.get(kind, rates[ANY_KIND]) for kind in kinds]
+
+
+class Position(NamedTuple):
+    """A place among the steps of any response: a number of steps from the start or the end, or a share of them."""
+
+    of: Literal["start", "end", "share"]
+    number: float
+
+    def step(self, steps: int) -> int:
+        """Returns the index of the step at this place in a response with so many steps."""
+        places = {"start": self.number, "end": steps - 1 - self.number, "share": np.floor(self.number * (steps - 1))}
+        return int(np.clip(places[self.of], 0, steps - 1))
+
+    def change(self, steps: int) -> list[float]:
+        """Returns a control signal that depends only on the position: its largest drop is at this place; [steps]."""
+        return [-float(k == self.step(steps)) for k in range(steps)]
+
+
+POSITIONS = (
+    *(Position("start", k) for k in range(10)),
+    *(Position("end", k) for k in range(10)),
+    *(Position("share", k / 10) for k in range(1, 10)),
+)
+"""Candidates of `best_position`."""
+
+
+def best_position(training: Sequence[Sequence[bool]]) -> Position:
+    """Returns the place that is the first wrong step most often, the first of equal ones.
+
+    Args:
+        training: the flags of the steps of training responses; those without a wrong step are ignored.
+    """
+    first = [(len(wrong), list(wrong).index(True)) for wrong in training if any(wrong)]
+    return max(POSITIONS, key=lambda place: sum(place.step(steps) == step for steps, step in first))
+
+
+def length_sign(training: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> int:
+    """Returns −1 if the longest step is the first wrong one at least as often as the shortest, else +1.
+
+    The sign times the lengths is a control signal that depends only on the length of a step.
+
+    Args:
+        training: (lengths, wrong flags) of the steps of training responses.
+    """
+    found = [(StepCredit(np.negative(x).tolist(), wrong), StepCredit(list(x), wrong)) for x, wrong in training]
+    longest, shortest = (sum(points_at_first_wrong(pair[k]) for pair in found if any(pair[k].wrong)) for k in (0, 1))
+    return -1 if longest >= shortest else 1
