@@ -15,7 +15,7 @@ row is one of GSM8K: `question` and `answer`, a worked solution that ends in `##
 No two of these files share a question. The first four share their templates: a policy is tested on other names and
 numbers in sentences that it has seen; SVAMP and GSM8K have sentences that it has not.
 
-    python runs/gsm8k/problems.py OUT --data FOLDER     # FOLDER has gsm8k_test.* and svamp_test.*; one minute
+    python runs/gsm8k/problems.py OUT --data FOLDER     # FOLDER has gsm8k_test.* and svamp_test.*; a minute
 
 Writes the files and OUT/manifest.json: counts, templates, hashes and versions.
 """
@@ -28,43 +28,30 @@ import hashlib
 import json
 import operator
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from importlib.metadata import version
-from itertools import count
 from os import environ
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import reasoning_gym
 from tokenizers import Tokenizer
 
 from stepcredit.files import write_json, written_whole
-from stepcredit.tasks.digits import SPLITS
+from stepcredit.tasks.registry import load_task
 from stepcredit.tasks.sources import HubDataset, load_rows
+from stepcredit.tasks.task import Problem
 
 QUESTION, SOLUTION, LARGEST = 62, 75, 40
 SHORT_STEPS, SHORT_PROMPT, SHORT_SOLUTION = 3, 80, 110
 REQUEST = " Give the result as your final answer. Do not include units."
-CHUNK = 1000
 SIZES = {"sft": 900, "train": 512, "validation": 200, "test": 600}
 FROM = {"sft": "train"}
 
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _EQUATION = re.compile(r"(?P<left>[-+*/x.() \d]*\d[-+*/x.() \d]*)=\s*(?P<right>\d+(?:\.\d+)?)")
 _NOTE = re.compile(r"<<[^<>]*>>")
-
-
-def drawn(seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Problems of `gsm_symbolic` without end, each with its split, which its text alone determines."""
-    for chunk in count():
-        chunk_seed = int(np.random.SeedSequence([seed, chunk]).generate_state(1)[0]) >> 1
-        for entry in reasoning_gym.create_dataset("gsm_symbolic", seed=chunk_seed, size=CHUNK):
-            place = zlib.crc32(entry["question"].encode()) % 100
-            yield next(split for split, (low, high) in SPLITS.items() if low <= place < high), entry
 
 
 class Filter:
@@ -130,18 +117,26 @@ def _value(node: ast.expr) -> Fraction | None:
 
 def symbolic(keeps: Callable[[str, str], bool], sizes: dict[str, int], seed: int) -> dict[str, list[dict[str, Any]]]:
     """The first problems that are kept: `sizes` by file, each from the split of its name (`sft` from train)."""
-    files: dict[str, list[dict[str, Any]]] = {file: [] for file in sizes}
-    seen: set[str] = set()
-    for split, entry in drawn(seed):
-        wanted = [f for f in files if FROM.get(f, f) == split and len(files[f]) < sizes[f]]
-        question, solution = entry["question"].removesuffix(REQUEST), entry["metadata"]["answer_cot"].strip()
-        if wanted and question not in seen and keeps(question, solution):
-            seen.add(question)
-            template = " ".join(entry["metadata"]["variables"])
-            files[wanted[0]].append({"question": question, "answer": solution, "template": template})
-        elif all(len(rows) == sizes[f] for f, rows in files.items()):
-            return files
-    raise AssertionError
+    task = load_task("reasoning-gym:gsm_symbolic", prompt_style="plain")
+    files: dict[str, list[dict[str, Any]]] = {}
+    for split in ("train", "validation", "test"):
+        wanted = {file: size for file, size in sizes.items() if FROM.get(file, file) == split}
+        rows: list[dict[str, Any]] = []
+        drawn = 10 * sum(wanted.values())
+        while len(rows) < sum(wanted.values()):
+            drawn *= 2
+            problems = map(row_of, task.problems(split, drawn, seed))
+            rows = [row for row in problems if keeps(row["question"], row["answer"])]
+        for file, size in wanted.items():
+            files[file], rows = rows[:size], rows[size:]
+    return files
+
+
+def row_of(problem: Problem) -> dict[str, Any]:
+    """A problem of the task as a row of GSM8K, without the request to end with the result."""
+    question = problem.text.removeprefix("Question: ").removesuffix(f"{REQUEST}\nAnswer:")
+    assert problem.solution is not None
+    return {"question": question, "answer": problem.solution.strip(), "template": problem.metadata["template"]}
 
 
 def svamp(data: str) -> list[dict[str, Any]]:
