@@ -143,9 +143,14 @@ def svamp(data: str) -> list[dict[str, Any]]:
     """SVAMP's test problems as rows of GSM8K; the answer has no worked solution."""
     rows = load_rows(HubDataset("ChilleD/SVAMP", "test", ("Body", "Question"), ("test", "svamp_test")), data).rows
     return [
-        {"question": f"{row.data['Body']} {row.data['Question']}", "answer": f"#### {row.data['Answer']:g}"}
+        {"question": f"{row.data['Body']} {row.data['Question']}", "answer": f"#### {number(row.data['Answer'])}"}
         for row in rows
     ]
+
+
+def number(value: float) -> str:
+    """A number as it is written in GSM8K: 145, not 145.0."""
+    return str(int(value)) if value == int(value) else str(value)
 
 
 def gsm8k_short(data: str, is_short: Callable[[str, str], bool]) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ whatever the seeds. Templates are shared: `gsm_symbolic` has the same sentences 
 
 Verdicts are those of the dataset's own verifier: right at a score of 1, wrong below. Partial scores (0.01 for a number,
 0.1 for a list in the wrong notation) are wrong, because a reward here says whether the end was right. If the verifier
-raises, or takes too long, the verdict is undecided.
+raises, or takes too long, the verdict is undecided. Nothing that a model writes is evaluated (`safe_forms.py`), and
+five verifiers that err are made stricter (`answer_checks.py`).
 
 The answer of a response is what its last `<answer>…</answer>` holds; without one, what its last `####` or `\\boxed{}`
 holds; without any, its last line.
@@ -45,7 +46,8 @@ DEFAULT_COUNT = 1000
 PATIENCE = 5000
 """Draws without a new problem after which a split is taken to have no more."""
 BATCH = 250
-GENERATION_SECONDS, VERIFIER_SECONDS = 120.0, 20.0
+CHECK_SECONDS, GENERATION_SECONDS, VERIFIER_SECONDS = 8.0, 120.0, 20.0
+"""Processor seconds until settings are refused, the generator has failed, or a verdict is undecided."""
 
 _SETTINGS = re.compile(r"(\w+)=(.*?)(?:,(?=\w+=)|\Z)", re.DOTALL)
 _TAGS = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
@@ -70,13 +72,15 @@ class ReasoningGym(TaskDefaults):
             raise InputError("needs the extra: pip install 'stepcredit[reasoning-gym]'", "reasoning-gym")
         self.prompt_style = style_named("reasoning-gym", prompt_style or "answer-tags")
         self.stop = self.prompt_style.stop
-        self._dataset, _, settings = given.partition(":")
-        self._settings = settings_of_text(settings)
+        self._dataset, colon, settings = given.partition(":")
+        self._settings = settings_of_text(settings) if colon else {}
         self.name = PREFIX + given
         self.version = f"{ADAPTER} (reasoning-gym {version('reasoning-gym')})"
-        refused = self._ask({"ask": "check"}, GENERATION_SECONDS)
-        if why := refused.get("refused") or refused.get("reason"):
-            raise InputError(one_line(why), "task")
+        said = self._ask({"ask": "check"}, CHECK_SECONDS)
+        if "reason" in said:
+            raise InputError(f"a problem of {self._dataset} with these settings {said['reason']}", "task")
+        if "refused" in said:
+            raise InputError(one_line(said["refused"], 3000), "task")
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Sequence[Problem]:
         """Returns `count` different problems of a split (default 1,000, or all if there are fewer), sampled with the
@@ -109,15 +113,14 @@ class ReasoningGym(TaskDefaults):
         Raises:
             InputError: the problem is of another dataset or other settings.
         """
-        start, _, place = problem.prompt_id.rpartition(f"{self._id}-")
-        numbers = place.split("-")
-        if start or len(numbers) != 2 or not all(n.isdecimal() for n in numbers):
+        place = re.fullmatch(rf"{re.escape(self._id)}-(\d+)-(\d+)", problem.prompt_id)
+        if place is None:
             raise InputError(f"is no problem of {self.name}", f"problem {problem.prompt_id}")
         found, marker = answer_of(response)
         strict = marker == _asked(self.prompt_style.style.marker)
         if not found:
             return Grade(Verdict.WRONG, None, "no answer", strict=False)
-        request = {"ask": "score", "seed": int(numbers[0]), "draw": int(numbers[1]), "answer": found}
+        request = {"ask": "score", "seed": int(place[1]), "draw": int(place[2]), "answer": found}
         said = self._ask(request, VERIFIER_SECONDS)
         if "score" not in said:
             why = said.get("reason") or said["error"]
@@ -170,13 +173,14 @@ def settings_of_text(text: str) -> dict[str, Any]:
         InputError: the text has another form.
     """
     found = list(_SETTINGS.finditer(text))
-    if "".join(match[0] for match in found) != text:
+    if not found or "".join(match[0] for match in found) != text:
         raise InputError(f"{quoted(text)}: give settings as setting=value,setting=value", "task")
     try:
         settings = {match[1]: yaml.safe_load(match[2]) for match in found}
         json.dumps(settings)
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{quoted(text)}: a value is not YAML ({one_line(error, 100)})", "task") from error
+        why = one_line(getattr(error, "problem", None) or error)
+        raise InputError(f"{quoted(text)}: a value is not YAML ({why})", "task") from error
     return settings
 
 

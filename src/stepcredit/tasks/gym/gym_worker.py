@@ -4,7 +4,7 @@ It can be killed, its hashes have a fixed seed (six generators iterate over sets
 two generators use. A verifier gets the whole entry, which is generated again from its seed and number.
 
     in:  {"ask": "check", "name": "chain_sum", "settings": {"min_terms": 2}}
-    out: {"settings": {}}                                            or {"refused": "…"}
+    out: {}                                                          or {"refused": "…"}
     in:  {"ask": "draw", "name": …, "settings": …, "seed": 0, "first": 17, "most": 100}
     out: {"entries": [{"question": …, "answer": …, "solution": …, "template": …}, null]}    null: the generator failed
     in:  {"ask": "score", "name": …, "settings": …, "seed": 0, "draw": 17, "answer": "42"}
@@ -25,14 +25,18 @@ from typing import Any
 
 import numpy as np
 
+from stepcredit.errors import quoted
 from stepcredit.grading.worker import serve
+from stepcredit.tasks.gym.answer_checks import CHECKS
 
 MEMORY = 4 * 2**30
 CHUNK = 1000
 """Entries that are generated from one seed of reasoning-gym, which adds an entry's number to its seed."""
-BATCH_SECONDS = 2.0
+BATCH_SECONDS = 0.5
 FIXED = ("seed", "size")
 """Settings of every generator that the adapter sets."""
+TRIES = 10
+"""Entries of which one must succeed before settings are accepted; some generators fail on some seeds."""
 TOGETHER = ("composite",)
 """Datasets made of other datasets."""
 
@@ -51,17 +55,24 @@ def check(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     from stepcredit.settings import resembling
 
     if name not in names():
-        return {"refused": f"no dataset {name!r}{resembling(name, names()) or '; there is ' + ', '.join(names())}"}
+        return {
+            "refused": f"no dataset {quoted(name)}{resembling(name, names()) or '; there is ' + ', '.join(names())}"
+        }
     fields = {field.name: field for field in dataclasses.fields(DATASETS[name][1]) if field.name not in FIXED}
     for setting in settings:
         if setting not in fields:
             known = f"it has {', '.join(fields)}" if fields else "it has none"
-            return {"refused": f"{name} has no setting {setting!r}{resembling(setting, fields)}; {known}"}
-    try:
-        _dataset(name, json.dumps(settings), 0)[0]
-    except Exception as error:  # noqa: BLE001  a generator may raise anything on a setting of the wrong type
-        return {"refused": f"{name} refuses the settings: {str(error) or type(error).__name__}"}
-    return {}
+            return {"refused": f"{name} has no setting {quoted(setting)}{resembling(setting, fields)}; {known}"}
+    why: Exception | None = None
+    for number in range(TRIES):
+        try:
+            _dataset(name, json.dumps(settings), 0)[number]
+        except Exception as error:  # noqa: BLE001  a generator may raise anything on a setting of the wrong type
+            why = why or error
+        else:
+            return {}
+    given = quoted(", ".join(f"{setting}={value}" for setting, value in settings.items()))
+    return {"refused": f"{name} refuses the settings {given}: {str(why) or type(why).__name__}"}
 
 
 @lru_cache(8)
@@ -113,6 +124,10 @@ def draw(name: str, settings: str, seed: int, first: int, most: int) -> dict[str
 def score(name: str, settings: str, seed: int, draw: int, answer: str) -> dict[str, Any]:
     """The verifier's score of an answer; `{"error": …}` if it raises."""
     dataset, entry = _entry(name, settings, seed, draw)
+    if entry is None:
+        return {"error": "the generator makes no such problem"}
+    if name in CHECKS and not CHECKS[name](answer, entry):
+        return {"score": 0.0}
     try:
         return {"score": float(dataset.score_answer(answer, entry))}
     except Exception as error:  # noqa: BLE001  a verifier may raise anything on an answer of another form
