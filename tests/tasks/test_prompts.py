@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stepcredit.errors import InputError
-from stepcredit.grading.style import GSM8K, MATH, AnswerStyle, Kind, Marker
+from stepcredit.grading.style import AUTO, GSM8K, MATH, AnswerStyle, Kind, Marker
 from stepcredit.tasks.prompts import (
     DEFAULT_STYLE,
     PROMPT_STYLES,
@@ -58,6 +58,17 @@ def train(count):
          "Problem:\nP4?\n\nSolution: So $\\boxed{4}$.\n\n"
          "Problem:\nHow many {cats}?\n\nSolution:"),
         ("math", "plain", MATH, (), [], "Question: How many {cats}?\nAnswer:"),
+        ("reasoning-gym", "answer-tags", AUTO, (), [],
+         [{"role": "system", "content": "Please reason step by step, and put your final answer, and nothing else, "
+           "between <answer> and </answer>."},
+          {"role": "user", "content": "How many {cats}?"}]),
+        ("reasoning-gym", "qwen-math", GSM8K, (), [],
+         [{"role": "system", "content": HASHES_SENTENCE}, {"role": "user", "content": "How many {cats}?"}]),
+        ("reasoning-gym", "qwen-boxed", MATH, (), [],
+         [{"role": "system", "content": BOXED_SENTENCE}, {"role": "user", "content": "How many {cats}?"}]),
+        ("reasoning-gym", "deepseek-math", MATH, (), [],
+         [{"role": "user", "content": "How many {cats}?\n" + BOXED_SENTENCE}]),
+        ("reasoning-gym", "plain", GSM8K, (), [], "Question: How many {cats}?\nAnswer:"),
     ],
 )  # fmt: skip
 def test_every_style_in_full(task, name, style, stop, examples, prompt):
@@ -69,7 +80,9 @@ def test_every_style_in_full(task, name, style, stop, examples, prompt):
 
 def test_every_style_is_in_the_table_above():
     names = {"qwen-math", "qwen-boxed", "deepseek-math", "deepseek-math-plain", "lm-eval", "plain"}
-    assert {task: set(styles) for task, styles in PROMPT_STYLES.items()} == {"gsm8k": names, "math": names}
+    gym = {"answer-tags", "qwen-math", "qwen-boxed", "deepseek-math", "plain"}
+    shown = {"gsm8k": names, "math": names, "reasoning-gym": gym}
+    assert {task: set(styles) for task, styles in PROMPT_STYLES.items()} == shown
 
 
 @pytest.mark.parametrize("task", ["gsm8k", "math"])

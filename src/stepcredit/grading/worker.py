@@ -8,6 +8,8 @@ milliseconds. When the keeper's input closes, both end.
 
     in:  {"gold": "\\frac{1}{2}", "answer": "0.5", "seconds": 1.0}
     out: {"equal": true, "spent": 0.013}       or       {"equal": null, "reason": "…", "spent": 1.0}
+
+Other modules serve requests of their own in the same way (`serve`): only the seconds and the reason are common to all.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 MEMORY = 800 * 2**20
@@ -28,11 +31,20 @@ CLOCK = 4.0
 ANSWERS = 2_000
 """A worker makes way for a fresh fork after so many answers, because sympy's caches grow."""
 
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
+"""Request → reply; a reply with a `reason` ends the worker."""
+
 
 class Keeper:
-    """Holds one worker and replaces it whenever it ends."""
+    """Holds one worker and replaces it whenever it ends.
 
-    def __init__(self) -> None:
+    Args:
+        answer: what the worker does with a request.
+        memory: bytes of its address space.
+    """
+
+    def __init__(self, answer: Answer, memory: int) -> None:
+        self._answer, self._memory = answer, memory
         self._pid: int | None = None
         self._to = self._from = -1
         self._buffer = b""
@@ -96,35 +108,35 @@ class Keeper:
         if pid == 0:
             os.close(down_write)
             os.close(up_read)
-            _work(down_read, up_write)
+            _work(self._answer, self._memory, down_read, up_write)
             os._exit(0)
         os.close(down_read)
         os.close(up_write)
         self._pid, self._to, self._from = pid, down_write, up_read
 
 
-def _work(requests: int, replies: int) -> None:
+def _work(answer: Answer, memory: int, requests: int, replies: int) -> None:
     """Answers requests until the end of the input."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with os.fdopen(requests, "rb") as lines:
         for line in lines:
             request = json.loads(line)
             signal.setitimer(signal.ITIMER_PROF, request["seconds"])
-            reply = _compare(request["gold"], request["answer"])
+            reply = answer(request)
             signal.setitimer(signal.ITIMER_PROF, 0)
             os.write(replies, json.dumps(reply).encode() + b"\n")
 
 
-def _compare(gold: str, answer: str) -> dict[str, Any]:
+def _compare(request: dict[str, Any]) -> dict[str, Any]:
     from stepcredit.grading.symbolic import equivalent
 
     start = time.process_time()
     reason = ""
     equal = None
     try:
-        equal = equivalent(gold, answer)
+        equal = equivalent(request["gold"], request["answer"])
     except MemoryError:
         reason = "needs too much memory"
     except RecursionError:
@@ -132,17 +144,22 @@ def _compare(gold: str, answer: str) -> dict[str, Any]:
     return {"equal": equal, "reason": reason, "spent": time.process_time() - start}
 
 
-def main() -> int:
-    """Answers the requests on standard input."""
+def serve(answer: Answer, memory: int) -> int:
+    """Answers the requests on standard input, each in a worker that may be ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from stepcredit.grading import symbolic  # noqa: F401  loaded once, before the first fork
-
-    keeper = Keeper()
+    keeper = Keeper(answer, memory)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         print(json.dumps(keeper.ask(json.loads(line))), flush=True)
     keeper.end()
     return 0
+
+
+def main() -> int:
+    """Compares answers."""
+    from stepcredit.grading import symbolic  # noqa: F401  loaded once, before the first fork
+
+    return serve(_compare, MEMORY)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pool of worker processes for comparisons that may not terminate; killed workers are replaced."""
+"""Pool of worker processes for work that may not terminate, such as comparisons; killed workers are replaced."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from stepcredit.errors import InputError
 
 COMMAND = ["-m", "stepcredit.grading.worker"]
+"""Arguments of Python for the process that compares answers."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,11 @@ class Workers:
 
     Args:
         count: processes at a time.
+        command: arguments of Python for another process; see `stepcredit.grading.worker.serve`.
     """
 
-    def __init__(self, count: int = 1) -> None:
+    def __init__(self, count: int = 1, command: Sequence[str] = ()) -> None:
+        self._command = command or COMMAND
         self._idle: queue.LifoQueue[_Process | None] = queue.LifoQueue()
         for _ in range(count):
             self._idle.put(None)
@@ -54,10 +58,23 @@ class Workers:
         atexit.register(self.close)
 
     def compare(self, gold: str, answer: str, seconds: float) -> Reply:
-        """Whether two answers are equal, asked of whichever worker is free; waits where none is.
+        """Whether two answers are equal.
 
         Args:
             gold, answer: LaTeX.
+            seconds: as in `ask`.
+
+        Raises:
+            InputError: the workers cannot be started.
+        """
+        said = self.ask({"gold": gold, "answer": answer}, seconds)
+        return Reply(said.get("equal"), said.get("reason", ""), said["spent"])
+
+    def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The reply of whichever worker is free; waits where none is. It has a `reason` if the worker was ended.
+
+        Args:
+            request: JSON-serialisable.
             seconds: of processor time; on the clock a few times that.
 
         Raises:
@@ -68,7 +85,7 @@ class Workers:
             if process is None or not process.is_alive():
                 process = self._start()
             process.wait_until_ready()
-            return process.ask(gold, answer, seconds)
+            return process.ask({**request, "seconds": seconds})
         finally:
             self._idle.put(process)
 
@@ -82,7 +99,7 @@ class Workers:
             self._started.clear()
 
     def _start(self) -> _Process:
-        process = _Process()
+        process = _Process(self._command)
         with self._lock:
             dead = [p for p in self._started if not p.is_alive()]
             self._started = [p for p in self._started if p not in dead] + [process]
@@ -94,14 +111,14 @@ class Workers:
 class _Process:
     """One keeper and its pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, *COMMAND],
+            [sys.executable, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONHASHSEED": "0"},
             start_new_session=True,
         )
         assert self._process.stdin is not None
@@ -128,20 +145,20 @@ class _Process:
         """Whether it can be asked."""
         return self._process.poll() is None
 
-    def ask(self, gold: str, answer: str, seconds: float) -> Reply:
-        """Its reply; undecided where it has been killed."""
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Its reply; a reason alone where it has been killed."""
         start = time.monotonic()
         try:
-            self._in.write(json.dumps({"gold": gold, "answer": answer, "seconds": seconds}) + "\n")
+            self._in.write(json.dumps(request) + "\n")
             self._in.flush()
             line = self._out.readline()
         except (BrokenPipeError, ValueError):
             line = ""
         if not line:
             self.close()
-            return Reply(None, "the worker was killed", time.monotonic() - start)
-        said = json.loads(line)
-        return Reply(said["equal"], said["reason"], said["spent"])
+            return {"reason": "the worker was killed", "spent": time.monotonic() - start}
+        said: dict[str, Any] = json.loads(line)
+        return said
 
     def close(self) -> None:
         """Close its input, at which it ends; kill it where it does not."""

@@ -36,7 +36,8 @@ class CollectConfig(SamplingSettings, TaskSettings):
     model: Annotated[str, Limits(not_empty=True)] = field(
         metadata=flag(
             "model",
-            'Or "solutions": the worked solutions of gsm8k and math, or careful demonstrators of alfworld.',
+            'Or "solutions": the worked solutions of gsm8k, math and reasoning-gym:gsm_symbolic, or careful '
+            "demonstrators of alfworld.",
         )
     )
     output_dir: Annotated[str, Limits(not_empty=True)] = field(

@@ -31,6 +31,7 @@ class TaskSettings(Settings):
         metadata=flag(
             "prompt_style",
             "gsm8k and math: qwen-math (default), qwen-boxed, deepseek-math, deepseek-math-plain, lm-eval or plain; "
+            "reasoning-gym: answer-tags (default), qwen-math, qwen-boxed, deepseek-math or plain; "
             "alfworld: react (default), think or act.",
         ),
     )

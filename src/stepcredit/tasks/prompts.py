@@ -6,6 +6,8 @@
     deepseek-math-plain   deepseek-math as text, in the format of DeepSeekMath's README, for models without a template
     lm-eval               few-shot text, as in lm-evaluation-harness (`gsm8k`, `minerva_math`)
     plain                 text, no instruction: for models trained on worked solutions
+    answer-tags           chat; the system message asks for `<answer>…</answer>` (reasoning-gym, whose answers may have
+                          several lines)
 
 `lm-eval` samples its examples from the train split once; the harness samples new ones per problem (GSM8K) or uses four
 fixed ones (MATH). Its scores are therefore close to those of the harness, not equal.
@@ -23,7 +25,7 @@ from stepcredit.episodes.episode import Message
 from stepcredit.errors import InputError
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.grader import grade_answer
-from stepcredit.grading.style import GSM8K, MATH, AnswerStyle, Kind, Marker
+from stepcredit.grading.style import AUTO, GSM8K, MATH, AnswerStyle, Kind, Marker
 from stepcredit.tasks.sources import Sources
 from stepcredit.tasks.task import Problem
 
@@ -31,6 +33,7 @@ EXAMPLE_SEED = 0
 DEFAULT_STYLE = "qwen-math"
 
 ASK_HASHES = "Please reason step by step, and produce a final answer following 4 '#', like '#### 0'"
+ASK_TAGS = "Please reason step by step, and put your final answer, and nothing else, between <answer> and </answer>."
 ASK_BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
@@ -123,6 +126,13 @@ PROMPT_STYLES: dict[str, dict[str, PromptStyle]] = {
             PromptStyle("deepseek-math-plain", MATH, **_TURNS),
             PromptStyle("lm-eval", MATH, **_PROBLEM, shots=4, stop=("Problem:",)),
             PromptStyle("plain", MATH, **_QUESTION),
+        ),
+        "reasoning-gym": (
+            PromptStyle("answer-tags", AUTO, is_chat=True, system=ASK_TAGS),
+            PromptStyle("qwen-math", GSM8K, is_chat=True, system=ASK_HASHES),
+            PromptStyle("qwen-boxed", MATH, is_chat=True, system=ASK_BOXED),
+            PromptStyle("deepseek-math", MATH, is_chat=True, after=f"\n{ASK_BOXED}"),
+            PromptStyle("plain", GSM8K, **_QUESTION),
         ),
     }.items()
 }

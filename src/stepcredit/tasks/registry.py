@@ -13,6 +13,7 @@ from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.tasks.chain import Chain
 from stepcredit.tasks.fetch import Fetch
 from stepcredit.tasks.gsm8k import GSM8K
+from stepcredit.tasks.gym.gym_task import PREFIX, ReasoningGym
 from stepcredit.tasks.math import MATH
 from stepcredit.tasks.task import Task
 
@@ -26,7 +27,7 @@ LOADED: dict[str, Callable[[str | None, str | None], Task]] = {
 }
 """Tasks that read their problems; constructed with `data` and `prompt_style`."""
 
-TASK_NAMES = f"By name: {', '.join([*GENERATED, *LOADED])}."
+TASK_NAMES = f"By name: {', '.join([*GENERATED, *LOADED])}, {PREFIX}NAME."
 """For the help of `--task`."""
 
 
@@ -34,7 +35,7 @@ def load_task(name: str, data: str | None = None, prompt_style: str | None = Non
     """Loads a task by name.
 
     Args:
-        name: the name, or `file.py:Class`.
+        name: the name, `reasoning-gym:NAME`, or `file.py:Class`.
         data: a file or folder with the problems; None is the hub.
         prompt_style: the prompt style; None is the task's default.
 
@@ -44,10 +45,14 @@ def load_task(name: str, data: str | None = None, prompt_style: str | None = Non
     """
     if name.partition(":")[0].endswith(".py"):
         return _task_of_file(name, {"data": data, "prompt_style": prompt_style})
+    if name.startswith(PREFIX):
+        if data is not None:
+            raise InputError(f"not supported by {name}, which generates its problems; leave it out", "data")
+        return ReasoningGym(name.removeprefix(PREFIX), prompt_style)
     if name in LOADED:
         return LOADED[name](data, prompt_style)
     if name not in GENERATED:
-        known = ", ".join(sorted({*GENERATED, *LOADED}))
+        known = ", ".join([*sorted({*GENERATED, *LOADED}), f"{PREFIX}NAME"])
         raise InputError(f"unknown task {name!r}; choose from {known}, or give a custom one as file.py:Class", "task")
     for field, value in (("data", data), ("prompt_style", prompt_style)):
         if value is not None:

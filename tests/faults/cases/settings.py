@@ -72,6 +72,17 @@ OUT_OF_RANGE = {
     },
 }  # fmt: skip
 
+DATASETS: dict[str, tuple[str, ...]] = {
+    "": ("chain_sum",), "chain-sum": ("chain_sum",), "chain_sun": ("chain_sum",), "composite": ("composite",),
+    "chain_sum:": ("settings",), "chain_sum:min_terms": ("setting=value",), "chain_sum:min_terms=2;max_terms=3": ("min_terms",),
+    "chain_sum:min_trems=2": ("min_trems", "min_terms"), "chain_sum:seed=1": ("seed",), "chain_sum:min_terms=9": ("max_terms",),
+    "chain_sum:min_terms=-1": ("min_terms",), "chain_sum:min_terms=two": ("settings",), "chain_sum:min_terms=[1": ("YAML",),
+    "chain_sum:min_terms=" + "[" * 20_000: ("YAML",), "chain_sum:min_terms=!!python/object/apply:os.getcwd []": ("YAML",),
+    "chain_sum:min_terms=.nan": ("settings",), "chain_sum:=2": ("setting=value",), "chain_sum:max_digits=999999999": ("settings",),
+    "gsm_symbolic:difficulty=0.5": ("difficulty",), "basic_arithmetic:operators=[1]": ("settings",),
+}  # fmt: skip
+"""What follows `reasoning-gym:`, and what the line must name."""
+
 
 def cases() -> Iterator[Case]:
     """Every setting of the table, and what does not go together."""
@@ -130,3 +141,15 @@ def cases() -> Iterator[Case]:
     }  # fmt: skip
     for name, (command, says) in together.items():
         yield Case("what does not go together", name, command, says=says)
+    for given, says in DATASETS.items():
+        yield Case(
+            "datasets of reasoning-gym", given[:60], [*GOOD["collect"], "--task", f"reasoning-gym:{given}"], says=says
+        )
+    for flag, value in (
+        ("--data", "problems.jsonl"),
+        ("--prompt_style", "lm-eval"),
+        ("--split", "tset"),
+        ("--limit", "9999"),
+    ):
+        command = [*GOOD["collect"], "--task", "reasoning-gym:chain_sum:max_terms=2,max_digits=1", flag, value]
+        yield Case("datasets of reasoning-gym", f"{flag} {value}", command, says=(flag.strip("-"),))

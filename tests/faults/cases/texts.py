@@ -26,6 +26,7 @@ def cases() -> Iterator[Case]:
         if how != "newline":  # a text, where no such file is
             yield Case("hostile names", f"prompts, {how}", prompts)
         yield Case("hostile names", f"a task, {how}", [*GOOD["collect"], "--task", name])
+        yield Case("hostile names", f"a dataset, {how}", [*GOOD["collect"], "--task", f"reasoning-gym:{name}"])
         yield Case("hostile names", f"a file, {how}", ["import", f"{name}.jsonl", "--output_dir", "out"])
         yield Case("hostile names", f"episodes, {how}", ["inspect", name])
         yield Case("hostile names", f"a method, {how}", [*GOOD["compare"], "--methods", name])

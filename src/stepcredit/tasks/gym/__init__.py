@@ -1,0 +1,1 @@
+"""reasoning-gym's generated problems and verifiers as tasks of ours."""
