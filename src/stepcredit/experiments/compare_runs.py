@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils.memory import clear_device_cache
 from transformers import set_seed
 
 from stepcredit.engines.engine import Engine, SamplingParams, load_engine
@@ -135,13 +136,18 @@ def train_and_test(
         "episodes": len(trainer.train_dataset.trajectories),
     }
     has_value = METHODS[variant.method].needs_value
-    engine = engine_of(trainer.model.policy, tokenizer, folder, sampling)
-    found = tested(task, method, seed, engine, folder, sampling, test)
+    policy, log = trainer.model.policy, curve(trainer)
+    del trainer
+    clear_device_cache(garbage_collection=True)  # of the optimizer and the other models, before sampling needs memory
+    found = tested(task, method, seed, engine_of(policy, tokenizer, folder, sampling), folder, sampling, test)
     about = {**budget, "value": f"runs/{folder.name}/value" if has_value else None}
-    if test["split"] != "test":
-        for part in ("policy", "value"):
-            shutil.rmtree(folder / part, ignore_errors=True)
-    return {**found, "rows": [{**row, **about} for row in found["rows"]], "curve": curve(trainer)}
+    finished = [
+        *folder.glob("checkpoint-*"),
+        *([] if test["split"] == "test" else [folder / "policy", folder / "value"]),
+    ]
+    for part in finished:
+        shutil.rmtree(part, ignore_errors=True)
+    return {**found, "rows": [{**row, **about} for row in found["rows"]], "curve": log}
 
 
 def _stopped(

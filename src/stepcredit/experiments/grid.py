@@ -93,6 +93,7 @@ def run_grid(runs: Sequence[Run], label: str, jobs: int, threads: int) -> list[d
 
 def _do(run: Run, threads: int) -> None:
     import torch
+    from accelerate.utils.memory import clear_device_cache
 
     torch.set_num_threads(threads)
     start = time.perf_counter()
@@ -104,5 +105,6 @@ def _do(run: Run, threads: int) -> None:
         with suppress(OSError):  # other runs stand beside it
             run.folder.parent.rmdir()
         raise
+    clear_device_cache(garbage_collection=True)  # for the runs beside this one
     seconds = round(time.perf_counter() - start, 2)
     write_json(run.folder / RESULT, {"settings": run.settings, "result": result, "seconds": seconds})
