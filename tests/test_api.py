@@ -28,8 +28,8 @@ def test_importing_the_package_is_light():
 
 def test_the_public_names_are_pinned():
     assert stepcredit.__all__ == [
-        "DPOConfig", "DQOConfig", "DROConfig", "Episode", "Grade", "InputError", "InteractiveTask",
-        "InteractiveTaskDefaults", "KTOConfig",
+        "DPOConfig", "DQOConfig", "DROConfig", "Episode", "Grade", "IQLConfig", "InputError", "InteractiveTask",
+        "InteractiveTaskDefaults", "KTOConfig", "OAPLConfig",
         "OREOConfig", "Observation", "OfflineConfig", "OfflineTrainer", "Problem", "RFTConfig", "SFTConfig",
         "StopReason", "TOPRConfig", "Task", "TaskDefaults", "Verdict", "__version__", "append_episodes", "collect",
         "evaluate", "grade", "load_episodes", "search",

@@ -29,7 +29,7 @@ def test_every_command_explains_itself(command, capsys):
     ("arguments", "message"),
     [
         (["trian"], "unknown command 'trian'; did you mean train?"),
-        (["train", "--method", "grpo"], "--method: choose from sft, rft, dpo, kto, topr, dro, dqo, oreo"),
+        (["train", "--method", "grpo"], "--method: choose from sft, rft, dpo, kto, topr, oapl, dro, iql, dqo, oreo"),
         (["train"], "--method: choose from"),
         (["train", "--method", "oreo", "--method=dqo"], "--method: is given twice"),
         (["train", "--method", "oreo"], "the following arguments are required: --model, --episodes"),

@@ -66,8 +66,8 @@ def __getattr__(name: str) -> Any:
 
 def _configs() -> dict[str, Any]:
     """The config of every method of the table, and the one they share, by name."""
-    from stepcredit.training.configs import OfflineConfig
     from stepcredit.training.methods import METHODS
+    from stepcredit.training.offline_config import OfflineConfig
 
     configs: list[Any] = [OfflineConfig, *(method.config for method in METHODS.values())]
     return {config.__name__: config for config in configs}

@@ -15,7 +15,8 @@ from stepcredit.experiments import reproduce as reproducing
 from stepcredit.experiments.recipe import read_recipe
 from stepcredit.experiments.reproduce import ReproduceConfig, steps_of
 from stepcredit.rollouts.collect import SOLUTIONS, CollectConfig
-from stepcredit.training.configs import OfflineConfig, ValueConfig
+from stepcredit.training.configs import ValueConfig
+from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.train import TrainConfig
 
 RECIPES = sorted(p for p in (Path(__file__).parents[2] / "recipes").glob("*.yaml") if not p.stem.startswith("compare"))

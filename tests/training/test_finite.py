@@ -18,8 +18,8 @@ from stepcredit.cli import main
 from stepcredit.episodes.store import append_episodes
 from stepcredit.errors import NotFiniteError
 from stepcredit.models.loading import load_policy, load_value_model
-from stepcredit.training.finite import nonfinite_flags
 from stepcredit.training.methods import LossTerms, ObjectiveInputs
+from stepcredit.training.optimizer_step.finite import nonfinite_flags
 
 
 class Planting(TrainerCallback):

@@ -24,7 +24,7 @@ from stepcredit.models.loading import value_model_from
 from stepcredit.training.batching import LengthSortedSampler
 from stepcredit.training.data import as_episodes, prepare
 from stepcredit.training.methods import METHODS, method_of
-from stepcredit.training.optimizers import trainable
+from stepcredit.training.optimizer_step.optimizers import trainable
 
 
 def episodes(count=12):

@@ -52,6 +52,7 @@ class Trajectory:
         prompt_id: the prompt of the episode.
         outcome: the outcome reward, without step rewards; decides between right and wrong. In double precision, unlike
             `reward`, which may fall short of a threshold such as 0.7.
+        group_number: a number of the prompt, from the returns of all its responses; None where no method asks for one.
     """
 
     ids: NDArray[np.int32]
@@ -63,6 +64,7 @@ class Trajectory:
     cut: bool = False
     prompt_id: str = ""
     outcome: float = 0.0
+    group_number: float | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

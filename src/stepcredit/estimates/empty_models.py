@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from stepcredit.models.actor_critic import ActorCritic
 from stepcredit.models.loading import load_config
 from stepcredit.training.build_models import build_actor_critic
-from stepcredit.training.configs import OfflineConfig
+from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.train import TrainConfig, adapter_configs
 
 

@@ -39,9 +39,9 @@ from stepcredit.models.loading import load_config, load_tokenizer
 from stepcredit.progress import track
 from stepcredit.settings import Limits
 from stepcredit.training.batching import Collator, Item
-from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.data import prepare
 from stepcredit.training.methods import Method, method_of
+from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.precompute import chunks_of
 from stepcredit.training.train import TrainConfig
 

@@ -11,8 +11,8 @@ import numpy as np
 from stepcredit.episodes.alignment import Trajectory
 from stepcredit.episodes.prefixes import prefix_length
 from stepcredit.training.batching import Item, LengthSortedSampler
-from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.methods import Method
+from stepcredit.training.offline_config import OfflineConfig
 
 _EPOCHS = 3
 """Epochs whose order is looked at; the largest micro-batch hardly grows after."""

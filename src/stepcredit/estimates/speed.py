@@ -27,7 +27,7 @@ from stepcredit.models.first_use import faster_linears, head_seconds, measured_a
 from stepcredit.models.heads.linear_heads import LinearHead
 from stepcredit.progress import Meter
 from stepcredit.training.batching import Collator
-from stepcredit.training.configs import OfflineConfig
+from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.train import TrainConfig
 
 Clock = Callable[[], float]

@@ -27,8 +27,8 @@ from stepcredit.results.row_files import parsed, write_rows
 from stepcredit.results.schema import AccuracyRow, SignalRow
 from stepcredit.settings import Limits, Settings, check_names, check_values, json_object
 from stepcredit.tasks.registry import TASK_NAMES, load_task
-from stepcredit.training.configs import THEIR_LIMITS
 from stepcredit.training.methods import METHODS
+from stepcredit.training.offline_config import THEIR_LIMITS
 
 
 @dataclass
@@ -203,10 +203,11 @@ class Comparison:
 
     def _beta(self, method: str) -> float | None:
         """Returns β of a method: as set, or the default of its config; None if it has no β."""
-        config = METHODS[variant_of(method).method].config
+        row = METHODS[variant_of(method).method]
+        config = row.config
         default = {f.name: f.default for f in fields(config)}.get("beta")
         beta = self._settings_of(method).get("beta", default)
-        return None if beta is None else float(beta)
+        return None if beta is None or not row.needs_reference else float(beta)
 
     def _settings_of(self, method: str) -> dict[str, Any]:
         parts = ("all", variant_of(method).method, method)

@@ -13,7 +13,8 @@ from stepcredit.progress import track_units
 from stepcredit.rollouts.single_turn import sample_and_grade
 from stepcredit.rollouts.work_units import work_units
 from stepcredit.tasks.task import Task
-from stepcredit.training.configs import OfflineConfig, SFTConfig
+from stepcredit.training.configs import SFTConfig
+from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.progress_callback import show_progress
 from stepcredit.training.trainer import OfflineTrainer
 

@@ -37,7 +37,8 @@ from stepcredit.results.schema import AccuracyRow
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.settings import Limits, Settings
 from stepcredit.tasks.arithmetic import Arithmetic
-from stepcredit.training.configs import OfflineConfig, OREOConfig, RFTConfig
+from stepcredit.training.configs import OREOConfig, RFTConfig
+from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.train import curve
 from stepcredit.training.trainer import OfflineTrainer
 

@@ -29,8 +29,8 @@ from stepcredit.results.row_files import read_rows, write_rows
 from stepcredit.results.schema import AccuracyRow
 from stepcredit.rollouts.collect import SOLUTIONS, CollectConfig, collect
 from stepcredit.settings import Limits, Settings, check_values
-from stepcredit.training.configs import THEIR_LIMITS
 from stepcredit.training.methods import METHODS
+from stepcredit.training.offline_config import THEIR_LIMITS
 from stepcredit.training.train import TrainConfig, train
 
 

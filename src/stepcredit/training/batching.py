@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -119,6 +120,8 @@ class Collator:
             batch = collate_shared(rows, self.pad_token_id)
         else:
             batch = collate(rows, self.pad_token_id).to_dict()
+        if any(t.group_number is not None for t in rows):
+            batch["group_number"] = torch.tensor([math.nan if t.group_number is None else t.group_number for t in rows])
         if self.precomputed is not None:
             batch.update(self.precomputed.fields(rows, batch if self.share_prompts else None))
         return batch

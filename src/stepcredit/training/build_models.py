@@ -24,8 +24,8 @@ from stepcredit.models.loading import (
     value_model_from,
 )
 from stepcredit.models.states import ValueStates
-from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.methods import method_of
+from stepcredit.training.offline_config import OfflineConfig
 
 
 def build_actor_critic(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,8 +21,9 @@ from stepcredit.logs.columns import ImportRules, check_rewards
 from stepcredit.logs.formats import Row, without_nulls
 from stepcredit.logs.importers import EpisodeImporter
 from stepcredit.training.batching import Item
-from stepcredit.training.configs import LabelConfig, OfflineConfig
+from stepcredit.training.configs import LabelConfig
 from stepcredit.training.methods import Method
+from stepcredit.training.offline_config import OfflineConfig
 
 
 @dataclass
@@ -66,6 +68,10 @@ def prepare(
     last, so that balancing counts wrong responses too and all methods train on the same ones). The rest is grouped
     into items by `method.batch_layout`.
 
+    `method.group_number` sees the returns of all graded responses to a prompt, also of those left out as too long, bad,
+    balanced or filtered, so that it does not depend on what fits into a run. Undecided responses have no return, and a
+    truncated one has none or, with `config.truncated` "zero", 0.
+
     Args:
         episodes: episodes or rows.
         tokenizer: the policy's tokenizer.
@@ -77,7 +83,10 @@ def prepare(
     """
     token_texts, ends = TokenTexts(tokenizer), ends or turn_ends(tokenizer)
     data = TrainingData()
+    returns: dict[str, list[float]] = defaultdict(list)
     for number, episode in enumerate(_training_episodes(episodes, config)):
+        if (total := _return_of(episode, config)) is not None:
+            returns[episode.prompt_id].append(total)
         try:
             reason, trajectory = _encode(episode, tokenizer, config, method, token_texts, ends)
         except InputError as error:
@@ -99,6 +108,9 @@ def prepare(
     _keep(data, "filtered", [e for e in data.trajectories if method.keeps(e.outcome, config)])
     if not data.trajectories:
         raise InputError(f"no episode is left to train on ({dict(data.left_out)})", "train_dataset")
+    if method.group_number is not None:
+        numbers = {t.prompt_id: method.group_number(returns[t.prompt_id], config) for t in data.trajectories}
+        data.trajectories = [replace(t, group_number=numbers[t.prompt_id]) for t in data.trajectories]
     data.items = method.batch_layout.items(data.trajectories, config)
     return data
 
@@ -138,6 +150,13 @@ def _training_episodes(rows: Iterable[Any], config: OfflineConfig) -> Iterator[E
             yield episode
         else:
             yield from split_into_turns(_with_zero_return(episode) if episode.truncated else episode)
+
+
+def _return_of(episode: Episode, config: OfflineConfig) -> float | None:
+    """Returns the sum of an episode's rewards; None where it has none."""
+    if episode.truncated:
+        return 0.0 if config.truncated == "zero" else None
+    return None if episode.reward is None else episode.reward + math.fsum(episode.step_rewards or ())
 
 
 def _check_outcomes(trajectories: Sequence[Trajectory], threshold: float) -> None:

@@ -7,7 +7,7 @@ labels and colours of reports.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -21,8 +21,10 @@ from stepcredit.objectives.diagnostics import value_metrics
 from stepcredit.objectives.dpo import dpo_loss, dpo_metrics
 from stepcredit.objectives.dqo import dqo_losses, trajectory_weight
 from stepcredit.objectives.dro import dro_losses
+from stepcredit.objectives.iql import iql_losses
 from stepcredit.objectives.kto import kl_baseline, kto_loss, kto_metrics, mismatched_sums
 from stepcredit.objectives.likelihood import negative_log_likelihood
+from stepcredit.objectives.oapl import group_value, oapl_loss, oapl_metrics
 from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_loss, sampled_kl
 from stepcredit.objectives.sums import Sums, effective_share_of, mean_of
 from stepcredit.objectives.topr import topr_loss
@@ -31,13 +33,15 @@ from stepcredit.training.configs import (
     DPOConfig,
     DQOConfig,
     DROConfig,
+    IQLConfig,
     KTOConfig,
-    OfflineConfig,
+    OAPLConfig,
     OREOConfig,
     RFTConfig,
     SFTConfig,
     TOPRConfig,
 )
+from stepcredit.training.offline_config import OfflineConfig
 
 
 class ObjectiveInputs(NamedTuple):
@@ -57,6 +61,8 @@ class ObjectiveInputs(NamedTuple):
     """log μ(a_t|s_t); NaN where it was not recorded."""
     step_statistics: Float[Tensor, " K"] | None = None
     """`Method.step_statistics`, summed over the whole optimizer step."""
+    group_number: Float[Tensor, " B"] | None = None
+    """`Method.group_number` of the prompt of each response."""
 
 
 class LossTerms(NamedTuple):
@@ -87,6 +93,8 @@ class Method:
         step_statistics: sums over the whole optimizer step that the loss needs. They are computed on the layout's
             `statistics_rows`, without gradient, before the first micro-batch, and summed over micro-batches and
             processes.
+        group_number: a number of each prompt that the loss needs, from the returns of all its graded responses in the
+            dataset and the config. It is computed once, before responses are left out (`training.data.prepare`).
     """
 
     config: type[OfflineConfig]
@@ -102,6 +110,7 @@ class Method:
     keeps: Callable[[float, Any], bool] = lambda outcome, config: True
 
     step_statistics: Callable[[ObjectiveInputs], Float[Tensor, " K"]] | None = None
+    group_number: Callable[[Sequence[float], Any], float] | None = None
 
 
 def likelihood_terms(inputs: ObjectiveInputs, config: OfflineConfig) -> LossTerms:
@@ -199,6 +208,30 @@ def dro_terms(inputs: ObjectiveInputs, config: DROConfig) -> LossTerms:
     return LossTerms(policy, config.value_coef * value, metrics)
 
 
+def iql_terms(inputs: ObjectiveInputs, config: IQLConfig) -> LossTerms:
+    """IQL: V an expectile of the λ-returns, actions weighted by their advantages."""
+    assert inputs.value is not None
+    segment_id = segments(config.segments, inputs.action_mask, inputs.step_id)
+    args: dict[str, Any] = {"value": inputs.value, "reward": inputs.reward, "segment_id": segment_id}
+    settings: dict[str, Any] = {"expectile": config.expectile, "lam": config.lam, "max_weight": config.max_weight}
+    policy, value, weights = iql_losses(**args, log_prob=inputs.log_prob, beta=config.beta, **settings)
+    no_reference = torch.zeros_like(inputs.log_prob)
+    metrics = {**weights, **value_metrics(**args, log_ratio=no_reference, beta=config.beta)}
+    return LossTerms(policy, config.value_coef * value, metrics)
+
+
+def oapl_terms(inputs: ObjectiveInputs, config: OAPLConfig) -> LossTerms:
+    """OAPL: one squared residual per response against the log-mean-exp of its prompt's rewards."""
+    assert inputs.group_number is not None
+    args: dict[str, Any] = {
+        "log_ratio_sum": response_log_ratio(inputs),
+        "total_reward": inputs.reward.sum(-1),
+        "group_value": inputs.group_number,
+        "beta": config.beta,
+    }
+    return LossTerms(oapl_loss(**args), None, oapl_metrics(**args))
+
+
 METHODS: dict[str, Method] = {
     "sft": Method(SFTConfig, likelihood_terms, per="token", label="SFT", color="#858c96"),
     "rft": Method(
@@ -223,9 +256,19 @@ METHODS: dict[str, Method] = {
         step_statistics=lambda inputs: mismatched_sums(response_log_ratio(inputs)),
     ),
     "topr": Method(TOPRConfig, topr_terms, per="item", label="TOPR", color="#b08900", needs_behavior=True),
+    "oapl": Method(
+        OAPLConfig,
+        oapl_terms,
+        per="item",
+        label="OAPL",
+        color="#2f5d62",
+        needs_reference=True,
+        group_number=lambda returns, config: group_value(returns, config.value_beta or config.beta),
+    ),
     "dro": Method(
         DROConfig, dro_terms, per="item", label="DRO", color="#8a6bc9", needs_value=True, needs_reference=True
     ),
+    "iql": Method(IQLConfig, iql_terms, per="item", label="IQL", color="#5d7a2e", needs_value=True),
     "dqo": Method(
         DQOConfig, dqo_terms, per="item", label="DQO", color="#cf4f3e", needs_value=True, needs_reference=True
     ),

@@ -18,8 +18,8 @@ from stepcredit.models.adapters import lora_config
 from stepcredit.progress import track
 from stepcredit.results.provenance import versions
 from stepcredit.settings import Limits, Settings
-from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.methods import METHODS
+from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.progress_callback import show_progress
 from stepcredit.training.trainer import OfflineTrainer
 

@@ -26,14 +26,14 @@ from stepcredit.models.loading import stopping
 from stepcredit.training.batching import Collator, LengthSortedSampler
 from stepcredit.training.build_models import build_actor_critic, tokenizer_of
 from stepcredit.training.checkpoints import check_state, last_checkpoint, readable
-from stepcredit.training.configs import OfflineConfig
 from stepcredit.training.data import TrainingData, prepare
-from stepcredit.training.finite import Finding, FiniteCheck, nonfinite_flags
 from stepcredit.training.methods import LossTerms, Method, ObjectiveInputs, method_of
-from stepcredit.training.objective_inputs import Batch, metrics_of, objective_inputs, rows_of, split_rows
-from stepcredit.training.optimizers import delay, parameter_groups, trainable
+from stepcredit.training.offline_config import OfflineConfig
+from stepcredit.training.optimizer_step.finite import Finding, FiniteCheck, nonfinite_flags
+from stepcredit.training.optimizer_step.objective_inputs import Batch, metrics_of, objective_inputs, rows_of, split_rows
+from stepcredit.training.optimizer_step.optimizers import delay, parameter_groups, trainable
+from stepcredit.training.optimizer_step.totals import Totals
 from stepcredit.training.precompute import Precomputed
-from stepcredit.training.totals import Totals
 
 _logger = logging.getLogger(__name__)
 

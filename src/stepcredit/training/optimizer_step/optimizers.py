@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from stepcredit.models.actor_critic import POLICY, VALUE
-from stepcredit.training.configs import OfflineConfig
+from stepcredit.training.offline_config import OfflineConfig
 
 
 def trainable(parts: Mapping[str, nn.Module]) -> dict[str, list[nn.Parameter]]:

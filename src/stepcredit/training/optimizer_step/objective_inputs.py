@@ -38,6 +38,7 @@ def objective_inputs(
         step_id=rows["step_id"],
         behavior_log_prob=rows["behavior_log_prob"].to(dtype),
         step_statistics=step_statistics,
+        group_number=rows["group_number"].to(dtype) if "group_number" in rows else None,
     )
 
 

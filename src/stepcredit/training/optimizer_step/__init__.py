@@ -1,0 +1,1 @@
+"""What happens in an optimizer step: inputs of the objective, metrics, checks of numbers, parameter groups."""
