@@ -17,8 +17,10 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import random
 import sys
+import tempfile
 import time
 from functools import lru_cache
 from typing import Any
@@ -150,7 +152,12 @@ def main() -> int:
     from stepcredit.tasks.gym.safe_forms import disarm
 
     disarm()
-    return serve(answer, MEMORY)
+    with tempfile.TemporaryDirectory() as folder:  # some programs of codeio write files
+        os.chdir(folder)
+        try:
+            return serve(answer, MEMORY)
+        finally:
+            os.chdir("/")
 
 
 if __name__ == "__main__":
