@@ -9,6 +9,7 @@ from stepcredit.verdict import Verdict
 
 pytest.importorskip("reasoning_gym", reason="the extra reasoning-gym is not installed")
 
+from stepcredit.tasks.gym import gym_task
 from stepcredit.tasks.gym.answer_checks import CHECKS
 from stepcredit.tasks.gym.gym_worker import names
 
@@ -37,6 +38,14 @@ def test_gold_answers_of_every_dataset_are_right():
     without = {name for name, verdicts in found.items() if verdicts != {Verdict.RIGHT}}
     assert without == WITHOUT_GOLD
     assert all(found[name] == {Verdict.WRONG} for name in WITHOUT_GOLD)  # no answer
+
+
+def test_a_generator_that_writes_files_leaves_none_here(tmp_path, monkeypatch):
+    """Some programs of codeio write files where they run."""
+    monkeypatch.chdir(tmp_path)
+    gym_task._workers.cache_clear()  # a worker that starts here
+    load_task("reasoning-gym:codeio").problems("train", 120)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_worked_solutions_are_right():

@@ -68,7 +68,7 @@ def test_the_first_problems_are_the_same_whatever_the_count():
 DRAW = """
 from stepcredit.tasks.registry import load_task
 for name in ("list_functions", "isomorphic_strings", "polynomial_multiplication", "pool_matrix"):
-    print([p.prompt[-1]["content"] for p in load_task(f"reasoning-gym:{name}").problems("train", 5)])
+    print([p.prompt[-1]["content"] for p in load_task(f"reasoning-gym:{name}").problems("train", 80)])
 """
 
 

@@ -17,8 +17,10 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import random
 import sys
+import tempfile
 import time
 from functools import lru_cache
 from typing import Any
@@ -79,13 +81,8 @@ def check(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 def _dataset(name: str, settings: str, seed: int) -> Any:
     """A dataset of `CHUNK` entries."""
     import reasoning_gym
-    from reasoning_gym.factory import DATASETS
 
-    given = json.loads(settings)
-    for field in dataclasses.fields(DATASETS[name][1]):
-        if field.name in given and isinstance(given[field.name], list) and isinstance(field.default, tuple):
-            given[field.name] = tuple(given[field.name])
-    return reasoning_gym.create_dataset(name, seed=seed, size=CHUNK, **given)
+    return reasoning_gym.create_dataset(name, seed=seed, size=CHUNK, **json.loads(settings))
 
 
 @lru_cache(2000)
@@ -155,7 +152,12 @@ def main() -> int:
     from stepcredit.tasks.gym.safe_forms import disarm
 
     disarm()
-    return serve(answer, MEMORY)
+    with tempfile.TemporaryDirectory() as folder:  # some programs of codeio write files
+        os.chdir(folder)
+        try:
+            return serve(answer, MEMORY)
+        finally:
+            os.chdir("/")
 
 
 if __name__ == "__main__":
