@@ -197,7 +197,7 @@ def test_own_errors(model, tmp_path, monkeypatch):
         # a zero value head drops nowhere, and so does the policy that is its own reference: ties go to the first step
         assert {r["estimate"] for r in rows if r["signal"] in ("ΔV", "β Σρ")} == {0.5}
         (below,) = results(tmp_path, metric="below_kind_position", signal="ΔV")
-        assert (below["estimate"], below["n"]) == (0.5, 4 * 8 + 4 * 4)
+        assert (below["estimate"], below["n"]) == (0.5, 2 * (2 * 4 + 2 * 2))  # within halves
         counted = json.loads((tmp_path / "settings.json").read_text())["responses"]
         assert counted == {
             "scored": 16, "right": 4, "right with a false equation": 0, "wrong with a false equation": 8,

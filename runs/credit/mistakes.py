@@ -22,6 +22,7 @@ import json
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ FILE = "bigbench_mistake.jsonl.gz"
 METHODS = ("oreo", "dqo", "oreo-process", "dqo-process")
 SIZES: dict[str, dict[str, Any]] = {
     "cpu": {"methods": ["oreo", "oreo-process"], "limit": 500},
-    "gpu": {"methods": list(METHODS), "micro_batch": 8},
+    "gpu": {"methods": list(METHODS), "micro_batch": 8, "batch": 16, "epochs": 3.0},
 }
 FOLDS = 5
 
@@ -68,8 +69,8 @@ def main() -> None:
     pieces = Pieces(options)
     kept: dict[tuple[str, int], list[list[dict[str, Any]]]] = defaultdict(list)
     for seed in options.seeds:
-        for fold in options.folds:
-            for method in options.methods:
+        for method in options.methods:
+            for fold in options.folds:
                 name = f"{method}-fold{fold}-seed{seed}" + (f"-of{options.limit}" if options.limit else "")
                 rows = pieces.get(name, lambda m=method, f=fold, s=seed: piece(traces, m, f, options, s))
                 if rows is not None:
@@ -163,7 +164,9 @@ def controlled(traces: Sequence[dict[str, Any]], fold: Sequence[dict[str, Any]])
         characters = [[len(step) for step in t["steps"]] for t in others]
         rows = [marks_of(t, n) for t, n in zip(others, characters, strict=True)]
         train = [marked({**row, "value": [0] * (len(row["wrong"]) + 1)}) for row in rows]
-        found += with_controls(train, [marked(row) for row in fold if row["task"] == task], (POSITION, LENGTH))
+        number = str(next(t["fold"] for t in traces if t["id"] in tested))
+        test = [replace(marked(row), fit=number) for row in fold if row["task"] == task]
+        found += with_controls(train, test, (POSITION, LENGTH))
     return found
 
 

@@ -130,7 +130,7 @@ def without_model(episode: Episode) -> Marked:
 def two_halves(responses: Sequence[Marked]) -> list[Marked]:
     """The responses with controls that are fitted to the other half of the problems."""
     half = {problem: k % 2 for k, problem in enumerate(sorted({r.problem for r in responses}))}
-    sides = [[r for r in responses if half[r.problem] == side] for side in (0, 1)]
+    sides = [[replace(r, fit=str(side)) for r in responses if half[r.problem] == side] for side in (0, 1)]
     return [*with_controls(sides[1], sides[0]), *with_controls(sides[0], sides[1])]
 
 
