@@ -34,8 +34,10 @@ def write(file, rows):
 
 
 def run(module, monkeypatch, *arguments):
-    work = arguments[arguments.index("--output_dir") + 1] / "work"
-    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments), "--work_dir", str(work)])
+    work = (
+        ["--work_dir", arguments[arguments.index("--output_dir") + 1] / "work"] if "credit" in module.__name__ else []
+    )
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, [*arguments, *work])])
     module.main()
 
 
@@ -158,6 +160,17 @@ def test_llama2(model, llama2_data, tmp_path, monkeypatch):
         monkeypatch.setattr(llama2, "find_spec", lambda _: None)
         with pytest.raises(SystemExit, match="scikit-learn"):
             run(llama2, monkeypatch, *flags, "--questions", 8, "--test_questions", 4)
+
+
+def test_real_logs_measures_with_the_same_code(llama2_data, tmp_path, monkeypatch):
+    """The run from scratch, of which runs/credit takes the measuring code."""
+    pytest.importorskip("sklearn")
+    small = ["--hidden", "16", "--layers", "1", "--vocabulary", "300", "--sft-epochs", "0.2", "--oreo-epochs", "0.2"]
+    with loaded("real_logs/run.py") as real_logs:
+        run(real_logs, monkeypatch, "--data", llama2_data, "--output_dir", tmp_path, *small)
+    rows = results(tmp_path, at=0.5)
+    scores = ("value", "shorter", "variant_success_rate", "bag_of_words")
+    assert [(r["score"], r["matched"]) for r in rows] == [(name, m) for name in scores for m in (False, True)]
 
 
 def test_questions_trained_on_are_not_measured(llama2_data):

@@ -62,7 +62,11 @@ def main() -> None:
     trained = {e.prompt_id for e in train}
     parts = {LLAMA2: test, SYSTEMS: some([e for e in systems if e.prompt_id not in trained], options.test_questions)}
     has_words = find_spec("sklearn") is not None
-    pieces, results, found = Pieces(options, settings_of(options)), [], None
+    pieces, results, found = (
+        Pieces(options, {**settings_of(options), "test_questions": options.test_questions}),
+        [],
+        None,
+    )
     for seed in options.seeds:
         name = f"oreo-{options.questions}-questions-seed{seed}"
         rows = pieces.get(name, lambda s=seed: piece(train, parts, options, s))

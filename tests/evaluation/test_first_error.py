@@ -90,6 +90,9 @@ def test_controls_come_from_the_training_responses():
     assert test.signals[KIND] == [0, -1, 0, 0, 0, 0]
     assert test.signals[LENGTH] == [3, 4, 5, 6, 7, 1]  # the shortest step drops most
     assert test.signals["ΔV"] == [0] * 6
+    (test,) = with_controls([response("x", ".!", [0, 0], lengths=[1, 9])], [test], (LENGTH,))
+    assert test.signals[LENGTH] == [-3, -4, -5, -6, -7, -1]  # the longest step drops most
+    assert test.signals[KIND] == [0, -1, 0, 0, 0, 0]
 
 
 def test_a_signal_that_knows_nothing_is_at_chance_and_one_that_knows_is_above():
