@@ -34,7 +34,10 @@ def write(file, rows):
 
 
 def run(module, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+    work = (
+        ["--work_dir", arguments[arguments.index("--output_dir") + 1] / "work"] if "credit" in module.__name__ else []
+    )
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, [*arguments, *work])])
     module.main()
 
 
@@ -76,7 +79,7 @@ def test_mistakes(model, traces, tmp_path, monkeypatch):
         assert len(cases) == 4
         assert all(len(c["value"]) == len(c["steps"]) + 1 for c in cases)
         before = {f.name: f.read_bytes() for f in (tmp_path / "pieces").iterdir()}
-        assert set(before) == {f"{m}-fold3-seed0-of500.json" for m in ("oreo", "dqo-process")}
+        assert set(before) == {f"{m}-fold3-seed0-of250.json" for m in ("oreo", "dqo-process")}
 
         def forbidden(*_):
             raise AssertionError("a piece that is there is not made again")
@@ -111,9 +114,10 @@ def test_marks_of_other_folds_alone_place_the_control(traces):
         read = [t for t in mistakes.read(traces / mistakes.FILE) if t["task"] == "sort"]
         others = [{**t, "mistake_index": 2} for t in read if t["fold"]]
         fold = [{**t, "mistake_index": 0} for t in read if not t["fold"]]
-        rows = [{**mistakes.marks_of(t, [1, 1, 1]), "value": [0, 0, 0, 0]} for t in fold]
-        controlled = mistakes.controlled(others + fold, rows)
+        rows = [{**mistakes.marks_of(t, [1, 1, 1]), "value": [0, -0.5, 0.25, 0.5]} for t in fold]
+        controlled = mistakes.controlled(others + fold, rows, "oreo-process")
         assert [r.signals["position"] for r in controlled] == [[0, 0, -1]] * 2
+        assert [list(r.signals["-ΔV"]) for r in controlled] == [[0.5, -0.75, -0.25]] * 2
 
 
 WORDS = ["add them all", "so we get it", "the sum is off", "that was right"]
@@ -153,6 +157,20 @@ def test_llama2(model, llama2_data, tmp_path, monkeypatch):
         kept = results(tmp_path)
         run(llama2, monkeypatch, *flags, "--questions", 8, "--test_questions", 4, "--summarise")
         assert results(tmp_path) == kept
+        monkeypatch.setattr(llama2, "find_spec", lambda _: None)
+        with pytest.raises(SystemExit, match="scikit-learn"):
+            run(llama2, monkeypatch, *flags, "--questions", 8, "--test_questions", 4)
+
+
+def test_real_logs_measures_with_the_same_code(llama2_data, tmp_path, monkeypatch):
+    """The run from scratch, of which runs/credit takes the measuring code."""
+    pytest.importorskip("sklearn")
+    small = ["--hidden", "16", "--layers", "1", "--vocabulary", "300", "--sft-epochs", "0.2", "--oreo-epochs", "0.2"]
+    with loaded("real_logs/run.py") as real_logs:
+        run(real_logs, monkeypatch, "--data", llama2_data, "--output_dir", tmp_path, *small)
+    rows = results(tmp_path, at=0.5)
+    scores = ("value", "shorter", "variant_success_rate", "bag_of_words")
+    assert [(r["score"], r["matched"]) for r in rows] == [(name, m) for name in scores for m in (False, True)]
 
 
 def test_questions_trained_on_are_not_measured(llama2_data):
@@ -197,16 +215,16 @@ def test_own_errors(model, tmp_path, monkeypatch):
         # a zero value head drops nowhere, and so does the policy that is its own reference: ties go to the first step
         assert {r["estimate"] for r in rows if r["signal"] in ("ΔV", "β Σρ")} == {0.5}
         (below,) = results(tmp_path, metric="below_kind_position", signal="ΔV")
-        assert (below["estimate"], below["n"]) == (0.5, 4 * 8 + 4 * 4)
-        counted = json.loads((tmp_path / "settings.json").read_text())["responses"]
-        assert counted == {
-            "scored": 16, "right": 4, "right with a false equation": 0, "wrong with a false equation": 8,
-            "problems": 4, "truncated, undecided or empty": 1,
-        }  # fmt: skip
+        assert (below["estimate"], below["n"]) == (0.5, 2 * (2 * 4 + 2 * 2))  # within halves
+        sorts = ("right", "wrong", "wrong_without_false_equation", "right_with_false_equation")
+        assert [below[name] for name in sorts] == [4, 12, 4, 0]
+        assert json.loads((tmp_path / "settings.json").read_text())["left_out"] == {"truncated, undecided or empty": 1}
         cases = json.loads((tmp_path / "cases.json").read_text())
         assert cases[0]["steps"][0].startswith("2 + 2")
         run(own_errors, monkeypatch, *flags, "--train_episodes", tmp_path / "episodes")
-        (kind,) = results(tmp_path, metric="hit", signal="kind of step", of="wrong responses")
+        run(own_errors, monkeypatch, *flags, "--train_episodes", tmp_path / "episodes", "--name", "V2")
+        assert {r["value_model"] for r in results(tmp_path)} == {"V", "V2"}
+        (kind,) = results(tmp_path, metric="hit", signal="kind of step", of="wrong responses", value_model="V2")
         assert kind["estimate"] == 0.5  # + is wrong in four of twelve, * in four of twelve
         with pytest.raises(SystemExit):
             run(own_errors, monkeypatch, *flags, "--policy", model)

@@ -41,6 +41,7 @@ def options_of(about: str | None, sizes: dict[str, dict[str, Any]], out: Path) -
     add = parser.add_argument
     add("--data", type=Path, help="folder of the data files")
     add("--output_dir", type=Path, default=out, help="results.json, cases.json, and pieces/, a file per piece")
+    add("--work_dir", type=Path, default=Path("out/credit"), help="what frozen layers computed; may be deleted after")
     add("--size", choices=list(sizes), default="gpu" if torch.cuda.is_available() else "cpu", help="picks defaults")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: cuda if there is one")
     add("--threads", type=int, help="threads of PyTorch on a CPU")
@@ -101,10 +102,10 @@ def parsed(parser: argparse.ArgumentParser, sizes: dict[str, dict[str, Any]]) ->
 class Pieces:
     """Results in a folder, a JSON file per piece of work, written whole; what is there is not made again."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, settings: dict[str, Any]) -> None:
         self.folder: Path = options.output_dir / "pieces"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._settings = settings_of(options)
+        self._settings = settings
         self._until = time.monotonic() + 60 * options.minutes
         self._only_read = options.summarise
 
@@ -126,15 +127,21 @@ class Pieces:
         print(f"{name}: {seconds} s", flush=True)
         return rows
 
+    def rows(self) -> dict[str, Any]:
+        """The rows of all pieces that are there, by name."""
+        return {name: piece["rows"] for name, piece in self._kept().items()}
+
     def settings(self) -> dict[str, Any]:
         """Settings, versions and seconds of the pieces, by name."""
-        files = sorted(self.folder.glob("*.json"))
-        about = {f.stem: json.loads(f.read_text()) for f in files}
-        return {name: {k: piece[k] for k in ("settings", "versions", "seconds")} for name, piece in about.items()}
+        about = ("settings", "versions", "seconds")
+        return {name: {k: piece[k] for k in about} for name, piece in self._kept().items()}
+
+    def _kept(self) -> dict[str, Any]:
+        return {file.stem: json.loads(file.read_text()) for file in sorted(self.folder.glob("*.json"))}
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings on which a piece depends, apart from its name: no folders, no device."""
+    """The settings on which what is learned depends: no folders, no device."""
     names = [name for name in LEARNING if name != "model"]
     return {"model": Path(options.model).name, **{name: getattr(options, name) for name in names}}
 
@@ -155,7 +162,7 @@ def write_rows(file: Path, piece: dict[str, Any]) -> None:
 def learn(method: str, episodes: Sequence[Episode], options: argparse.Namespace, seed: int) -> Any:
     """Policy and value model, from the pretrained policy, learned from the rewards of the episodes; in eval mode."""
     set_seed(seed)
-    work = options.output_dir / "work"
+    work: Path = options.work_dir
     on_gpu = options.device != "cpu"
     settings = small_run(
         work,
@@ -188,7 +195,7 @@ def learn(method: str, episodes: Sequence[Episode], options: argparse.Namespace,
 
 
 def free(options: argparse.Namespace) -> None:
-    """Gives memory back. What frozen layers computed stays in work/ for the next piece; delete it after the run."""
+    """Gives memory back. What frozen layers computed stays in work_dir for the next piece."""
     gc.collect()
     if options.device != "cpu":
         torch.cuda.empty_cache()

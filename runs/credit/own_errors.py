@@ -61,27 +61,29 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="folder of its reference, for β Σρ")
     parser.add_argument("--train_episodes", type=Path, help="episodes to which the controls are fitted")
     parser.add_argument("--limit", type=int, help="only so many episodes")
-    parser.add_argument("--name", default="V", help="name of the piece; one per value model")
+    parser.add_argument(
+        "--name", default="V", help="name of the piece, one per value model: rows of all are in the results"
+    )
     options = parsed(parser, SIZES)
     if (options.policy is None) != (options.reference is None) or (not options.summarise and not options.value_model):
         parser.error("give --value_model, and --policy and --reference together or not at all")
     episodes, left_out = judged(list(load_episodes(options.episodes))[: options.limit])
-    pieces = Pieces(options)
-    rows = pieces.get(options.name, lambda: piece(episodes, options))
-    if rows is None:
+    pieces = Pieces(options, {"beta": options.beta, "episodes": options.episodes.name, "limit": options.limit})
+    if pieces.get(options.name, lambda: piece(episodes, options)) is None:
         return
-    responses = [marked(row) for row in rows]
+    training: list[Marked] | None = None
     if options.train_episodes:
-        training, _ = judged(load_episodes(options.train_episodes))
-        controlled = with_controls([without_model(e) for e in training], responses)
-    else:
-        controlled = two_halves(responses)
-    about = {"value_model": options.name, "seed": options.seeds[0]}
-    results = first_error_rows(controlled, about, options.seeds[0])
+        training = [without_model(e) for e in judged(load_episodes(options.train_episodes))[0]]
+    results, by_id = [], {(e.prompt_id, e.sample): e for e in episodes}
+    for name, rows in pieces.rows().items():
+        responses = [marked(row) for row in rows]
+        controlled = two_halves(responses) if training is None else with_controls(training, responses)
+        results += first_error_rows(controlled, {"value_model": name, **counts(responses)}, options.seeds[0])
+        if name == options.name:
+            file = options.output_dir / "cases.json"
+            write_cases(file, controlled, lambda r: texts(by_id[r["problem"], r["sample"]]))
     write_json(options.output_dir / "results.json", results)
-    write_json(options.output_dir / "settings.json", {**pieces.settings(), "responses": counts(responses, left_out)})
-    by_id = {(e.prompt_id, e.sample): e for e in episodes}
-    write_cases(options.output_dir / "cases.json", controlled, lambda r: texts(by_id[r["problem"], r["sample"]]))
+    write_json(options.output_dir / "settings.json", {**pieces.settings(), "left_out": left_out})
     show(results)
 
 
@@ -130,20 +132,17 @@ def without_model(episode: Episode) -> Marked:
 def two_halves(responses: Sequence[Marked]) -> list[Marked]:
     """The responses with controls that are fitted to the other half of the problems."""
     half = {problem: k % 2 for k, problem in enumerate(sorted({r.problem for r in responses}))}
-    sides = [[r for r in responses if half[r.problem] == side] for side in (0, 1)]
+    sides = [[replace(r, fit=str(side)) for r in responses if half[r.problem] == side] for side in (0, 1)]
     return [*with_controls(sides[1], sides[0]), *with_controls(sides[0], sides[1])]
 
 
-def counts(responses: Sequence[Marked], left_out: Counter[str]) -> dict[str, Any]:
+def counts(responses: Sequence[Marked]) -> dict[str, int]:
     """How many responses there are of each sort."""
-    wrong = [r for r in responses if not r.right]
     return {
-        "scored": len(responses),
-        "right": len(responses) - len(wrong),
-        "right with a false equation": sum(any(r.wrong) for r in responses if r.right),
-        "wrong with a false equation": sum(any(r.wrong) for r in wrong),
-        "problems": len({r.problem for r in responses}),
-        **left_out,
+        "right": sum(r.right for r in responses),
+        "wrong": sum(not r.right for r in responses),
+        "wrong_without_false_equation": sum(not r.right and not any(r.wrong) for r in responses),
+        "right_with_false_equation": sum(r.right and any(r.wrong) for r in responses),
     }
 
 

@@ -1,5 +1,7 @@
 """Signals at marked errors, counted by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,14 @@ def test_another_kind_is_not_compared():
     assert not [r for r in first_error_rows(responses, {}) if r["metric"] == "below_kind_position"]
 
 
+def test_steps_of_two_fits_are_not_compared():
+    wrong, right = response("a", "!", [-1.0]), response("b", ".", [0.0], right=True)
+    for fits, pairs in ((("0", "1"), 0), (("1", "1"), 1)):
+        both = [replace(r, fit=fit) for r, fit in zip((wrong, right), fits, strict=True)]
+        found = [r["n"] for r in first_error_rows(both, {}) if r["metric"] == "below_kind_position"]
+        assert found == [1] * pairs
+
+
 def test_controls_come_from_the_training_responses():
     train = [
         response("w", "...", [0, 0, 0], kinds="+++", right=True),
@@ -80,6 +90,9 @@ def test_controls_come_from_the_training_responses():
     assert test.signals[KIND] == [0, -1, 0, 0, 0, 0]
     assert test.signals[LENGTH] == [3, 4, 5, 6, 7, 1]  # the shortest step drops most
     assert test.signals["ΔV"] == [0] * 6
+    (test,) = with_controls([response("x", ".!", [0, 0], lengths=[1, 9])], [test], (LENGTH,))
+    assert test.signals[LENGTH] == [-3, -4, -5, -6, -7, -1]  # the longest step drops most
+    assert test.signals[KIND] == [0, -1, 0, 0, 0, 0]
 
 
 def test_a_signal_that_knows_nothing_is_at_chance_and_one_that_knows_is_above():
@@ -92,7 +105,7 @@ def test_a_signal_that_knows_nothing_is_at_chance_and_one_that_knows_is_above():
         flags = flags if "!" in flags else "!" + flags[1:]
         r = response(f"p{k}", flags, noise.tolist())
         knows = noise - 3 * np.array([x == "!" for x in flags])
-        responses.append(Marked(**{**vars(r), "signals": {"ΔV": noise.tolist(), "oracle": knows.tolist()}}))
+        responses.append(replace(r, signals={"ΔV": noise.tolist(), "oracle": knows.tolist()}))
     rows = first_error_rows(responses, {})
     blind, oracle = find(rows, "hit_minus", minus=CHANCE), find(rows, "hit_minus", "oracle", minus=CHANCE)
     assert blind["low"] < 0 < blind["high"]

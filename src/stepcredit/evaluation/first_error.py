@@ -42,6 +42,7 @@ class Marked:
         kinds, lengths: the kind of each step, and its number of tokens.
         signals: the change over each step, by name of the signal: ΔV, β Σρ.
         about: further columns, such as the task.
+        fit: responses whose signals come from the same models and fits have the same; others are not compared.
     """
 
     problem: str
@@ -51,6 +52,7 @@ class Marked:
     lengths: tuple[int, ...]
     signals: Mapping[str, Sequence[float]]
     about: Mapping[str, Any]
+    fit: str = ""
 
     def credit(self, signal: str) -> StepCredit:
         """Returns the steps with the changes of a signal."""
@@ -85,8 +87,8 @@ def first_error_rows(responses: Sequence[Marked], common: Mapping[str, Any], see
     hit: share of wrong responses with a wrong step whose largest drop is at the first one; with `of` "every mistake",
     right responses with a wrong step count too. hit_minus: the same minus that of another signal on the same responses.
     below_kind_position: how often the change over a first wrong step is below that over a right step of the same kind
-    at the same place of any response (right steps before any wrong one). below_kind_prompt: of the same kind and
-    problem, at any place.
+    at the same place of any response of the same fit (right steps before any wrong one). below_kind_prompt: of the
+    same kind and problem, at any place.
     """
     names = list(responses[0].signals) if responses else []
     rows: list[dict[str, Any]] = []
@@ -127,7 +129,7 @@ def _hit_rows(
 def _below_kind_position(responses: Sequence[Marked], name: str, seed: int) -> Estimate:
     """Estimates P(change over a first wrong step < change over a right step of the same kind and place)."""
     steps = [
-        (r.signals[name][k], not r.wrong[k], r.problem, f"{k}\x1f{r.kinds[k]}")
+        (r.signals[name][k], not r.wrong[k], r.problem, f"{r.fit}\x1f{k}\x1f{r.kinds[k]}")
         for r in responses
         for k in up_to_first_wrong(r.wrong)
     ]
