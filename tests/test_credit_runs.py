@@ -205,7 +205,7 @@ def test_own_errors(model, tmp_path, monkeypatch):
     byte_tokenizer().save_pretrained(value)
     flags = ["--episodes", tmp_path / "episodes", "--value_model", value, "--output_dir", tmp_path, *LEARNING]
     with loaded("credit/own_errors.py") as own_errors:
-        run(own_errors, monkeypatch, *flags, "--policy", model, "--reference", model)
+        run(own_errors, monkeypatch, *flags, "--learned_policy", model, "--ref_model", model)
         rows = results(tmp_path, metric="hit", of="wrong responses")
         assert {(r["signal"], r["n"], r["problems"]) for r in rows} == {
             (s, 8, 4) for s in ("chance", "ΔV", "β Σρ", "position", "kind of step", "length")
@@ -227,4 +227,4 @@ def test_own_errors(model, tmp_path, monkeypatch):
         (kind,) = results(tmp_path, metric="hit", signal="kind of step", of="wrong responses", value_model="V2")
         assert kind["estimate"] == 0.5  # + is wrong in four of twelve, * in four of twelve
         with pytest.raises(SystemExit):
-            run(own_errors, monkeypatch, *flags, "--policy", model)
+            run(own_errors, monkeypatch, *flags, "--learned_policy", model)

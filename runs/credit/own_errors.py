@@ -8,7 +8,7 @@ step (its operators) and length, each fitted to training responses, and β Σρ 
     below_kind_position   that step's drop is larger than that of a right step of its kind at its place, any problem
     below_kind_prompt     … than that of a right step of its kind in a response to the same problem
 
-    python runs/credit/own_errors.py --episodes DIR --value_model DIR [--policy DIR --reference DIR]
+    python runs/credit/own_errors.py --episodes DIR --value_model DIR [--learned_policy DIR --ref_model DIR]
         [--train_episodes DIR] [--output_dir DIR]
 
 Without `--train_episodes` the controls are fitted to one half of the problems and measured on the other, and the other
@@ -57,16 +57,18 @@ def main() -> None:
         "--episodes", type=Path, required=True, help="episodes of the policy, from `stepcredit collect`"
     )
     parser.add_argument("--value_model", type=Path, help="folder of the value model")
-    parser.add_argument("--policy", type=Path, help="folder of the policy that learned with it, for β Σρ")
-    parser.add_argument("--reference", type=Path, help="folder of its reference, for β Σρ")
+    parser.add_argument("--learned_policy", type=Path, help="folder of the policy that learned with it, for β Σρ")
+    parser.add_argument("--ref_model", type=Path, help="folder of its reference, for β Σρ")
     parser.add_argument("--train_episodes", type=Path, help="episodes to which the controls are fitted")
     parser.add_argument("--limit", type=int, help="only so many episodes")
     parser.add_argument(
         "--name", default="V", help="name of the piece, one per value model: rows of all are in the results"
     )
     options = parsed(parser, SIZES)
-    if (options.policy is None) != (options.reference is None) or (not options.summarise and not options.value_model):
-        parser.error("give --value_model, and --policy and --reference together or not at all")
+    if (options.learned_policy is None) != (options.ref_model is None) or (
+        not options.summarise and not options.value_model
+    ):
+        parser.error("give --value_model, and --learned_policy and --ref_model together or not at all")
     episodes, left_out = judged(list(load_episodes(options.episodes))[: options.limit])
     pieces = Pieces(options, {"beta": options.beta, "episodes": options.episodes.name, "limit": options.limit})
     if pieces.get(options.name, lambda: piece(episodes, options)) is None:
@@ -106,7 +108,7 @@ def piece(episodes: Sequence[Episode], options: Namespace) -> list[dict[str, Any
     trajectories = aligned(episodes, tokenizer)
     fits = [len(step_starts(t)) == len(e.metadata["wrong"]) + 1 for e, t in zip(episodes, trajectories, strict=True)]
     kept = [pair for pair, fit in zip(zip(episodes, trajectories, strict=True), fits, strict=True) if fit]
-    models = [load_policy(str(f)).eval() if f else None for f in (options.policy, options.reference)]
+    models = [load_policy(str(f)).eval() if f else None for f in (options.learned_policy, options.ref_model)]
     value = load_value_model(str(options.value_model)).eval()
     signals = step_signals([t for _, t in kept], models[0], models[1], value, options)
     return [

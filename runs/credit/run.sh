@@ -10,5 +10,5 @@ python=${PYTHON:-.venv/bin/python}
 "$python" runs/credit/mistakes.py --data "$data" --model "$model" --size "$size"
 if [ $# -ge 7 ]; then
   "$python" runs/credit/own_errors.py --model "$model" --size "$size" \
-    --episodes "$4" --value_model "$5" --policy "$6" --reference "$7"
+    --episodes "$4" --value_model "$5" --learned_policy "$6" --ref_model "$7"
 fi
