@@ -130,6 +130,9 @@ def test_runs_side_by_side_go_on_after_one_fails(tmp_path):
     runs = [Run(tmp_path / str(k), double, {"number": k}) for k in (1, -1, 2)]
     with pytest.raises(InputError, match=r"1 of 3 runs failed; run the command again to retry them: -1: number: is"):
         run_grid(runs, "test", jobs=2, threads=1)
+    (failed,) = [Run(tmp_path / "a", double, {"number": "x"})]
+    with pytest.raises(InputError, match="a: TypeError: '<' not supported"):
+        run_grid([failed], "test", jobs=2, threads=1)
     good = [runs[0], runs[2]]
     assert run_grid(good, "test", jobs=1, threads=1) == [{"double": 2}, {"double": 4}]
     assert [(c.folder / "runs").read_text() for c in good] == ["x", "x"]
@@ -187,7 +190,7 @@ def test_a_rate_at_which_training_stops_is_not_chosen_and_a_compared_run_says_so
     given = {"task": {"name": "arithmetic"}, "initial": "initial", "method": "oreo", "seed": 0, "sampling": SAMPLING}
     settings = {"learning_rate": 0.1, "max_steps": 1}
     for split in ("validation", "test"):
-        test = {"split": split, "prompts": 1, "searches": ["greedy"], "transfer": []}
+        test = {"split": split, "prompts": 1, "searches": ["greedy"]}
         if split == "test":
             with pytest.raises(NotFiniteError):
                 train_and_test(tmp_path / "run", settings=settings, test=test, **given)
@@ -218,9 +221,9 @@ def test_a_rate_at_which_training_stops_is_not_chosen_and_a_compared_run_says_so
 def test_cheaper_steps_have_the_losses_of_plain_ones(task, tmp_path, monkeypatch):
     """On an embedded task, from the same start: the first steps, with and without what makes them cheaper."""
     monkeypatch.setattr(initial_policy, "ModelSize", lambda: ModelSize(32, 64, 3, 2))
-    test = {"split": "test", "prompts": 8, "searches": ["greedy"], "transfer": []}
+    test = {"split": "test", "prompts": 8, "searches": ["greedy"]}
     scratch, sampled = {"demonstrations": 500, "steps": 30}, {"prompts": 12, "samples": 4}
-    make_initial(tmp_path / "sft", {"name": task}, 0, None, None, scratch, sampled, SAMPLING, test)
+    make_initial(tmp_path / "sft", {"name": task}, 0, scratch, sampled, SAMPLING, test)
     episodes = list(load_episodes(tmp_path / "sft" / "episodes"))
     shutil.rmtree(tmp_path / "sft" / "episodes")  # so young a policy is never right, and all losses would be zero
     append_episodes(tmp_path / "sft" / "episodes", [replace(e, reward=float(k % 2)) for k, e in enumerate(episodes)])

@@ -131,7 +131,7 @@ class Comparison:
         self.out = Path(config.output_dir)
         self.settings = _settings(config)
         self.timings: list[dict[str, Any]] = []
-        self.task = {"name": config.task, "data": config.data, "prompt_style": config.prompt_style}
+        self.task = {"name": config.task, "prompt_style": config.prompt_style}
         self.sampling = {
             "max_new_tokens": config.max_new_tokens,
             "batch_size": config.batch_size,
@@ -150,14 +150,13 @@ class Comparison:
         settings = {
             "task": self.task,
             "seed": seed,
-            "model": c.model,
-            "episodes": c.episodes,
             "scratch": {"demonstrations": c.demonstrations, "steps": c.sft_steps},
             "sampled": {"prompts": c.train_prompts, "samples": c.num_generations},
             "sampling": self.sampling,
             "test": self._test("test"),
         }
-        return self._run(f"{INITIAL}-seed{seed}", make_initial, settings)
+        more = {"model": c.model, "episodes": c.episodes, "transfer": c.transfer}
+        return self._run(f"{INITIAL}-seed{seed}", make_initial, settings, more)
 
     def tuning(self, method: str, rate: float) -> Run:
         """Returns the run of a method at a learning rate, on the tuning seed and the validation split."""
@@ -196,10 +195,11 @@ class Comparison:
             "sampling": self.sampling,
             "test": self._test(split),
         }
-        return self._run(f"{method}-seed{seed}-lr{rate:g}-{split}", train_and_test, settings)
+        more = {"transfer": self.config.transfer if split == "test" else []}
+        return self._run(f"{method}-seed{seed}-lr{rate:g}-{split}", train_and_test, settings, more)
 
-    def _run(self, name: str, work: Any, settings: dict[str, Any]) -> Run:
-        return Run(self.out / "runs" / name, work, settings)
+    def _run(self, name: str, work: Any, settings: dict[str, Any], paths: dict[str, Any] | None = None) -> Run:
+        return Run(self.out / "runs" / name, work, settings, {"data": self.config.data, **(paths or {})})
 
     def _beta(self, method: str) -> float | None:
         """Returns β of a method: as set, or the default of its config; None if it has no β."""
@@ -215,8 +215,7 @@ class Comparison:
 
     def _test(self, split: str) -> dict[str, Any]:
         count = self.config.test_prompts if split == "test" else self.config.validation_prompts
-        transfer = self.config.transfer if split == "test" else []
-        return {"split": split, "prompts": count, "searches": self.config.searches, "transfer": transfer}
+        return {"split": split, "prompts": count, "searches": self.config.searches}
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def judge_credit(
     samples: int,
     continuations: int,
     sampling: dict[str, Any],
+    data: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates each signal on responses of the initial policy to test problems, for one seed; returns rows.
 
@@ -54,7 +55,7 @@ def judge_credit(
 
     Args:
         folder: folder of the run; `trained` and `initial` are names of its sibling folders.
-        task, seed, sampling: as in `compare_runs.make_initial`.
+        task, data, seed, sampling: as in `compare_runs.make_initial`.
         initial: run of the initial policy and the episodes.
         trained: method → run of its policy and value model.
         betas: method → β; the others have no implicit signal.
@@ -64,7 +65,7 @@ def judge_credit(
     Raises:
         InputError: the task does not label wrong steps.
     """
-    loaded, runs = load_task(**task), folder.parent
+    loaded, runs = load_task(**task, data=data), folder.parent
     base = str(runs / initial / "policy")
     tokenizer, reference = load_tokenizer(base), load_policy(base)
     rule = StepRule(loaded.step_delimiters)
@@ -76,13 +77,11 @@ def judge_credit(
     if not judged or not training:
         raise InputError(f"{loaded.name} does not label steps as right or wrong; leave it at 0", "credit_prompts")
     values = _values(judged, {method: runs / name / "value" for method, name in trained.items()})
-    signals: dict[str, Signal] = {PRIOR: prior_changes(judged, rates_of_kinds(training))}
-    for method, name in trained.items():
-        if method in values:
-            signals[f"{method} {EXPLICIT}"] = changes(values[method])
-        if method in betas:
-            policy = load_policy(str(runs / name / "policy"))
-            signals[f"{method} {IMPLICIT}"] = implicit_changes(judged, policy, reference, betas[method])
+    signals = {PRIOR: prior_changes(judged, rates_of_kinds(training))}
+    signals |= {f"{method} {EXPLICIT}": changes(value) for method, value in values.items()}
+    for method, beta in betas.items():
+        policy = load_policy(str(runs / trained[method] / "policy"))
+        signals[f"{method} {IMPLICIT}"] = implicit_changes(judged, policy, reference, beta)
     common = {"task": loaded.name, "task_version": loaded.version, "split": "test", "seed": seed}
     rows: list[SignalRow] = []
     for method, name in {"sft": initial, **{m: trained[m] for m in ("oreo",) if m in trained}}.items():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate.utils.memory import clear_device_cache
 from transformers import set_seed
@@ -29,7 +30,7 @@ from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.results.schema import AccuracyRow, written
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.registry import load_task
-from stepcredit.tasks.task import Task
+from stepcredit.tasks.task import Problem, Task
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import curve
 from stepcredit.verdict import Verdict
@@ -44,29 +45,31 @@ def make_initial(
     folder: Path,
     task: dict[str, Any],
     seed: int,
-    model: str | None,
-    episodes: str | None,
     scratch: dict[str, int],
     sampled: dict[str, int],
     sampling: dict[str, Any],
     test: dict[str, Any],
+    data: str | None = None,
+    model: str | None = None,
+    episodes: str | None = None,
+    transfer: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes the initial policy of a seed to `policy/` and its episodes to `episodes/`; returns its evaluation.
 
     Args:
         folder: folder of the run.
-        task: arguments of `load_task`.
+        task, data: arguments of `load_task`.
         seed: seed of training and of the sampling noise.
-        model: the initial policy; None: one is trained from scratch on the demonstrations of an embedded task.
-        episodes: episodes of `model`; None: it is sampled.
         scratch: settings of `Scratch`.
         sampled: `prompts` and `samples` of each.
         sampling: see `engine_of` and `drawn_with`.
-        test: see `tested`.
+        test, transfer: see `tested`.
+        model: the initial policy; None: one is trained from scratch on the demonstrations of an embedded task.
+        episodes: episodes of `model`; None: it is sampled.
     """
     shutil.rmtree(folder, ignore_errors=True)
     set_seed(seed)
-    loaded, log = load_task(**task), []
+    loaded, log = load_task(**task, data=data), []
     if model is None:
         assert isinstance(loaded, Embedded)
         trainer = demonstrated_policy(loaded, folder, seed, Scratch(**scratch))
@@ -85,7 +88,8 @@ def make_initial(
         read = list(load_episodes(episodes))
         check_ids((e.tokens.ids for e in read if e.tokens is not None), policy, episodes)
         append_episodes(folder / "episodes", read)
-    return {**tested(task, INITIAL, seed, engine, folder, sampling, test), "curve": log}
+    found = tested(test_sets(task, data, transfer, test, seed), INITIAL, seed, engine, folder, sampling, test)
+    return {**found, "curve": log}
 
 
 def train_and_test(
@@ -97,6 +101,8 @@ def train_and_test(
     settings: dict[str, Any],
     sampling: dict[str, Any],
     test: dict[str, Any],
+    data: str | None = None,
+    transfer: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains a method from the initial policy of a seed; returns the evaluation of its policy.
 
@@ -104,12 +110,12 @@ def train_and_test(
 
     Args:
         folder: folder of the run; `initial` is the name of its sibling folder with the initial policy.
-        task, seed, sampling, test: as in `make_initial`.
+        task, seed, sampling, test, data, transfer: as in `make_initial`.
         method: a name in `VARIANTS`.
         settings: settings of its config.
     """
     set_seed(seed)
-    variant, loaded, initial_folder = variant_of(method), load_task(**task), folder.parent / initial
+    variant, loaded, initial_folder = variant_of(method), load_task(**task, data=data), folder.parent / initial
     episodes = list(load_episodes(initial_folder / "episodes"))
     if variant.process_rewards:
         episodes = with_process_rewards(loaded, episodes)
@@ -139,7 +145,8 @@ def train_and_test(
     policy, log = trainer.model.policy, curve(trainer)
     del trainer
     clear_device_cache(garbage_collection=True)  # of the optimizer and the other models, before sampling needs memory
-    found = tested(task, method, seed, engine_of(policy, tokenizer, folder, sampling), folder, sampling, test)
+    engine = engine_of(policy, tokenizer, folder, sampling)
+    found = tested(test_sets(task, data, transfer, test, seed), method, seed, engine, folder, sampling, test)
     about = {**budget, "value": f"runs/{folder.name}/value" if has_value else None}
     finished = [
         *folder.glob("checkpoint-*"),
@@ -173,8 +180,29 @@ def drawn_with(task: Task, sampling: dict[str, Any], seed: int, temperature: flo
     return SamplingParams(limit, temperature=temperature, stop=task.stop, seed=seed)
 
 
+class TestSet(NamedTuple):
+    """Problems of a test: those of a split of the task, or of a file of further ones, which is a split of its own."""
+
+    task: Task
+    split: str
+    problems: Sequence[Problem]
+
+
+def test_sets(
+    task: dict[str, Any], data: str | None, transfer: Sequence[str], test: dict[str, Any], seed: int
+) -> list[TestSet]:
+    """Returns the test sets: at most `prompts` problems of the `split` of the task, and of each file of `transfer`."""
+    count = test["prompts"]
+    loaded = load_task(**task, data=data)
+    sets = [TestSet(loaded, test["split"], list(loaded.problems(test["split"], count, seed)))]
+    for file in transfer:
+        further = load_task(**task, data=file)
+        sets.append(TestSet(further, Path(file).name.partition(".")[0], list(further.problems("test"))[:count]))
+    return sets
+
+
 def tested(
-    task: dict[str, Any],
+    sets: Sequence[TestSet],
     method: str,
     seed: int,
     engine: Engine,
@@ -186,37 +214,28 @@ def tested(
     their ids.
 
     Args:
-        task: arguments of `load_task`.
+        sets: the test sets.
         method, seed, folder: columns of the rows.
         engine: the policy's.
         sampling: see `drawn_with`.
-        test: the `split`, its number of `prompts`, the `searches`, and files for `transfer`, each a split of its own.
+        test: the `searches`; see `test_sets`.
     """
     rows, right, ids = [], [], []
-    sets = [(load_task(**task), test["split"], test["split"], test["prompts"])]
-    sets += [(load_task(**{**task, "data": file}), "test", _stem(file), None) for file in test["transfer"]]
-    for loaded, split, name, count in sets:
-        problems = list(loaded.problems(split, count, seed))[: test["prompts"]]
-        versions = {"source_versions": loaded.source_versions} if loaded.source_versions else {}
+    for task, split, problems in sets:
         common = {
-            "task": loaded.name,
-            "task_version": loaded.version,
-            **versions,
-            "split": name,
+            "task": task.name,
+            "task_version": task.version,
+            **({"source_versions": task.source_versions} if task.source_versions else {}),
+            "split": split,
             "seed": seed,
             "method": method,
             "policy": f"runs/{folder.name}/policy",
             "value": None,
         }
         for search in test["searches"]:
-            params = drawn_with(loaded, sampling, seed, temperature=0.0 if search == "greedy" else 1.0)
-            row, episodes = measure(loaded, problems, engine, SearchSpec(search, 1, params), common)
+            params = drawn_with(task, sampling, seed, temperature=0.0 if search == "greedy" else 1.0)
+            row, episodes = measure(task, problems, engine, SearchSpec(search, 1, params), common)
             rows.append(written(row))
             right.append([int(e.verdict is Verdict.RIGHT) for e in episodes])
             ids.append([e.prompt_id for e in episodes])
     return {"rows": rows, "right": right, "problems": ids}
-
-
-def _stem(file: str) -> str:
-    """Returns the name of a file without its suffixes."""
-    return Path(file).name.partition(".")[0]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ class Run:
         folder: output folder; the run is finished once it contains `result.json`.
         work: top-level function of (folder, **settings) that returns a JSON-serialisable result.
         settings: its arguments, JSON-serialisable; a run finished with other settings is refused, not reused.
+        paths: further arguments, which may be others when a run is reused: where its inputs are.
     """
 
     folder: Path
     work: Callable[..., dict[str, Any]]
     settings: dict[str, Any]
+    paths: dict[str, Any] = field(default_factory=dict)
 
     def finished(self) -> bool:
         """Whether the run has a result.
@@ -86,9 +88,15 @@ def run_grid(runs: Sequence[Run], label: str, jobs: int, threads: int) -> list[d
                 if error is not None:
                     failed.append((running[future], error))
     if failed:
-        names = "; ".join(f"{run.folder.name}: {' '.join(str(error).split())[:200]}" for run, error in failed)
+        names = "; ".join(f"{run.folder.name}: {_in_words(error)[:200]}" for run, error in failed)
         raise InputError(f"{len(failed)} of {len(runs)} runs failed; run the command again to retry them: {names}")
     return [run.result() for run in runs]
+
+
+def _in_words(error: BaseException) -> str:
+    """Returns an error as one line; one that is not about the input is named by its type, as it may have no text."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
 
 
 def _do(run: Run, threads: int) -> None:
@@ -98,7 +106,7 @@ def _do(run: Run, threads: int) -> None:
     torch.set_num_threads(threads)
     start = time.perf_counter()
     try:
-        result = run.work(run.folder, **run.settings)
+        result = run.work(run.folder, **run.settings, **run.paths)
     except BaseException:
         if not any(run.folder.rglob("checkpoint-*")):  # from which the next attempt resumes
             shutil.rmtree(run.folder, ignore_errors=True)

@@ -227,7 +227,8 @@ class ActorCritic(nn.Module):
     def release_reference(self) -> None:
         """Drops the reference, whose hidden states or log-probabilities come with the batches, but for its head."""
         with self.reference_model() as reference:
-            head = linear_head(reference, torch.zeros(1, self.config.get_text_config().hidden_size))
+            hidden = torch.zeros(1, self.config.get_text_config().hidden_size, device=reference.device)
+            head = linear_head(reference, hidden)
         assert head is not None
         weights = tuple(w.detach().clone() if w.requires_grad else w for w in head[0].weights)
         self.reference_head = head[0]._replace(weights=weights)
