@@ -33,6 +33,7 @@ from stepcredit.tasks.registry import load_task
 from stepcredit.tasks.task import Problem, Task
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import curve
+from stepcredit.training.trainer import OfflineTrainer
 from stepcredit.verdict import Verdict
 
 INITIAL = "sft"
@@ -134,13 +135,7 @@ def train_and_test(
         if test["split"] == "test":
             raise
         return _stopped(task["name"], method, seed, args.learning_rate, str(error).split(";")[0], test)
-    budget = {
-        "learning_rate": args.learning_rate,
-        "steps": trainer.state.global_step,
-        "epochs": round(float(trainer.state.epoch), 2),
-        "tokens_trained": round(sum(row.get("num_tokens", 0) for row in trainer.state.log_history)),
-        "episodes": len(trainer.train_dataset.trajectories),
-    }
+    budget = _budget(trainer)
     has_value = METHODS[variant.method].needs_value
     policy, log = trainer.model.policy, curve(trainer)
     del trainer
@@ -155,6 +150,17 @@ def train_and_test(
     for part in finished:
         shutil.rmtree(part, ignore_errors=True)
     return {**found, "rows": [{**row, **about} for row in found["rows"]], "curve": log}
+
+
+def _budget(trainer: OfflineTrainer) -> dict[str, Any]:
+    """Returns what a training run used, as columns."""
+    return {
+        "learning_rate": trainer.args.learning_rate,
+        "steps": trainer.state.global_step,
+        "epochs": round(float(trainer.state.epoch), 2),
+        "tokens_trained": round(sum(row.get("num_tokens", 0) for row in trainer.state.log_history)),
+        "episodes": len(trainer.train_dataset.trajectories),
+    }
 
 
 def _stopped(
