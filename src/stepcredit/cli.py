@@ -45,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("measure the accuracy of a policy, with standard errors and token costs", "evaluate"),
     "generate": Command("responses to your own prompts, with V per step", "generate"),
     "compare": Command("all methods on the same episodes; resumes automatically", "experiments", "compare"),
+    "iterate": Command("train in rounds: collect, train, evaluate; resumes automatically", "experiments", "iterate"),
     "reproduce": Command(
         "run a recipe, from pretrained weights to its table of results; resumes automatically",
         "experiments",
