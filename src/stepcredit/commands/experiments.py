@@ -21,7 +21,7 @@ def compare(arguments: list[str]) -> int:
 def iterate(arguments: list[str]) -> int:
     """Trains in rounds: runs what is unfinished and prints the table of results, or checks finished rounds."""
     quiet()
-    from stepcredit.experiments.iterate import IterateConfig, iterate
+    from stepcredit.experiments.iteration.iterate import IterateConfig, iterate
 
     (config,) = parse("iterate", [IterateConfig], arguments)
     return _shown(config, ", ".join(f"{name}: {count}" for name, count in iterate(config).items()))

@@ -10,10 +10,10 @@ from statistics import fmean
 from typing import Annotated, Any
 
 from stepcredit.errors import InputError
+from stepcredit.experiments.iteration.manifest import changed_files, check_round, model_files, read_round
+from stepcredit.experiments.iteration.rounds import Round, gain_of
 from stepcredit.experiments.method_settings import read_settings, settings_of
 from stepcredit.experiments.recipe import MADE_HERE
-from stepcredit.experiments.round_manifest import changed_files, check_round, model_files, read_round
-from stepcredit.experiments.rounds import Round, gain_of
 from stepcredit.experiments.variants import legend
 from stepcredit.files import changed_settings, locked, read_manifest, write_json
 from stepcredit.flags import flag

@@ -20,8 +20,8 @@ import torch
 
 from stepcredit.episodes.store import load_episodes
 from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
+from stepcredit.experiments.iteration.manifest import MANIFEST, TIMES, episode_files, model_files
 from stepcredit.experiments.recipe import split_settings
-from stepcredit.experiments.round_manifest import MANIFEST, TIMES, episode_files, model_files
 from stepcredit.files import read_json, read_manifest, write_json
 from stepcredit.metrics.paired import paired_difference
 from stepcredit.results.provenance import versions
