@@ -7,7 +7,7 @@ from pathlib import Path
 
 from faults.case import Case
 from faults.cases.commands import GOOD, ROUNDS
-from faults.cases.damage import JSON_DAMAGE, content
+from faults.cases.damage import JSON_DAMAGE, content, shortened
 
 FILES = {"results.json": "results", "value.json": "results", "credit.json": "results", "pairs.json": "comparison",
          "curves.json": "comparison"}  # fmt: skip

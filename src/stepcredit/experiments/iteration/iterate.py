@@ -15,7 +15,7 @@ from stepcredit.experiments.iteration.rounds import Round, gain_of
 from stepcredit.experiments.method_settings import read_settings, settings_of
 from stepcredit.experiments.recipe import MADE_HERE
 from stepcredit.experiments.variants import legend
-from stepcredit.files import changed_settings, locked, read_manifest, write_json
+from stepcredit.files import changed_settings, holds_something, locked, read_manifest, write_json
 from stepcredit.flags import flag
 from stepcredit.progress import track
 from stepcredit.report.page import write_report
@@ -136,12 +136,12 @@ def iterate(config: IterateConfig) -> dict[str, Any]:
         return _plan(rounds)
     rounds[1].training()  # the method's config, which depends on the device, is checked before anything is written
     with locked(out, "stepcredit iterate"):
-        _begin(rounds[0])
+        _check_begun(rounds)
         try:
             stopped = _run(rounds)
         except BaseException:
-            if not any(out.rglob("*.parquet")):
-                (out / BEGUN).unlink(missing_ok=True)  # the folder is free for other settings
+            if not holds_something(out, [BEGUN]):  # the folder is free for other settings
+                (out / BEGUN).unlink(missing_ok=True)
             raise
     done = sum(read_round(r.folder) is not None for r in rounds[1:])
     return {"rounds": done, **({"stopped": stopped} if stopped else {})}
@@ -194,7 +194,12 @@ def _check_apart(config: IterateConfig, task: Task, splits: dict[str, int]) -> N
     """Check that no problem is both trained on and evaluated."""
     trained = {p.prompt_id for p in task.problems(config.split, config.limit, config.seed)}
     for split, count in splits.items():
-        both = sum(p.prompt_id in trained for p in task.problems(split, count, config.seed))
+        try:
+            problems = task.problems(split, count, config.seed)
+        except InputError as error:
+            name = "validation_split" if split == config.validation_split else "test_split"
+            raise InputError(f"{name}: {error.what}", error.where) from error
+        both = sum(p.prompt_id in trained for p in problems)
         if both:
             raise InputError(f"{both} problems of {split} are prompts of {config.split} too; choose another --split, "
                              "such as train_without_validation, or other problems for evaluation", "split")  # fmt: skip
@@ -216,42 +221,44 @@ def _plan(rounds: list[Round]) -> dict[str, Any]:
     }
 
 
-def _begin(start: Round) -> None:
-    """Check that the folder belongs to these settings and this start, and record them."""
-    out = Path(start.config.output_dir)
-    new = {"settings": start.fixed, "start": model_files(start.config.model, out),
-           "keep_models": start.config.keep_models}  # fmt: skip
+def _check_begun(rounds: list[Round]) -> None:
+    """Check that the folder belongs to these settings and this start, and that its finished rounds are unchanged; then
+    record what it is begun with."""
+    config, out = rounds[0].config, Path(rounds[0].config.output_dir)
+    new = {"settings": rounds[0].fixed, "start": model_files(config.model, out), "keep_models": config.keep_models}
     file = out / BEGUN
     if file.exists():
-        old = read_manifest(file, ("settings", "start"))
+        old = read_manifest(file, tuple(new))
         changed = changed_settings(old["settings"], new["settings"])
         if not changed and old["start"]["files"] != new["start"]["files"]:
-            changed = [f"content of {start.config.model}"]
+            changed = [f"content of {config.model}"]
         if changed:
             raise InputError(f"was begun with another {', '.join(changed)}; choose another --output_dir", str(out))
-        new["keep_models"] = "last" if "last" in (old["keep_models"], new["keep_models"]) else "all"
+        new["keep_models"] = "last" if "last" in (old["keep_models"], config.keep_models) else "all"
+        for r in rounds:
+            if (finished := read_round(r.folder)) is not None:
+                check_round(finished, out, may_be_gone=old["keep_models"] == "last")
+    elif holds_something(out):
+        raise InputError("is not empty and was not begun by iterate; choose another --output_dir", str(out))
     write_json(file, {**new, **versions()})
 
 
 def _run(rounds: list[Round]) -> str | None:
     """Runs all unfinished stages; returns the reason for stopping early, if any."""
-    config, out = rounds[0].config, Path(rounds[0].config.output_dir)
-    may_be_gone = read_manifest(out / BEGUN)["keep_models"] == "last"
+    config = rounds[0].config
     stages = sum(len(r.stages()) for r in rounds)
     steps = track(range(stages), f"iterate {config.method}", stages, "stages")
     best: tuple[float, int, dict[str, float]] | None = None
-    unhelpful = 0
+    unhelpful, stopped = 0, None
     for r in rounds:
-        kept = read_round(r.folder)
-        if kept is not None:
-            check_round(kept, out, may_be_gone)
+        is_new = read_round(r.folder) is None
         for stage in r.stages():
             next(steps)
-            if kept is None and stage not in r.finished():
+            if is_new and stage not in r.finished():
                 r.run(stage)
         scores = r.validation()
         gain = None if best is None or not scores else gain_of(scores, best[2], best[1])
-        if kept is None:
+        if is_new:
             r.write_manifest(gain)
         if scores and (best is None or (gain is not None and gain["helped"])):
             best, unhelpful = (fmean(scores.values()), r.number, scores), 0
@@ -260,10 +267,11 @@ def _run(rounds: list[Round]) -> str | None:
         if config.keep_models == "last":
             _remove_models(rounds[1 : r.number], best)
         stopped = _reason(config, r.number, unhelpful, gain)
-        _gather(rounds[: r.number + 1], best, stopped)
+        if is_new or stopped or r is rounds[-1]:
+            _gather(rounds[: r.number + 1], best, stopped)
         if stopped:
-            return stopped
-    return None
+            break
+    return stopped
 
 
 def _reason(config: IterateConfig, number: int, unhelpful: int, gain: dict[str, Any] | None) -> str | None:
