@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from doubles.parity import Parity, guessing_policy
+from scripts import loaded
 from stepcredit.cli import main
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
@@ -219,6 +220,12 @@ def test_missing_and_new_files_are_found(copy, capsys, start):
     assert "policy/adapter_config.json is new" in said
 
 
+def test_a_round_made_anew_is_the_same(copy, whole, start):
+    shutil.rmtree(copy / "round2")
+    assert iterate(config(start, copy)) == {"rounds": 2}
+    assert made(copy) == made(whole)
+
+
 class Killed(BaseException):
     pass
 
@@ -352,3 +359,25 @@ def test_killed_at_ten_moments_it_ends_in_the_same_weights_and_manifests(start, 
             kills += 1
         assert made(out) == made(whole)
     assert verify(whole) == {"rounds": 3, "changed files": 0}
+
+
+def test_the_results_of_several_iterations_are_gathered_without_their_paths(whole, tmp_path):
+    for name in ("oreo", "rft"):
+        shutil.copytree(whole, tmp_path / "parity" / f"{name}-seed0")
+        for file in ("results.json", "run.json"):
+            path = tmp_path / "parity" / f"{name}-seed0" / file
+            path.write_text(path.read_text().replace('"method": "oreo"', f'"method": "{name}"'))
+    with loaded("rounds/gather.py") as script:
+        script.gather(tmp_path / "parity", tmp_path / "out")
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(r["method"], r["round"], r["policy"]) for r in rows if r["split"] == "test"] == [
+        (name, k, f"round{k}/train/policy" if k else "start") for name in ("oreo", "rft") for k in range(3)
+    ]
+    (pair,) = json.loads((tmp_path / "out" / "pairs.json").read_text())
+    assert (pair["method_a"], pair["method_b"], pair["n"], pair["difference"]) == ("oreo", "rft", 10, 0.0)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (run["task"], list(run["settings"]), list(run["methods"])) == ("parity", ["oreo", "rft"], ["oreo", "rft"])
+    assert str(tmp_path) not in "".join(path.read_text() for path in (tmp_path / "out").glob("*"))
+    stages = json.loads((tmp_path / "out" / "timings.json").read_text())
+    seconds = [json.loads(p.read_text())["seconds"]["train"] for p in whole.glob("round[12]/manifest.json")]
+    assert {s["phase"]: s["seconds"] for s in stages}["train"] == pytest.approx(2 * sum(seconds), abs=0.11)
