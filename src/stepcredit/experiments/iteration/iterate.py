@@ -42,11 +42,13 @@ class IterateConfig(SamplingSettings, TaskSettings):
 
     Round 0 is the evaluation of --model. Each round writes roundN/ with its episodes, models, responses and
     manifest.json: inputs, settings, seeds and a hash of every file. Run the command again to resume, or with more
-    --rounds to go on. Interrupted or not, a run ends in the same weights and, times aside, the same manifests, given
-    the same number of threads (and, for large vocabularies, a set `head`, which is timed otherwise): remove the last
-    roundN/ and run the command again to make it anew. --reference, --value_init and --train_on are what papers on iterative training leave open; by
+    --rounds to go on. --reference, --value_init and --train_on are what papers on iterative training leave open; by
     default each round is what `collect` and `train` do by hand. Prompts and noise differ from round to round (tasks
     with a fixed list of problems, such as gsm8k, give the same prompts); all rounds are evaluated on the same problems.
+
+    Interrupted or not, a run ends in the same weights and, times aside, the same manifests, given the same number of
+    threads (and, for large vocabularies, a set `head`, which is timed otherwise). To make the last round anew, remove
+    its folder and run the command again.
     """
 
     model: Annotated[str, Limits(not_empty=True)] = field(metadata=flag("model", "The start."))
