@@ -14,7 +14,6 @@ SOURCES = {name: path.read_text(encoding="utf-8") for name, path in FILES.items(
 
 SHARED_NAMES = {
     "collect.py": "collecting: the command, and what it does",
-    "compare.py": "comparing methods: the command, and what it does",
     "estimate.py": "estimating memory and time: the command, and what it does",
     "evaluate.py": "evaluating: the command, and what it does",
     "dataset.py": "the summary of a dataset: measured, and drawn",
@@ -22,7 +21,6 @@ SHARED_NAMES = {
     "generate.py": "generating: the command, and what it does",
     "import_logs.py": "importing logs: the command, and what it does",
     "quickstart.py": "the quickstart: the command, and what it does",
-    "reproduce.py": "reproducing a recipe: the command, and what it does",
     "pairs.py": "pairs of methods: compared, and drawn",
     "train.py": "training: the command, and what it does",
     "step_credit.py": "credit of steps: measured, and drawn",

@@ -283,5 +283,5 @@ def learnt(method: str, model: Path, episodes: Path, out: Path, seed: int, given
         args = METHODS[variant.method].config(
             output_dir=str(out), seed=seed, data_seed=seed, **{**SHARED, **variant.settings, **given}
         )
-        train(TrainConfig(model=str(model), episodes=str(episodes)), args)
+        train(TrainConfig(model=str(model), episodes=[str(episodes)]), args)
     return out / "policy"

@@ -18,14 +18,17 @@ from stepcredit.version import __version__
 
 
 class Command(NamedTuple):
-    """CLI command: its help line, and the module of `stepcredit.commands` whose `run` parses flags and runs it."""
+    """CLI command: its help line, and the function in a module of `stepcredit.commands` that parses flags and runs
+    it."""
 
     help: str
     module: str
+    function: str = "run"
 
     def run(self, arguments: list[str]) -> int:
         """Parses the flags and runs the command; returns the exit code."""
-        code: int = importlib.import_module(f"stepcredit.commands.{self.module}").run(arguments)
+        module = importlib.import_module(f"stepcredit.commands.{self.module}")
+        code: int = getattr(module, self.function)(arguments)
         return code
 
 
@@ -41,9 +44,12 @@ COMMANDS: dict[str, Command] = {
     "estimate": Command("memory and time of a training run, before it is started", "estimate"),
     "evaluate": Command("measure the accuracy of a policy, with standard errors and token costs", "evaluate"),
     "generate": Command("responses to your own prompts, with V per step", "generate"),
-    "compare": Command("all methods on the same episodes; resumes automatically", "compare"),
+    "compare": Command("all methods on the same episodes; resumes automatically", "experiments", "compare"),
+    "iterate": Command("train in rounds: collect, train, evaluate; resumes automatically", "experiments", "iterate"),
     "reproduce": Command(
-        "run a recipe, from pretrained weights to its table of results; resumes automatically", "reproduce"
+        "run a recipe, from pretrained weights to its table of results; resumes automatically",
+        "experiments",
+        "reproduce",
     ),
     "alfworld": Command("build ALFWorld games (build), or play demonstrations (demonstrate)", "alfworld"),
     "report": Command("result files → one self-contained HTML page", "report"),

@@ -31,6 +31,8 @@ MEANINGS = {
     "workers": "Worker processes",
     "chat_template": "Jinja file of the chat template, or original: the tokenizer's own template, even if it is known "
     "to rewrite earlier turns (Qwen3, DeepSeek-R1) and would be replaced",
+    "settings": 'Settings per training method, as JSON or as a mapping in --config: {"oreo": {"beta": 0.03}}; "all" '
+    "applies to every method",
     "merge_system_message": "Prepend the system message to the first user message, for templates without a system role",
 }
 """Flag → its meaning in every command that has it."""

@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "train --method sft --model {tmp}/none --episodes {tmp}/none --use_cpu true --output_dir {out}",
     "evaluate": "evaluate --task arithmetic --model {tmp}/none --output_dir {out}",
     "compare": "compare --task arithmetic --output_dir {out}",
+    "iterate": "iterate --task arithmetic --method rft --model {tmp}/none --output_dir {out}",
     "quickstart": "quickstart --output_dir {out}",
     "reproduce": f"reproduce {RECIPE} --output_dir {{out}}",
     "import": "import {tmp}/log.jsonl --output_dir {out}",
@@ -54,7 +55,7 @@ def test_the_second_command_is_refused_by_name(name, log, tmp_path, capsys):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("name", ["collect", "train", "evaluate", "import"])
+@pytest.mark.parametrize("name", ["collect", "train", "evaluate", "iterate", "import"])
 def test_a_command_that_fails_leaves_no_folder(name, tmp_path):
     """No model, episodes or log of this name: found under the lock, or before."""
     assert main(COMMANDS[name].format(tmp=tmp_path, out=tmp_path / "deep" / "out").split()) == 2
@@ -80,7 +81,7 @@ def test_alfworld_is_refused_by_name(built, tmp_path, capsys):
 
 def test_dry_runs_are_not_refused(tmp_path, capsys):
     with held_by_another(tmp_path / "out"):
-        for name in ("collect", "compare", "reproduce"):
+        for name in ("collect", "compare", "iterate", "reproduce"):
             assert main([*COMMANDS[name].format(tmp=tmp_path, out=tmp_path / "out").split(), "--dry_run"]) == 0
 
 

@@ -119,7 +119,7 @@ def test_disk_is_that_of_the_run(given, tmp_path):
     byte_tokenizer().save_pretrained(tmp_path / "policy")
     append_episodes(tmp_path / "episodes", ragged())
     args = config(tmp_path / "out", OREOConfig, max_steps=1, **given)
-    found = of(tmp_path / "policy", args, episodes=str(tmp_path / "episodes"))
+    found = of(tmp_path / "policy", args, episodes=[str(tmp_path / "episodes")])
     run = OfflineTrainer(model=policy, args=args, train_dataset=ragged(), processing_class=byte_tokenizer())
     run.train()
     kept = sum(path.stat().st_size for path in (tmp_path / "out").rglob("rows.bin"))

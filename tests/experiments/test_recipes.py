@@ -203,7 +203,7 @@ def test_annotated_episodes_take_the_place_of_solutions(toy, tmp_path):
     assert main(["reproduce", str(recipe), "--output_dir", str(out), "--methods", "rft", "--set", *given]) == 0
     assert not (out / "solutions").exists()
     learned = json.loads((out / "seed0" / "sft" / "run.json").read_text())
-    assert (learned["episodes"], learned["data"]["episodes"]) == (str(tmp_path / "annotated"), 3)
+    assert (learned["episodes"], learned["data"]["episodes"]) == ([str(tmp_path / "annotated")], 3)
     steps = steps_of(read_recipe(recipe, given), ReproduceConfig(str(recipe), str(out)))
     assert len(steps) == len(steps_of(read_recipe(recipe), ReproduceConfig(str(recipe), str(out)))) - 1
 

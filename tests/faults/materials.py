@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from faults.cases.commands import ROUNDS
 from stepcredit.cli import main
 from stepcredit.episodes.store import append_episodes
 from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
@@ -68,6 +69,7 @@ def make(folder: Path) -> None:
         ["compare", "--task", "arithmetic", "--model", "policy", "--episodes", "episodes", "--methods", "rft",
          "--seeds", "0", "--learning_rates", "1e-3", "--steps", "1", "--validation_prompts", "2", "--test_prompts",
          "2", "--searches", "greedy", "--output_dir", "comparison"],
+        [*ROUNDS, "--model", "policy", "--output_dir", "rounds"],
     ):  # fmt: skip
         if main(command) != 0:
             raise SystemExit(f"materials: {' '.join(command)}")

@@ -190,6 +190,7 @@ def warm() -> None:
     logging.set_verbosity_error()
     import stepcredit.evaluation.evaluate
     import stepcredit.experiments.compare
+    import stepcredit.experiments.iteration.iterate
     import stepcredit.experiments.quickstart
     import stepcredit.experiments.reproduce
     import stepcredit.logs.grade_logs

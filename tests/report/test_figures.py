@@ -6,7 +6,7 @@ import matplotlib as mpl
 import pytest
 
 from doubles.results import LEGEND, METHODS, accuracies
-from stepcredit.report.figures import accuracy_alt, accuracy_svg, curve_lines, curve_panels
+from stepcredit.report.figures import accuracy_alt, accuracy_svg, curve_lines, curve_panels, round_panels
 from stepcredit.report.legend import PALETTE, Legend
 from stepcredit.report.scores import aggregate
 
@@ -108,3 +108,20 @@ def test_lines_tell_methods_apart_without_colour():
     lines = curve_lines(curves, LEGEND)
     assert [line.label for line in lines.values()] == ["SFT", "OREO", "dqo"]
     assert len({line.dashes for line in lines.values()}) == 3
+
+
+def test_a_line_per_method_over_the_rounds_where_there_are_several():
+    def row(method, number, accuracy, seed=0):
+        return {"task": "t", "split": "test", "method": method, "round": number, "search": "greedy", "n": 100,
+                "seed": seed, "accuracy": accuracy}  # fmt: skip
+
+    rows = [row("oreo", 10, 0.9), row("oreo", 2, 0.8), *(row("rft", k, a, s) for k, a, s in [(0, 0.4, 0), (0, 0.6, 1),
+            (2, 0.7, 0), (2, 0.7, 1)]), row("sft", 0, 0.1)]  # fmt: skip
+    (panel,) = round_panels(aggregate(accuracies(rows), LEGEND), LEGEND)
+    assert panel.title == "t (test)"
+    assert panel.alt == (
+        "Line plot of accuracy in percent per round on t (test), with standard errors: OREO with greedy 80.0 ± 4.0 in "
+        "round 2, 90.0 ± 3.0 in round 10; rejection sampling with greedy 50.0 ± 10.0 in round 0, 70.0 ± 0.0 in round 2."
+    )
+    assert {"OREO · greedy", "rejection sampling · greedy"} <= set(texts(panel.svg))
+    assert not round_panels(scores("oreo", "sft"), LEGEND)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from itertools import chain
 from typing import Annotated, Any
 
 import psutil
 import torch
 
 from stepcredit.episodes.alignment import Trajectory
-from stepcredit.episodes.delimiters import step_rule
-from stepcredit.episodes.store import load_episodes
+from stepcredit.episodes.joined import joint_step_rule, load_folders
 from stepcredit.errors import InputError
 from stepcredit.estimates.compute import Compute, step_of
 from stepcredit.estimates.devices import CONTEXT, Device, device_of
@@ -56,8 +55,10 @@ class EstimateConfig(TrainConfig):
     taken to reach 35% of its data sheet.
     """
 
-    episodes: str | None = field(  # type: ignore[assignment]
-        default=None, kw_only=True, metadata={"help": "Folder of episodes; without one, give the lengths below."}
+    episodes: list[str] = field(
+        default_factory=list,
+        kw_only=True,
+        metadata={"help": "Folders of episodes; without one, give the lengths below."},
     )
     prompt_tokens: Annotated[int | None, Limits(at_least=1)] = field(
         default=None, metadata={"help": "Tokens of a prompt, where there are no episodes."}
@@ -158,16 +159,17 @@ def estimate(config: EstimateConfig, args: OfflineConfig, clock: Clock = time.pe
 
 def _items(config: EstimateConfig, args: OfflineConfig, method: Method) -> list[Item]:
     """Returns the items to train on: of the episodes, or of responses of given lengths."""
-    if config.episodes is not None:
-        args.step_delimiters = list(step_rule(args.step_delimiters, Path(config.episodes)).delimiters)
-        store = load_episodes(config.episodes)
+    if config.episodes:
+        args.step_delimiters = list(joint_step_rule(args.step_delimiters, config.episodes).delimiters)
+        stores = load_folders(config.episodes)
         tokenizer = load_tokenizer(
             config.model,
             trust_remote_code=args.trust_remote_code,
             chat_template=args.chat_template,
             merge_system_message=args.merge_system_message,
         )
-        return prepare(track(store, "encoding", len(store), "episodes"), tokenizer, args, method).items
+        episodes = track(chain.from_iterable(stores), "encoding", sum(map(len, stores)), "episodes")
+        return prepare(episodes, tokenizer, args, method).items
     if config.prompt_tokens is None or config.response_tokens is None:
         raise InputError("give --episodes DIR, or --prompt_tokens and --response_tokens", "episodes")
     length = config.prompt_tokens + config.response_tokens

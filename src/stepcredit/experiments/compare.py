@@ -17,6 +17,7 @@ from stepcredit.experiments.compare_credit import judge_credit
 from stepcredit.experiments.compare_runs import INITIAL, make_initial, train_and_test
 from stepcredit.experiments.grid import Run, run_grid
 from stepcredit.experiments.initial_policy import Embedded
+from stepcredit.experiments.method_settings import read_settings, settings_of
 from stepcredit.experiments.pairs import pair_rows
 from stepcredit.experiments.variants import VARIANTS, legend, variant_of
 from stepcredit.files import locked, write_json
@@ -25,7 +26,7 @@ from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
 from stepcredit.results.row_files import parsed, write_rows
 from stepcredit.results.schema import AccuracyRow, SignalRow
-from stepcredit.settings import Limits, Settings, check_names, check_values, json_object
+from stepcredit.settings import Limits, Settings
 from stepcredit.tasks.registry import TASK_NAMES, load_task
 from stepcredit.training.methods import METHODS
 from stepcredit.training.offline_config import THEIR_LIMITS
@@ -108,12 +109,7 @@ class CompareConfig(Settings):
     continuations: Annotated[int, Limits(at_least=2)] = field(
         default=64, metadata={"help": "Fresh continuations per prefix."}
     )
-    settings: str = field(
-        default="{}",
-        metadata={
-            "help": 'Further settings per method, as JSON: {"oreo": {"beta": 0.03}}; "all" applies to every method.'
-        },
-    )
+    settings: str = field(default="{}", metadata=flag("settings"))
     jobs: Annotated[int, Limits(at_least=1)] = field(
         default=1, metadata={"help": "Number of parallel runs, each in its own process."}
     )
@@ -129,7 +125,7 @@ class Comparison:
     def __init__(self, config: CompareConfig) -> None:
         self.config = config
         self.out = Path(config.output_dir)
-        self.settings = _settings(config)
+        self.settings = read_settings(config.settings, config.methods)
         self.timings: list[dict[str, Any]] = []
         self.task = {"name": config.task, "prompt_style": config.prompt_style}
         self.sampling = {
@@ -210,8 +206,7 @@ class Comparison:
         return None if beta is None or not row.needs_reference else float(beta)
 
     def _settings_of(self, method: str) -> dict[str, Any]:
-        parts = ("all", variant_of(method).method, method)
-        return {k: v for part in dict.fromkeys(parts) for k, v in self.settings.get(part, {}).items()}
+        return settings_of(self.settings, method)
 
     def _test(self, split: str) -> dict[str, Any]:
         count = self.config.test_prompts if split == "test" else self.config.validation_prompts
@@ -298,23 +293,6 @@ def choose_rates(comparison: Comparison) -> dict[str, float]:
 def rows_of(results: Sequence[dict[str, Any]], kind: type[Any]) -> list[Any]:
     """Returns the rows in the results of runs."""
     return [parsed(kind, row, "run") for result in results for row in result["rows"]]
-
-
-def _settings(config: CompareConfig) -> dict[str, dict[str, Any]]:
-    """Returns the further settings per method, after checking them."""
-    settings = json_object(config.settings, "settings")
-    if not all(isinstance(v, dict) for v in settings.values()):
-        raise InputError('must be settings per method, for example {"oreo": {"beta": 0.03}}', "settings")
-    check_names(settings, ["all", *METHODS, *config.methods], "settings")
-    for part, values in settings.items():
-        for method in config.methods if part == "all" else [part]:
-            kind = METHODS[method if method in METHODS else variant_of(method).method].config
-            check_names(values, [f.name for f in fields(kind) if f.init], f"settings of {part}")
-            try:
-                check_values(kind, values, THEIR_LIMITS)
-            except InputError as error:
-                raise InputError(str(error), f"settings of {part}") from error
-    return settings
 
 
 def _check(config: CompareConfig) -> None:

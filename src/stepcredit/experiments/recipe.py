@@ -32,7 +32,7 @@ from stepcredit.training.train import TrainConfig
 
 SECTIONS = ("solutions", "sft", "collect", "train", "methods", "evaluate")
 _TRAIN_FIELDS = frozenset(f.name for f in dataclasses.fields(TrainConfig))
-_MADE_HERE = {"task", "data", "prompt_style", "value_model", "model", "episodes", "output_dir", "seed", "method",
+MADE_HERE = {"task", "data", "prompt_style", "value_model", "model", "episodes", "output_dir", "seed", "method",
               "trust_remote_code"}  # fmt: skip
 """Settings determined by the experiment, which a section must not set."""
 
@@ -152,6 +152,6 @@ def _check_solutions(section: Mapping[str, Any], where: str) -> None:
 
 
 def _check_section(section: Mapping[str, Any], allowed: Iterable[str], where: str) -> None:
-    for name in _MADE_HERE & set(section):
+    for name in MADE_HERE & set(section):
         raise InputError(f"{name} is set by the recipe itself; leave it out", where)
-    check_names(section, set(allowed) - _MADE_HERE, where)
+    check_names(section, set(allowed) - MADE_HERE, where)

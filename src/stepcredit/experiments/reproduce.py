@@ -149,7 +149,7 @@ def _train_step(
     ours, theirs = settings
     kind = METHODS[method if method in METHODS else variant_of(method).method].config
     check_values(kind, theirs, THEIR_LIMITS)
-    config = TrainConfig(model=model, episodes=str(episodes), **ours)
+    config = TrainConfig(model=model, episodes=[str(episodes)], **ours)
 
     def run() -> None:
         resume = any(out.glob("checkpoint-*")) or None

@@ -1,4 +1,4 @@
-"""Plots of accuracies and training curves as inline SVG: real text, the page's text color, reproducible bytes."""
+"""Plots of accuracies, rounds and training curves as inline SVG: real text, the page's ink, reproducible bytes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from stepcredit.report.formatting import block_label
 from stepcredit.report.legend import Legend
 from stepcredit.report.scores import Score
 
@@ -74,7 +75,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """Plot of one quantity over training steps, as SVG, with a text alternative."""
+    """Plot as SVG, with a text alternative."""
 
     title: str
     svg: str
@@ -135,6 +136,67 @@ def curve_panels(curves: Curves, legend: Legend) -> list[Panel]:
         if drawn:
             panels.append(Panel(title, _panel_svg(drawn, f"curve{index}"), _curve_alt(title, drawn)))
     return panels
+
+
+def round_panels(scores: Sequence[Score], legend: Legend) -> list[Panel]:
+    """Plots accuracy per round of iterative training with error bars, one panel per task and split, with a line per
+    method and search; none if no method has several rounds."""
+    lines: dict[tuple[str, str], dict[tuple[str, str], list[Score]]] = {}
+    for score in scores:
+        if score.round is not None:
+            of_split = lines.setdefault((score.task, score.split), {})
+            of_split.setdefault((score.method, _search(score)), []).append(score)
+    panels = []
+    for k, ((task, split), of_split) in enumerate(lines.items()):
+        drawn = {key: sorted(line, key=_round) for key, line in of_split.items() if len({*map(_round, line)}) > 1}
+        if drawn:
+            title = block_label(task, split)
+            panels.append(Panel(title, _rounds_svg(drawn, legend, f"rounds{k}"), _rounds_alt(title, drawn, legend)))
+    return panels
+
+
+def _round(score: Score) -> int:
+    return score.round or 0
+
+
+def _rounds_alt(title: str, drawn: Mapping[tuple[str, str], Sequence[Score]], legend: Legend) -> str:
+    parts = [
+        f"{legend.label(method)} with {search} {', '.join(f'{s.percent} in round {_round(s)}' for s in line)}"
+        for (method, search), line in drawn.items()
+    ]
+    return f"Line plot of accuracy in percent per round on {title}, with standard errors: " + "; ".join(parts) + "."
+
+
+def _rounds_svg(drawn: Mapping[tuple[str, str], Sequence[Score]], legend: Legend, name: str) -> str:
+    searches = list(dict.fromkeys(search for _, search in drawn))
+    with figure_style(name):
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        _bare(axes)
+        axes.grid(axis="y")
+        for k, ((method, search), line) in enumerate(drawn.items()):
+            dashes = [float(part) / 1.6 for part in DASHES[searches.index(search) % len(DASHES)].split()]
+            axes.errorbar(
+                [
+                    _round(s) + 0.03 * (k - (len(drawn) - 1) / 2) for s in line
+                ],  # apart, so that no whisker hides another
+                [100 * s.accuracy for s in line],
+                yerr=[100 * s.spread for s in line],
+                color=legend.colour(method),
+                ls=(0, tuple(dashes)) if dashes else "-",
+                marker="o",
+                ms=4,
+                lw=1.6,
+                elinewidth=1,
+                capsize=2.5,
+                label=_clip(f"{legend.label(method)} · {search}"),
+            )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("round; 0 is the start")
+        axes.set_ylabel("accuracy, % of problems")
+        axes.legend(frameon=False, fontsize=8.5)
+        return drawn_svg(figure, name)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from stepcredit.errors import InputError
 from stepcredit.report import formatting
-from stepcredit.report.figures import Panel, accuracy_alt, accuracy_svg, curve_lines, curve_panels
+from stepcredit.report.figures import Panel, accuracy_alt, accuracy_svg, curve_lines, curve_panels, round_panels
 from stepcredit.report.formatting import block_label, count, count_range, listed
 from stepcredit.report.html import template, write_page
 from stepcredit.report.legend import Legend
@@ -79,6 +79,7 @@ def render(folder: Path) -> str:
         title="Results on " + listed(list(dict.fromkeys(block_label(s.task, s.split) for s in scores))),
         blocks=_accuracy_blocks(scores, legend),
         spread_note=spread_note(scores),
+        rounds=[Panel(p.title, Markup(p.svg), p.alt) for p in round_panels(scores, legend)],
         values=[(v, _track(v)) for v in aggregate_values(read_rows(values, ValueRow), legend, str(values))],
         matrices=matrices(read_rows(folder / "pairs.json", PairRow), legend),
         signals=[(title, table) for title, table in tables.items() if table.lines],

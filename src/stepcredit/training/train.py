@@ -1,16 +1,16 @@
-"""Training of a policy, and a value function where the method has one, on a folder of episodes."""
+"""Training of a policy, and a value function where the method has one, on folders of episodes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-from stepcredit.episodes.delimiters import step_rule
 from stepcredit.episodes.episode import Episode
-from stepcredit.episodes.store import load_episodes
+from stepcredit.episodes.joined import joint_step_rule, load_folders
 from stepcredit.errors import InputError
 from stepcredit.files import locked, write_json, write_lines
 from stepcredit.flags import flag
@@ -35,8 +35,9 @@ class TrainConfig(Settings):
     model: Annotated[str, Limits(not_empty=True)] = field(
         kw_only=True, metadata=flag("model", "Initialises the policy; an adapter is merged into its base model.")
     )
-    episodes: Annotated[str, Limits(not_empty=True)] = field(
-        kw_only=True, metadata={"help": "Folder of episodes (from stepcredit import or collect)."}
+    episodes: Annotated[list[str], Limits(not_empty=True)] = field(
+        kw_only=True,
+        metadata={"help": "Folders of episodes (from stepcredit import or collect), trained on as one data set."},
     )
     eval_episodes: str | None = field(default=None, metadata={"help": "Folder of episodes for evaluating the loss."})
     value_model: str | None = field(
@@ -69,14 +70,14 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
 
 
 def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
-    args.step_delimiters = list(step_rule(args.step_delimiters, Path(config.episodes)).delimiters)
+    args.step_delimiters = list(joint_step_rule(args.step_delimiters, config.episodes).delimiters)
     trainer = OfflineTrainer(
         model=config.model,
         value_model=config.value_model,
         ref_model=config.ref_model,
         args=args,
         train_dataset=_episodes(config.episodes),
-        eval_dataset=None if config.eval_episodes is None else _episodes(config.eval_episodes),
+        eval_dataset=None if config.eval_episodes is None else _episodes([config.eval_episodes]),
         **adapter_configs(config),
     )
     summary = trainer.train_dataset.summary()
@@ -92,10 +93,10 @@ def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     return dict(summary)
 
 
-def _episodes(folder: str) -> Iterator[Episode]:
-    """Yields the episodes of a folder and shows the progress of encoding them."""
-    store = load_episodes(folder)
-    return track(store, "encoding", len(store), "episodes")
+def _episodes(folders: Sequence[str]) -> Iterator[Episode]:
+    """Yields the episodes of folders and shows the progress of encoding them."""
+    stores = load_folders(folders)
+    return track(chain.from_iterable(stores), "encoding", sum(map(len, stores)), "episodes")
 
 
 def finish(trainer: OfflineTrainer, about: dict[str, Any]) -> None:

@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from faults.case import Case
 
 TRAIN = ["--max_steps", "1", "--use_cpu", "true", "--save_strategy", "no", "--report_to", "none"]
+ROUNDS = [
+    *("iterate", "--task", "arithmetic", "--method", "oreo", "--rounds", "1", "--limit", "2", "--num_generations", "2"),
+    *("--max_new_tokens", "4", "--validation_prompts", "2", "--test_prompts", "0", "--settings"),
+    '{"oreo": {"max_steps": 1, "use_cpu": true, "save_strategy": "no", "report_to": "none", "truncated": "zero"}}',
+]
 DRAW = ["--task", "arithmetic", "--limit", "2", "--max_new_tokens", "4"]
 
 GOOD: dict[str, list[str]] = {
@@ -35,6 +40,7 @@ GOOD: dict[str, list[str]] = {
         *("compare", "--task", "arithmetic", "--model", "policy", "--episodes", "episodes", "--methods", "rft"),
         *("--seeds", "0", "--steps", "1", "--test_prompts", "2", "--validation_prompts", "2", "--output_dir", "out"),
     ],
+    "iterate": [*ROUNDS, "--model", "policy", "--output_dir", "out"],
     "reproduce": ["reproduce", "recipe.yaml", "--output_dir", "out"],
     "alfworld build": ["alfworld", "build", "--output_dir", "out", "--train", "1"],
     "alfworld demonstrate": ["alfworld", "demonstrate", "--data", "games", "--output_dir", "out"],

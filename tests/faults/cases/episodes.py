@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from faults.case import Case, Damage
 from faults.cases.commands import GOOD
 from faults.cases.damage import JSON_DAMAGE, content, folder_in_place_of, linked_into, loop, shortened
+from stepcredit.episodes.delimiters import COLLECTED
 
 SHARD = "episodes/episodes-00000.parquet"
 
@@ -122,11 +124,31 @@ ANSWERS = {
 }
 
 
+def steps_of(folder: str, delimiters: list[str]) -> Damage:
+    """Collected episodes of a task whose steps end otherwise."""
+
+    def damage(here: Path) -> None:
+        manifest = here / folder / COLLECTED
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "step_delimiters": delimiters}))
+
+    return damage
+
+
 def cases() -> Iterator[Case]:
     """What train, compare, inspect, import and grade are given."""
     for how, damage in DAMAGE.items():
         for name in ("train", "inspect", "compare"):
             yield Case("episodes", f"{name}, {how}", GOOD[name], damage=damage, says=("episodes",))
+    train = list(GOOD["train"])
+    at = train.index("episodes") + 1
+    for how, second, damage, says in (
+        ("the same twice", "episodes", None, ("the same episodes", "episodes")),
+        ("one by two names", "./episodes", None, ("the same episodes", "episodes")),
+        ("the second is not there", "nowhere", None, ("nowhere",)),
+        ("other steps", "collected", steps_of("collected", ["; "]), ("collected", "step_delimiters")),
+    ):
+        command = [*train[:at], second, *train[at:]]
+        yield Case("several folders of episodes", how, command, damage=damage, says=says)
     for number in (-1, 100_000, 2**31 - 1):
         lost = {
             "train": ["--truncated", "zero"],

@@ -17,6 +17,7 @@ MISSPELLED = {
     "estimate": ("--devise", "--device"),
     "evaluate": ("--serch", "--search"),
     "compare": ("--method", "--methods"),
+    "iterate": ("--round", "--rounds"),
     "reproduce": ("--seed", "--seeds"),
     "alfworld build": ("--valid_unsen", "--valid_unseen"),
     "alfworld demonstrate": ("--careles", "--careless"),
@@ -33,6 +34,7 @@ ILL_TYPED = {
     "estimate": ("--num_prompts", "many"),
     "evaluate": ("--width", "wide"),
     "compare": ("--seeds", "zero"),
+    "iterate": ("--rounds", "two"),
     "reproduce": ("--seeds", "1.5"),
     "generate": ("--num_generations", "many"),
     "alfworld build": ("--train", "all"),
@@ -68,11 +70,12 @@ def cases() -> Iterator[Case]:
         "estimate": "--model",
         "evaluate": "--task",
         "compare": "--task",
+        "iterate": "--method",
     }.items():
         command = list(GOOD[name])
         at = command.index(flag)
         yield Case("missing arguments", f"{name} {flag}", command[:at] + command[at + 2 :], says=(flag,))
-    for name in ("collect", "train", "evaluate", "compare", "quickstart", "import", "reproduce"):
+    for name in ("collect", "train", "evaluate", "compare", "iterate", "quickstart", "import", "reproduce"):
         command = list(GOOD[name])
         at = command.index("--output_dir")
         without = command[:at] + command[at + 2 :]

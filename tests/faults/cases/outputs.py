@@ -42,7 +42,7 @@ def cases() -> Iterator[Case]:
     yield Case("outputs", "grade, no known suffix", output("grade", "out.xlsx"), says=("out.xlsx",))
     for path in ("policy", "logs.jsonl/x", "x" * 300):
         yield Case("outputs", f"estimate, {path[:20]}", [*GOOD["estimate"], "--output", path], says=(path[:20],))
-    for name in ("collect", "train", "evaluate", "compare", "import"):
+    for name in ("collect", "train", "evaluate", "compare", "iterate", "import"):
         yield Case("outputs", f"{name}, /dev/null", output(name, "/dev/null"), says=("/dev/null",))
         yield Case("outputs", f"{name}, /proc", output(name, "/proc/nothing/here"), says=("/proc/nothing",))
     for name in ("collect", "evaluate", "import", "train", "compare"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from faults.case import Case
-from faults.cases.commands import GOOD
-from faults.cases.damage import JSON_DAMAGE, content
+from faults.cases.commands import GOOD, ROUNDS
+from faults.cases.damage import JSON_DAMAGE, content, shortened
 
 FILES = {"results.json": "results", "value.json": "results", "credit.json": "results", "pairs.json": "comparison",
          "curves.json": "comparison"}  # fmt: skip
@@ -50,3 +51,17 @@ def cases() -> Iterator[Case]:
     for how, damage in JSON_DAMAGE.items():
         file = "comparison/runs/sft-seed0/result.json"
         yield Case("results", f"compare goes on, {how}", again, damage=damage(file), says=("result.json",))
+    rounds = [*ROUNDS, "--model", "policy", "--output_dir", "rounds"]
+    for file in ("rounds/iterate.json", "rounds/round1/manifest.json"):
+        for how, damage in JSON_DAMAGE.items():
+            name = Path(file).name
+            yield Case("rounds", f"iterate goes on, {name}, {how}", rounds, damage=damage(file), says=(name,))
+            if name != "iterate.json":
+                command = [*rounds, "--verify"]
+                yield Case("rounds", f"verify, {name}, {how}", command, damage=damage(file), says=(name,))
+    for more in ([], ["--verify"], ["--rounds", "2"]):
+        weights = "rounds/round1/train/policy/model.safetensors"
+        command, how = [*rounds, *more], " ".join(["changed weights", *more])
+        yield Case("rounds", how, command, damage=shortened(weights, 0.9), says=("model.safetensors", "changed"))
+    yield Case("rounds", "another temperature", [*rounds, "--temperature", "0.5"], says=("temperature", "rounds"))
+    yield Case("rounds", "nothing to verify", [*GOOD["iterate"], "--verify"], says=("out", "round"))

@@ -50,6 +50,14 @@ OUT_OF_RANGE = {
         "--settings": ('{"oreo": {"betta": 1}}', "[1]", "{", '{"ppo": {}}', '{"rft": 3}', '{"all": {"learning_rate": "x"}}'),
         "--tuning_seed": ("0", "-1"),
     },
+    "iterate": {
+        "--rounds": ("0", "-1"), "--patience": ("0",), "--validation_prompts": ("-1",), "--test_prompts": ("-1",),
+        "--reference": ("start",), "--value_init": ("zero",), "--train_on": ("all",), "--keep_models": ("none",),
+        "--searches": ("beam",), "--method": ("grpo", "../oreo", "o\x00reo", ""), "--split": ("tset", "validation"),
+        "--validation_split": ("dev",), "--temperature": ("-1", "nan"), "--seed": ("-1",), "--num_generations": ("0",),
+        "--settings": ('{"oreo": {"betta": 1}}', "[1]", "{", '{"ppo": {}}', '{"oreo": 3}', '{"all": {"seed": 1}}',
+                       '{"oreo": {"learning_rate": "x"}}', '{"oreo": {"lora_r": 0}}', '{"oreo": {"value_model": "x"}}'),
+    },
     "inspect": {"--preview": ("-1", "-5"), "--step_delimiters": ("", "\\q"), "--tokenizer": ("nowhere",)},
     "grade": {
         "--workers": ("0", "-1"), "--seconds": ("0", "-1", "nan", "inf"), "--answers": ("words",), "--marker": ("##",),
@@ -135,6 +143,13 @@ def cases() -> Iterator[Case]:
             [*GOOD["compare"], "--task", "gsm8k", "--data", "problems.jsonl", "--methods", "oreo-process"], ()
         ),
         "a tuning seed that is compared": ([*GOOD["compare"], "--tuning_seed", "0"], ("tuning_seed",)),
+        "patience without validation": (
+            [*GOOD["iterate"], "--patience", "1", "--validation_prompts", "0"], ("patience", "validation_prompts")
+        ),
+        "a carried value model on a trunk": (
+            [*GOOD["iterate"], "--value_init", "carried", "--settings", '{"oreo": {"shared_trunk": true}}'],
+            ("value_init", "fresh"),
+        ),
         "solutions of a task without": (
             ["collect", "--task", "arithmetic", "--model", "solutions", "--output_dir", "out"], ("solution",)
         ),

@@ -1,0 +1,1 @@
+"""Iterative training: rounds of collection, training and evaluation, each with a manifest."""
