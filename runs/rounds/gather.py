@@ -24,14 +24,16 @@ SETTINGS = ("task", "model", "method", "seed", "settings", "best_round", "stoppe
 
 
 def last_round(iteration: Path) -> dict[str, object]:
-    """The test rows of the last round of an iteration, and which problems were solved, for `pair_rows`."""
+    """The test rows of the last round of an iteration, and for each which problems were solved, for `pair_rows`."""
     rows = [row for row in read_rows(iteration / "results.json", AccuracyRow) if row.split == "test"]
     last = max(row.round or 0 for row in rows)
-    right = {}
+    right, problems = [], []
     for row in (rows := [row for row in rows if row.round == last]):
         (folder,) = (iteration / f"round{last}" / "evaluation" / f"test-{row.search}" / "responses").glob("*/")
-        right[row.search] = [int(e.verdict is Verdict.RIGHT) for e in load_episodes(folder)]
-    return {"rows": [written(row) for row in rows], "right": right}
+        episodes = list(load_episodes(folder))
+        right.append([int(e.verdict is Verdict.RIGHT) for e in episodes])
+        problems.append([e.prompt_id for e in episodes])
+    return {"rows": [written(row) for row in rows], "right": right, "problems": problems}
 
 
 def seconds(iterations: list[Path]) -> list[dict[str, object]]:

@@ -29,7 +29,6 @@ from stepcredit.results.schema import AccuracyRow, SignalRow
 from stepcredit.settings import Limits, Settings
 from stepcredit.tasks.registry import TASK_NAMES, load_task
 from stepcredit.training.methods import METHODS
-from stepcredit.training.offline_config import THEIR_LIMITS
 
 
 @dataclass

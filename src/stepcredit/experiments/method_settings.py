@@ -9,8 +9,8 @@ from typing import Any
 from stepcredit.errors import InputError
 from stepcredit.experiments.variants import variant_of
 from stepcredit.settings import check_names, check_values, json_object
-from stepcredit.training.configs import THEIR_LIMITS
 from stepcredit.training.methods import METHODS
+from stepcredit.training.offline_config import THEIR_LIMITS
 
 ALL = "all"
 """Section whose settings apply to every method."""
