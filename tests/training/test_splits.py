@@ -44,6 +44,7 @@ VARIANTS = {
     "dqo, λ-returns of steps": (DQOConfig, {"beta": 0.2, "lam": 0.7, "level": "step"}),
     "dqo, no weights": (DQOConfig, {"beta": 0.2, "importance_weight": False}),
     "oreo": (OREOConfig, {"beta": 0.2}),
+    "oreo, three updates of V": (OREOConfig, {"beta": 0.2, "value_updates_per_step": 3}),
     "oreo, steps": (OREOConfig, {"beta": 0.2, "level": "step", "kl_coef": 0.1}),
     "oreo, responses": (OREOConfig, {"beta": 0.2, "level": "response", "kl_coef": 0.3}),
     "oreo, sampled KL": (OREOConfig, {"beta": 0.2, "kl_estimator": "sampled", "kl_coef": 0.3}),

@@ -182,6 +182,13 @@ class ActorCritic(nn.Module):
             needs_kl=needs_kl,
         )
 
+    def values(self, batch: dict[str, Any]) -> Float[Tensor, "B T"]:
+        """Returns V over positions, of a value model of its own; nothing else runs."""
+        with self._saving_memory():
+            value = self._values(batch, None)
+        assert value is not None
+        return value
+
     def _values(self, batch: dict[str, Any], hidden: Tensor | None) -> Float[Tensor, "B T"] | None:
         if self.value is None:
             return None

@@ -115,6 +115,13 @@ class ValueConfig(OfflineConfig):
         default=1.0,
         metadata={"help": "Weight of the value loss; it does not change the policy's update."},
     )
+    value_updates_per_step: Annotated[int, Limits(at_least=1)] = field(
+        default=1,
+        metadata={
+            "help": "Updates of the value model on each batch; the first one is made with the policy's, which uses V "
+            "from before all of them."
+        },
+    )
     shared_trunk: bool = field(
         default=False,
         metadata={
@@ -126,6 +133,12 @@ class ValueConfig(OfflineConfig):
         default=0,
         metadata={"help": "Optimizer steps at the start in which only the value model learns."},
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shared_trunk and self.value_updates_per_step > 1:
+            raise InputError("must be 1 with shared_trunk, where an update of V changes the policy",
+                             "value_updates_per_step")  # fmt: skip
 
 
 @dataclass
