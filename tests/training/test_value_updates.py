@@ -165,8 +165,8 @@ def test_an_evaluation_in_between_changes_nothing(tmp_path):
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     run = trainer(tmp_path, data=ragged()[:4], value_updates_per_step=2, max_steps=1)
-    values = run.model.values
-    monkeypatch.setattr(run.model, "values", lambda rows: values(rows) * float("nan"))
+    logits = run.model.value_logits
+    monkeypatch.setattr(run.model, "value_logits", lambda rows: logits(rows) * float("nan"))
     with pytest.raises(NotFiniteError, match=r"step 1: V is not finite on prompts?.*training stopped"):
         run.train()
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from stepcredit.errors import InputError
-from stepcredit.models.actor_critic import VALUE, ActorCritic, ActorCriticOutput
+from stepcredit.models.actor_critic import VALUE, ActorCritic
 from stepcredit.models.bodies.cpu_linear import onednn_linears
 from stepcredit.models.heads.action_statistics import ActionStatistics
 from stepcredit.training.methods import Method
@@ -121,11 +121,11 @@ class ValueUpdates:
         rows = micro_batch.rows
         with onednn_linears(models.bodies.values()) if models.onednn else nullcontext():
             with self._accelerator.autocast():
-                values = models.values(rows)
+                logits = models.value_logits(rows)
             losses = []
             for part, statistics in micro_batch.parts:
                 of_part = rows_of(rows, part)
-                inputs = objective_inputs(ActorCriticOutput(statistics, values[part]), of_part)
+                inputs = objective_inputs(models.output(statistics, logits[part]), of_part)
                 terms = self._method.terms(inputs, self._args)
                 assert terms.value is not None
                 finite.add(nonfinite_flags(inputs, of_part["prompt_id"], len(terms.value), terms))
