@@ -141,7 +141,7 @@ def test_bins_of_another_run_are_refused(tmp_path):
         ([0.0, 1.0, True, 3.0, 4.0], "must be two or more increasing numbers"),
         ("0 1", "must be two or more increasing numbers"),
         ([], "must be two or more increasing numbers"),
-        (None, "a value model has one label, or value_bins in its config; this one has 5"),
+        (None, "a value model has one label, this one has 5 and no value_bins in its config"),
     ],
 )
 def test_damaged_bins_are_refused(tmp_path, entry, message):

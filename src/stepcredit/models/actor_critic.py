@@ -52,7 +52,8 @@ class ActorCritic(nn.Module):
 
     Args:
         policy: a causal language model, or a PEFT model around one.
-        value: a token-classification model with one label, or a PEFT model around one, or a `TrunkValue`, or None.
+        value: a token-classification model with one label, or one for each bin of V, or a PEFT model around one, or a
+            `TrunkValue`, or None.
         reference: a frozen causal language model; None with a PEFT policy, whose base is the reference, or
             where the method needs none, or where it was computed before.
         train_layers: only so many last layers of policy and value model are trained, and the batches have the hidden

@@ -57,8 +57,8 @@ def check_loaded(model: Any, info: dict[str, Any], name: str, role: Role) -> Non
         role: the role of the model.
 
     Raises:
-        InputError: the model is of another type or has more than one label, or weights are missing, unexpected, of
-            another shape, or not finite.
+        InputError: the model is of another type or has more than one label (a value model: and no bins), or weights are
+            missing, unexpected, of another shape, or not finite.
     """
     _check_kind(model, name, role)
     if shapes := sorted(info["mismatched_keys"]):

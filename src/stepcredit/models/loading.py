@@ -1,8 +1,8 @@
 """Loading of policies, tokenizers, value models and reward models from a folder or the hub.
 
-A value model is a plain `AutoModelForTokenClassification` with one label: the policy's transformer with a bias-free
-linear head. It is initialised with the policy's weights and a head of zeros, so that V is 0 at first, and kept in
-float32: in bf16, values near 1 are 0.4% apart.
+A value model is a plain `AutoModelForTokenClassification` with one label, or one for each bin of V (`value_bins`): the
+policy's transformer with a bias-free linear head. It is initialised with the policy's weights and a head of zeros, so
+that V is 0, or the middle of its bins, at first, and kept in float32: in bf16, values near 1 are 0.4% apart.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def check_value_bins(config: Any, name: str) -> None:
     bins, labels = getattr(config, _KEY, None), config.num_labels
     if bins is None:
         if labels != 1:
-            raise InputError(f"a value model has one label, or {_KEY} in its config; this one has {labels}", name)
+            raise InputError(f"a value model has one label, this one has {labels} and no {_KEY} in its config", name)
         return
     numbers = isinstance(bins, list) and all(type(x) in (int, float) and math.isfinite(x) for x in bins)
     if not numbers or len(bins) < 2 or any(a >= b for a, b in pairwise(bins)):

@@ -147,7 +147,7 @@ def oreo_terms(inputs: ObjectiveInputs, config: OREOConfig) -> LossTerms:
     token_kl = sampled_kl(residual_args["log_ratio"]) if inputs.kl is None else inputs.kl
     kl = kl_penalty(token_kl, inputs.action_mask)
     residual = oreo_policy_loss(segment_id=policy_id, **loss_args)
-    values = value_metrics(segment_id=value_id, **residual_args)
+    values = value_metrics(segment_id=value_id, **residual_args, bins=config.bins)
     metrics = {"kl": mean_of(kl), "loss/bellman": mean_of(residual), **values}
     return LossTerms(
         residual + config.kl_coef * kl,
@@ -166,7 +166,10 @@ def dqo_terms(inputs: ObjectiveInputs, config: DQOConfig) -> LossTerms:
     weight = weight if config.importance_weight else torch.ones_like(weight)
     fit = value_loss_of(inputs, config)
     policy, value = dqo_losses(**residual_args, weight=weight, lam=config.lam, loss=fit)
-    metrics = {"weights/effective_share": effective_share_of(weight), **value_metrics(**residual_args)}
+    metrics = {
+        "weights/effective_share": effective_share_of(weight),
+        **value_metrics(**residual_args, bins=config.bins),
+    }
     return LossTerms(policy, config.value_coef * value, metrics)
 
 
@@ -218,7 +221,7 @@ def dro_terms(inputs: ObjectiveInputs, config: DROConfig) -> LossTerms:
     fit = value_loss_of(inputs, config)
     policy, value = dro_losses(**residual_args, action_mask=inputs.action_mask, tau=config.beta, loss=fit)
     response = segments("response", inputs.action_mask, inputs.step_id)
-    metrics = value_metrics(**residual_args, segment_id=response, beta=config.beta)
+    metrics = value_metrics(**residual_args, segment_id=response, beta=config.beta, bins=config.bins)
     return LossTerms(policy, config.value_coef * value, metrics)
 
 
@@ -231,7 +234,7 @@ def iql_terms(inputs: ObjectiveInputs, config: IQLConfig) -> LossTerms:
     settings["loss"] = value_loss_of(inputs, config)
     policy, value, weights = iql_losses(**args, log_prob=inputs.log_prob, beta=config.beta, **settings)
     no_reference = torch.zeros_like(inputs.log_prob)
-    metrics = {**weights, **value_metrics(**args, log_ratio=no_reference, beta=config.beta)}
+    metrics = {**weights, **value_metrics(**args, log_ratio=no_reference, beta=config.beta, bins=config.bins)}
     return LossTerms(policy, config.value_coef * value, metrics)
 
 

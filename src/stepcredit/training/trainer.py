@@ -44,7 +44,7 @@ class OfflineTrainer(Trainer):
 
     Args:
         model: the policy: a name, a folder, or a causal language model.
-        value_model: a name, a folder, or a token-classification model with one label; None: a float32 copy of the
+        value_model: a name, a folder, or a token-classification model (`load_value_model`); None: a float32 copy of the
             policy with a zero-initialised head, where the method needs one.
         ref_model: the reference; None: a frozen copy of the policy, or the policy with its adapter disabled.
         args: the config of a method (`OREOConfig`, …); it selects the method.
