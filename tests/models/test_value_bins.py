@@ -173,4 +173,6 @@ def test_the_range_is_that_of_rewards_or_given(tmp_path):
     for wrong in ([1, 0], [0, 0], [1], [0, 1, 2]):
         with pytest.raises(InputError, match=r"value_range: .* must be two numbers, the lower one first"):
             bins(value_range=wrong)
-    assert OREOConfig(output_dir=str(tmp_path), use_cpu=True, value_range=[1, 0]).bins is None
+        with pytest.raises(InputError, match="value_range"):
+            OREOConfig(output_dir=str(tmp_path), use_cpu=True, value_range=wrong)
+    assert OREOConfig(output_dir=str(tmp_path), use_cpu=True, value_range=[0, 1]).bins is None

@@ -166,13 +166,13 @@ class ValueConfig(OfflineConfig):
         Raises:
             InputError: their range is missing, or no range.
         """
+        limits = self.reward_range if self.value_range is None else self.value_range
+        if self.value_range is not None and (len(self.value_range) != 2 or self.value_range[0] >= self.value_range[1]):
+            raise InputError(f"{quoted(self.value_range)} must be two numbers, the lower one first", "value_range")
         if self.value_loss == "squared":
             return None
-        limits = self.value_range or self.reward_range
         if limits is None:
             raise InputError("a categorical V needs its lowest and highest number, such as 0 1", "value_range")
-        if len(limits) != 2 or limits[0] >= limits[1]:
-            raise InputError(f"{quoted(limits)} must be two numbers, the lower one first", "value_range")
         low, high = map(float, limits)
         return [low + (high - low) * k / (self.value_bins - 1) for k in range(self.value_bins)]
 

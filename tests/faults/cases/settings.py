@@ -26,7 +26,7 @@ OUT_OF_RANGE = {
         "--gradient_accumulation_steps": ("0", "-1"), "--seed": ("-1",), "--max_length": ("0", "-1", "1"),
         "--beta": ("0", "-1", "nan"), "--kl_coef": ("nan", "-1"), "--value_learning_rate": ("nan", "-1"),
         "--value_warmup_steps": ("-1",), "--value_updates_per_step": ("0", "-1"),
-        "--value_loss": ("categorical", "huber"), "--value_bins": ("1", "-1"), "--value_range": ("1", "0 nan"), "--level": ("word",), "--truncated": ("keep",), "--max_per_outcome": ("0",),
+        "--value_loss": ("huber",), "--value_bins": ("1", "-1"), "--value_range": ("1", "0 nan"), "--level": ("word",), "--truncated": ("keep",), "--max_per_outcome": ("0",),
         "--lr_scheduler_type": ("zigzag",), "--optim": ("adamm",), "--adam_beta2": ("1.5", "nan"),
         "--weight_decay": ("nan", "-1"), "--max_grad_norm": ("nan", "-1"), "--logging_steps": ("-1",),
         "--save_steps": ("-1",), "--max_step_tokens": ("0",), "--step_delimiters": ("",), "--reward_range": ("1 0", "0"),
