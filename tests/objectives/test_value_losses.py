@@ -1,5 +1,7 @@
 """V by classification: two-hot weights, hand-written gradients, and the mean targets of enumerated trees."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -56,9 +58,28 @@ def test_v_is_in_single_precision_also_under_autocast_and_from_half():
         found = expected_value(logits, bins)
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
+    assert torch.equal(expected_value(logits, BINS), expected)
     half = expected_value(logits.bfloat16(), bins)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, expected_value(logits.bfloat16().double(), BINS).float())
+
+
+def test_bins_take_the_precision_of_the_targets():
+    logits = torch.zeros(1, 1, 4)
+    residual, first = torch.tensor([[-0.125]], dtype=F), torch.tensor([[0]])
+    found = Categorical(logits, BINS.float())(residual, torch.zeros(1, 1, dtype=F), first)
+    assert found.dtype == F
+    assert found.item() == pytest.approx(math.log(4))
+
+
+def test_a_return_that_v_meets_counts_as_above_it():
+    """Half of a gradient would be missing otherwise, where squares have none: the loss is κ log 2."""
+    logits, bins = torch.zeros(1, 1, 2, dtype=F), torch.tensor([0.0, 1.0], dtype=F)
+    half, first = torch.full((1, 1), 0.5, dtype=F), torch.tensor([[0]])
+    _, loss, _ = iql_losses(
+        value=half, log_prob=-half, reward=half, segment_id=first, **SETTINGS, loss=Categorical(logits, bins)
+    )
+    assert loss.item() == pytest.approx(SETTINGS["expectile"] * math.log(2))
 
 
 @pytest.mark.parametrize("level", ["token", "step", "response"])

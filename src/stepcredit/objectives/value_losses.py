@@ -56,7 +56,7 @@ def two_hot(target: Float[Tensor, "*N"], bins: Float[Tensor, " K"]) -> Float[Ten
     y = target.detach().clamp(bins[0], bins[-1])
     left = (torch.searchsorted(bins, y, right=True) - 1).clamp(max=len(bins) - 2)
     share = (y - bins[left]) / (bins[left + 1] - bins[left])
-    weights = torch.zeros(*y.shape, len(bins), dtype=y.dtype, device=y.device)
+    weights = y.new_zeros(*y.shape, len(bins))
     weights.scatter_(-1, left[..., None], (1 - share)[..., None])
     return weights.scatter_(-1, left[..., None] + 1, share[..., None])
 
@@ -77,9 +77,9 @@ class Categorical:
         self, residual: Float[Tensor, "B S"], value: Float[Tensor, "B S"], segment_id: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B S"]:
         """Returns the cross-entropy of each segment; the gradient flows through the logits alone."""
-        target = (value - residual).detach().gather(-1, segment_id.clamp(min=0))  # of each position's segment
+        target = (value - residual).gather(-1, segment_id.clamp(min=0))  # of each position's segment
         weights = two_hot(target, self.bins.to(target.dtype))
-        entropy = -(weights * self.logits.to(target.dtype).log_softmax(-1)).sum(-1)
+        entropy = -(weights * self.logits.log_softmax(-1)).sum(-1)
         zero = torch.zeros_like(entropy)
         first = first_of_segment(segment_id)
         return segment_sum(torch.where(first, entropy, zero), segment_id, residual.shape[1])
