@@ -65,11 +65,12 @@ def test_v_is_in_single_precision_also_under_autocast_and_from_half():
 
 
 def test_bins_take_the_precision_of_the_targets():
-    logits = torch.zeros(1, 1, 4)
-    residual, first = torch.tensor([[-0.125]], dtype=F), torch.tensor([[0]])
-    found = Categorical(logits, BINS.float())(residual, torch.zeros(1, 1, dtype=F), first)
-    assert found.dtype == F
-    assert found.item() == pytest.approx(math.log(4))
+    for own, wide in ((F, torch.float32), (torch.float32, F)):
+        residual, first = torch.tensor([[-0.125]], dtype=own), torch.tensor([[0]])
+        loss = Categorical(torch.zeros(1, 1, 4, dtype=own), BINS.to(wide))
+        found = loss(residual, torch.zeros(1, 1, dtype=own), first)
+        assert found.dtype == own
+        assert found.item() == pytest.approx(math.log(4))
 
 
 def test_a_return_that_v_meets_counts_as_above_it():
