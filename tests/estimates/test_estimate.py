@@ -83,6 +83,16 @@ def test_seconds_of_a_gpu_are_operations_over_a_share_of_its_peak(folder, tmp_pa
     assert compute.tokens_per_second == pytest.approx(16 * 32 / (4 * compute.step))
 
 
+def test_further_updates_of_v_take_its_passes_and_its_optimizer_again(folder, tmp_path):
+    once, often = (of(folder, config(tmp_path, OREOConfig, value_updates_per_step=n)) for n in (1, 3))
+    assert often.compute.flops["value model"] == 3 * once.compute.flops["value model"]
+    assert often.compute.seconds["value model"] == pytest.approx(3 * once.compute.seconds["value model"])
+    again = often.compute.seconds["optimizer"] / once.compute.seconds["optimizer"]
+    assert again == pytest.approx(2, rel=0.01)  # policy and V are of about one size, and V is updated twice more
+    assert often.compute.seconds["policy"] == once.compute.seconds["policy"]
+    assert often.memory.peak == once.memory.peak
+
+
 def test_operations_of_a_llama_by_hand(folder, tmp_path):
     """2 operations a parameter of the layers and a token, three passes; attention's two products, whole squares, twice
     more and half in the backward pass; of the head three products with the actions."""

@@ -1,5 +1,6 @@
 from math import isnan
 
+import pytest
 import torch
 
 from stepcredit.objectives.diagnostics import value_metrics
@@ -49,3 +50,19 @@ def test_nothing_is_explained_where_targets_do_not_vary():
 def test_a_perfect_value_explains_everything():
     found = metrics(torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]))
     assert found["values/explained_variance"].number() == 1
+
+
+@pytest.mark.parametrize(
+    ("bins", "share"), [([-2.0, 0.0, 1.0], 0.0), ([-1.5, 1.0], 0.2), ([-2.0, 0.5], 0.6), ([0.1, 0.2, 0.9], 1.0)]
+)
+def test_targets_outside_the_bins_are_counted(bins, share):
+    """Targets 1, 1, 1, -2 and 0; one at the first or last bin is within."""
+    found = value_metrics(
+        value=torch.zeros(2, 3),
+        log_ratio=torch.zeros(2, 3),
+        reward=torch.tensor([[0.0, 0.0, 1.0], [-2.0, 0.0, 5.0]]),
+        segment_id=torch.tensor([[0, 1, 2], [0, 1, -1]]),
+        beta=0.5,
+        bins=bins,
+    )
+    assert found["values/outside_range"].number() == pytest.approx(share)

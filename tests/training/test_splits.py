@@ -44,6 +44,15 @@ VARIANTS = {
     "dqo, λ-returns of steps": (DQOConfig, {"beta": 0.2, "lam": 0.7, "level": "step"}),
     "dqo, no weights": (DQOConfig, {"beta": 0.2, "importance_weight": False}),
     "oreo": (OREOConfig, {"beta": 0.2}),
+    "oreo, three updates of V": (OREOConfig, {"beta": 0.2, "value_updates_per_step": 3, "optim": "sgd"}),
+    "oreo, categorical V": (
+        OREOConfig,
+        {"beta": 0.2, "value_loss": "categorical", "value_bins": 5, "value_range": [-0.5, 1.5], "normalizer": 3.0},
+    ),
+    "iql, categorical V of steps": (
+        IQLConfig,
+        {"level": "step", "value_loss": "categorical", "value_bins": 5, "reward_range": [-1.0, 1.0]},
+    ),
     "oreo, steps": (OREOConfig, {"beta": 0.2, "level": "step", "kl_coef": 0.1}),
     "oreo, responses": (OREOConfig, {"beta": 0.2, "level": "response", "kl_coef": 0.3}),
     "oreo, sampled KL": (OREOConfig, {"beta": 0.2, "kl_estimator": "sampled", "kl_coef": 0.3}),

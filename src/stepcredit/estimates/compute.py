@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stepcredit.estimates.micro_batches import Run
 from stepcredit.estimates.simulation import HEAD, REFERENCE, Recorded
@@ -55,6 +55,14 @@ class Compute:
     def tokens_per_second(self) -> float:
         """Tokens that are trained on in a second."""
         return self.tokens / self.epoch
+
+    def with_value_updates(self, further: int, optimizer: float) -> Compute:
+        """Returns it with further updates of the value model in each step, each with so many seconds of optimizer."""
+        name = NAMES[VALUE]
+        flops = {**self.flops, name: (1 + further) * self.flops[name]}
+        seconds = {**self.seconds, name: (1 + further) * self.seconds[name]}
+        seconds["optimizer"] += further * optimizer
+        return replace(self, flops=flops, seconds=seconds)
 
     @property
     def break_even(self) -> float | None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from stepcredit.models.actor_critic import ActorCritic
 from stepcredit.models.loading import load_config
+from stepcredit.models.value_bins import set_value_bins
 from stepcredit.training.build_models import build_actor_critic
 from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.train import TrainConfig, adapter_configs
@@ -42,7 +43,8 @@ def models_of(
     init["trust_remote_code"] = args.trust_remote_code
     made = AutoModelForCausalLM.from_config(policy, **init)
     if value is not None:
-        value.num_labels, value.token_classification_bias = 1, False
+        set_value_bins(value, getattr(args, "bins", None))
+        value.token_classification_bias = False
         value = AutoModelForTokenClassification.from_config(value, dtype=torch.float32)
     if reference is not None:
         reference = AutoModelForCausalLM.from_config(reference, **init)

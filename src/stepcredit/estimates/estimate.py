@@ -31,7 +31,7 @@ from stepcredit.estimates.micro_batches import (
 from stepcredit.estimates.simulation import Recorded, Simulation, with_precomputed
 from stepcredit.estimates.speed import Clock, Speed, measured, published
 from stepcredit.flags import flag
-from stepcredit.models.actor_critic import ActorCritic
+from stepcredit.models.actor_critic import VALUE, ActorCritic
 from stepcredit.models.first_use import faster_head, head_by_size
 from stepcredit.models.heads.linear_heads import LinearHead, linear_head
 from stepcredit.models.loading import load_config, load_tokenizer
@@ -41,6 +41,7 @@ from stepcredit.training.batching import Collator, Item
 from stepcredit.training.data import prepare
 from stepcredit.training.methods import Method, method_of
 from stepcredit.training.offline_config import OfflineConfig
+from stepcredit.training.optimizer_step.optimizers import trainable
 from stepcredit.training.precompute import chunks_of
 from stepcredit.training.train import TrainConfig
 
@@ -334,10 +335,14 @@ class _Estimator:
             without_loss = self.simulation.without_gradient(batch)
         head = "fused" if self.models.fused else "naive"
         compute = step_of(self.run, self._pass(items), without_loss, trained, speed, head)
+        further = getattr(self.args, "value_updates_per_step", 1) - 1
+        if further:
+            of_value = sum(p.numel() for p in trainable(self.models.parts())[VALUE])
+            compute = compute.with_value_updates(further, of_value * speed.optimizer)
         if precomputing is None:
             return compute
         positions, _ = kept_positions(self.items)
         flops = float(precomputing.flops.total())
         seconds = flops / speed.forward
-        again = self.run.mean.tokens * self.run.per_epoch / positions
-        return replace(compute, precomputing_flops=flops, precomputing=seconds, saved=seconds * again)
+        passes = self.run.mean.tokens * self.run.per_epoch / positions
+        return replace(compute, precomputing_flops=flops, precomputing=seconds, saved=seconds * passes)

@@ -10,7 +10,7 @@ import numpy as np
 
 from stepcredit.episodes.alignment import Trajectory
 from stepcredit.episodes.prefixes import prefix_length
-from stepcredit.training.batching import Item, LengthSortedSampler
+from stepcredit.training.batching import Item, sampler_of
 from stepcredit.training.methods import Method
 from stepcredit.training.offline_config import OfflineConfig
 
@@ -71,10 +71,7 @@ class Run(NamedTuple):
 def run_of(items: Sequence[Item], args: OfflineConfig, method: Method) -> Run:
     """Returns the micro-batches that the trainer would make of items."""
     size, accumulated = args.per_device_train_batch_size, args.gradient_accumulation_steps
-    prompts = [item[0].prompt_id for item in items] if args.share_prompts else None
-    seed = args.data_seed if args.data_seed is not None else args.seed
-    lengths = [max(len(t) for t in item) for item in items]
-    sampler = LengthSortedSampler(lengths, size * accumulated, seed, sort=args.length_sorted, prompts=prompts)
+    sampler = sampler_of(items, args, size)
     per_epoch = -(-len(items) // size)
     steps_per_epoch = -(-per_epoch // accumulated)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)

@@ -140,7 +140,7 @@ def _switches(recorder: Recorder, name: str) -> tuple[Any, Any]:
 
 def _loss(output: ActorCriticOutput) -> Tensor:
     """Returns a loss with the gradients that methods have."""
-    statistics, value = output
+    statistics, value, _ = output
     terms = [statistics.log_prob, statistics.kl, value]
     return torch.stack([x.float().sum() for x in terms if x is not None]).sum()
 

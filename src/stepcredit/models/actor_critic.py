@@ -24,17 +24,19 @@ from stepcredit.models.folders import CONFIG, check_model_folder
 from stepcredit.models.heads.action_statistics import ActionStatistics, at_actions, over_columns, statistics_of
 from stepcredit.models.heads.fused_head import head_statistics, one_pass_loss
 from stepcredit.models.heads.linear_heads import LinearHead, linear_head
-from stepcredit.models.heads.value_heads import TrunkValue, values_from
+from stepcredit.models.heads.value_heads import TrunkValue, value_logits_from, values_of_logits
 
 POLICY, VALUE = "policy", "value"
 _ROLES: dict[str, Role] = {POLICY: "policy", VALUE: "value model"}
 
 
 class ActorCriticOutput(NamedTuple):
-    """Statistics of the actions [B, A], and values [B, T] over positions; None where not computed."""
+    """Statistics of the actions [B, A], and values [B, T] over positions; None where not computed. `value_logits` are
+    those of the bins, where the value model classifies."""
 
     statistics: ActionStatistics
     value: Float[Tensor, "B T"] | None
+    value_logits: Float[Tensor, "B T K"] | None = None
 
 
 Objective = Callable[[ActorCriticOutput, slice], Float[Tensor, ""]]
@@ -50,7 +52,8 @@ class ActorCritic(nn.Module):
 
     Args:
         policy: a causal language model, or a PEFT model around one.
-        value: a token-classification model with one label, or a PEFT model around one, or a `TrunkValue`, or None.
+        value: a token-classification model with one label, or one for each bin of V, or a PEFT model around one, or a
+            `TrunkValue`, or None.
         reference: a frozen causal language model; None with a PEFT policy, whose base is the reference, or
             where the method needs none, or where it was computed before.
         train_layers: only so many last layers of policy and value model are trained, and the batches have the hidden
@@ -127,7 +130,7 @@ class ActorCritic(nn.Module):
         """
         with self._saving_memory():
             hidden, own = self._policy_head(batch)
-            value = self._values(batch, hidden)
+            value = self._value_logits(batch, hidden)
         reference = self._reference_head(batch) if needs_reference and "ref_log_prob" not in batch else None
         mask = batch["action_mask"]
         action = batch["action"][mask]
@@ -140,7 +143,7 @@ class ActorCritic(nn.Module):
         else:
             ref_logits = None if reference is None else _logits(reference)
             statistics = statistics_of(_logits(own), ref_logits, action, needs_kl)
-        output = ActorCriticOutput(_with_reference(over_columns(statistics, mask), batch), value)
+        output = self.output(_with_reference(over_columns(statistics, mask), batch), value)
         return output if objective is None else objective(output, slice(0, len(mask)))
 
     @contextlib.contextmanager
@@ -169,7 +172,7 @@ class ActorCritic(nn.Module):
             rows = slice(row[first], row[last - 1] + 1)
             part: dict[str, Any] = {n: batch[n][rows] for n in ("action_mask", "ref_log_prob") if n in batch}
             columns = _with_reference(over_columns(statistics, part["action_mask"]), part)
-            return objective(ActorCriticOutput(columns, others[0][rows] if others else None), rows)
+            return objective(self.output(columns, others[0][rows] if others else None), rows)
 
         return one_pass_loss(
             head,
@@ -182,14 +185,28 @@ class ActorCritic(nn.Module):
             needs_kl=needs_kl,
         )
 
-    def _values(self, batch: dict[str, Any], hidden: Tensor | None) -> Float[Tensor, "B T"] | None:
+    def output(self, statistics: ActionStatistics, logits: Float[Tensor, "B T K"] | None) -> ActorCriticOutput:
+        """Returns an output from the statistics of actions and what the head of the value model gives."""
+        if logits is None:
+            return ActorCriticOutput(statistics, None)
+        value = values_of_logits(logits, self.value)
+        return ActorCriticOutput(statistics, value, logits if logits.shape[-1] > 1 else None)
+
+    def value_logits(self, batch: dict[str, Any]) -> Float[Tensor, "B T K"]:
+        """Returns what the head of a value model of its own gives over positions; nothing else runs."""
+        with self._saving_memory():
+            logits = self._value_logits(batch, None)
+        assert logits is not None
+        return logits
+
+    def _value_logits(self, batch: dict[str, Any], hidden: Tensor | None) -> Float[Tensor, "B T K"] | None:
         if self.value is None:
             return None
         if isinstance(self.value, TrunkValue):
             assert hidden is not None
-            return values_from(self.value, hidden)
+            return value_logits_from(self.value, hidden)
         states = "value_states" if "value_states" in batch else _states(batch)
-        return values_from(self.value, hidden_states(self.bodies[VALUE], sequences(batch, states), self.way))
+        return value_logits_from(self.value, hidden_states(self.bodies[VALUE], sequences(batch, states), self.way))
 
     def _policy_head(self, batch: dict[str, Any]) -> tuple[Tensor | None, _HeadInputs]:
         """Returns the policy's last hidden states [B, T, H], and its head with the states of the actions."""

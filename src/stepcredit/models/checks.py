@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stepcredit.errors import InputError
+from stepcredit.models.value_bins import check_value_bins
 
 Role = Literal["policy", "value model", "reward model"]
 
@@ -56,8 +57,8 @@ def check_loaded(model: Any, info: dict[str, Any], name: str, role: Role) -> Non
         role: the role of the model.
 
     Raises:
-        InputError: the model is of another type or has more than one label, or weights are missing, unexpected, of
-            another shape, or not finite.
+        InputError: the model is of another type or has more than one label (a value model: and no bins), or weights are
+            missing, unexpected, of another shape, or not finite.
     """
     _check_kind(model, name, role)
     if shapes := sorted(info["mismatched_keys"]):
@@ -159,7 +160,9 @@ def _check_kind(model: Any, name: str, role: Role) -> None:
         if kind != role:
             raise InputError(f"is a {kind} ({architecture}), not a {role}; give {MODEL_TYPES[role]}", name)
     labels = model.config.num_labels
-    if role != "policy" and labels != 1:
+    if role == "value model":
+        check_value_bins(model.config, name)
+    elif role == "reward model" and labels != 1:
         raise InputError(f"a {role} has one label, this one has {labels}", name)
 
 

@@ -1,14 +1,14 @@
 """Loading of policies, tokenizers, value models and reward models from a folder or the hub.
 
-A value model is a plain `AutoModelForTokenClassification` with one label: the policy's transformer with a bias-free
-linear head. It is initialised with the policy's weights and a head of zeros, so that V is 0 at first, and kept in
-float32: in bf16, values near 1 are 0.4% apart.
+A value model is a plain `AutoModelForTokenClassification` with one label, or one for each bin of V (`value_bins`): the
+policy's transformer with a bias-free linear head. It is initialised with the policy's weights and a head of zeros, so
+that V is 0, or the middle of its bins, at first, and kept in float32: in bf16, values near 1 are 0.4% apart.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,10 @@ from stepcredit.models.folders import (
     check_tokenizer_folder,
 )
 from stepcredit.models.gguf import gguf_policy, gguf_tokenizer, is_gguf
+from stepcredit.models.value_bins import set_value_bins, value_bins
 
 _PATH_ARGUMENTS = {"subfolder", "variant"}
 """Arguments of `from_pretrained` that change the paths of the files."""
-
-REGRESSION = "regression"
-"""The `problem_type` of a value model, with which servers return V without a sigmoid."""
 
 
 def load_tokenizer(
@@ -157,13 +155,13 @@ def load_value_model(
         model_init_kwargs: passed to `from_pretrained`.
 
     Raises:
-        InputError: the model cannot be loaded, is incomplete, has no head or more than one label, or has another
-            vocabulary.
+        InputError: the model cannot be loaded, is incomplete, has no head, or more than one label and no bins, or
+            has another vocabulary.
     """
     model_init_kwargs = {"dtype": torch.float32, **model_init_kwargs}
     model = _load(AutoModelForTokenClassification, name_or_path, "value model", trust_remote_code, model_init_kwargs)
     _check_vocabularies(model, name_or_path, tokenizer, trust_remote_code)
-    model.config.problem_type = REGRESSION
+    set_value_bins(model.config, value_bins(model.config))
     return model
 
 
@@ -180,13 +178,17 @@ def load_reward_model(
     return model
 
 
-def value_model_from(policy: Any) -> Any:
+def value_model_from(policy: Any, bins: Sequence[float] | None = None) -> Any:
     """Creates a value model with a float32 copy of the policy's transformer, without adapters, and a head of zeros.
+
+    Args:
+        policy: a causal language model.
+        bins: the bins of V; None: the model gives V.
 
     Raises:
         InputError: transformers has no token-classification model for this architecture.
     """
-    config = value_config(policy)
+    config = value_config(policy, bins)
     model = AutoModelForTokenClassification.from_config(config)
     weights = policy.base_model.state_dict().items()
     model.base_model.load_state_dict({n.replace(".base_layer.", "."): w for n, w in weights if ".lora_" not in n})
@@ -197,17 +199,16 @@ def value_model_from(policy: Any) -> Any:
     return model.to(config.dtype)
 
 
-def value_config(policy: Any) -> Any:
-    """Returns the config of a value model with a policy's transformer.
+def value_config(policy: Any, bins: Sequence[float] | None = None) -> Any:
+    """Returns the config of a value model with a policy's transformer, and its bins if it has some.
 
     Raises:
         InputError: transformers has no token-classification model for this architecture.
     """
     config = copy.deepcopy(policy.config)
-    config.num_labels = 1
+    set_value_bins(config, bins)
     config.token_classification_bias = False
     config.classifier_dropout = 0.0
-    config.problem_type = REGRESSION
     config.dtype = torch.promote_types(policy.dtype, torch.float32)
     config.architectures = None
     if type(config) not in AutoModelForTokenClassification._model_mapping:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stepcredit.objectives.bellman import Segments, gather_segments, masked_mean
+from stepcredit.objectives.value_losses import ValueLoss, squared
 
 
 def lambda_return(segments: Segments, beta: float, lam: float) -> Float[Tensor, "B S"]:
@@ -53,6 +54,7 @@ def dqo_losses(
     weight: Float[Tensor, " B"],
     beta: float,
     lam: float,
+    loss: ValueLoss = squared,
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
     """Returns (policy loss, value loss) of each episode.
 
@@ -61,7 +63,8 @@ def dqo_losses(
 
     With λ = 1 and w = 1 this is token-level OREO without its KL term.
 
-    Args: as in `oreo_policy_loss`; `weight` from `trajectory_weight`, constant; `lam` is λ in [0, 1].
+    Args: as in `oreo_policy_loss`; `weight` from `trajectory_weight`, constant; `lam` is λ in [0, 1]; `loss` is how V
+    is fitted to its targets.
 
     Source: DQO, equations of section 3.2 and 3.3.
     """
@@ -74,5 +77,5 @@ def dqo_losses(
     weight = weight.detach()
     return (
         weight * masked_mean(policy_residual.square(), at.mask),
-        weight * masked_mean(value_residual.square(), at.mask),
+        weight * masked_mean(loss(value_residual, at.value, segment_id), at.mask),
     )

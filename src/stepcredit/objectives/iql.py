@@ -21,6 +21,7 @@ from torch import Tensor
 from stepcredit.objectives.bellman import Segments, gather_segments, masked_mean
 from stepcredit.objectives.dqo import lambda_return
 from stepcredit.objectives.sums import Sums, effective_share_of, mean_of
+from stepcredit.objectives.value_losses import ValueLoss, squared
 
 
 def iql_losses(
@@ -33,6 +34,7 @@ def iql_losses(
     expectile: float,
     lam: float,
     max_weight: float,
+    loss: ValueLoss = squared,
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"], dict[str, Sums]]:
     """Returns (policy loss (3), value loss (1), metrics) of each episode.
 
@@ -52,13 +54,14 @@ def iql_losses(
         expectile: κ in (0, 1), the paper's τ.
         lam: λ in [0, 1].
         max_weight: w_max > 0. The exponent is bounded, so a weight does not overflow.
+        loss: how V is fitted to its targets; its minimum is the same expectile for all of them.
 
     Source: IQL, equations 5 to 7; Q-Evolve for the advantage.
     """
     at = gather_segments(log_prob, reward, value, segment_id)
     fixed = Segments(at.log_ratio.detach(), at.reward, at.value.detach(), at.mask)
     error = lambda_return(fixed, 0.0, lam) - at.value
-    critic = (expectile - (error < 0).to(error.dtype)).abs() * error.square()  # (1)
+    critic = (expectile - (error < 0).to(error.dtype)).abs() * loss(-error, at.value, segment_id)  # (1)
     exponent = error.detach() / beta  # (2)
     weight = exponent.clamp(max=math.log(max_weight)).exp()
     metrics = {

@@ -32,6 +32,7 @@ from stepcredit.objectives.bellman import (
     suffix_sum,
     suffix_sum_after,
 )
+from stepcredit.objectives.value_losses import ValueLoss, squared
 
 
 def oreo_value_loss(
@@ -42,6 +43,7 @@ def oreo_value_loss(
     segment_id: Int[Tensor, "B T"],
     beta: float,
     normalizer: float | None = None,
+    loss: ValueLoss = squared,
 ) -> Float[Tensor, " B"]:
     """Returns the value loss (2) of each episode.
 
@@ -55,10 +57,11 @@ def oreo_value_loss(
         normalizer: the divisor of the sum over an episode's segments; None: S, the number of segments, as in the
             paper. With S, segments of long episodes have less weight, so V(s) is not the mean return if returns
             depend on length; with a constant it is (as in Dr. GRPO, arXiv 2503.20783).
+        loss: how V is fitted to its targets R_s - β Σ_{i≥s} ρ_i, by squares in the paper.
     """
     at = gather_segments(log_ratio.detach(), reward, value, segment_id)
     residual = path_residual(at, beta)  # (1)
-    return per_episode(residual.square(), at.mask, normalizer)  # (2)
+    return per_episode(loss(residual, at.value, segment_id), at.mask, normalizer)  # (2)
 
 
 def oreo_policy_loss(

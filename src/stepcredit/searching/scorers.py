@@ -17,6 +17,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from stepcredit.engines.kv_cache import CachedSequences, padded_left
+from stepcredit.models.heads.value_heads import values_of_logits
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class ValueScorer:
     """Scorer by a value model with a KV cache: every token is processed once.
 
     Args:
-        model: an `AutoModelForTokenClassification` with one label, trained with the policy.
+        model: an `AutoModelForTokenClassification` with one label, or one for each bin, trained with the policy.
     """
 
     def __init__(self, model: Any) -> None:
@@ -83,8 +84,13 @@ class ValueScorer:
         """See `Scorer.start`."""
         rows = CachedSequences.empty(self.model, len(prompts))
         ids, mask = padded_left(prompts, self.model.device)
-        values = rows.read(ids, mask).logits[:, -1, 0].double().cpu().numpy()
+        values = _last_values(rows, ids, mask).numpy()
         return _ValueScoring(rows, values), values, [len(prompt) for prompt in prompts]
+
+
+def _last_values(rows: CachedSequences, ids: Tensor, mask: Tensor) -> Float64[Tensor, " P"]:
+    """Reads ids and returns V after the last of each row, on the CPU."""
+    return values_of_logits(rows.read(ids, mask).logits[:, -1], rows.model).double().cpu()
 
 
 class _ValueScoring:
@@ -105,7 +111,7 @@ class _ValueScoring:
         self._grown = self._rows.selected(torch.tensor(parents))
         if any(reading.read for reading in readings):
             ids, mask = padded_left([reading.read for reading in readings], self._grown.model.device)
-            last: Tensor = self._grown.read(ids, mask).logits[:, -1, 0].double().cpu()
+            last: Tensor = _last_values(self._grown, ids, mask)
             read_any = mask.any(-1).cpu().numpy()
             values[read_any] = last.numpy()[read_any]
         self._scored, self._readings = values, list(readings)
@@ -123,7 +129,7 @@ class _ValueScoring:
         unread = [[*ended, *ids] for ended, ids in zip(self._unread, more, strict=True)]
         if any(unread):
             ids, mask = padded_left(unread, self._rows.model.device)
-            last: Tensor = self._rows.read(ids, mask).logits[:, -1, 0].double().cpu()
+            last: Tensor = _last_values(self._rows, ids, mask)
             self._values = np.where(mask.any(-1).cpu().numpy(), last.numpy(), self._values)
         self._unread = [()] * len(unread)
         return [len(ids) for ids in unread]

@@ -14,6 +14,7 @@ from torch.utils.data import Sampler
 from stepcredit.episodes.alignment import Trajectory, collate, splice
 from stepcredit.episodes.prefixes import collate_shared
 from stepcredit.errors import InputError
+from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.precompute import Precomputed
 
 Item = tuple[Trajectory, ...]
@@ -125,6 +126,22 @@ class Collator:
         if self.precomputed is not None:
             batch.update(self.precomputed.fields(rows, batch if self.share_prompts else None))
         return batch
+
+
+def sampler_of(items: Sequence[Item], args: OfflineConfig, batch_size: int, processes: int = 1) -> LengthSortedSampler:
+    """Returns the order of items in a run.
+
+    Args:
+        items: the items.
+        args: the config of the run.
+        batch_size: the items of a micro-batch of a process.
+        processes: the number of processes.
+    """
+    seed = args.data_seed if args.data_seed is not None else args.seed
+    prompts = [item[0].prompt_id for item in items] if args.share_prompts else None
+    per_step = batch_size * args.gradient_accumulation_steps * processes
+    lengths = [max(len(t) for t in item) for item in items]
+    return LengthSortedSampler(lengths, per_step, seed, sort=args.length_sorted, prompts=prompts)
 
 
 class LengthSortedSampler(Sampler[int]):

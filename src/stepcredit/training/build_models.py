@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from stepcredit.models.bodies.passes import base_of, freeze_all_but, layer_count
 from stepcredit.models.checks import check_reference, check_vocabulary
 from stepcredit.models.heads.value_heads import TrunkValue
 from stepcredit.models.loading import (
-    REGRESSION,
     disable_dropout,
     frozen_copy,
     load_policy,
@@ -24,6 +24,7 @@ from stepcredit.models.loading import (
     value_model_from,
 )
 from stepcredit.models.states import ValueStates
+from stepcredit.models.value_bins import check_same_bins, set_value_bins
 from stepcredit.training.methods import method_of
 from stepcredit.training.offline_config import OfflineConfig
 
@@ -52,9 +53,9 @@ def build_actor_critic(
     policy = load_policy(model, **init) if isinstance(model, str) else model
     if tokenizer is not None:
         check_vocabulary(policy, tokenizer, model if isinstance(model, str) else "model")
-    value = None
+    value, bins = None, getattr(args, "bins", None)
     if method.needs_value and not getattr(args, "shared_trunk", False):
-        value = _value_model(policy, value_model, tokenizer, init)
+        value = _value_model(policy, value_model, tokenizer, init, bins)
         if value_model is None and value_peft_config is not None and (peft_config is not None or is_peft(policy)):
             share_frozen_weights(value, policy)
         if value_peft_config is not None and not is_peft(value):
@@ -65,7 +66,7 @@ def build_actor_critic(
         if value_model is not None or value_peft_config is not None:
             raise InputError("cannot be used with shared_trunk, where V is a linear map of the policy's hidden states",
                              "value_model" if value_model is not None else "value_use_peft")  # fmt: skip
-        value = TrunkValue(policy)
+        value = TrunkValue(policy, bins)
     if args.train_layers is not None:
         for part in (policy, value):
             if part is not None and not isinstance(part, TrunkValue):
@@ -80,7 +81,7 @@ def build_actor_critic(
     if value is not None:  # a search must know at which states the value model is trained
         rule = args.step_rule
         ValueStates(args.value_segments, rule.delimiters, rule.max_tokens).describe(value.config)
-        value.config.problem_type = REGRESSION
+        set_value_bins(value.config, bins)
     models = ActorCritic(policy, value, reference, args.train_layers)
     models.recomputes = args.recompute_activations
     for body in models.bodies.values() if models.recomputes else ():
@@ -88,16 +89,23 @@ def build_actor_critic(
     return models
 
 
-def _value_model(policy: Any, value_model: Any, tokenizer: Any, init: dict[str, Any]) -> Any:
-    """Returns the value model in float32 or wider: the policy's transformer with a zero head, by name, or as given."""
+def _value_model(
+    policy: Any, value_model: Any, tokenizer: Any, init: dict[str, Any], bins: Sequence[float] | None
+) -> Any:
+    """Returns the value model in float32 or wider: the policy's transformer with a zero head, by name, or as given.
+
+    Raises:
+        InputError: the given one has other bins than the config.
+    """
     if value_model is None:
-        value = value_model_from(policy.get_base_model() if is_peft(policy) else policy)
+        value = value_model_from(policy.get_base_model() if is_peft(policy) else policy, bins)
     elif isinstance(value_model, str):
         value = load_value_model(value_model, tokenizer=tokenizer, **{**init, "dtype": torch.float32})
     else:
         value = value_model
     if tokenizer is not None:
         check_vocabulary(value, tokenizer, "value_model")
+    check_same_bins(value.config, bins)
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 

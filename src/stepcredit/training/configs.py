@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from stepcredit.episodes.alignment import Level
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, quoted
 from stepcredit.settings import Limits
 from stepcredit.training.offline_config import OfflineConfig
 
@@ -111,9 +111,34 @@ class ValueConfig(OfflineConfig):
     value_learning_rate: Annotated[float | None, Limits(at_least=0)] = field(
         default=None, metadata={"help": "Peak learning rate of the value model; default: learning_rate."}
     )
+    value_loss: str = field(
+        default="squared",
+        metadata={
+            "help": "How V is fitted to its targets: squared, or categorical: V is the mean of bins under a softmax, "
+            "fitted by cross-entropy with two-hot targets.",
+            "choices": ["squared", "categorical"],
+        },
+    )
+    value_bins: Annotated[int, Limits(at_least=2)] = field(
+        default=51, metadata={"help": "Bins of a categorical V, evenly spaced over value_range."}
+    )
+    value_range: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Lowest and highest V of a categorical V; returns beyond them count as these. Default: "
+            "reward_range. The optimal V lies between the lowest and the highest return."
+        },
+    )
     value_coef: Annotated[float, Limits(at_least=0)] = field(
         default=1.0,
         metadata={"help": "Weight of the value loss; it does not change the policy's update."},
+    )
+    value_updates_per_step: Annotated[int, Limits(at_least=1)] = field(
+        default=1,
+        metadata={
+            "help": "Updates of the value model on each batch; the first one is made with the policy's, which uses V "
+            "from before all of them."
+        },
     )
     shared_trunk: bool = field(
         default=False,
@@ -126,6 +151,30 @@ class ValueConfig(OfflineConfig):
         default=0,
         metadata={"help": "Optimizer steps at the start in which only the value model learns."},
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shared_trunk and self.value_updates_per_step > 1:
+            raise InputError("must be 1 with shared_trunk, where an update of V changes the policy",
+                             "value_updates_per_step")  # fmt: skip
+        self.bins  # noqa: B018 - raises where there are none
+
+    @property
+    def bins(self) -> list[float] | None:
+        """The bins of V; None where it is fitted by squares.
+
+        Raises:
+            InputError: their range is missing, or no range.
+        """
+        limits = self.reward_range if self.value_range is None else self.value_range
+        if self.value_range is not None and (len(self.value_range) != 2 or self.value_range[0] >= self.value_range[1]):
+            raise InputError(f"{quoted(self.value_range)} must be two numbers, the lower one first", "value_range")
+        if self.value_loss == "squared":
+            return None
+        if limits is None:
+            raise InputError("a categorical V needs its lowest and highest number, such as 0 1", "value_range")
+        low, high = map(float, limits)
+        return [low + (high - low) * k / (self.value_bins - 1) for k in range(self.value_bins)]
 
 
 @dataclass

@@ -41,11 +41,6 @@ class TrainingData(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"trajectories": self.items[index]}
 
-    @property
-    def lengths(self) -> list[int]:
-        """The length of the longest trajectory of each item, in tokens."""
-        return [max(len(t) for t in item) for item in self.items]
-
     def summary(self) -> dict[str, int]:
         """Counts for the log: encoded episodes, items, action tokens, and episodes left out by reason."""
         return {

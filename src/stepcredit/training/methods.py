@@ -28,6 +28,7 @@ from stepcredit.objectives.oapl import group_value, oapl_loss, oapl_metrics
 from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_loss, sampled_kl
 from stepcredit.objectives.sums import Sums, effective_share_of, mean_of
 from stepcredit.objectives.topr import topr_loss
+from stepcredit.objectives.value_losses import Categorical, ValueLoss, squared
 from stepcredit.training.batching import MISMATCHED, PAIRS, SINGLE, BatchLayout
 from stepcredit.training.configs import (
     DPOConfig,
@@ -40,6 +41,7 @@ from stepcredit.training.configs import (
     RFTConfig,
     SFTConfig,
     TOPRConfig,
+    ValueConfig,
 )
 from stepcredit.training.offline_config import OfflineConfig
 
@@ -63,6 +65,8 @@ class ObjectiveInputs(NamedTuple):
     """`Method.step_statistics`, summed over the whole optimizer step."""
     group_number: Float[Tensor, " B"] | None = None
     """`Method.group_number` of the prompt of each response."""
+    value_logits: Float[Tensor, "B A K"] | None = None
+    """Those of the bins of V, where it is fitted by classification."""
 
 
 class LossTerms(NamedTuple):
@@ -126,6 +130,14 @@ def residual_inputs(inputs: ObjectiveInputs) -> dict[str, Any]:
     return {"value": inputs.value, "log_ratio": log_ratio, "reward": inputs.reward}
 
 
+def value_loss_of(inputs: ObjectiveInputs, config: ValueConfig) -> ValueLoss:
+    """Returns how V is fitted to its targets."""
+    if inputs.value_logits is None or config.bins is None:
+        return squared
+    logits = inputs.value_logits
+    return Categorical(logits, torch.tensor(config.bins, dtype=logits.dtype, device=logits.device))
+
+
 def oreo_terms(inputs: ObjectiveInputs, config: OREOConfig) -> LossTerms:
     """OREO at any level: squared path residuals for policy and value, plus α KL for the policy."""
     residual_args = {**residual_inputs(inputs), "beta": config.beta}
@@ -135,11 +147,11 @@ def oreo_terms(inputs: ObjectiveInputs, config: OREOConfig) -> LossTerms:
     token_kl = sampled_kl(residual_args["log_ratio"]) if inputs.kl is None else inputs.kl
     kl = kl_penalty(token_kl, inputs.action_mask)
     residual = oreo_policy_loss(segment_id=policy_id, **loss_args)
-    values = value_metrics(segment_id=value_id, **residual_args)
+    values = value_metrics(segment_id=value_id, **residual_args, bins=config.bins)
     metrics = {"kl": mean_of(kl), "loss/bellman": mean_of(residual), **values}
     return LossTerms(
         residual + config.kl_coef * kl,
-        config.value_coef * oreo_value_loss(segment_id=value_id, **loss_args),
+        config.value_coef * oreo_value_loss(segment_id=value_id, **loss_args, loss=value_loss_of(inputs, config)),
         metrics,
     )
 
@@ -152,8 +164,12 @@ def dqo_terms(inputs: ObjectiveInputs, config: DQOConfig) -> LossTerms:
     behavior = torch.where(inputs.behavior_log_prob.isnan(), inputs.ref_log_prob, inputs.behavior_log_prob)
     weight = trajectory_weight(inputs.log_prob, behavior, inputs.action_mask)
     weight = weight if config.importance_weight else torch.ones_like(weight)
-    policy, value = dqo_losses(**residual_args, weight=weight, lam=config.lam)
-    metrics = {"weights/effective_share": effective_share_of(weight), **value_metrics(**residual_args)}
+    fit = value_loss_of(inputs, config)
+    policy, value = dqo_losses(**residual_args, weight=weight, lam=config.lam, loss=fit)
+    metrics = {
+        "weights/effective_share": effective_share_of(weight),
+        **value_metrics(**residual_args, bins=config.bins),
+    }
     return LossTerms(policy, config.value_coef * value, metrics)
 
 
@@ -202,9 +218,10 @@ def topr_terms(inputs: ObjectiveInputs, config: TOPRConfig) -> LossTerms:
 def dro_terms(inputs: ObjectiveInputs, config: DROConfig) -> LossTerms:
     """DRO-V: one squared residual per response."""
     residual_args = residual_inputs(inputs)
-    policy, value = dro_losses(**residual_args, action_mask=inputs.action_mask, tau=config.beta)
+    fit = value_loss_of(inputs, config)
+    policy, value = dro_losses(**residual_args, action_mask=inputs.action_mask, tau=config.beta, loss=fit)
     response = segments("response", inputs.action_mask, inputs.step_id)
-    metrics = value_metrics(**residual_args, segment_id=response, beta=config.beta)
+    metrics = value_metrics(**residual_args, segment_id=response, beta=config.beta, bins=config.bins)
     return LossTerms(policy, config.value_coef * value, metrics)
 
 
@@ -214,9 +231,10 @@ def iql_terms(inputs: ObjectiveInputs, config: IQLConfig) -> LossTerms:
     segment_id = segments(config.segments, inputs.action_mask, inputs.step_id)
     args: dict[str, Any] = {"value": inputs.value, "reward": inputs.reward, "segment_id": segment_id}
     settings: dict[str, Any] = {"expectile": config.expectile, "lam": config.lam, "max_weight": config.max_weight}
+    settings["loss"] = value_loss_of(inputs, config)
     policy, value, weights = iql_losses(**args, log_prob=inputs.log_prob, beta=config.beta, **settings)
     no_reference = torch.zeros_like(inputs.log_prob)
-    metrics = {**weights, **value_metrics(**args, log_ratio=no_reference, beta=config.beta)}
+    metrics = {**weights, **value_metrics(**args, log_ratio=no_reference, beta=config.beta, bins=config.bins)}
     return LossTerms(policy, config.value_coef * value, metrics)
 
 

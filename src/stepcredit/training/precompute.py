@@ -30,6 +30,7 @@ from stepcredit.models.heads.fused_head import head_statistics
 from stepcredit.models.heads.linear_heads import linear_head
 from stepcredit.models.heads.value_heads import TrunkValue
 from stepcredit.progress import track
+from stepcredit.training.offline_config import OfflineConfig
 
 STATES, VALUE_STATES, REF_STATES, REF_LOG_PROB = "states", "value_states", "ref_states", "ref_log_prob"
 """Fields of a batch that are computed before training (`ActorCritic.forward`)."""
@@ -85,6 +86,14 @@ class Precomputed:
         if self._reference is not None:
             with actor_critic.reference_model() as reference:
                 self._weights[self._reference] = fingerprint(reference)
+
+    @classmethod
+    def of_run(cls, models: ActorCritic, args: OfflineConfig, **given: Any) -> Precomputed:
+        """Returns the precomputed fields of a run, empty; hidden states in the type of the computation by default."""
+        folder = Path(args.activation_cache or Path(args.output_dir) / "activations")
+        computed = torch.bfloat16 if args.bf16 else models.policy.dtype
+        dtype = computed if args.activation_dtype is None else getattr(torch, args.activation_dtype)
+        return cls(models, folder, dtype, **given)
 
     # ---- before training --------------------------------------------------------------------------
 

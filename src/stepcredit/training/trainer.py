@@ -16,23 +16,24 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from stepcredit.episodes.turns import TurnEnds
-from stepcredit.errors import InputError, NotFiniteError
+from stepcredit.errors import InputError
 from stepcredit.models.actor_critic import POLICY, ActorCriticOutput
 from stepcredit.models.bodies.cpu_linear import onednn_linears
 from stepcredit.models.chat_templates import with_chat_template
 from stepcredit.models.checks import check_ids
 from stepcredit.models.first_use import settle
 from stepcredit.models.loading import stopping
-from stepcredit.training.batching import Collator, LengthSortedSampler
+from stepcredit.training.batching import Collator, sampler_of
 from stepcredit.training.build_models import build_actor_critic, tokenizer_of
 from stepcredit.training.checkpoints import check_state, last_checkpoint, readable
 from stepcredit.training.data import TrainingData, prepare
 from stepcredit.training.methods import LossTerms, Method, ObjectiveInputs, method_of
 from stepcredit.training.offline_config import OfflineConfig
-from stepcredit.training.optimizer_step.finite import Finding, FiniteCheck, nonfinite_flags
+from stepcredit.training.optimizer_step.finite import Finding, FiniteCheck, nonfinite_flags, stop_at
 from stepcredit.training.optimizer_step.objective_inputs import Batch, metrics_of, objective_inputs, rows_of, split_rows
 from stepcredit.training.optimizer_step.optimizers import delay, parameter_groups, trainable
 from stepcredit.training.optimizer_step.totals import Totals
+from stepcredit.training.optimizer_step.value_updates import AroundOptimizerStep, ValueUpdates
 from stepcredit.training.precompute import Precomputed
 
 _logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class OfflineTrainer(Trainer):
 
     Args:
         model: the policy: a name, a folder, or a causal language model.
-        value_model: a name, a folder, or a token-classification model with one label; None: a float32 copy of the
+        value_model: a name, a folder, or a token-classification model (`load_value_model`); None: a float32 copy of the
             policy with a zero-initialised head, where the method needs one.
         ref_model: the reference; None: a frozen copy of the policy, or the policy with its adapter disabled.
         args: the config of a method (`OREOConfig`, …); it selects the method.
@@ -102,6 +103,10 @@ class OfflineTrainer(Trainer):
             optimizers=optimizers,
         )
         self._finite = FiniteCheck(self.accelerator)
+        further = getattr(args, "value_updates_per_step", 1) - 1
+        self._value_updates = ValueUpdates(further, self.method, args, self.accelerator)
+        if further:
+            self.add_callback(AroundOptimizerStep(self._value_updates.clear, self._update_value))
         self.loss_is_scaled_for_ga = True  # normalised over the whole optimizer step, see compute_loss
         self.model_accepts_loss_kwargs = True  # the same for older releases of transformers
 
@@ -160,12 +165,15 @@ class OfflineTrainer(Trainer):
         if statistics is None:
             statistics = self._compute_step_statistics([inputs])
         rows = split_rows(inputs, self.method.batch_layout)[0]
+        if model.training:
+            self._value_updates.begin(rows, scale)
 
         def objective(output: ActorCriticOutput, part: slice) -> Tensor:
             of_part = rows_of(rows, part)
             inputs_of_part = objective_inputs(output, of_part, statistics)
             terms = self.method.terms(inputs_of_part, self.args)
             if model.training:
+                self._value_updates.keep(part, output.statistics)
                 self._finite.add(nonfinite_flags(inputs_of_part, of_part["prompt_id"], len(terms.policy), terms))
             self._totals.add(metrics_of(self.method, terms, inputs_of_part))
             return terms.policy.sum() if terms.value is None else terms.policy.sum() + terms.value.sum()
@@ -231,28 +239,18 @@ class OfflineTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
-        per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        prompts = [item[0].prompt_id for item in dataset.items] if self.args.share_prompts else None
-        return LengthSortedSampler(dataset.lengths, per_step, seed, sort=self.args.length_sorted, prompts=prompts)
+        return sampler_of(dataset.items, self.args, self.args.train_batch_size, self.args.world_size)
 
     def _precompute(self, *datasets: TrainingData | None) -> None:
         """Computes what frozen weights compute on these datasets, where the config says so."""
         if not self.args.precomputes:
             return
-        collator, dtype = self.data_collator, self.args.activation_dtype
+        collator = self.data_collator
         if not isinstance(collator, Collator):
             raise InputError("must be a Collator, which adds what is precomputed", "data_collator")
         if collator.precomputed is None:
-            models = self.accelerator.unwrap_model(self.model)
-            computed = torch.bfloat16 if self.args.bf16 else models.policy.dtype
-            collator.precomputed = Precomputed(
-                models,
-                Path(self.args.activation_cache or Path(self.args.output_dir) / "activations"),
-                computed if dtype is None else getattr(torch, dtype),
-                **self._needs,
-                autocast=self.accelerator.autocast,
-            )
+            models, autocast = self.accelerator.unwrap_model(self.model), self.accelerator.autocast
+            collator.precomputed = Precomputed.of_run(models, self.args, **self._needs, autocast=autocast)
         with self.accelerator.main_process_first():
             collator.precomputed.compute(
                 t for data in datasets if data is not None for item in data.items for t in item
@@ -290,13 +288,15 @@ class OfflineTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         return self._clip_grad_norm(model) if grad_norm is None else grad_norm
 
+    def _update_value(self) -> None:
+        """Makes the further updates of the value model of this step."""
+        finding = self._value_updates.run(self.accelerator.unwrap_model(self.model), self.optimizer)
+        self._stop(finding, self.state.global_step + 1)
+
     # ---- finite numbers ---------------------------------------------------------------------------
 
     def _stop(self, finding: Finding | None, step: int) -> None:
-        if finding is not None:
-            newest = last_checkpoint(self.args.output_dir)
-            kept = "no checkpoint was written before" if newest is None else f"the newest checkpoint is {newest}"
-            raise NotFiniteError(f"{finding}; training stopped and saved nothing of it, {kept}", f"step {step}")
+        stop_at(finding, step, self.args.output_dir)
 
     def _check_models(self) -> None:
         """Checks that all weights, and the outputs on the last micro-batch, are finite.

@@ -407,6 +407,7 @@ def batch(c: Case, seed=0):
         "action_mask": mask,
         "step_id": step,
         "behavior_log_prob": behavior,
+        "group_number": torch.tensor([0.7, 0.7, 0.2, 0.4], dtype=F),
     }, torch.randn(shape, generator=draw, dtype=F, requires_grad=True)
 
 

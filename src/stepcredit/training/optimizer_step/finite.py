@@ -15,7 +15,9 @@ from accelerate.utils import gather_object
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from stepcredit.errors import NotFiniteError
 from stepcredit.models.checks import is_finite
+from stepcredit.training.checkpoints import last_checkpoint
 from stepcredit.training.methods import LossTerms, ObjectiveInputs
 
 MAX_PROMPTS = 5
@@ -67,6 +69,18 @@ class Finding(NamedTuple):
         names = list(dict.fromkeys(self.prompts))
         more = f" and {len(names) - MAX_PROMPTS} more" if len(names) > MAX_PROMPTS else ""
         return f"{self.number} is not finite on prompt{'s' * (len(names) > 1)} {', '.join(names[:MAX_PROMPTS])}{more}"
+
+
+def stop_at(finding: Finding | None, step: int, output_dir: str) -> None:
+    """Stops training where something is not finite.
+
+    Raises:
+        NotFiniteError: it is not; the message names the step and the newest checkpoint.
+    """
+    if finding is not None:
+        newest = last_checkpoint(output_dir)
+        kept = "no checkpoint was written before" if newest is None else f"the newest checkpoint is {newest}"
+        raise NotFiniteError(f"{finding}; training stopped and saved nothing of it, {kept}", f"step {step}")
 
 
 class FiniteCheck:

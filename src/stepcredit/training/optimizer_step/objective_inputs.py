@@ -21,7 +21,7 @@ def objective_inputs(
     output: ActorCriticOutput, rows: Batch, step_statistics: Float[Tensor, " K"] | None = None
 ) -> ObjectiveInputs:
     """Returns the inputs of an objective for the rows of a batch."""
-    statistics, value = output
+    statistics, value, logits = output
     dtype = statistics.log_prob.dtype
     reward = rows["reward"].to(dtype)
     if value is not None and rows["cut"].any():
@@ -39,6 +39,7 @@ def objective_inputs(
         behavior_log_prob=rows["behavior_log_prob"].to(dtype),
         step_statistics=step_statistics,
         group_number=rows["group_number"].to(dtype) if "group_number" in rows else None,
+        value_logits=None if logits is None else at_states(logits),
     )
 
 
