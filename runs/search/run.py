@@ -72,7 +72,11 @@ def main() -> None:
     parser.add_argument("--max_new_tokens", type=int, help="default: the task's")
     parser.add_argument("--limit", type=int, default=200, help="test problems")
     parser.add_argument("--pool", type=int, default=64, help="largest number of samples")
+    parser.add_argument("--folder_of", help="only print the folder of this method's run, of the first seed")
     args, watch = parser.parse_args(), Stopwatch()
+    if args.folder_of:
+        print(run_of(args.comparison, args.folder_of, args.seeds[0]))
+        return
     for seed in args.seeds:
         for method in args.policies:
             search = search_of(args, method, seed)

@@ -1,8 +1,9 @@
 """MATH: competition problems whose answer is a LaTeX expression (Hendrycks et al., 2021, arXiv 2103.03874).
 
-    train     7,500 problems
-    test      5,000 problems
-    math500   500 problems of test (Lightman et al., 2023, arXiv 2305.20050)
+    train        7,500 problems
+    test         5,000 problems
+    math500      500 problems of test (Lightman et al., 2023, arXiv 2305.20050)
+    validation   those of a file; the hub has none
 
 A row is a `problem` with a `solution`, an `answer`, or both. The gold answer is `answer` if the row has one, else the
 content of the last `\\boxed{}` of the solution. Worked solutions are taken from the data; one without a box gets the
@@ -34,6 +35,7 @@ SUBJECTS = (
 _SPLITS = {
     "train": HubDataset("EleutherAI/hendrycks_math", "train", ("problem",), ("train", "math_train"), SUBJECTS),
     "test": HubDataset("EleutherAI/hendrycks_math", "test", ("problem",), ("test", "math_test"), SUBJECTS),
+    "validation": HubDataset("EleutherAI/hendrycks_math", "validation", ("problem",), ("validation",), SUBJECTS),
     "math500": HubDataset("HuggingFaceH4/MATH-500", "test", ("problem",), ("math500", "math_500")),
 }
 
@@ -43,8 +45,8 @@ class MATH(WorkedTask):
 
     Args:
         data: a file that is read for every split, or a folder with `train.*` and `test.*` (or `math_train.*`,
-            `math_test.*`) and `math500.*`; None reads `EleutherAI/hendrycks_math` and `HuggingFaceH4/MATH-500` from
-            the hub.
+            `math_test.*`), `math500.*` and `validation.*`; None reads `EleutherAI/hendrycks_math` and
+            `HuggingFaceH4/MATH-500` from the hub.
         prompt_style: a name in `prompts.PROMPT_STYLES`; default `qwen-math`.
 
     Raises:
