@@ -12,7 +12,7 @@ from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError, NotFiniteError
 from stepcredit.experiments import compare_runs, initial_policy
 from stepcredit.experiments.compare import CompareConfig, Comparison, choose_rates, compare
-from stepcredit.experiments.compare_runs import make_initial, train_and_test
+from stepcredit.experiments.compare_runs import make_initial, problem_sets, train_and_test
 from stepcredit.experiments.grid import Run, run_grid
 from stepcredit.experiments.pairs import pair_rows
 from stepcredit.experiments.scratch import ModelSize
@@ -94,6 +94,11 @@ def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
         r["accuracy"] for r in rows if r["method"] == "rft"
     ] or rows[2]["learning_rate"] != 1e-3
     assert not (tmp_path / "shared" / "localisation.json").exists()
+    alone = {**TOY, "model": given["model"], "credit_prompts": 0, "methods": ["oreo"], "learning_rates": [1e-3]}
+    compare(CompareConfig(output_dir=str(tmp_path / "alone"), **{**alone, "seeds": [0, 2], "num_generations": 2}))
+    drawn = [load_episodes(tmp_path / "alone" / "runs" / f"sft-seed{seed}" / "episodes") for seed in (0, 2)]
+    assert [len(episodes) for episodes in drawn] == [48, 48]  # each seed has samples of its own
+    assert [e.completion for e in drawn[0]] != [e.completion for e in drawn[1]]
 
     def never(*args, **given):
         raise AssertionError("a finished run was run again")
@@ -124,6 +129,27 @@ def test_paired_rows_by_hand():
     assert row.difference == pytest.approx(-2 / 6, abs=1e-6)
     assert row.p == pytest.approx(2 * (1 + 4) / 16)
     assert row.low <= row.difference <= row.high
+
+
+def test_every_file_of_a_transfer_is_a_split(tmp_path):
+    row = {"question": "1 + 1?", "answer": "#### 2"}
+    for name, count in (("test", 3), ("other.v2", 5)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(count)))
+    task, test = {"name": "gsm8k", "prompt_style": "plain"}, {"split": "test", "prompts": 3}
+    sets = problem_sets(task, str(tmp_path), [str(tmp_path / "other.v2.jsonl")], test, 0)
+    assert [(s.split, len(s.problems)) for s in sets] == [("test", 3), ("other", 3)]
+    assert sets[0].task.source_versions.keys() == sets[1].task.source_versions.keys() == {"test"}
+
+
+def test_a_problem_of_several_seeds_is_resampled_as_one():
+    def result(method, seed, right):
+        row = {"method": method, "split": "test", "search": "greedy", "seed": seed, "n": 2}
+        return {"rows": [row], "right": [right], "problems": [["a", "b"]]}
+
+    seeds = [(0, [1, 0]), (1, [1, 0]), (2, [1, 0])]
+    (row,) = pair_rows("gsm8k", [result("x", *s) for s in seeds] + [result("y", seed, [0, 0]) for seed, _ in seeds])
+    assert (row.n, row.seeds, row.difference) == (6, 3, 0.5)
+    assert (row.low, row.high) == (0, 1)  # of two problems, not of six
 
 
 def test_runs_side_by_side_go_on_after_one_fails(tmp_path):

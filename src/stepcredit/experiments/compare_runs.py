@@ -89,7 +89,7 @@ def make_initial(
         read = list(load_episodes(episodes))
         check_ids((e.tokens.ids for e in read if e.tokens is not None), policy, episodes)
         append_episodes(folder / "episodes", read)
-    found = tested(test_sets(task, data, transfer, test, seed), INITIAL, seed, engine, folder, sampling, test)
+    found = tested(problem_sets(task, data, transfer, test, seed), INITIAL, seed, engine, folder, sampling, test)
     return {**found, "curve": log}
 
 
@@ -141,7 +141,7 @@ def train_and_test(
     del trainer
     clear_device_cache(garbage_collection=True)  # of the optimizer and the other models, before sampling needs memory
     engine = engine_of(policy, tokenizer, folder, sampling)
-    found = tested(test_sets(task, data, transfer, test, seed), method, seed, engine, folder, sampling, test)
+    found = tested(problem_sets(task, data, transfer, test, seed), method, seed, engine, folder, sampling, test)
     about = {**budget, "value": f"runs/{folder.name}/value" if has_value else None}
     finished = [
         *folder.glob("checkpoint-*"),
@@ -186,7 +186,7 @@ def drawn_with(task: Task, sampling: dict[str, Any], seed: int, temperature: flo
     return SamplingParams(limit, temperature=temperature, stop=task.stop, seed=seed)
 
 
-class TestSet(NamedTuple):
+class ProblemSet(NamedTuple):
     """Problems of a test: those of a split of the task, or of a file of further ones, which is a split of its own."""
 
     task: Task
@@ -194,21 +194,21 @@ class TestSet(NamedTuple):
     problems: Sequence[Problem]
 
 
-def test_sets(
+def problem_sets(
     task: dict[str, Any], data: str | None, transfer: Sequence[str], test: dict[str, Any], seed: int
-) -> list[TestSet]:
+) -> list[ProblemSet]:
     """Returns the test sets: at most `prompts` problems of the `split` of the task, and of each file of `transfer`."""
     count = test["prompts"]
     loaded = load_task(**task, data=data)
-    sets = [TestSet(loaded, test["split"], list(loaded.problems(test["split"], count, seed)))]
+    sets = [ProblemSet(loaded, test["split"], list(loaded.problems(test["split"], count, seed)))]
     for file in transfer:
         further = load_task(**task, data=file)
-        sets.append(TestSet(further, Path(file).name.partition(".")[0], list(further.problems("test"))[:count]))
+        sets.append(ProblemSet(further, Path(file).name.partition(".")[0], list(further.problems("test"))[:count]))
     return sets
 
 
 def tested(
-    sets: Sequence[TestSet],
+    sets: Sequence[ProblemSet],
     method: str,
     seed: int,
     engine: Engine,
@@ -224,7 +224,7 @@ def tested(
         method, seed, folder: columns of the rows.
         engine: the policy's.
         sampling: see `drawn_with`.
-        test: the `searches`; see `test_sets`.
+        test: the `searches`; see `problem_sets`.
     """
     rows, right, ids = [], [], []
     for task, split, problems in sets:
