@@ -142,8 +142,8 @@ def test_splits(tmp_path):
     for split in names:
         assert [p.prompt_id for p in task.problems(split)] == [f"math-{split}-0", f"math-{split}-1"]
         assert task.problems(split, 1, seed=3)[0].prompt[1]["content"] == split
-    with pytest.raises(InputError, match="split: no split 'validation'; there is train, test, math500"):
-        task.problems("validation")
+    with pytest.raises(InputError, match="split: no split 'dev'; there is train, test, validation, math500"):
+        task.problems("dev")
     with pytest.raises(InputError, match="limit: 3 problems were asked for; the split has 2"):
         task.problems("test", 3)
 
