@@ -11,6 +11,7 @@ from statistics import mean
 from typing import Any
 
 import markdown_tables as markdown
+import pretrained_tables as pretrained
 from reply_tables import replies, replies_svg, replies_table, temperatures_table
 
 from stepcredit.files import read_json
@@ -146,6 +147,10 @@ def page(text: str) -> str:
             return found[0]
         if found["task"] in ("arithmetic", "chain") and not (HERE / found["task"]).is_dir():
             return found[0]
+        if found["task"] in ("cpu", "math", "gpu"):
+            size = found["task"]
+            made = pretrained.TABLES[found["table"]](size, LEGEND) if (pretrained.SIZES / size).is_dir() else ""
+            return f"{found[1]}\n{made}\n\n{found[5]}" if made else found[0]
         return f"{found[1]}\n{TABLES[found['table']](found['task'])}\n\n{found[5]}"
 
     return MARKER.sub(made, text)

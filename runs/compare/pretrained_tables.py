@@ -1,0 +1,58 @@
+"""Tables of docs/results.md about pretrained models, from the result files of runs/gsm8k and runs/credit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import markdown_tables as markdown
+
+from stepcredit.report.legend import Legend
+from stepcredit.report.scores import aggregate
+from stepcredit.results.row_files import read_rows
+from stepcredit.results.schema import AccuracyRow, PairRow
+
+RUNS = Path(__file__).resolve().parent.parent
+SIZES = RUNS / "gsm8k"
+"""A folder per size of the run."""
+TRANSFER = ("svamp", "gsm8k_short")
+
+
+def scores(size: str, legend: Legend, part: str = "seeds") -> str:
+    """Accuracy of every method on the test problems."""
+    rows = read_rows(SIZES / size / part / "results.json", AccuracyRow)
+    return markdown.score_table([row for row in rows if row.split == "test"], legend)
+
+
+def transfer(size: str, legend: Legend) -> str:
+    """Accuracy on problems of other sources."""
+    rows = read_rows(SIZES / size / "seeds" / "results.json", AccuracyRow)
+    return markdown.split_table(rows, TRANSFER, ("greedy", "sample"), legend)
+
+
+def against(size: str, search: str, legend: Legend, method: str = "oreo") -> str:
+    """A method against every other on the same test problems."""
+    pairs = read_rows(SIZES / size / "seeds" / "pairs.json", PairRow)
+    return markdown.pair_table([pair for pair in pairs if pair.split == "test"], method, search, legend)
+
+
+def grid(size: str, legend: Legend, part: str = "others") -> str:
+    """The learning rates that were tried."""
+    return markdown.grid_table(read_rows(SIZES / size / part / "grid.json", AccuracyRow), legend)
+
+
+def searched(size: str, method: str) -> str:
+    """Searches by cost."""
+    return markdown.cost_table(aggregate(read_rows(SIZES / size / "search" / "results.json", AccuracyRow)), method)
+
+
+TABLES = {
+    "seeds": scores,
+    "others": lambda size, legend: scores(size, legend, "others"),
+    "transfer": transfer,
+    "against": lambda size, legend: against(size, "greedy", legend),
+    "sampled": lambda size, legend: against(size, "sample", legend),
+    "rates": grid,
+    "beside": lambda size, legend: searched(size, "sft"),
+    "trained": lambda size, legend: searched(size, "oreo"),
+}
+"""Table → what makes it, from the size and the legend."""
