@@ -16,6 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from start import LESSONS, SIZE, TEXTS, learnt, start
 
 from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
@@ -47,6 +48,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "normalizer": 24,
     },
 }
+PRETRAINED: dict[str, dict[str, Any]] = {
+    "all": {"max_length": 2048, "recompute_activations": True, "bf16": torch.cuda.is_available()},
+    "sft": {"learning_rate": 1e-4},
+    "rft": {"learning_rate": 5e-5},
+    "dpo": {"learning_rate": 5e-6},
+    "oreo": {"learning_rate": 2e-5, "value_learning_rate": 5e-5},
+}
+"""What differs for a pretrained model (`--pretrained`), by method: longer texts and smaller steps."""
 STARTED = Path(__file__).parent / "started"
 """The base model made by start.py. It takes forty minutes to train, so it is kept here for further seeds."""
 BEST_OF = 5
@@ -112,8 +121,8 @@ def faults(args: argparse.Namespace) -> dict[str, float]:
 
 def begun(args: argparse.Namespace) -> Path:
     """The base model, from which all seeds start."""
-    if args.start:
-        return Path(args.start)
+    if args.pretrained or args.start:
+        return Path(args.pretrained or args.start)
     careful, careless = (demonstrations(args.games, args.out, shares) for shares in (CAREFUL, CARELESS))
     return start(careful, careless, args.out / "start")
 
@@ -121,11 +130,19 @@ def begun(args: argparse.Namespace) -> Path:
 def trained(args: argparse.Namespace, seed: int, play: dict[str, Any]) -> dict[str, Path]:
     """The policies of one seed, including the base model."""
     here, shown, base = args.out / f"seed{seed}", demonstrations(args.games, args.out, faults(args)), begun(args)
-    sft = learnt("sft", base, shown, here / "sft", seed, SFT)
+    more = PRETRAINED if args.pretrained else {}
+    sft = learnt("sft", base, shown, here / "sft", seed, {**SFT, **more.get("all", {}), **more.get("sft", {})})
     collect(CollectConfig(**play, model=str(sft), num_generations=5, seed=seed, output_dir=str(here / "episodes")))
     policies = {"base": base, "sft": sft}
     for method in args.methods:
-        settings = {**LEARNING, **SETTINGS[variant_of(method).method], **SETTINGS.get(method, {})}
+        kind = variant_of(method).method
+        settings = {
+            **LEARNING,
+            **SETTINGS[kind],
+            **SETTINGS.get(method, {}),
+            **more.get("all", {}),
+            **more.get(kind, {}),
+        }
         policies[method] = learnt(method, sft, here / "episodes", here / method, seed, settings)
     return policies
 
@@ -166,6 +183,7 @@ def main() -> None:
     parser.add_argument("--careless", type=float, default=0.1, help="degree for the demonstrators of SFT")
     parser.add_argument("--distracted", type=float, default=0.3, help="share of places at which they lose track")
     parser.add_argument("--start", default=str(STARTED), help="the base model; '' trains a new one (start.py)")
+    parser.add_argument("--pretrained", help="a pretrained model with a chat template as the base model, on a GPU")
     parser.add_argument("--workers", type=int, help="environment processes; default: one per processor")
     args = parser.parse_args()
     for seed in args.seeds:
@@ -189,6 +207,7 @@ def main() -> None:
         "sft": SFT,
         "learning": LEARNING,
         "methods": SETTINGS,
+        **({"pretrained": {"model": Path(args.pretrained).name, **PRETRAINED}} if args.pretrained else {}),
         "cool": COOL,
     }
     write_json(args.out / "run.json", {"built": about, **settings, **versions()})
