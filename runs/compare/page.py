@@ -148,9 +148,7 @@ def page(text: str) -> str:
         if found["task"] in ("arithmetic", "chain") and not (HERE / found["task"]).is_dir():
             return found[0]
         if found["task"] in ("cpu", "math", "gpu"):
-            size = found["task"]
-            made = pretrained.TABLES[found["table"]](size, LEGEND) if (pretrained.SIZES / size).is_dir() else ""
-            return f"{found[1]}\n{made}\n\n{found[5]}" if made else found[0]
+            return f"{found[1]}\n{pretrained.TABLES[found['table']](found['task'], LEGEND)}\n\n{found[5]}"
         return f"{found[1]}\n{TABLES[found['table']](found['task'])}\n\n{found[5]}"
 
     return MARKER.sub(made, text)

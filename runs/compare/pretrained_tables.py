@@ -17,6 +17,12 @@ SIZES = RUNS / "gsm8k"
 TRANSFER = ("svamp", "gsm8k_short")
 
 
+def start(size: str, legend: Legend) -> str:
+    """Accuracy of the start on the validation problems."""
+    rows = read_rows(SIZES / size / "start.json", AccuracyRow)
+    return markdown.split_table(rows, ("validation",), ("greedy", "sample"), legend)
+
+
 def scores(size: str, legend: Legend, part: str = "seeds") -> str:
     """Accuracy of every method on the test problems."""
     rows = read_rows(SIZES / size / part / "results.json", AccuracyRow)
@@ -46,6 +52,7 @@ def searched(size: str, method: str) -> str:
 
 
 TABLES = {
+    "start": start,
     "seeds": scores,
     "others": lambda size, legend: scores(size, legend, "others"),
     "transfer": transfer,

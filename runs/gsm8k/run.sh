@@ -14,12 +14,14 @@ out=${1:?the folder to run in} size=${2:-cpu}
 here=$(cd "$(dirname "$0")" && pwd)
 data=${DATA:-$here/../../../shared/data} model=${MODEL:-${STEPCREDIT_ASSETS:-$HOME/.cache/stepcredit}/smollm2}
 export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
+data=$(realpath "$data") model=$(realpath "$model")
+mkdir -p "$out" && cd "$out"  # all names below are relative to it, so that results name no folder of one machine
 has() { [[ " ${PARTS:-start compare others search errors} " == *" $1 "* ]]; }
 
 # Problems: demonstrations for the start (sft), training prompts, validation and test, and sets for transfer.
-problems=$out/problems name=gsm8k transfer=""
+problems=problems name=gsm8k tokens=128 transfer=""
 if [ "$size" = math ]; then
-  name=math
+  name=math tokens=192
   [ -f "$problems/manifest.json" ] || python "$here/math_problems.py" "$problems" --data "$data"
 else
   [ -f "$problems/manifest.json" ] || python "$here/problems.py" "$problems" --data "$data"
@@ -28,26 +30,31 @@ fi
 solutions=$problems/sft.jsonl split="--split train"
 [ "$size" = cpu ] && split="--split train --limit 600"  # all 900 leave too little to learn: 52% right
 if [ "$size" = gpu ]; then
-  transfer="--transfer $problems/svamp.jsonl" problems=$data solutions=$data split="--split train_without_validation"
+  tokens=320 transfer="--transfer problems/svamp.jsonl" problems=$data solutions=$data split="--split train_without_validation"
 fi
 task="--task $name --prompt_style plain"
 
 # The start: SFT of the pretrained model on worked solutions.
-start=$out/start/policy
+start=start/policy
 if has start; then
-  stepcredit collect $task $split --data "$solutions" --model solutions --output_dir "$out/solutions"
-  [ -f "$out/start/run.json" ] || stepcredit train --config "$here/$size-start.yaml" --model "$model" \
-    --episodes "$out/solutions" --output_dir "$out/start" --resume_from_checkpoint true
+  stepcredit collect $task $split --data "$solutions" --model solutions --output_dir solutions
+  [ -f start/run.json ] || stepcredit train --config "$here/$size-start.yaml" --model "$model" \
+    --episodes solutions --output_dir start --resume_from_checkpoint true
+  for search in greedy sample; do
+    stepcredit evaluate $task --data "$problems" --split validation --model "$start" --method sft --search $search \
+      --max_new_tokens $tokens --batch_size 100 --output_dir start-validation
+  done
+  mkdir -p "$here/$size" && cp start-validation/results.json "$here/$size/start.json"
 fi
 
 # Learning rates on a seed of their own, then seven methods on three seeds; then the others too, on one seed.
 compare() {
   published=$here/$size/$1 && shift
   stepcredit compare --config "$here/$size.yaml" $task --data "$problems" --model "$start" $transfer \
-    --output_dir "$out/compare" --jobs "${JOBS:-2}" "$@"
+    --output_dir compare --jobs "${JOBS:-2}" "$@"
   mkdir -p "$published"
   for file in results.json grid.json pairs.json run.json timings.json curves.json; do
-    cp "$out/compare/$file" "$published/$file"
+    cp "compare/$file" "$published/$file"
   done
 }
 if has compare; then compare seeds; fi
@@ -57,20 +64,19 @@ fi
 
 # Search on 100 problems with the start and with OREO's policy, by OREO's value model, at counted cost.
 if has search; then
-  python "$here/../search/run.py" "$name" "$out/compare" "$out/search" --data "$problems" --prompt_style plain \
-    --limit 100 --pool 32 --max_new_tokens 128 --seeds 0 --policies sft oreo
-  mkdir -p "$here/$size/search" && cp "$out/search/results.json" "$out/search/run.json" "$here/$size/search/"
-  cp "$out/search/timings.json" "$here/$size/search/"
+  python "$here/../search/run.py" "$name" compare search --data "$problems" --prompt_style plain \
+    --limit 100 --pool 32 --max_new_tokens $tokens --seeds 0 --policies sft oreo
+  mkdir -p "$here/$size/search" && cp search/results.json search/run.json search/timings.json "$here/$size/search/"
 fi
 
 # Does the largest drop of V point at the first false equation of the start's own responses to test problems?
 if has errors; then
-  stepcredit collect $task --split test --data "$problems" --model "$start" --num_generations 4 --max_new_tokens 128 \
-    --limit 300 --output_dir "$out/responses"
+  stepcredit collect $task --split test --data "$problems" --model "$start" --num_generations 4 --max_new_tokens $tokens \
+    --limit 300 --output_dir responses
   for method in oreo oreo-step dqo; do
-    folder=$(python "$here/../search/run.py" --folder_of "$method" "$name" "$out/compare" "$out/search")
-    python "$here/../credit/own_errors.py" --model "$start" --episodes "$out/responses" --value_model "$folder/value" \
-      --learned_policy "$folder/policy" --ref_model "$start" --train_episodes "$out/compare/runs/sft-seed0/episodes" \
+    folder=$(python "$here/../search/run.py" --folder_of "$method" "$name" compare search)
+    python "$here/../credit/own_errors.py" --model "$start" --episodes responses --value_model "$folder/value" \
+      --learned_policy "$folder/policy" --ref_model "$start" --train_episodes compare/runs/sft-seed0/episodes \
       --name "$method" --output_dir "$here/$size/errors"
   done
 fi
