@@ -8,7 +8,10 @@ from fractions import Fraction
 from typing import NamedTuple
 
 MAX_TOKENS = 120
+"""A side of an equation is read as far as this, which also bounds how deep its brackets go."""
 MAX_DIGITS = 30
+_AHEAD = 3
+"""Tokens behind an expression that decide whether it ends there."""
 UNIT_WORDS = 5
 """A number has at most so many words behind it as its unit."""
 
@@ -90,7 +93,9 @@ def read_prefix(tokens: list[Token]) -> Expression:
     Raises:
         Unreadable: there is none, or what follows may belong to it.
     """
-    expression, end = _read(tokens, 0)
+    expression, end = _read(tokens[:MAX_TOKENS], 0)
+    if end + _AHEAD > MAX_TOKENS and len(tokens) > MAX_TOKENS:
+        raise Unreadable
     if end < len(tokens) and (tokens[end].kind == "other" or tokens[end].text.lower() in _OPERATIONS):
         raise Unreadable
     return expression
