@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Offline learning of a pretrained model on problems in words: runs/gsm8k/run.sh DIR [SIZE]
 #
-#   cpu   GSM-Symbolic's short problems with small numbers, the last 6 of SmolLM2's 30 layers: two cores, six hours, or a
-#         GPU, minutes (default)
+#   cpu   GSM-Symbolic's short problems with small numbers, the last 6 of SmolLM2's 30 layers: two cores, seven hours, or
+#         a GPU, minutes (default)
 #   math  MATH of levels 1 and 2, likewise: two cores, a day, or a GPU
 #   gpu   all of GSM8K, all layers, 10 responses per prompt, every method, five seeds: a GPU, a day
 #
@@ -19,9 +19,9 @@ mkdir -p "$out" && cd "$out"  # all names below are relative to it, so that resu
 has() { [[ " ${PARTS:-start compare others search errors} " == *" $1 "* ]]; }
 
 # Problems: demonstrations for the start (sft), training prompts, validation and test, and sets for transfer.
-problems=problems name=gsm8k tokens=128 transfer=""
+problems=problems name=gsm8k tokens=128 tested=300 transfer=""
 if [ "$size" = math ]; then
-  name=math tokens=192
+  name=math tokens=192 tested=121
   [ -f "$problems/manifest.json" ] || python "$here/math_problems.py" "$problems" --data "$data"
 else
   [ -f "$problems/manifest.json" ] || python "$here/problems.py" "$problems" --data "$data"
@@ -47,7 +47,7 @@ if has start; then
   mkdir -p "$here/$size" && cp start-validation/results.json "$here/$size/start.json"
 fi
 
-# Learning rates on a seed of their own, then seven methods on three seeds; then the others too, on one seed.
+# Learning rates on a seed of their own, then the methods of the size on its seeds; then the others too, on one seed.
 compare() {
   published=$here/$size/$1 && shift
   stepcredit compare --config "$here/$size.yaml" $task --data "$problems" --model "$start" $transfer \
@@ -72,7 +72,7 @@ fi
 # Does the largest drop of V point at the first false equation of the start's own responses to test problems?
 if has errors; then
   stepcredit collect $task --split test --data "$problems" --model "$start" --num_generations 4 --max_new_tokens $tokens \
-    --limit 300 --output_dir responses
+    --limit $tested --output_dir responses
   for method in oreo oreo-step dqo; do
     folder=$(python "$here/../search/run.py" --folder_of "$method" "$name" compare search)
     python "$here/../credit/own_errors.py" --model "$start" --episodes responses --value_model "$folder/value" \
