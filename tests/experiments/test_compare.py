@@ -10,12 +10,14 @@ from doubles.work import double
 from stepcredit.cli import main
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError, NotFiniteError
+from stepcredit.experiments import compare as compare_module
 from stepcredit.experiments import compare_runs, initial_policy
 from stepcredit.experiments.compare import CompareConfig, Comparison, choose_rates, compare
 from stepcredit.experiments.compare_runs import make_initial, problem_sets, train_and_test
 from stepcredit.experiments.grid import Run, run_grid
 from stepcredit.experiments.pairs import pair_rows
 from stepcredit.experiments.scratch import ModelSize
+from stepcredit.files import write_json
 from stepcredit.models import first_use
 from stepcredit.tasks import arithmetic
 
@@ -139,6 +141,42 @@ def test_every_file_of_a_transfer_is_a_split(tmp_path):
     sets = problem_sets(task, str(tmp_path), [str(tmp_path / "other.v2.jsonl")], test, 0)
     assert [(s.split, len(s.problems)) for s in sets] == [("test", 3), ("other", 3)]
     assert sets[0].task.source_versions.keys() == sets[1].task.source_versions.keys() == {"test"}
+
+
+@pytest.mark.parametrize("others", [["svamp.jsonl", "old/svamp.v1.jsonl"], ["test.jsonl"]])
+def test_two_sets_of_problems_of_one_name_are_refused(tmp_path, others):
+    row = json.dumps({"question": "1 + 1?", "answer": "#### 2"})
+    files = [tmp_path / name for name in ("train.jsonl", "validation.jsonl", "test.jsonl", *others)]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"{row}\n")
+    one = {"train_prompts": 1, "validation_prompts": 1, "test_prompts": 1}
+    given = {"task": "gsm8k", "prompt_style": "plain", "data": str(tmp_path), "model": "p", **one}
+    transfer = [str(tmp_path / name) for name in others]
+    with pytest.raises(InputError, match=r"/(svamp|test)\.jsonl: its rows are the split \1, which there is"):
+        compare(CompareConfig(output_dir=str(tmp_path / "out"), transfer=transfer, **given))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["initial", "final"])
+def test_a_run_that_was_tested_without_a_transfer_is_not_reused_with_it(tmp_path, monkeypatch, kind):
+    rows = [json.dumps({"question": f"{k} + 1?", "answer": f"#### {k + 1}"}) + "\n" for k in range(3)]
+    for k, name in enumerate(("train", "validation", "test")):
+        (tmp_path / f"{name}.jsonl").write_text(rows[k])
+    (tmp_path / "other.jsonl").write_text(rows[0])
+    given = {"task": "gsm8k", "prompt_style": "plain", "data": str(tmp_path), "model": "p", "seeds": [0]}
+    given |= {"train_prompts": 1, "validation_prompts": 1, "test_prompts": 1, "methods": ["rft"], "settings": "{}"}
+    config = CompareConfig(output_dir=str(tmp_path / "out"), transfer=[str(tmp_path / "other.jsonl")], **given)
+    comparison = Comparison(config)
+    old = comparison.initial(0) if kind == "initial" else comparison.final("rft", 0, 1e-4)
+    result = {"rows": [{"split": "test"}, {"split": "test"}]}
+    write_json(old.folder / "result.json", {"settings": old.settings, "result": result, "seconds": 1.0})
+    made = []
+    monkeypatch.setattr(Comparison, "run", lambda self, phase, runs: made.append(phase) or [{}] * len(runs))
+    monkeypatch.setattr(compare_module, "choose_rates", lambda comparison: {"rft": 1e-4})
+    with pytest.raises(InputError, match=r"was tested on test, not on test, other; give the --transfer of then"):
+        compare(config)
+    assert made == ([] if kind == "initial" else ["policies and episodes"])
 
 
 def test_a_problem_of_several_seeds_is_resampled_as_one():

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
 from stepcredit.experiments.compare_credit import judge_credit
-from stepcredit.experiments.compare_runs import INITIAL, make_initial, train_and_test
+from stepcredit.experiments.compare_runs import INITIAL, make_initial, train_and_test, transfer_name
 from stepcredit.experiments.grid import Run, run_grid
 from stepcredit.experiments.initial_policy import Embedded
 from stepcredit.experiments.method_settings import read_settings, settings_of
@@ -50,7 +50,8 @@ class CompareConfig(Settings):
         metadata={"help": f"Methods to compare, of {', '.join(VARIANTS)}; the initial policy, sft, is always there."},
     )
     seeds: Annotated[list[int], Limits(at_least=0, at_most=2**32 - 1, not_empty=True)] = field(
-        default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds, one initial policy each."}
+        default_factory=lambda: [0, 1, 2],
+        metadata={"help": "Seeds; without --model, each has an initial policy of its own."},
     )
     tuning_seed: Annotated[int, Limits(at_least=0, at_most=2**32 - 1)] = field(
         default=100, metadata={"help": "Seed on which learning rates are tuned."}
@@ -72,7 +73,7 @@ class CompareConfig(Settings):
         default=150, metadata={"help": "Embedded tasks: optimizer steps of SFT."}
     )
     train_prompts: Annotated[int, Limits(at_least=1)] = field(
-        default=800, metadata={"help": "Number of training prompts, of those that are sampled."}
+        default=800, metadata={"help": "Number of training prompts that are sampled."}
     )
     num_generations: Annotated[int, Limits(at_least=1)] = field(
         default=8, metadata=flag("num_generations", "To the training prompts.")
@@ -138,6 +139,19 @@ class Comparison:
         results = run_grid(runs, phase, self.config.jobs, self.config.threads)
         self.timings.append({"phase": phase, "seconds": round(sum(run.seconds() for run in runs), 1)})
         return results
+
+    def check_splits(self, runs: Sequence[Run]) -> None:
+        """Checks that those of the runs that will be reused were tested on the sets of problems of this comparison.
+
+        Raises:
+            InputError: a run was tested on others.
+        """
+        splits = ["test", *map(transfer_name, self.config.transfer)]
+        for run in runs:
+            found = list(dict.fromkeys(row["split"] for row in run.result()["rows"])) if run.finished() else splits
+            if set(found) != set(splits):
+                raise InputError(f"was tested on {', '.join(found)}, not on {', '.join(splits)}; give the --transfer "
+                                 "of then, or another --output_dir", str(run.folder))  # fmt: skip
 
     def initial(self, seed: int) -> Run:
         """Returns the run that makes and evaluates the initial policy of a seed, with its episodes."""
@@ -233,9 +247,11 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
 def _compare(comparison: Comparison, initial: Sequence[Run]) -> dict[str, Any]:
     config, out = comparison.config, comparison.out
+    comparison.check_splits(initial)
     first = comparison.run("policies and episodes", initial)
     rates = choose_rates(comparison)
     trained = [comparison.final(m, s, rates[m]) for m in config.methods for s in config.seeds]
+    comparison.check_splits(trained)
     results = [*first[: len(config.seeds)], *comparison.run("methods × seeds", trained)]
     write_rows(out / "results.json", rows_of(results, AccuracyRow))
     write_rows(out / "pairs.json", pair_rows(config.task, results))
@@ -319,5 +335,9 @@ def _check(config: CompareConfig) -> None:
     for split, count in counts.items():
         if split != "train" or config.episodes is None:
             task.problems(split, count)
-    for file in config.transfer:
+    names = [transfer_name(file) for file in config.transfer]
+    for file, name in zip(config.transfer, names, strict=True):
+        if name == "test" or names.count(name) > 1:
+            raise InputError(f"its rows are the split {name}, which there is already; rename this file of --transfer",
+                             file)  # fmt: skip
         load_task(config.task, file, config.prompt_style).problems("test")

@@ -203,8 +203,13 @@ def problem_sets(
     sets = [ProblemSet(loaded, test["split"], list(loaded.problems(test["split"], count, seed)))]
     for file in transfer:
         further = load_task(**task, data=file)
-        sets.append(ProblemSet(further, Path(file).name.partition(".")[0], list(further.problems("test"))[:count]))
+        sets.append(ProblemSet(further, transfer_name(file), list(further.problems("test"))[:count]))
     return sets
+
+
+def transfer_name(file: str) -> str:
+    """Returns the split that the rows of a file of `transfer` have: its name without suffixes."""
+    return Path(file).name.partition(".")[0]
 
 
 def tested(
