@@ -126,7 +126,7 @@ class ValueConfig(OfflineConfig):
         default=None,
         metadata={
             "help": "Lowest and highest V of a categorical V; returns beyond them count as these. Default: "
-            "reward_range. The optimal V lies between the lowest and the highest return."
+            "reward_range; one of the two must be given. The optimal V lies between the lowest and the highest return."
         },
     )
     value_coef: Annotated[float, Limits(at_least=0)] = field(

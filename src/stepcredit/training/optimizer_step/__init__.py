@@ -1,1 +1,2 @@
-"""What happens in an optimizer step: inputs of the objective, metrics, checks of numbers, parameter groups."""
+"""What happens in an optimizer step: inputs of the objective, metrics, checks of numbers, parameter groups,
+further updates of V."""
