@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -242,6 +243,24 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     assert main(["compare", "--task", "chain", "--output_dir", str(tmp_path / "out"), "--dry_run", "true"]) == 0
     assert "4 initial policies, 24 tuning runs, 24 test runs" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("split", "left"), [("validation", []), ("test", ["policy", "policy_adapter", "value"])])
+def test_a_tuning_run_keeps_no_model_and_no_adapter(tmp_path, monkeypatch, split, left):
+    def trains(model, args, *given, **configs):
+        for name in ("policy", "policy_adapter", "value", "checkpoint-1"):
+            (tmp_path / "run" / name).mkdir(parents=True)
+        return SimpleNamespace(model=SimpleNamespace(policy=None))
+
+    monkeypatch.setattr(compare_runs, "train_and_save", trains)
+    monkeypatch.setattr(compare_runs, "load_episodes", lambda folder: [])
+    for name in ("load_tokenizer", "engine_of", "problem_sets"):
+        monkeypatch.setattr(compare_runs, name, lambda *given: None)
+    for name, found in (("_budget", {}), ("curve", []), ("tested", {"rows": []})):
+        monkeypatch.setattr(compare_runs, name, lambda *given, found=found: found)
+    given = {"task": {"name": "arithmetic"}, "initial": "initial", "method": "oreo-lora-trunk", "seed": 0}
+    train_and_test(tmp_path / "run", settings={}, sampling=SAMPLING, test={"split": split}, **given)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == left
 
 
 def test_a_rate_at_which_training_stops_is_not_chosen_and_a_compared_run_says_so(tmp_path, monkeypatch):

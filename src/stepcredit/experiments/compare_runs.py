@@ -24,6 +24,7 @@ from stepcredit.experiments.initial_policy import (
 )
 from stepcredit.experiments.variants import variant_of, with_process_rewards
 from stepcredit.files import folder_written_whole
+from stepcredit.models.actor_critic import SAVED
 from stepcredit.models.adapters import lora_config
 from stepcredit.models.checks import check_ids
 from stepcredit.models.loading import load_policy, load_tokenizer
@@ -143,11 +144,8 @@ def train_and_test(
     engine = engine_of(policy, tokenizer, folder, sampling)
     found = tested(problem_sets(task, data, transfer, test, seed), method, seed, engine, folder, sampling, test)
     about = {**budget, "value": f"runs/{folder.name}/value" if has_value else None}
-    finished = [
-        *folder.glob("checkpoint-*"),
-        *([] if test["split"] == "test" else [folder / "policy", folder / "value"]),
-    ]
-    for part in finished:
+    saved = () if test["split"] == "test" else (folder / name for name in SAVED)
+    for part in (*folder.glob("checkpoint-*"), *saved):
         shutil.rmtree(part, ignore_errors=True)
     return {**found, "rows": [{**row, **about} for row in found["rows"]], "curve": log}
 

@@ -27,6 +27,8 @@ from stepcredit.models.heads.linear_heads import LinearHead, linear_head
 from stepcredit.models.heads.value_heads import TrunkValue, value_logits_from, values_of_logits
 
 POLICY, VALUE = "policy", "value"
+SAVED = (POLICY, VALUE, f"{POLICY}_adapter", f"{VALUE}_adapter")
+"""Folders that `ActorCritic.save_pretrained` may write."""
 _ROLES: dict[str, Role] = {POLICY: "policy", VALUE: "value model"}
 
 

@@ -17,6 +17,7 @@ from stepcredit.experiments.recipe import MADE_HERE
 from stepcredit.experiments.variants import legend
 from stepcredit.files import changed_settings, holds_something, locked, read_manifest, write_json
 from stepcredit.flags import flag
+from stepcredit.models.actor_critic import SAVED
 from stepcredit.progress import track
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
@@ -292,7 +293,7 @@ def _remove_models(earlier: list[Round], best: tuple[float, int, dict[str, float
     """Removes the models of earlier rounds, but for the best."""
     for r in earlier:
         if best is None or r.number != best[1]:
-            for part in ("policy", "value", "policy_adapter", "value_adapter"):
+            for part in SAVED:
                 shutil.rmtree(r.folder / "train" / part, ignore_errors=True)
 
 
