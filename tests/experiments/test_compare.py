@@ -239,6 +239,18 @@ def test_settings_that_make_no_sense(given, says, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_prompts_that_are_validation_problems_too_are_refused(tmp_path):
+    """GSM8K's validation is the end of its train, unless a file has it."""
+    rows = [json.dumps({"question": f"{k} + 1?", "answer": f"#### {k + 1}"}) + "\n" for k in range(510)]
+    (tmp_path / "train.jsonl").write_text("".join(rows))
+    (tmp_path / "test.jsonl").write_text(rows[0])
+    given = {"task": "gsm8k", "prompt_style": "plain", "data": str(tmp_path), "model": "p", "dry_run": True}
+    given |= {"validation_prompts": 500, "test_prompts": 1, "output_dir": str(tmp_path / "out")}
+    with pytest.raises(InputError, match="train_prompts: 2 problems of validation are among these prompts; take fewer"):
+        compare(CompareConfig(**given, train_prompts=12))
+    assert compare(CompareConfig(**given, train_prompts=10))["initial policies"] == 4
+
+
 def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     assert main(["compare", "--task", "chain", "--output_dir", str(tmp_path / "out"), "--dry_run", "true"]) == 0
     assert "4 initial policies, 24 tuning runs, 24 test runs" in capsys.readouterr().out

@@ -332,9 +332,13 @@ def _check(config: CompareConfig) -> None:
     if config.model is None and not isinstance(task, Embedded):
         raise InputError(f"{config.task} has no demonstrations for an initial policy; pass --model", "model")
     counts = {"train": config.train_prompts, "validation": config.validation_prompts, "test": config.test_prompts}
+    trained: set[tuple[str, str]] = set()
     for split, count in counts.items():
         if split != "train" or config.episodes is None:
-            task.problems(split, count)
+            found = {(p.prompt_id, str(p.prompt)) for p in task.problems(split, count)}
+            if both := len(trained & found):
+                raise InputError(f"{both} problems of {split} are among these prompts; take fewer", "train_prompts")
+            trained = found if split == "train" else trained
     names = [transfer_name(file) for file in config.transfer]
     for file, name in zip(config.transfer, names, strict=True):
         if name == "test" or names.count(name) > 1:

@@ -143,7 +143,7 @@ def _equal(exact: Fraction, written: Fraction, places: int | None, has_point: bo
 def _is_uncertain(line: str, left: Expression, right: Expression) -> bool:
     """Whether sides that differ may still be meant right.
 
-    So it is where the left one is a number alone ("Area of 1 room = 11 * 11"), where one division follows another
+    So it is where the left one is a number alone ("Area of 1 room = 11 * 11"), where the line has another division
     ("2 / 1/3"), in a result in cents ("$1 / 2 = 50 cents"), and where measures are mixed.
     """
     if not left.operators or len(_DIVISION.findall(line)) > 1 or _mixes_measures(left, right):
