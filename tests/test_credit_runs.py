@@ -219,7 +219,7 @@ def test_own_errors(model, tmp_path, monkeypatch):
         sorts = ("right", "wrong", "wrong_without_false_equation", "right_with_false_equation")
         assert [below[name] for name in sorts] == [4, 12, 4, 0]
         assert json.loads((tmp_path / "settings.json").read_text())["left_out"] == {"truncated, undecided or empty": 1}
-        cases = json.loads((tmp_path / "cases.json").read_text())
+        cases = json.loads((tmp_path / "cases-V.json").read_text())
         assert cases[0]["steps"][0].startswith("2 + 2")
         run(own_errors, monkeypatch, *flags, "--train_episodes", tmp_path / "episodes")
         run(own_errors, monkeypatch, *flags, "--train_episodes", tmp_path / "episodes", "--name", "V2")

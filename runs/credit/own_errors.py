@@ -14,7 +14,7 @@ step (its operators) and length, each fitted to training responses, and β Σρ 
 Without `--train_episodes` the controls are fitted to one half of the problems and measured on the other, and the other
 way round. The only piece is the scoring: a forward pass of each model over the episodes, 0.3 GFLOP a token for V and
 0.6 for β Σρ: 2,400 responses of 130 tokens, about an hour on two cores, or seconds on a GPU.
-`results.json`, `cases.json` (ten wrong responses with V of every step), `settings.json`.
+`results.json`, `cases-NAME.json` (ten wrong responses with V of every step), `settings.json`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def main() -> None:
         controlled = two_halves(responses) if training is None else with_controls(training, responses)
         results += first_error_rows(controlled, {"value_model": name, **counts(responses)}, options.seeds[0])
         if name == options.name:
-            file = options.output_dir / "cases.json"
+            file = options.output_dir / f"cases-{options.name}.json"
             write_cases(file, controlled, lambda r: texts(by_id[r["problem"], r["sample"]]))
     write_json(options.output_dir / "results.json", results)
     write_json(options.output_dir / "settings.json", {**pieces.settings(), "left_out": left_out})
@@ -149,7 +149,7 @@ def counts(responses: Sequence[Marked]) -> dict[str, int]:
 
 
 def texts(episode: Episode) -> dict[str, Any]:
-    """The texts of a response, for `cases.json`."""
+    """The texts of a response, for the cases."""
     answer = {"answer": episode.metadata["answer"]} if "answer" in episode.metadata else {}
     return {"prompt": episode.prompt, "steps": RULE.split(str(episode.completion)), **answer}
 

@@ -107,8 +107,7 @@ class OfflineTrainer(Trainer):
         self._value_updates = ValueUpdates(further, self.method, args, self.accelerator)
         if further:
             self.add_callback(AroundOptimizerStep(self._value_updates.clear, self._update_value))
-        self.loss_is_scaled_for_ga = True  # normalised over the whole optimizer step, see compute_loss
-        self.model_accepts_loss_kwargs = True  # the same for older releases of transformers
+        self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True  # over the whole step, see compute_loss
 
     def _prepare(self, dataset: Any, tokenizer: Any, args: OfflineConfig, policy: Any) -> Any:
         if dataset is None or isinstance(dataset, TrainingData):
@@ -202,8 +201,9 @@ class OfflineTrainer(Trainer):
 
     def _say(self, *notes: str) -> None:
         """Logs what was decided at run time; `run.json` has it too."""
-        self.notes += notes
-        _logger.info("\n".join(notes))
+        for note in notes:
+            self.notes.append(note)
+            _logger.info(note)
 
     def _compute_step_statistics(self, batches: Iterable[Batch]) -> Tensor | None:
         """Sums `Method.step_statistics` over batches and processes; None where the method has none."""

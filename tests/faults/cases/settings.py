@@ -87,7 +87,7 @@ DATASETS: dict[str, tuple[str, ...]] = {
     "chain_sum:min_trems=2": ("min_trems", "min_terms"), "chain_sum:seed=1": ("seed",), "chain_sum:min_terms=9": ("max_terms",),
     "chain_sum:min_terms=-1": ("min_terms",), "chain_sum:min_terms=two": ("settings",), "chain_sum:min_terms=[1": ("YAML",),
     "chain_sum:min_terms=" + "[" * 20_000: ("YAML",), "chain_sum:min_terms=!!python/object/apply:os.getcwd []": ("YAML",),
-    "chain_sum:min_terms=.nan": ("settings",), "chain_sum:=2": ("setting=value",), "chain_sum:max_digits=999999999": ("settings",),
+    "chain_sum:min_terms=.nan": ("settings",), "chain_sum:=2": ("setting=value",), "chain_sum:max_digits=0": ("max_digits",),
     "gsm_symbolic:difficulty=0.5": ("difficulty",), "basic_arithmetic:operators=[1]": ("settings",),
 }  # fmt: skip
 """What follows `reasoning-gym:`, and what the line must name."""
@@ -123,8 +123,8 @@ def cases() -> Iterator[Case]:
         "random for responses": ([*evaluate, "--search", "random"], ("random",)),
         "a trace of greedy": ([*evaluate, "--trace", "t.html"], ("trace",)),
         "data for a generated task": ([*GOOD["collect"], "--data", "logs.jsonl"], ("data",)),
-        "compare without episodes": (
-            ["compare", "--task", "arithmetic", "--model", "policy", "--output_dir", "out"], ("episodes",)
+        "compare episodes without a policy": (
+            ["compare", "--task", "arithmetic", "--episodes", "episodes", "--output_dir", "out"], ("model",)
         ),
         "an estimate without lengths": (
             ["estimate", "--method", "oreo", "--model", "policy", "--device", "H100"], ("episodes", "prompt_tokens")
