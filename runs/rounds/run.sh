@@ -2,7 +2,8 @@
 # Three rounds of OREO, rejection sampling and DPO from the same start on both embedded tasks: runs/rounds/run.sh DIR
 # Finished stages are not repeated. Then writes the result files beside this script.
 # PARALLEL=2 runs two of the 18 iterations at a time; SEEDS="0 1 2", TASKS="arithmetic chain" and METHODS="oreo rft dpo"
-# choose among them. VARIANT=zero takes chain-zero.yaml, where a truncated response has a return of 0, and writes chain-zero.
+# choose among them. VARIANT=zero takes chain-zero.yaml, where a truncated response has a return of 0, and writes chain-zero;
+# VARIANT=slow takes chain-slow.yaml, where OREO learns at a quarter of the rate.
 set -euo pipefail
 out=${1:?the folder to run in}
 here=$(cd "$(dirname "$0")" && pwd)
