@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Sequence
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -30,18 +31,6 @@ from stepcredit.tasks.task import Problem
 LEVELS, QUESTION, SOLUTION, VALIDATION = (1, 2), 100, 160, 150
 
 
-def short(problems: list[Problem], tokenizer: Tokenizer, longest: int | None) -> list[Problem]:
-    """Those of the levels whose question, and whose solution if there is a limit, are short."""
-
-    def tokens(text: str) -> int:
-        return len(tokenizer.encode(text).ids)
-
-    easy = [
-        p for p in problems if p.metadata["level"] in LEVELS and tokens(p.text) <= QUESTION + 6
-    ]  # Question: … Answer:
-    return [p for p in easy if longest is None or tokens(str(p.solution)) <= longest]
-
-
 def row_of(problem: Problem) -> dict[str, Any]:
     """A problem as a row of MATH's files."""
     question = problem.text.removeprefix("Question: ").removesuffix("\nAnswer:")
@@ -49,27 +38,37 @@ def row_of(problem: Problem) -> dict[str, Any]:
     return {"problem": question, "solution": str(problem.solution).strip(), "answer": problem.answer, **about}
 
 
-def write(file: Path, problems: list[Problem]) -> dict[str, Any]:
+def short(problems: Sequence[Problem], tokenizer: Tokenizer, longest: int | None) -> list[dict[str, Any]]:
+    """The rows of the levels whose question, and whose solution if there is a limit, are short."""
+
+    def tokens(text: str) -> int:
+        return len(tokenizer.encode(text).ids)
+
+    rows = [row for row in map(row_of, problems) if row["level"] in LEVELS and tokens(row["problem"]) <= QUESTION]
+    return [row for row in rows if longest is None or tokens(row["solution"]) <= longest]
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Writes one file and returns its line of the manifest."""
-    text = "".join(json.dumps(row_of(p), ensure_ascii=False) + "\n" for p in problems).encode()
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     with written_whole(file) as part:
         part.write_bytes(text)
-    return {"problems": len(problems), "sha256": hashlib.sha256(text).hexdigest()}
+    return {"problems": len(rows), "sha256": hashlib.sha256(text).hexdigest()}
 
 
 def run(out: Path, data: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     """Writes all files and the manifest, and returns it."""
     task = MATH(str(data), "plain")
-    train = short(list(task.problems("train")), tokenizer, SOLUTION)
+    train = short(task.problems("train"), tokenizer, SOLUTION)
     rest = train[1::2]
     files = {
         "sft": train[::2],
         "train": rest[VALIDATION:],
         "validation": rest[:VALIDATION],
-        "test": short(list(task.problems("math500")), tokenizer, None),
+        "test": short(task.problems("math500"), tokenizer, None),
     }
     manifest = {
-        "files": {f"{name}.jsonl": write(out / f"{name}.jsonl", problems) for name, problems in files.items()},
+        "files": {f"{name}.jsonl": write(out / f"{name}.jsonl", rows) for name, rows in files.items()},
         "levels": LEVELS,
         "source_versions": task.source_versions,
     }

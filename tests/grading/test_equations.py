@@ -149,7 +149,10 @@ def test_the_calculator_agrees_with_python(a, b, result, operator):
 
 @given(st.text(alphabet="0123456789+-*/()=$%.,x <>a", max_size=60))
 def test_any_text_is_read(text):
-    equations(text)
+    for found in equations(text):
+        assert "=" in found.text
+        assert found.text in text
+        assert set(found.operators) <= set("+-*/")
 
 
 @pytest.mark.parametrize(

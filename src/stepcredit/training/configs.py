@@ -178,7 +178,26 @@ class ValueConfig(OfflineConfig):
 
 
 @dataclass
-class IQLConfig(ValueConfig):
+class OneLevelConfig(ValueConfig):
+    """Settings of the methods whose policy and value losses have the same level."""
+
+    level: str = field(
+        default="token", metadata={"help": "What counts as one action.", "choices": ["token", "step", "response"]}
+    )
+
+    @property
+    def segments(self) -> Level:
+        """The level of both losses."""
+        return self.level  # type: ignore[return-value]
+
+    @property
+    def value_segments(self) -> Level:
+        """The level of the value loss."""
+        return self.segments
+
+
+@dataclass
+class IQLConfig(OneLevelConfig):
     """IQL (arXiv 2110.06169), as in Q-Evolve (2606.07367): an expectile value function, and a policy that imitates
     actions weighted by exp(advantage / β); without a reference."""
 
@@ -201,19 +220,6 @@ class IQLConfig(ValueConfig):
     max_weight: Annotated[float, Limits(above=0)] = field(
         default=100.0, metadata={"help": "Largest weight of an action."}
     )
-    level: str = field(
-        default="token", metadata={"help": "What counts as one action.", "choices": ["token", "step", "response"]}
-    )
-
-    @property
-    def segments(self) -> Level:
-        """The level of both losses."""
-        return self.level  # type: ignore[return-value]
-
-    @property
-    def value_segments(self) -> Level:
-        """The level of the value loss."""
-        return self.segments
 
 
 @dataclass
@@ -265,7 +271,7 @@ class OREOConfig(ValueConfig):
 
 
 @dataclass
-class DQOConfig(ValueConfig):
+class DQOConfig(OneLevelConfig):
     """DQO (arXiv 2410.09302): a soft Q-function fitted by λ-returns, weighted towards the current policy."""
 
     method: ClassVar[str] = "dqo"
@@ -276,19 +282,6 @@ class DQOConfig(ValueConfig):
     importance_weight: bool = field(
         default=True, metadata={"help": "Weigh episodes by exp(min(Σ log π/μ, 1)); off: equally."}
     )
-    level: str = field(
-        default="token", metadata={"help": "What counts as one action.", "choices": ["token", "step", "response"]}
-    )
-
-    @property
-    def segments(self) -> Level:
-        """The level of both losses."""
-        return self.level  # type: ignore[return-value]
-
-    @property
-    def value_segments(self) -> Level:
-        """The level of the value loss."""
-        return self.segments
 
 
 @dataclass
