@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from doubles.models import tiny_llama
 from doubles.work import double
 from stepcredit.cli import main
 from stepcredit.episodes.store import append_episodes, load_episodes
@@ -255,6 +256,20 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
     assert main(["compare", "--task", "chain", "--output_dir", str(tmp_path / "out"), "--dry_run", "true"]) == 0
     assert "4 initial policies, 24 tuning runs, 24 test runs" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_every_seed_has_samples_of_its_own_from_one_model(tmp_path, byte_tokenizer):
+    task, model, test = {"name": "arithmetic"}, tmp_path / "model", {"split": "test", "prompts": 1, "searches": []}
+    tiny_llama().save_pretrained(model)
+    byte_tokenizer.save_pretrained(model)
+
+    def sampled(name, seed):
+        sampling = {"max_new_tokens": 8, "batch_size": 256, "reload": False}
+        counts = {"prompts": 2, "samples": 3}
+        make_initial(tmp_path / name, task, seed, {}, counts, sampling, test, model=str(model))
+        return [list(e.tokens.ids) for e in load_episodes(tmp_path / name / "episodes")]
+
+    assert sampled("0", 0) == sampled("0 again", 0) != sampled("1", 1)
 
 
 @pytest.mark.parametrize(("split", "left"), [("validation", []), ("test", ["policy", "policy_adapter", "value"])])
