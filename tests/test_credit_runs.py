@@ -228,3 +228,5 @@ def test_own_errors(model, tmp_path, monkeypatch):
         assert kind["estimate"] == 0.5  # + is wrong in four of twelve, * in four of twelve
         with pytest.raises(SystemExit):
             run(own_errors, monkeypatch, *flags, "--learned_policy", model)
+        with pytest.raises(SystemExit):
+            run(own_errors, monkeypatch, *flags, "--limit", 4)  # one problem has no other half

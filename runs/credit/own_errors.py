@@ -70,6 +70,8 @@ def main() -> None:
     ):
         parser.error("give --value_model, and --learned_policy and --ref_model together or not at all")
     episodes, left_out = judged(list(load_episodes(options.episodes))[: options.limit])
+    if not options.train_episodes and len({e.prompt_id for e in episodes}) < 2:
+        parser.error("controls need --train_episodes, or finished responses to two problems: one half fits the other's")
     pieces = Pieces(options, {"beta": options.beta, "episodes": options.episodes.name, "limit": options.limit})
     if pieces.get(options.name, lambda: piece(episodes, options)) is None:
         return
