@@ -40,7 +40,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command("summary of a folder of episodes", "inspect"),
     "collect": Command("sample and grade responses; resumes automatically", "collect"),
     "grade": Command("responses and gold answers → verdicts and rewards; resumes automatically", "grade"),
-    "train": Command("train a policy, and a value model, on episodes", "train"),
+    "train": Command("train a policy, and a value model, on episodes; resumes automatically", "train"),
     "estimate": Command("memory and time of a training run, before it is started", "estimate"),
     "evaluate": Command("measure the accuracy of a policy, with standard errors and token costs", "evaluate"),
     "generate": Command("responses to your own prompts, with V per step", "generate"),
