@@ -77,7 +77,9 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
             folder.rename(old)
         part.rename(folder)
         sync(folder.parent)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        if not is_write_failure(error):
+            raise
         raise InputError(why_not_written(error), str(folder)) from error
     finally:
         if old.exists() and not folder.exists():
@@ -87,20 +89,24 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_WORDS = ("os error 28", "No space left", "PytorchStreamWriter", "iostream error", "unexpected pos")
-"""What safetensors and torch say where a disk is full: they give no error number."""
+_FULL_WORDS = ("os error 28", "os error 27", "No space left", "File too large", "PytorchStreamWriter", "unexpected pos")
+"""What safetensors, tokenizers and torch say where a disk is full: they give no error number."""
 
 
 def is_write_failure(error: BaseException) -> bool:
-    """Whether an error of torch, safetensors or the operating system is about writing a file."""
-    return isinstance(error, OSError | SafetensorError) or any(word in str(error) for word in _FULL_WORDS)
+    """Whether an error of torch, safetensors, tokenizers or the operating system is about writing a file."""
+    return isinstance(error, OSError | SafetensorError) or is_full(error)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, or a file as large as it may be."""
+    return getattr(error, "errno", None) in _FULL or any(word in str(error) for word in _FULL_WORDS)
 
 
 def why_not_written(error: BaseException) -> str:
     """Returns why something could not be written, for an error message, and what to do where the disk is full."""
     reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-    full = getattr(error, "errno", None) in _FULL or any(word in str(error) for word in _FULL_WORDS)
-    return f"cannot be written ({reason})" + ("; make space and run the command again" if full else "")
+    return f"cannot be written ({reason})" + ("; make space and run the command again" if is_full(error) else "")
 
 
 def sync(path: Path) -> None:

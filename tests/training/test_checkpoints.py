@@ -193,8 +193,10 @@ def ending_at_step(monkeypatch, step, signals):
         for _ in range(signals):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("stepcredit.training.train.show_progress",
-                        lambda run, label: run.callback_handler.callbacks.insert(0, Stopping(step, terminate)))  # fmt: skip
+    def add(run, label):
+        run.callback_handler.callbacks.insert(0, Stopping(step, terminate))
+
+    monkeypatch.setattr("stepcredit.training.train.show_progress", add)
 
 
 @pytest.fixture
