@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,7 @@ OFTEN = {"train": 4, "collect": 3, "collect --balanced": 2, "evaluate": 2, "comp
 """How often a command is drawn, if not twice."""
 MOMENTS = ("checkpoint-*", "checkpoint-*/optimizer.pt", "checkpoint-*/rng_state.pth", ".policy.*", "policy", ".value.*",
            "curves.json")  # fmt: skip
-"""Names in `out` that begin a checkpoint write or the last save; half of the kills of training aim at their appearance."""
+"""Names in `out` that begin a checkpoint write or the last save; half of the kills of training aim at these moments."""
 
 
 @dataclass(frozen=True)
@@ -292,11 +292,9 @@ class Case:
         self.here, self.problems, self.count = folder, [], 0
 
     def run(self, times: int) -> dict[str, Any]:
-        """Disturbs it so often, and lets it end; returns what was found."""
-        for _ in range(times):
+        """Disturbs it so often, unless it ends before, and lets it end; returns what was found."""
+        while self.count < times and not getattr(self, f"_{self.kind}")():
             self.count += 1
-            if getattr(self, f"_{self.kind}")():
-                break
         self._end()
         return {"command": self.command, "kind": self.kind, "disturbed": self.count, "problems": self.problems}
 
@@ -312,7 +310,7 @@ class Case:
 
     def _after(self) -> float:
         """A random moment of an undisturbed run."""
-        return self.draw.uniform(0.02, float(self.whole["seconds"]))
+        return self.draw.uniform(0.02, 0.7 * float(self.whole["seconds"]))
 
     def _kill(self) -> bool:
         after, moment = self._after(), self.draw.choice(MOMENTS)
@@ -378,7 +376,8 @@ class Case:
             second.unlink()
 
         # where the first has ended when the second has loaded, the second may find nothing to do, or have done it
-        return self._call({0, 2}, disturb).code == 0
+        self._call({0, 2}, disturb)
+        return False
 
     def _end(self) -> None:
         """Calls it again until it ends, and compares."""
@@ -409,7 +408,9 @@ def materials(folder: Path) -> None:
         shutil.rmtree(folder / name)
     rows = [{"prompt": f"{k}+1=", "completion": f"{k + 1}\n" * 20, "reward": k % 2} for k in range(4000)]
     (folder / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rows = [{"response": f"so \\boxed{{{k}/2 + x^2}}", "answer": f"\\boxed{{x^2 + {k + k % 2}/2}}"} for k in range(900)]
+    algebra = {"response": "so \\boxed{x^2 + 3/2}", "answer": "\\boxed{1.5 + x^2}"}
+    plain = [{"response": f"so \\boxed{{{k}}}", "answer": f"\\boxed{{{k + k % 2}}}"} for k in range(1500)]
+    rows = [{**(algebra if k % 50 == 0 else row), "id": k} for k, row in enumerate(plain)]
     (folder / "graded.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
     from stepcredit.tasks.fetch import Fetch
@@ -433,18 +434,33 @@ def undisturbed(command: str, inputs: Path, folder: Path) -> dict[str, Any]:
     return found
 
 
-def plan(kinds: dict[str, int], commands: list[str]) -> list[tuple[str, str, int, int]]:
-    """(command, kind, number of the case, times that it is disturbed)."""
-    found = []
-    turns = [name for name in commands for _ in range(OFTEN.get(name, 2))]
-    for kind, total in kinds.items():
-        left, number = total, 0
-        while left > 0:
-            times = min(left, 4 if kind == "kill" else 2 if kind == "signal" else 1)
-            found.append((turns[(number * 5) % len(turns)] if kind != "two" else commands[number % len(commands)],
-                          kind, number, times))  # fmt: skip
-            left, number = left - times, number + 1
-    return found
+TIMES = {"kill": 4, "signal": 2, "full": 1, "two": 1}
+"""How often a case of each kind is disturbed at most."""
+
+
+def cases(kind: str, total: int, commands: list[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """Runs cases of a kind until they have been disturbed so often in all; those that are there already are read."""
+    turns = [name for name in commands for _ in range(1 if kind == "two" else OFTEN.get(name, 2))]
+    random.Random(kind).shuffle(turns)
+    done = number = 0
+    while done < total and number < 10 * total + 10:
+        command = turns[number % len(turns)]
+        file = folder / "cases" / f"{kind}-{number}.json"
+        if not file.exists():
+            whole = folder / "whole" / f"{command}.json"
+            if not whole.exists():
+                shutil.rmtree(folder / "run", ignore_errors=True)
+                whole.write_text(json.dumps(undisturbed(command, folder / "materials", folder / "run")))
+            shutil.rmtree(folder / "run", ignore_errors=True)
+            shutil.copytree(folder / "materials", folder / "run")
+            case = Case(command, kind, number, json.loads(whole.read_text()), folder / "run")
+            found = case.run(min(TIMES[kind], total - done))
+            file.write_text(json.dumps(found, indent=1))
+            said = "; ".join(found["problems"]) or "held"
+            print(f"{kind} {number}, {command}: {found['disturbed']} times, {said}", flush=True)
+        found = json.loads(file.read_text())
+        yield found
+        done, number = done + found["disturbed"], number + 1
 
 
 def main() -> int:
@@ -462,20 +478,7 @@ def main() -> int:
     warm()
     commands = [name for name in COMMANDS if args.only is None or args.only in name]
     kinds = {"kill": args.kills, "signal": args.signals, "full": args.full, "two": args.two}
-    for command, kind, number, times in plan(kinds, commands):
-        file = folder / "cases" / f"{kind}-{number}-{command.replace(' ', '_').replace(',', '')}-{times}.json"
-        if file.exists():
-            continue
-        whole = kept(
-            folder / "whole" / f"{command}.json", lambda c=command: undisturbed(c, folder / "materials", folder / "run")
-        )
-        shutil.rmtree(folder / "run", ignore_errors=True)
-        shutil.copytree(folder / "materials", folder / "run")
-        found = Case(command, kind, number, whole, folder / "run").run(times)
-        file.write_text(json.dumps(found, indent=1))
-        print(f"{kind} {number}, {command}: {found['disturbed']} times, "
-              f"{'; '.join(found['problems']) if found['problems'] else 'held'}", flush=True)  # fmt: skip
-    results = [json.loads(file.read_text()) for file in sorted((folder / "cases").glob("*.json"))]
+    results = [found for kind, total in kinds.items() for found in cases(kind, total, commands, folder)]
     broken = [found for found in results if found["problems"]]
     print(
         f"{len(results)} cases, {sum(r['disturbed'] for r in results)} disturbances, {len(results) - len(broken)} held"
@@ -487,7 +490,8 @@ def main() -> int:
 
 def begun(folder: Path) -> Path:
     """The folder of the campaign of these sources, with the materials."""
-    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURCES.rglob("*.py")))).hexdigest()
+    files = [*sorted(SOURCES.rglob("*.py")), Path(__file__)]
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     about = folder / "sources.txt"
     if not about.exists() or about.read_text() != sources:
         shutil.rmtree(folder, ignore_errors=True)
@@ -496,14 +500,6 @@ def begun(folder: Path) -> Path:
         materials(folder / "materials")
         about.write_text(sources)
     return folder
-
-
-def kept(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a file holds; made first where there is none."""
-    if not file.exists():
-        file.write_text(json.dumps(make()))
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -1,12 +1,15 @@
 """Balanced collection, and collections that are killed within a work unit."""
 
+import errno
 import json
+import os
 from contextlib import suppress
 
 import pytest
 import torch
 
 from stepcredit.cli import main
+from stepcredit.episodes import store
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
@@ -133,6 +136,32 @@ def test_a_collection_killed_within_a_unit_draws_the_rest_and_equals_an_undistur
     if balanced is None:
         assert sum(batches) == 42  # nothing is drawn twice
     assert before <= sum(batches)
+
+
+def test_a_full_disk_stops_a_collection_in_one_line_and_it_goes_on(policy, tmp_path, monkeypatch, capsys):
+    torch.set_num_threads(1)
+    monkeypatch.setattr(work_units, "UNIT_ROWS", 24)
+    flags = ["--limit", "7", "--num_generations", "6", "--max_new_tokens", "6", "--batch_size", "4"]
+    command = ["collect", "--task", "arithmetic", "--model", policy, *flags, "--output_dir"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    write, calls = store._write_draft, []
+
+    def full(draft, *given):
+        calls.append(draft)
+        write(draft, *given)
+        if len(calls) == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store, "_write_draft", full)
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / "out")]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stepcredit")]
+    (line,) = said
+    assert str(tmp_path / "out") in line
+    assert "cannot be written (No space left on device); make space and run the command again" in line
+    assert not list((tmp_path / "out").rglob("*.part"))
+    assert main([*command, str(tmp_path / "out")]) == 0
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
 def test_balanced_episodes_do_not_depend_on_the_batches(policy, tmp_path, decided):

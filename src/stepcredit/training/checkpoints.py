@@ -43,13 +43,17 @@ def check_checkpoint(checkpoint: str | Path, run: Mapping[str, Any] | None = Non
     Raises:
         InputError: it is incomplete, a file of it is damaged, or it is of another run.
     """
-    folder = Path(checkpoint)
+    _check_run(Path(checkpoint), _run_of_whole(Path(checkpoint)), run)
+
+
+def _run_of_whole(folder: Path) -> dict[str, Any]:
+    """Returns the run of a checkpoint after checking all its files; raises InputError if it is not whole."""
     if not (folder / WHOLE).is_file():
         raise InputError(f"is incomplete, without the {WHOLE} that is written last; {_OTHERS}", str(folder))
     mark = read_manifest(folder / WHOLE, ("run", "files"))
     try:
+        run = dict(mark["run"])
         files = {str(name): (int(size), str(digest)) for name, (size, digest) in mark["files"].items()}
-        changed = [] if run is None else [n for n in changed_settings(mark["run"], run) if n not in LENGTH]
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"is damaged; {_OTHERS}", str(folder / WHOLE)) from error
     for name, (size, digest) in files.items():
@@ -58,10 +62,15 @@ def check_checkpoint(checkpoint: str | Path, run: Mapping[str, Any] | None = Non
             raise InputError(f"{name} is missing; {_OTHERS}", str(folder))
         if path.stat().st_size != size or _hash(path) != digest:
             raise InputError(f"{name} is damaged; {_OTHERS}", str(folder))
+    read_manifest(folder / "trainer_state.json", ("global_step", "max_steps", "epoch"))
+    return run
+
+
+def _check_run(folder: Path, kept: Mapping[str, Any], run: Mapping[str, Any] | None) -> None:
+    changed = [] if run is None else [name for name in changed_settings(kept, run) if name not in LENGTH]
     if changed:
         raise InputError(f"is of a run with another {in_words(changed)}; choose another --output_dir, or start over "
                          "with --resume_from_checkpoint false", str(folder))  # fmt: skip
-    read_manifest(folder / "trainer_state.json", ("global_step", "max_steps", "epoch"))
 
 
 def in_words(changed: list[str]) -> str:
@@ -86,12 +95,12 @@ def last_checkpoint(folder: str | Path, run: Mapping[str, Any] | None = None) ->
             sys.stderr.write(f"{path}: is past the {run['max_steps']} steps of this run: {path.name} is left out\n")
             continue
         try:
-            check_checkpoint(path)
+            kept = _run_of_whole(path)
         except InputError as error:
             sys.stderr.write(f"{one_line(error)}: {path.name} is left out\n")
             continue
         try:
-            check_checkpoint(path, run)
+            _check_run(path, kept, run)
         except InputError as error:
             of_another = of_another or error
             continue
