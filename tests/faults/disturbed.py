@@ -12,6 +12,7 @@ hold.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import json
 import os
@@ -198,6 +199,7 @@ def call(
     if child == 0:
         try:
             os.setsid()
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: an interrupted campaign leaves nothing
             os.chdir(here)
             for number, name in ((1, "/dev/null"), (2, "err.txt")):
                 os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
