@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= $(THREADS)
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart assets test test-long faults-input check reproduce mutate benchmark benchmark-long format clean
+.PHONY: quickstart assets test test-long faults-input faults faults-long check reproduce mutate benchmark benchmark-long format clean
 
 quickstart: $(VENV)/.installed   ## collect, train and evaluate on a built-in task: CPU, no network, two to five minutes
 	$(BIN)/stepcredit quickstart --output_dir quickstart
@@ -28,6 +28,14 @@ test-long: $(VENV)/.installed-dev   ## the tests that are long by their nature: 
 
 faults-input: $(VENV)/.installed-dev   ## every malformed input is one clear line; writes the table of docs/reliability.md
 	$(BIN)/python tests/faults/run.py --table docs/reliability.md
+
+# Killed, told to end, on a full disk, two at once; goes on where it was interrupted, anew with changed sources.
+DISTURBED := $(BIN)/python tests/faults/disturbed.py --table docs/reliability.md
+faults: $(VENV)/.installed-dev   ## commands that are killed and disturbed end as undisturbed ones; most of an hour
+	$(DISTURBED)
+
+faults-long: $(VENV)/.installed-dev   ## the same with 200 kills
+	$(DISTURBED) --kills 200 --signals 60 --full 40
 
 check: $(VENV)/.installed-dev    ## format, lint, types, import contract
 	$(BIN)/ruff format --check .

@@ -1,7 +1,12 @@
 """Worker pools: results as of a plain pool, and workers that end at once where the block raises."""
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +31,40 @@ def test_an_interrupted_block_does_not_wait_for_running_work():
         sleeps_when_interrupted(pool)
     assert time.monotonic() - start < 60
     assert set(multiprocessing.active_children()) <= before
+
+
+PARENT = """
+import multiprocessing, os, sys, time
+from stepcredit.processes import worker_pool
+
+if __name__ == "__main__":
+    with worker_pool(2) as pool:
+        pids = {pool.submit(os.getpid).result() for _ in range(50)}
+        pool.submit(time.sleep, 600)  # one is at work, the other waits for some
+        print(*pids, flush=True)
+        time.sleep(600)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    with subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert pids
+        assert all(is_running(pid) for pid in pids)
+        parent.kill()
+    end = time.monotonic() + 30
+    while (left := [pid for pid in pids if is_running(pid)]) and time.monotonic() < end:
+        time.sleep(0.02)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"  # nobody may wait for it

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from stepcredit.errors import InputError, one_line, quoted
+from stepcredit.files import is_full, why_not_written
 from stepcredit.settings import resembling
 from stepcredit.version import __version__
 
@@ -40,7 +41,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command("summary of a folder of episodes", "inspect"),
     "collect": Command("sample and grade responses; resumes automatically", "collect"),
     "grade": Command("responses and gold answers → verdicts and rewards; resumes automatically", "grade"),
-    "train": Command("train a policy, and a value model, on episodes", "train"),
+    "train": Command("train a policy, and a value model, on episodes; resumes automatically", "train"),
     "estimate": Command("memory and time of a training run, before it is started", "estimate"),
     "evaluate": Command("measure the accuracy of a policy, with standard errors and token costs", "evaluate"),
     "generate": Command("responses to your own prompts, with V per step", "generate"),
@@ -101,9 +102,11 @@ def _say(line: str) -> None:
 
 
 def _told(error: Exception) -> str:
-    """Returns the message of an error; for errors of the operating system, file and reason."""
+    """Returns the message of an error; for errors of the operating system, file and reason, and what to do where a disk
+    is full."""
     if isinstance(error, OSError) and error.strerror:
-        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
+        reason = why_not_written(error) if is_full(error) else error.strerror
+        return ": ".join(str(part) for part in (error.filename, reason) if part is not None)
     return str(error)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -50,9 +51,11 @@ def written_whole(path: Path) -> Iterator[Path]:
     part = draft_of(path)
     try:
         yield part
+        sync(part)
         part.replace(path)
+        sync(path.parent)
     except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror or error})", str(path)) from error
+        raise InputError(why_not_written(error), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -69,16 +72,56 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
     try:
         part.mkdir(parents=True)
         yield part
+        sync_all(part)
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot be written ({getattr(error, 'strerror', None) or error})", str(folder)) from error
+        sync(folder.parent)
+    except Exception as error:
+        if not is_write_failure(error):
+            raise
+        raise InputError(why_not_written(error), str(folder)) from error
     finally:
         if old.exists() and not folder.exists():
             old.rename(folder)
         for left in (part, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_WORDS = ("os error 28", "os error 27", "No space left", "File too large", "PytorchStreamWriter", "unexpected pos")
+"""What safetensors, tokenizers and torch say where a disk is full: they give no error number."""
+
+
+def is_write_failure(error: BaseException) -> bool:
+    """Whether an error of torch, safetensors, tokenizers or the operating system is about writing a file."""
+    return isinstance(error, OSError | SafetensorError) or is_full(error)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, or a file as large as it may be."""
+    return getattr(error, "errno", None) in _FULL or any(word in str(error) for word in _FULL_WORDS)
+
+
+def why_not_written(error: BaseException) -> str:
+    """Returns why something could not be written, for an error message, and what to do where the disk is full."""
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    return f"cannot be written ({reason})" + ("; make space and run the command again" if is_full(error) else "")
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_all(folder: Path) -> None:
+    """Waits until a folder and all that is in it are on disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -121,7 +164,7 @@ def locked(folder: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
         raise InputError(f"is being written by {_holder(folder)}; wait for it, or choose another --output_dir",
                          str(folder)) from None  # fmt: skip
     except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", str(folder)) from error
+        raise InputError(why_not_written(error), str(folder)) from error
     try:
         remove_leftovers(folder)
         about = {"doing": doing, "pid": os.getpid(), "host": socket.gethostname()}

@@ -93,10 +93,11 @@ from stepcredit.results.schema import AccuracyRow
 from stepcredit.rollouts import work_units
 work_units.UNIT_ROWS, append = 4, work_units.append_episodes
 
-def paused(*given):
-    print("unit", flush=True)
-    sys.stdin.readline()
-    return append(*given)
+def paused(folder, episodes, unit=None):
+    if unit is not None:
+        print("unit", flush=True)
+        sys.stdin.readline()
+    return append(folder, episodes, unit)
 
 work_units.append_episodes = paused
 sys.exit(main(sys.argv[1:]))

@@ -203,9 +203,14 @@ def write_table(page: Path, counts: dict[str, Sequence[int]]) -> None:
     rows = [f"| {kind} | {count[0]} | {count[1]} |" for kind, count in sorted(counts.items())]
     total = [sum(count[k] for count in counts.values()) for k in (0, 1)]
     table = ["| kind | tried | held |", "| --- | ---: | ---: |", *rows, f"| all | {total[0]} | {total[1]} |"]
+    write_between(page, BEGIN, END, "\n".join(table))
+
+
+def write_between(page: Path, begin: str, end: str, table: str) -> None:
+    """A table into a page, between two marks."""
     text = page.read_text(encoding="utf-8")
-    start, stop = text.index(BEGIN) + len(BEGIN), text.index(END, text.index(BEGIN))
-    page.write_text(text[:start] + "\n\n" + "\n".join(table) + "\n\n" + text[stop:], encoding="utf-8")
+    start, stop = text.index(begin) + len(begin), text.index(end, text.index(begin))
+    page.write_text(f"{text[:start]}\n\n{table}\n\n{text[stop:]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

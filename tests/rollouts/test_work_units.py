@@ -29,7 +29,7 @@ class Maker:
     def __init__(self, fails_after=99, error=KeyboardInterrupt):
         self.made, self.left, self.error = [], fails_after, error
 
-    def __call__(self, unit, advance):
+    def __call__(self, unit, advance, there):
         if not self.left:
             raise self.error
         self.left -= 1

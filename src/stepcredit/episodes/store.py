@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.records import IN_MEMORY_SCHEMA, OPTIONAL, SCHEMA, from_batch, to_batch
 from stepcredit.errors import InputError
-from stepcredit.files import draft_of
+from stepcredit.files import draft_of, sync, why_not_written
 
 _ROWS_PER_GROUP = 1024
 _UNIT = b"stepcredit.unit"
@@ -60,10 +60,10 @@ def append_episodes(path: str | Path, episodes: Iterable[Episode], unit: str | N
         _write_draft(draft, episodes, unit)
         shard = _publish(draft, folder)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot be written ({getattr(error, 'strerror', None) or error})", str(folder)) from error
+        raise InputError(why_not_written(error), str(folder)) from error
     finally:
         draft.unlink(missing_ok=True)
-    _sync_folder(folder)
+    sync(folder)
     return shard
 
 
@@ -175,14 +175,6 @@ def _claimed(claim: Path) -> Iterator[bool]:
         yield True
     finally:
         claim.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:

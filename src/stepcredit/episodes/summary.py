@@ -6,7 +6,7 @@ import hashlib
 import math
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stepcredit.episodes.encoding import tokenise
@@ -35,6 +35,7 @@ class _Prompt:
     lowest: float = math.inf
     highest: float = -math.inf
     has_step_rewards: bool = False
+    drawn: dict[str, int] | None = None
     clashes: bool = False
 
 
@@ -126,6 +127,7 @@ class _Tally:
             steps=distribution(lengths["steps"]),
             own_ids=self._own_ids / episodes,
             multi_turn=self._multi_turn / episodes,
+            drawn=_sums([p.drawn for p in prompts if p.drawn is not None]),
         )
 
 
@@ -167,6 +169,8 @@ def _add_to_prompt(prompt: _Prompt, episode: Episode, digest: bytes, outcome: st
     prompt.responses += 1
     prompt.right += outcome == "right"
     prompt.wrong += outcome == "wrong"
+    if isinstance(drawn := episode.metadata.get("drawn"), dict):
+        prompt.drawn = {n: drawn[n] for n in ("right", "wrong", "other") if isinstance(drawn.get(n), int)}
     prompt.clashes |= digest != prompt.digest
     prompt.has_step_rewards |= any(episode.step_rewards or ())
     if episode.reward is not None:
@@ -174,6 +178,11 @@ def _add_to_prompt(prompt: _Prompt, episode: Episode, digest: bytes, outcome: st
         prompt.total += episode.reward
         prompt.lowest = min(prompt.lowest, episode.reward)
         prompt.highest = max(prompt.highest, episode.reward)
+
+
+def _sums(counts: Sequence[Mapping[str, int]]) -> dict[str, int] | None:
+    """Adds the counts of several prompts; None if there are none."""
+    return {n: sum(count.get(n, 0) for count in counts) for n in ("right", "wrong", "other")} if counts else None
 
 
 def _no_signal_reason(prompt: _Prompt) -> str | None:

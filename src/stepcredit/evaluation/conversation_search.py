@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stepcredit.episodes.episode import Episode
 from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, MultiTurnRollouts
-from stepcredit.rollouts.work_units import WorkFolder, work_units
+from stepcredit.rollouts.work_units import WorkFolder, samples_of, work_units
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.task import Problem
 
@@ -35,6 +36,11 @@ class ConversationSearch:
         units = work_units(self.problems, spec.samples, UNIT_CONVERSATIONS)
         work = WorkFolder(self.folder.with_name(f"{self.folder.name}-{spec.label}"), self.settings, units)
         made = work.finish(
-            lambda unit, advance: self.rollouts.episodes(unit, spec, advance), spec.label, spec.samples, "conversations"
+            lambda unit, advance, there: there.complete(
+                samples_of(unit, spec.samples), partial(self.rollouts.episodes, spec), advance
+            ),
+            spec.label,
+            spec.samples,
+            "conversations",
         )
         return list(made)

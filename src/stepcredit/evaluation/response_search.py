@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from stepcredit.grading.keys import answer_key
 from stepcredit.models.states import MAX_STEP_TOKENS, ValueStates, value_states
 from stepcredit.progress import Advance
 from stepcredit.rollouts.multi_turn import stepping
-from stepcredit.rollouts.single_turn import graded_episode, sample_and_grade
-from stepcredit.rollouts.work_units import Unit, WorkFolder, work_units
+from stepcredit.rollouts.single_turn import draw_and_grade, graded_episode
+from stepcredit.rollouts.work_units import Unfinished, Unit, WorkFolder, samples_of, work_units
 from stepcredit.searching.beam import beam_search
 from stepcredit.searching.responses import Response, SearchResult
 from stepcredit.searching.scorers import Reading, Scorer, ValueScorer
@@ -128,23 +129,26 @@ class ResponseSearch:
         name: str,
         spec: SearchSpec,
         responses: int,
-        make: Callable[[Unit, SearchSpec, Advance], Iterable[Episode]],
+        make: Callable[[Unit, SearchSpec, Advance, Unfinished], Iterable[Episode]],
     ) -> list[Episode]:
         """Returns the episodes of all units, of `responses` responses per problem; `make` makes the missing ones."""
         folder = self.folder.with_name(f"{self.folder.name}-{name}")
         work = WorkFolder(folder, self.settings, work_units(self.problems, responses))
         if work.done() < len(work.units):  # reports an unsuitable engine before anything is written
             _ = stepping(self.engine(), "a beam") if spec.name == "beam" else self.engine()
-        return list(work.finish(lambda unit, advance: make(unit, spec, advance), name, spec.samples))
+        return list(work.finish(lambda unit, *given: make(unit, spec, *given), name, spec.samples))
 
-    def _samples(self, problems: Unit, spec: SearchSpec, advance: Advance) -> list[Episode]:
-        return sample_and_grade(self.task, problems, self.engine(), spec.samples, spec.params, advance)
+    def _samples(self, problems: Unit, spec: SearchSpec, advance: Advance, there: Unfinished) -> list[Episode]:
+        draw = partial(draw_and_grade, self.task, self.engine(), spec.params)
+        return there.complete(samples_of(problems, spec.samples), draw, advance)
 
-    def _samples_with_values(self, problems: Unit, spec: SearchSpec, advance: Advance) -> list[Episode]:
-        drawn = self._samples(problems, spec, advance)
+    def _samples_with_values(
+        self, problems: Unit, spec: SearchSpec, advance: Advance, there: Unfinished
+    ) -> list[Episode]:
+        drawn = self._samples(problems, spec, advance, there)
         return drawn if self.scorer is None else with_values(drawn, self.scorer)
 
-    def _beams(self, problems: Unit, spec: SearchSpec, advance: Advance) -> Iterator[Episode]:
+    def _beams(self, problems: Unit, spec: SearchSpec, advance: Advance, there: Unfinished) -> Iterator[Episode]:
         """Yields the episodes of beam search, batch by batch; a failure of engine or scorer affects one problem."""
         at_once = max(1, self.engine().batch_size // (spec.width * spec.steps))
         for start in range(0, len(problems), at_once):

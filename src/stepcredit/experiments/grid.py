@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stepcredit.errors import InputError
-from stepcredit.files import changed_settings, read_manifest, write_json
+from stepcredit.files import changed_settings, read_manifest, remove_leftovers, write_json
 from stepcredit.processes import worker_pool
 from stepcredit.progress import hide, track
 
@@ -104,6 +104,7 @@ def _do(run: Run, threads: int) -> None:
     from accelerate.utils.memory import clear_device_cache
 
     torch.set_num_threads(threads)
+    remove_leftovers(run.folder)
     start = time.perf_counter()
     try:
         result = run.work(run.folder, **run.settings, **run.paths)

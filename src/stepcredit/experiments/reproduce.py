@@ -152,8 +152,7 @@ def _train_step(
     config = TrainConfig(model=model, episodes=[str(episodes)], **ours)
 
     def run() -> None:
-        resume = any(out.glob("checkpoint-*")) or None
-        train(config, kind(output_dir=str(out), seed=seed, data_seed=seed, resume_from_checkpoint=resume, **theirs))
+        train(config, kind(output_dir=str(out), seed=seed, data_seed=seed, **theirs))
 
     return Step(f"{method} into {out}", out / "run.json", run)
 

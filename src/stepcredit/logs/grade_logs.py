@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from stepcredit.errors import InputError
+from stepcredit.files import why_not_written
 from stepcredit.grading.comparison import UNREAD_GOLD
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.grader import SECONDS, Grader
@@ -108,7 +109,7 @@ def grade_rows(config: GradeConfig) -> GradeReport:
             report = tally.report(reader)
             writer.finish()
     except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror})", "output") from error
+        raise InputError(f"{out} {why_not_written(error)}", "output") from error
     return report
 
 

@@ -15,7 +15,7 @@ from typing import IO, Annotated
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
-from stepcredit.files import draft_of, holds_something, locked, remove_leftovers
+from stepcredit.files import draft_of, holds_something, locked, remove_leftovers, why_not_written
 from stepcredit.flags import flag
 from stepcredit.logs.columns import ImportRules
 from stepcredit.logs.formats import Row, read_rows
@@ -113,7 +113,7 @@ def import_logs(config: ImportConfig) -> ImportReport:
         try:
             shards = _create(out, intake) if is_new else _append(out, intake)
         except OSError as error:
-            raise InputError(f"{out} cannot be written ({error.strerror})", "output_dir") from error
+            raise InputError(f"{out} {why_not_written(error)}", "output_dir") from error
     quarantined = out / QUARANTINE if intake.bad else None
     return ImportReport(
         out, intake.rows, intake.episodes, intake.undecided, intake.bad, shards, quarantined, intake.first_error

@@ -53,6 +53,8 @@ class Summary:
         steps: steps per response.
         own_ids: the share of responses with sampled ids; the others are text only.
         multi_turn: the share of responses with more than one turn of the policy.
+        drawn: right, wrong and other responses that balanced collection drew, of which the episodes are the kept ones;
+            None where all were kept.
     """
 
     episodes: int
@@ -80,6 +82,7 @@ class Summary:
     steps: Distribution
     own_ids: float
     multi_turn: float
+    drawn: dict[str, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON-serialisable values."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepcredit.errors import InputError
-from stepcredit.files import changed_settings, read_manifest, write_json
+from stepcredit.files import changed_settings, read_manifest, why_not_written, write_json
 from stepcredit.models.adapters import is_peft
 
 MANIFEST, INDEX, ROWS = "manifest.json", "index.jsonl", "rows.bin"
@@ -103,6 +103,12 @@ class ActivationStore:
     def append(self, sequences: Iterable[tuple[str, Float[Tensor, "_ W"]]]) -> None:
         """Adds sequences that are not there yet; only one process at a time may do so."""
         new = {key: rows for key, rows in sequences if key not in self._places}
+        try:
+            self._write(new)
+        except OSError as error:
+            raise InputError(why_not_written(error), str(self.folder)) from error
+
+    def _write(self, new: dict[str, Tensor]) -> None:
         with (self.folder / ROWS).open("r+b" if (self.folder / ROWS).exists() else "w+b") as file:
             file.seek(self._count * self.width * self.dtype.itemsize)  # over rows without a line in the index
             for rows in new.values():

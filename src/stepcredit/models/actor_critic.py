@@ -257,16 +257,18 @@ class ActorCritic(nn.Module):
         """Returns the trainable models by folder name."""
         return {POLICY: self.policy} | ({VALUE: self.value} if self.value is not None else {})
 
-    def save_checkpoint(self, folder: str | Path) -> None:
-        """Saves weights for resuming: whole models, or only the adapters of PEFT models."""
+    def save_checkpoint(self, folder: str | Path, tokenizer: Any = None) -> None:
+        """Saves weights for resuming, with the tokenizer: whole models, or only the adapters of PEFT models."""
         for name, model in self.parts().items():
             if is_peft(model):
                 save_adapter(model, Path(folder) / name)
             else:
                 self._plain(model).save_pretrained(Path(folder) / name, safe_serialization=True)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(Path(folder) / name)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Saves plain folders `policy/` and `value/` that transformers loads.
+    def save_pretrained(self, folder: str | Path, tokenizer: Any = None) -> None:
+        """Saves plain folders `policy/` and `value/` that transformers loads, with the tokenizer, each whole.
 
         An adapter is merged into a copy of its base model, and also saved by itself (`policy_adapter/`).
         """
@@ -276,6 +278,8 @@ class ActorCritic(nn.Module):
                 model = merged(model)
             with folder_written_whole(Path(folder) / name) as part:
                 self._plain(model).save_pretrained(part, safe_serialization=True)
+                if tokenizer is not None:
+                    tokenizer.save_pretrained(part)
 
     def load_checkpoint(self, folder: str | Path) -> None:
         """Loads the weights written by `save_checkpoint`, bit for bit, including tied embeddings.

@@ -94,6 +94,12 @@ def _remarks(summary: Summary) -> list[Text]:
     remarks = []
     if summary.prompt_id_clashes:
         remarks.append(f"{summary.prompt_id_clashes:,} prompt ids belong to more than one prompt; fix prompt_id.")
+    if summary.drawn is not None:
+        found = ", ".join(f"{number:,} {name}" for name, number in summary.drawn.items())
+        share = summary.drawn.get("right", 0) / max(1, sum(summary.drawn.values()))
+        remarks.append(
+            f"Balanced: the kept ones of {found} responses, {share:.1%} right; shares above are of those kept."
+        )
     if summary.untokenised:
         remarks.append(f"{summary.untokenised:,} responses do not survive a round trip through this tokenizer.")
     if summary.total_tokens is None:

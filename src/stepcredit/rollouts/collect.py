@@ -6,18 +6,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from stepcredit.engines.engine import Engine
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import load_episodes
+from stepcredit.errors import InputError
 from stepcredit.flags import flag
 from stepcredit.progress import Advance
-from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, DrawEpisodes, multi_turn_rollouts
-from stepcredit.rollouts.single_turn import sample_and_grade, sampling
+from stepcredit.rollouts.balanced import balanced_episodes
+from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, multi_turn_rollouts
+from stepcredit.rollouts.single_turn import draw_and_grade, sampling
 from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
-from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
+from stepcredit.rollouts.work_units import Draw, Unfinished, Unit, WorkFolder, samples_of, settings_of, work_units
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.settings import Limits
 from stepcredit.tasks.environment import InteractiveTask
@@ -45,6 +48,13 @@ class CollectConfig(SamplingSettings, TaskSettings):
     )
     split: str = field(default="train", metadata=flag("split"))
     num_generations: Annotated[int, Limits(at_least=1)] = field(default=8, metadata=flag("num_generations"))
+    balanced: Annotated[int | None, Limits(at_least=1)] = field(
+        default=None,
+        metadata={
+            "help": "Sample each prompt until it has so many right and so many wrong responses, --num_generations at "
+            "most; keep the first so many of each. Default: keep all."
+        },
+    )
     dry_run: bool = field(default=False, metadata=flag("dry_run"))
 
 
@@ -75,19 +85,32 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
             with drawing(config, task, engine) as draw:
                 tokens, start = 0, time.monotonic()
 
-                def drawn(unit: Unit, advance: Advance) -> list[Episode]:
+                def made(unit: Unit, advance: Advance, there: Unfinished) -> list[Episode]:
                     nonlocal tokens
-                    episodes = draw(unit, config.num_generations, advance)
-                    tokens += sum(int(e.tokens.action_mask.sum()) for e in episodes if e.tokens is not None)
+                    before = len(there.episodes)
+                    episodes = _made(config, unit, draw, advance, there)
+                    new = there.episodes[before:]
+                    tokens += sum(int(e.tokens.action_mask.sum()) for e in new if e.tokens is not None)
                     return episodes
 
-                work.finish(drawn, f"collecting {config.task}", config.num_generations)
+                work.finish(made, f"collecting {config.task}", config.num_generations)
                 rate = {"response tokens/s": round(tokens / (time.monotonic() - start))}
     return {"prompts": len(problems), "responses": len(load_episodes(work.folder)), "units_resumed": done, **rate}
 
 
+def _made(config: CollectConfig, unit: Unit, draw: Draw, advance: Advance, there: Unfinished) -> list[Episode]:
+    """Returns the episodes of a work unit: all samples, or balanced ones."""
+    if config.balanced is None:
+        return there.complete(samples_of(unit, config.num_generations), draw, advance)
+    episodes = balanced_episodes(
+        unit, config.balanced, config.num_generations, lambda samples: there.complete(samples, draw, advance)
+    )
+    advance(len(unit) * config.num_generations - len(there.episodes))
+    return episodes
+
+
 @contextmanager
-def drawing(config: Any, task: Task, engine: Engine) -> Iterator[DrawEpisodes]:
+def drawing(config: Any, task: Task, engine: Engine) -> Iterator[Draw]:
     """Yields a function that samples episodes of a task with the sampling settings of a config.
 
     Raises:
@@ -95,20 +118,20 @@ def drawing(config: Any, task: Task, engine: Engine) -> Iterator[DrawEpisodes]:
     """
     params = sampling(config, task)
     if not isinstance(task, InteractiveTask):
-        yield lambda problems, samples, advance: sample_and_grade(task, problems, engine, samples, params, advance)
+        yield partial(draw_and_grade, task, engine, params)
         return
     with multi_turn_rollouts(task, engine, config.max_turns, config.workers) as rollouts:
-        yield lambda problems, samples, advance: rollouts.episodes(
-            problems, SearchSpec("sample", samples, params), advance
-        )
+        yield partial(rollouts.episodes, SearchSpec("sample", 1, params))
 
 
 def _collect_solutions(config: CollectConfig, task: Task, problems: Sequence[Problem]) -> dict[str, Any]:
     """Write the worked solutions of a task as episodes, in one work unit."""
+    if config.balanced is not None:
+        raise InputError("worked solutions are not sampled; leave it out", "balanced")
     if config.dry_run:
         return {"prompts": len(problems), "responses": len(problems)}
 
-    def solved(unit: Unit, advance: Advance) -> Iterator[Episode]:
+    def solved(unit: Unit, advance: Advance, there: Unfinished) -> Iterator[Episode]:
         for problem in unit:
             if isinstance(task, SelfDemonstrating):
                 yield from task.demonstrated([problem], config.seed, config.max_turns or task.max_turns)

@@ -13,7 +13,7 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.flags import flag
 from stepcredit.processes import worker_pool
 from stepcredit.progress import Advance
-from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
+from stepcredit.rollouts.work_units import Unfinished, Unit, WorkFolder, settings_of, work_units
 from stepcredit.settings import Limits, Settings
 from stepcredit.tasks.alfworld.alfworld_task import SPLITS, ALFWorld
 from stepcredit.tasks.alfworld.demonstrators import CARELESSNESS, demonstrations
@@ -81,7 +81,7 @@ def demonstrate(config: DemonstrateConfig) -> dict[str, Any]:
         worker_pool(config.workers or os.cpu_count() or 1) as pool,
     ):
 
-        def played(unit: Unit, advance: Advance) -> Iterator[Episode]:
+        def played(unit: Unit, advance: Advance, there: Unfinished) -> Iterator[Episode]:
             for episodes in pool.map(play, unit):
                 yield from episodes
                 advance(1)

@@ -6,12 +6,12 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from stepcredit.errors import InputError
+from stepcredit.processes import end_with_parent
 from stepcredit.rollouts.local_environments import LocalEnvironments, name_and_message
 from stepcredit.tasks.environment import Crash, Observation
 from stepcredit.tasks.task import Problem
@@ -156,7 +156,7 @@ def serve(connection: Connection) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # handled by the parent
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(GRACE)
     try:
         make = connection.recv()
     except EOFError:
@@ -182,12 +182,3 @@ def _answer(local: LocalEnvironments, number: int, request: Problem | str) -> An
     except InputError as error:
         return InputError(error.what, error.where)  # a subclass might not be picklable
     return answers[number]
-
-
-def _end_with_parent() -> None:
-    """Exit after the parent has died, even if an environment hangs."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    time.sleep(GRACE)  # time to close the environments
-    os._exit(1)

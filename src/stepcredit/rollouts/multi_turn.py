@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,13 +13,10 @@ from stepcredit.errors import InputError
 from stepcredit.progress import Advance, unseen
 from stepcredit.rollouts.converse import converse
 from stepcredit.rollouts.environment_workers import EnvironmentWorkers
+from stepcredit.rollouts.work_units import Keep, Sample
 from stepcredit.searching.scorers import Scorer
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.environment import Environments, InteractiveTask
-from stepcredit.tasks.task import Problem
-
-DrawEpisodes = Callable[[Sequence[Problem], int, Advance], list[Episode]]
-"""Function from problems, samples per problem and a progress callback to graded episodes."""
 
 UNIT_CONVERSATIONS = 128
 """Approximate number of conversations per work unit; they take longer than single responses."""
@@ -41,15 +38,18 @@ class MultiTurnRollouts:
     max_turns: int
     scorer: Scorer | None = None
 
-    def episodes(self, problems: Sequence[Problem], spec: SearchSpec, advance: Advance = unseen) -> list[Episode]:
-        """Runs `spec.samples` conversations per problem, problem by problem."""
+    def episodes(
+        self, spec: SearchSpec, samples: Sequence[Sample], advance: Advance = unseen, keep: Keep | None = None
+    ) -> list[Episode]:
+        """Runs one conversation per sample, in order; calls `keep` after each batch."""
         episodes: list[Episode] = []
-        samples = [(problem, sample) for problem in problems for sample in range(spec.samples)]
         batch_size = max(1, self.engine.batch_size // spec.replies)
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
             rollouts = converse(batch, self.engine, self.environments, spec, self.max_turns, self.scorer)
-            episodes += [rollout.episode() for rollout in rollouts]
+            episodes += (made := [rollout.episode() for rollout in rollouts])
+            if keep is not None:
+                keep(made)
             advance(len(rollouts), tokens=sum(rollout.tokens_generated for rollout in rollouts))
         return episodes
 

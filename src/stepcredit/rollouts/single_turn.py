@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from stepcredit.engines.engine import Engine, Generation, Request, SamplingParam
 from stepcredit.episodes.encoding import prompt_ids, response_text
 from stepcredit.episodes.episode import Episode, StopReason, Tokens
 from stepcredit.progress import Advance, unseen
+from stepcredit.rollouts.work_units import Keep, Sample, samples_of
 from stepcredit.tasks.task import Problem, Task, completion_of
 
 
@@ -36,15 +37,38 @@ def sample_and_grade(
     advance: Advance = unseen,
 ) -> list[Episode]:
     """Samples and grades `samples` episodes per problem, in order; calls `advance` after each generation."""
-    encoded = {p.prompt_id: tuple(prompt_ids(p.prompt, engine.tokenizer)) for p in problems}
-    pairs = [(p, Request(encoded[p.prompt_id], p.prompt_id, k)) for p in problems for k in range(samples)]
+    return draw_and_grade(task, engine, params, samples_of(problems, samples), advance)
+
+
+def draw_and_grade(
+    task: Task,
+    engine: Engine,
+    params: SamplingParams,
+    samples: Sequence[Sample],
+    advance: Advance = unseen,
+    keep: Keep | None = None,
+) -> list[Episode]:
+    """Draws and grades samples, in order; calls `advance` after each generation and `keep` after each batch."""
+    encoded = {p.prompt_id: tuple(prompt_ids(p.prompt, engine.tokenizer)) for p, _ in samples}
+    pairs = [(p, Request(encoded[p.prompt_id], p.prompt_id, k)) for p, k in samples]
     drawn = engine.generate([request for _, request in pairs], params)
     with ThreadPoolExecutor(1) as grading:  # while the engine draws the next batch
-        futures = []
+        graded: list[Future[Episode]] = []
+        kept: list[Future[object]] = []
         for (problem, request), generation in zip(pairs, drawn, strict=True):
-            futures.append(grading.submit(graded_episode, task, problem, request, generation, engine))
+            graded.append(grading.submit(graded_episode, task, problem, request, generation, engine))
             advance(1, tokens=len(generation.ids))
-        return [future.result() for future in futures]
+            if keep is not None and (len(graded) % engine.batch_size == 0 or len(graded) == len(pairs)):
+                for earlier in (future for future in kept if future.done()):
+                    earlier.result()  # raises where the disk is full, before more is drawn
+                kept.append(grading.submit(_keep, keep, graded[len(kept) * engine.batch_size :]))
+        for future in kept:
+            future.result()
+        return [future.result() for future in graded]
+
+
+def _keep(keep: Keep, batch: Sequence[Future[Episode]]) -> None:
+    keep([future.result() for future in batch])
 
 
 def graded_episode(

@@ -1,20 +1,21 @@
-"""Work units: atomic, resumable parts of a long rollout."""
+"""Work units: atomic, resumable parts of a long rollout. What is made of an unfinished one is kept in parts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from stepcredit.episodes.delimiters import COLLECTED
 from stepcredit.episodes.episode import Episode
-from stepcredit.episodes.store import EpisodeStore, append_episodes, units_of
+from stepcredit.episodes.store import EpisodeStore, append_episodes, load_episodes, units_of
 from stepcredit.errors import InputError
 from stepcredit.files import changed_settings, holds_something, locked, read_manifest, write_json
 from stepcredit.progress import Advance, track_units
@@ -30,6 +31,11 @@ def work_units(problems: Sequence[Problem], samples: int, rows: int | None = Non
     return [problems[i : i + size] for i in range(0, len(problems), size)]
 
 
+def samples_of(problems: Iterable[Problem], count: int) -> list[tuple[Problem, int]]:
+    """Returns `count` samples of each problem, problem by problem."""
+    return [(problem, k) for problem in problems for k in range(count)]
+
+
 def settings_of(config: Any, task: Task, *left_out: str) -> dict[str, Any]:
     """Returns the settings that determine the episodes: those of the config, without paths and the fields
     `left_out`, and those of the task."""
@@ -40,6 +46,47 @@ def settings_of(config: Any, task: Task, *left_out: str) -> dict[str, Any]:
 
 Unit = Sequence[Problem]
 """Problems of one work unit."""
+Sample = tuple[Problem, int]
+"""A problem and the number of one of its samples."""
+Keep = Callable[[list[Episode]], object]
+"""Keeps episodes of an unfinished work unit."""
+Draw = Callable[[Sequence[Sample], Advance, Keep], list[Episode]]
+"""Makes an episode of each sample, in order, and keeps them batch by batch."""
+PARTS = ".unfinished"
+"""Folder of a folder per unfinished unit, with a shard per batch of episodes."""
+
+
+@dataclass
+class Unfinished:
+    """What has been made of a work unit; a killed run loses at most the batch in flight.
+
+    Whole batches are kept, so that the rest is drawn in the batches of an undisturbed run, bit for bit.
+
+    Attributes:
+        folder: one shard per batch.
+        episodes: the episodes in it.
+    """
+
+    folder: Path
+    episodes: list[Episode] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if any(self.folder.glob("*.parquet")):
+            self.episodes = list(load_episodes(self.folder))
+
+    def keep(self, episodes: list[Episode]) -> None:
+        """Writes a batch of episodes."""
+        append_episodes(self.folder, episodes)
+        self.episodes += episodes
+
+    def complete(self, samples: Sequence[Sample], draw: Draw, advance: Advance) -> list[Episode]:
+        """Returns an episode of each sample, in order; those that are not kept yet are drawn and kept."""
+        kept = {(episode.prompt_id, episode.sample): episode for episode in self.episodes}
+        missing = [(problem, k) for problem, k in samples if (problem.prompt_id, k) not in kept]
+        advance(len(samples) - len(missing))
+        drawn = draw(missing, advance, self.keep) if missing else []
+        kept |= {(episode.prompt_id, episode.sample): episode for episode in drawn}
+        return [kept[problem.prompt_id, k] for problem, k in samples]
 
 
 @dataclass(frozen=True)
@@ -47,7 +94,7 @@ class WorkFolder:
     """Resumable writer of a folder of episodes, one work unit at a time.
 
     Each unit is one shard with the unit's name; shards without one, such as imported episodes, are left alone. The
-    settings are fixed once the first unit is finished.
+    settings are fixed once the first episodes are kept.
 
     Attributes:
         folder: folder of one shard per finished unit and a manifest of the settings.
@@ -78,7 +125,7 @@ class WorkFolder:
         if not self.units:
             raise InputError("there are no prompts", str(self.folder))
         finished = units_of(self.folder)
-        if not finished:
+        if not finished and not (self.folder / PARTS).is_dir():
             if holds_something(self.folder, [COLLECTED]):
                 raise InputError("is not empty and was not collected here; choose another --output_dir",
                                  str(self.folder))  # fmt: skip
@@ -108,10 +155,14 @@ class WorkFolder:
         with locked(self.folder, doing):
             finished = self._finished()
             try:
-                if not finished:
+                if not finished and not (self.folder / PARTS).is_dir():
                     self._write_manifest(manifest)
+                for name in finished:  # left by a kill after the last one was finished
+                    shutil.rmtree(self.folder / PARTS / name, ignore_errors=True)
                 yield finished
             finally:
+                with suppress(OSError):  # not empty, or not there
+                    (self.folder / PARTS).rmdir()
                 if not holds_something(self.folder, [COLLECTED]):
                     manifest.unlink(missing_ok=True)
 
@@ -126,7 +177,7 @@ class WorkFolder:
 
     def finish(
         self,
-        make: Callable[[Unit, Advance], Iterable[Episode]],
+        make: Callable[[Unit, Advance, Unfinished], Iterable[Episode]],
         label: str,
         samples: int = 1,
         counted: str = "responses",
@@ -134,7 +185,7 @@ class WorkFolder:
         """Makes and writes the missing units, each atomically; returns the episodes of all units, in order.
 
         Args:
-            make: function from a unit and a progress callback to its episodes.
+            make: function from a unit, a progress callback, and what is there of the unit, to its episodes.
             label: label of the progress bar.
             samples: number of counted items per problem.
             counted: name of the counted items, in the plural.
@@ -146,5 +197,7 @@ class WorkFolder:
             todo = {name: unit for name, unit in zip(self.names, self.units, strict=True) if name not in finished}
             tracked = track_units(list(todo.values()), label, samples, counted)
             for (unit, advance), name in zip(tracked, todo, strict=True):
-                finished[name] = append_episodes(self.folder, make(unit, advance), name)
+                parts = self.folder / PARTS / name
+                finished[name] = append_episodes(self.folder, make(unit, advance, Unfinished(parts)), name)
+                shutil.rmtree(parts, ignore_errors=True)
         return EpisodeStore(self.folder, [finished[name] for name in self.names])

@@ -1,41 +1,122 @@
-"""Checkpoints to resume from: the newest complete one, and errors that name a damaged file."""
+"""Checkpoints: marked once they are whole, checked before they are resumed from.
+
+transformers writes `checkpoint-N` in place, file by file. `whole.json` is written after that, and after all of it is on
+disk: size and hash of every file, and the run that the checkpoint is of. A checkpoint without it, with files that
+differ, or of another run is not resumed from.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from stepcredit.errors import InputError, one_line
-from stepcredit.files import read_manifest
+from stepcredit.files import changed_settings, read_manifest, sync_all, write_json
+from stepcredit.training.run_identity import LENGTH
+
+WHOLE = "whole.json"
+_OTHERS = "resume from another checkpoint"
 
 
-def last_checkpoint(folder: str | Path) -> str | None:
-    """Returns the newest complete `checkpoint-N` in a folder, or None.
+def mark_whole(checkpoint: Path, run: Mapping[str, Any]) -> None:
+    """Syncs a checkpoint and marks it as whole.
 
-    transformers writes `trainer_state.json` last: a checkpoint in which it is missing or truncated is incomplete.
+    Args:
+        checkpoint: its folder.
+        run: see `run_identity`.
+    """
+    sync_all(checkpoint)
+    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != WHOLE)
+    files = {str(path.relative_to(checkpoint)): [path.stat().st_size, _hash(path)] for path in paths}
+    write_json(checkpoint / WHOLE, {"run": run, "files": files})
+
+
+def check_checkpoint(checkpoint: str | Path, run: Mapping[str, Any] | None = None) -> None:
+    """Checks that a checkpoint is whole and, if a run is given, of it; a longer run may go on from a shorter one's.
+
+    Raises:
+        InputError: it is incomplete, a file of it is damaged, or it is of another run.
+    """
+    _check_run(Path(checkpoint), _run_of_whole(Path(checkpoint)), run)
+
+
+def _run_of_whole(folder: Path) -> dict[str, Any]:
+    """Returns the run of a checkpoint after checking all its files; raises InputError if it is not whole."""
+    if not (folder / WHOLE).is_file():
+        raise InputError(f"is incomplete, without the {WHOLE} that is written last; {_OTHERS}", str(folder))
+    mark = read_manifest(folder / WHOLE, ("run", "files"))
+    try:
+        run = dict(mark["run"])
+        files = {str(name): (int(size), str(digest)) for name, (size, digest) in mark["files"].items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"is damaged; {_OTHERS}", str(folder / WHOLE)) from error
+    for name, (size, digest) in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{name} is missing; {_OTHERS}", str(folder))
+        if path.stat().st_size != size or _hash(path) != digest:
+            raise InputError(f"{name} is damaged; {_OTHERS}", str(folder))
+    read_manifest(folder / "trainer_state.json", ("global_step", "max_steps", "epoch"))
+    return run
+
+
+def _check_run(folder: Path, kept: Mapping[str, Any], run: Mapping[str, Any] | None) -> None:
+    changed = [] if run is None else [name for name in changed_settings(kept, run) if name not in LENGTH]
+    if changed:
+        raise InputError(f"is of a run with another {in_words(changed)}; choose another --output_dir, or start over "
+                         "with --resume_from_checkpoint false", str(folder))  # fmt: skip
+
+
+def in_words(changed: list[str]) -> str:
+    """Names what differs between two runs; the settings of another method differ anyway."""
+    return "method" if "method" in changed else ", ".join(changed)
+
+
+def last_checkpoint(folder: str | Path, run: Mapping[str, Any] | None = None) -> str | None:
+    """Returns the newest whole `checkpoint-N` of a run in a folder, or None; says why newer ones are left out.
+
+    Args:
+        folder: the output folder.
+        run: see `run_identity`; None: of any run.
+
+    Raises:
+        InputError: there are whole checkpoints, but all of another run.
     """
     numbered = [p for p in Path(folder).glob("checkpoint-*") if p.name.partition("-")[2].isdigit()]
-    for path in sorted(numbered, key=lambda p: int(p.name.partition("-")[2]), reverse=True):
+    of_another: InputError | None = None
+    for path in sorted(numbered, key=_number, reverse=True):
+        if run is not None and 0 < (run["max_steps"] or 0) < _number(path):
+            sys.stderr.write(f"{path}: is past the {run['max_steps']} steps of this run: {path.name} is left out\n")
+            continue
         try:
-            check_state(path)
+            kept = _run_of_whole(path)
         except InputError as error:
             sys.stderr.write(f"{one_line(error)}: {path.name} is left out\n")
             continue
+        try:
+            _check_run(path, kept, run)
+        except InputError as error:
+            of_another = of_another or error
+            continue
         return str(path)
+    if of_another is not None:
+        raise of_another
     return None
 
 
-def check_state(checkpoint: str | Path) -> None:
-    """Check the file that transformers writes last into a checkpoint.
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
 
-    Raises:
-        InputError: it is missing, damaged or half-written.
-    """
-    read_manifest(Path(checkpoint) / "trainer_state.json", ("global_step", "max_steps"))
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager
@@ -49,5 +130,5 @@ def readable(checkpoint: str | Path, *files: str) -> Iterator[None]:
         with warnings.catch_warnings(action="ignore", category=UserWarning):
             yield
     except (EOFError, OSError, RuntimeError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"cannot be read ({type(error).__name__}): damaged or half-written; resume from another "
-                         "checkpoint", f"{checkpoint}: {', '.join(files)}") from error  # fmt: skip
+        raise InputError(f"cannot be read ({type(error).__name__}): damaged or half-written; {_OTHERS}",
+                         f"{checkpoint}: {', '.join(files)}") from error  # fmt: skip

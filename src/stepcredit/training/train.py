@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -12,16 +13,23 @@ from typing import Annotated, Any
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.joined import joint_step_rule, load_folders
 from stepcredit.errors import InputError
-from stepcredit.files import locked, write_json, write_lines
+from stepcredit.files import changed_settings, locked, read_manifest, write_json, write_lines
 from stepcredit.flags import flag
 from stepcredit.models.adapters import lora_config
 from stepcredit.progress import track
 from stepcredit.results.provenance import versions
 from stepcredit.settings import Limits, Settings
+from stepcredit.training.checkpoints import in_words
 from stepcredit.training.methods import METHODS
 from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.progress_callback import show_progress
+from stepcredit.training.resumable_trainer import saving_at_sigterm
+from stepcredit.training.run_identity import LENGTH
 from stepcredit.training.trainer import OfflineTrainer
+
+RUN = "run.json"
+"""Written last: the run is finished."""
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -59,10 +67,13 @@ class TrainConfig(Settings):
 def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     """Trains with the method of `args`, writes `policy/` (and `value/`) and `curves.json`; returns episode counts.
 
-    `resume_from_checkpoint` continues from a checkpoint in the output folder.
+    It goes on from the newest whole checkpoint of this run in the output folder, and leaves a finished run as it is;
+    `resume_from_checkpoint` names another checkpoint, or is "false" to start over. SIGTERM ends it after the current
+    step, with a checkpoint.
 
     Raises:
-        InputError: a model or the episodes cannot be loaded, no episode is left, or another process writes the folder.
+        InputError: a model or the episodes cannot be loaded, no episode is left, the folder holds another run, or
+            another process writes it.
     """
     locks = not config.dry_run and args.process_index == 0  # one process of a distributed run takes the lock
     with locked(str(args.output_dir), "stepcredit train") if locks else nullcontext():
@@ -83,14 +94,37 @@ def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     summary = trainer.train_dataset.summary()
     if config.dry_run:
         return dict(summary)
+    if _is_finished(trainer, args):
+        _logger.info(f"{args.output_dir}: this training run is finished; nothing is left to do")
+        return dict(summary)
     if trainer.train_dataset.quarantine:
         write_lines(Path(args.output_dir) / "quarantine.jsonl", trainer.train_dataset.quarantine)
     show_progress(trainer, args.method)
-    trainer.train(resume_from_checkpoint=_checkpoint(args))
+    with saving_at_sigterm(trainer):
+        trainer.train(resume_from_checkpoint=_checkpoint(args))
     finish(
         trainer, {"command": "train", **vars(config), "method": args.method, "data": summary, "notes": trainer.notes}
     )
     return dict(summary)
+
+
+def _is_finished(trainer: OfflineTrainer, args: OfflineConfig) -> bool:
+    """Whether the output folder holds this run from start to end.
+
+    Raises:
+        InputError: it holds another one.
+    """
+    out = Path(args.output_dir)
+    if _checkpoint(args) is not True or not (out / RUN).exists():
+        return False
+    kept = read_manifest(out / RUN).get("run")
+    if not isinstance(kept, dict):
+        return False
+    changed = changed_settings(kept, trainer.identity)
+    if another := [name for name in changed if name not in LENGTH]:
+        raise InputError(f"holds a training run with another {in_words(another)}; choose another --output_dir, or "
+                         "start over with --resume_from_checkpoint false", str(out))  # fmt: skip
+    return not changed and all((out / part).is_dir() for part in trainer.model.parts())
 
 
 def _episodes(folders: Sequence[str]) -> Iterator[Episode]:
@@ -101,25 +135,32 @@ def _episodes(folders: Sequence[str]) -> Iterator[Episode]:
 
 def finish(trainer: OfflineTrainer, about: dict[str, Any]) -> None:
     """Saves the models, the training curve (`curves.json`) and the settings of the run (`run.json`)."""
-    trainer.save_model()
     out = Path(trainer.args.output_dir)
+    if trainer.args.should_save:
+        (out / RUN).unlink(missing_ok=True)  # of a shorter run
+    trainer.save_model()
     write_json(out / "curves.json", {trainer.args.method: curve(trainer)})
-    write_json(out / "run.json", {**about, **versions()})
+    write_json(out / RUN, {**about, **versions(), "run": trainer.identity})
 
 
 def curve(trainer: OfflineTrainer) -> list[dict[str, Any]]:
-    """Returns the logged metrics of a run, without timings, which differ from run to run."""
+    """Returns the logged metrics of a run in the order of a checkpoint, without timings, which differ from run to
+    run."""
     timed = ("runtime", "per_second", "flos")
-    rows = [{k: v for k, v in row.items() if not any(t in k for t in timed)} for row in trainer.state.log_history]
+    rows = [
+        {name: row[name] for name in sorted(row) if not any(word in name for word in timed)}
+        for row in trainer.state.log_history
+    ]
     return [row for row in rows if "loss" in row or "eval_loss" in row]
 
 
 def _checkpoint(args: OfflineConfig) -> str | bool | None:
+    """Returns the checkpoint to resume from; True: the newest one, if any; None: start over."""
     checkpoint = args.resume_from_checkpoint
-    if checkpoint is None or str(checkpoint).lower() in ("false", "0", "no"):
-        return None
-    if str(checkpoint).lower() in ("true", "1", "yes"):
+    if checkpoint is None or str(checkpoint).lower() in ("true", "1", "yes"):
         return True
+    if str(checkpoint).lower() in ("false", "0", "no"):
+        return None
     if not Path(checkpoint).is_dir():
         raise InputError(f"{checkpoint}: no such checkpoint", "resume_from_checkpoint")
     return str(checkpoint)

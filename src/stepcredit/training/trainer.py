@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from stepcredit.episodes.turns import TurnEnds
@@ -25,7 +22,6 @@ from stepcredit.models.first_use import settle
 from stepcredit.models.loading import stopping
 from stepcredit.training.batching import Collator, sampler_of
 from stepcredit.training.build_models import build_actor_critic, tokenizer_of
-from stepcredit.training.checkpoints import check_state, last_checkpoint, readable
 from stepcredit.training.data import TrainingData, prepare
 from stepcredit.training.methods import LossTerms, Method, ObjectiveInputs, method_of
 from stepcredit.training.offline_config import OfflineConfig
@@ -35,11 +31,12 @@ from stepcredit.training.optimizer_step.optimizers import delay, parameter_group
 from stepcredit.training.optimizer_step.totals import Totals
 from stepcredit.training.optimizer_step.value_updates import AroundOptimizerStep, ValueUpdates
 from stepcredit.training.precompute import Precomputed
+from stepcredit.training.resumable_trainer import ResumableTrainer
 
 _logger = logging.getLogger(__name__)
 
 
-class OfflineTrainer(Trainer):
+class OfflineTrainer(ResumableTrainer):
     """Trains a policy, and the value function where the method has one, on scored episodes.
 
     Args:
@@ -117,22 +114,25 @@ class OfflineTrainer(Trainer):
         return data
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains; `resume_from_checkpoint=True` resumes from the newest complete checkpoint if there is one.
+        """Trains; `resume_from_checkpoint=True` resumes from the newest whole checkpoint of this run if there is one.
+
+        A run that resumes at its end loads the models, and trains no further.
 
         Raises:
+            InputError: the checkpoint is damaged, or of another run.
             NotFiniteError: the loss, the gradient, V or the weights of a step are not finite. Nothing of that step is
                 saved; earlier checkpoints stay.
         """
         if self.train_dataset is None:
             raise InputError("training needs episodes", "train_dataset")
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
-        elif resume_from_checkpoint:
-            check_state(resume_from_checkpoint)
+        checkpoint = self.checkpoint_for(resume_from_checkpoint)
         self._totals, self._step_statistics = Totals(), None
         self._latest, self._finite = None, FiniteCheck(self.accelerator)
-        self._precompute(self.train_dataset, self.eval_dataset)
-        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        if checkpoint is not None and self.is_at_end(checkpoint):
+            result = self.load_end(checkpoint)
+        else:
+            self._precompute(self.train_dataset, self.eval_dataset)
+            result = super().train(checkpoint, *args, **kwargs)
         self._step_statistics = None
         self._check_models()
         return result
@@ -360,41 +360,3 @@ class OfflineTrainer(Trainer):
         with torch.no_grad():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
-
-    # ---- saving -----------------------------------------------------------------------------------
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the models into a checkpoint or `output_dir` (see `_save`).
-
-        Raises:
-            NotFiniteError: a weight or output is not finite; nothing is saved.
-        """
-        self._check_models()
-        super().save_model(output_dir, _internal_call)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Saves resumable weights into `checkpoint-N`, and plain `policy/` and `value/` folders elsewhere."""
-        folder = Path(output_dir or self.args.output_dir)
-        model = self.accelerator.unwrap_model(self.model)
-        if folder.name.startswith("checkpoint-"):
-            model.save_checkpoint(folder)
-        else:
-            model.save_pretrained(folder)
-        for part in model.parts():
-            self.processing_class.save_pretrained(folder / part)
-        (folder / "training_args.json").write_text(json.dumps(self.args.to_dict(), indent=2, default=str))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        model = self.accelerator.unwrap_model(self.model if model is None else model)
-        model.load_checkpoint(resume_from_checkpoint)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
-        with readable(checkpoint, "optimizer.pt", "scheduler.pt"):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: Any) -> None:
-        with readable(checkpoint, "rng_state.pth"):
-            super()._load_rng_state(checkpoint)
-
-    def _load_best_model(self) -> None:
-        self.accelerator.unwrap_model(self.model).load_checkpoint(self.state.best_model_checkpoint)

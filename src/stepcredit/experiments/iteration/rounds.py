@@ -142,7 +142,7 @@ class Round:
             **ours,
         )
         same = {name: getattr(c, name) for name in ("chat_template", "merge_system_message", "trust_remote_code")}
-        own = {"output_dir": str(folder), "seed": seed, "data_seed": seed, "resume_from_checkpoint": "true"}
+        own = {"output_dir": str(folder), "seed": seed, "data_seed": seed}
         return config, METHODS[c.method].config(**{**own, **same, **theirs})
 
     def _train(self) -> dict[str, Any]:

@@ -27,6 +27,14 @@ class Totals:
             self._formulas[name] = sums.formula
             self._parts[name] = self._parts[name] + parts if name in self._parts else parts
 
+    def state(self) -> dict[str, Tensor]:
+        """Returns the sums by name, for a checkpoint."""
+        return dict(self._parts)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from the sums of a checkpoint; the next micro-batch says how they are read."""
+        self._parts = dict(state)
+
     def numbers(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Returns the metrics by name, without undefined ones (NaN); one transfer from the device.
 
