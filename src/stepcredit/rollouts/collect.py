@@ -16,7 +16,7 @@ from stepcredit.flags import flag
 from stepcredit.progress import Advance
 from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, DrawEpisodes, multi_turn_rollouts
 from stepcredit.rollouts.single_turn import sample_and_grade, sampling
-from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
+from stepcredit.rollouts.task_settings import HOW_ASKED, SamplingSettings, TaskSettings
 from stepcredit.rollouts.work_units import Unit, WorkFolder, settings_of, work_units
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.settings import Limits
@@ -25,7 +25,7 @@ from stepcredit.tasks.task import Problem, SelfDemonstrating, Task, demonstrated
 
 SOLUTIONS = "solutions"
 """Name that stands for the task's worked solutions instead of a policy."""
-_UNBOUND = ("batch_size", "dry_run")
+_UNBOUND = ("batch_size", "dry_run", *HOW_ASKED)
 """Settings that do not affect the episodes."""
 
 
