@@ -56,7 +56,10 @@ async def recognised(server: Server, wanted: str, exact: bool) -> Served:
     if models is None and server.dialect is None:
         raise ServerError("offers neither /v1/models nor /props; is this the address of an OpenAI-compatible server?",
                           server.name)  # fmt: skip
-    server.model = _name(server, [str(entry.get("id")) for entry in models or ()], wanted, exact)
+    listing = [str(entry.get("id")) for entry in models or ()]
+    if server.dialect is None and exact:  # transformers serve lists the hub's cache, and loads what it is asked for
+        listing = []
+    server.model = _name(server, listing, wanted, exact)
     own = next((entry for entry in models or () if entry.get("id") == server.model), {})
     context = context or own.get("max_model_len")
     return Served(server.dialect, context if isinstance(context, int) and context > 0 else None)
