@@ -1,13 +1,14 @@
 """How much of the rate of llama.cpp's server does `stepcredit collect` keep, at equal concurrency?
 
-Three clients in turn, several times, on one server of SmolLM2-135M-Instruct (`make assets llama-server`), all with as
+Two clients in turn, several times, on one server of SmolLM2-135M-Instruct (`make assets llama-server`), both with as
 many requests at a time as the server has slots:
 
 - bare: the requests of `collect`, byte for byte, sent by threads over kept connections; answers are not even parsed;
-- bare without log-probabilities: the same without `n_probs`, to see what these cost the server;
 - collect: sampling, proof, grading and writing, into a new folder.
 
-Rates are tokens per second of wall-clock time; only their ratios are of interest. CPU seconds are those of the client.
+A rate is tokens per second of wall-clock time. On a machine with other work it says more about that work than about the
+client, so the occupancy is measured, too: the seconds that the server itself reports for the requests, divided by slots
+times wall-clock seconds. What is missing to 1 is time in which a slot had nothing to do. CPU seconds are the client's.
 
     python -m runs.servers.throughput GSM8K_FOLDER runs/servers/throughput.json [ROUNDS]
 """
@@ -33,7 +34,7 @@ from stepcredit.files import write_json
 from stepcredit.results.provenance import versions
 from stepcredit.rollouts.collect import CollectConfig, collect
 
-SLOTS, PROMPTS, SAMPLES, LENGTH = 4, 8, 4, 32
+SLOTS, PROMPTS, SAMPLES, LENGTH = 4, 8, 3, 24
 
 
 def collected(url: str, data: str, folder: Path) -> dict[str, float]:
@@ -47,10 +48,22 @@ def collected(url: str, data: str, folder: Path) -> dict[str, float]:
     start, cpu = time.perf_counter(), time.process_time()
     collect(config, engine)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    busy = sum(BUSY)
+    BUSY.clear()
     episodes = list(load_episodes(folder))
     with_log_prob = sum(e.tokens.behavior_log_prob is not None for e in episodes)
     tokens = sum(int(e.tokens.action_mask.sum()) for e in episodes)
-    return {"tokens": tokens, "seconds": seconds, "cpu": cpu, "episodes": len(episodes), "log_prob": with_log_prob}
+    counts = {"episodes": len(episodes), "with log-probabilities": with_log_prob}
+    return {"tokens": tokens, "seconds": seconds, "cpu": cpu, "occupancy": busy / seconds / SLOTS, **counts}
+
+
+BUSY: list[float] = []
+"""Seconds that the server reports for the requests of `collect`."""
+
+
+def busy_seconds(answer: Any) -> float:
+    """Seconds that a slot worked on a request."""
+    return float(answer["timings"]["prompt_ms"] + answer["timings"]["predicted_ms"]) / 1000
 
 
 def bare(url: str, payloads: list[dict[str, Any]]) -> dict[str, float]:
@@ -69,7 +82,10 @@ def bare(url: str, payloads: list[dict[str, Any]]) -> dict[str, float]:
     with ThreadPoolExecutor(SLOTS) as pool:
         answers = list(pool.map(sent, bodies))
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    return {"tokens": sum(len(json.loads(a)["tokens"]) for a in answers), "seconds": seconds, "cpu": cpu}
+    read = [json.loads(answer) for answer in answers]
+    busy = sum(map(busy_seconds, read))
+    tokens = sum(len(answer["tokens"]) for answer in read)
+    return {"tokens": tokens, "seconds": seconds, "cpu": cpu, "occupancy": busy / seconds / SLOTS}
 
 
 def main(data: str, output: str, rounds: int = 5) -> None:
@@ -77,48 +93,40 @@ def main(data: str, output: str, rounds: int = 5) -> None:
     payloads: list[dict[str, Any]] = []
     ask = Server.ask
 
-    async def recorded(self: Server, path: str, payload: Any = None, *more: Any) -> Any:
-        if path == "/completion":
-            payloads.append(payload)
-        return await ask(self, path, payload, *more)
+    async def timed(self: Server, path: str, payload: Any = None, *more: Any) -> Any:
+        if path != "/completion":
+            return await ask(self, path, payload, *more)
+        payload = {**payload, "response_fields": [*payload["response_fields"], "timings"]}
+        payloads.append(payload)
+        answer = await ask(self, path, payload, *more)
+        BUSY.append(busy_seconds(answer))
+        return answer
 
-    found: dict[str, list[dict[str, float]]] = {"bare": [], "bare without log-probabilities": [], "collect": []}
+    Server.ask = timed  # type: ignore[method-assign]
+    found: dict[str, list[dict[str, float]]] = {"bare": [], "collect": []}
     with llama_server(slots=SLOTS) as url, tempfile.TemporaryDirectory() as scratch:
-        Server.ask = recorded  # type: ignore[method-assign]
         collected(url, data, Path(scratch, "warm"))
-        Server.ask = ask  # type: ignore[method-assign]
-        without = [{**payload, "n_probs": 0} for payload in payloads]
+        same = list(payloads)
         for number in range(rounds):
-            runs = {
-                "bare": lambda: bare(url, payloads),
-                "bare without log-probabilities": lambda: bare(url, without),
-                "collect": lambda k=number: collected(url, data, Path(scratch, str(k))),
-            }
-            names = list(runs) if number % 2 == 0 else list(runs)[::-1]
-            for name in names:
-                found[name].append(runs[name]())
-                last = found[name][-1]
-                print(f"{number} {name}: {last['tokens'] / last['seconds']:.1f} tokens/s, {last['cpu']:.2f} s of CPU")
+            for name in ("bare", "collect") if number % 2 == 0 else ("collect", "bare"):
+                run = bare(url, same) if name == "bare" else collected(url, data, Path(scratch, str(number)))
+                found[name].append(run)
+                print(number, name, {key: round(value, 3) for key, value in run.items()}, flush=True)
     rate = {name: [run["tokens"] / run["seconds"] for run in several] for name, several in found.items()}
-    ratio = [one / other for one, other in zip(rate["collect"], rate["bare"], strict=True)]
-    write_json(
-        Path(output),
-        {
-            "server": "llama.cpp, SmolLM2-135M-Instruct Q4_1, one thread",
-            "requests": PROMPTS * SAMPLES,
-            "max_new_tokens": LENGTH,
-            "concurrency": SLOTS,
-            "rounds": rounds,
-            "median tokens/s": {name: round(median(several), 2) for name, several in rate.items()},
-            "collect / bare": {"median": round(median(ratio), 3), "rounds": [round(x, 3) for x in ratio]},
-            "median CPU seconds of the client": {
-                name: round(median(run["cpu"] for run in several), 3) for name, several in found.items()
-            },
-            "episodes with log-probabilities": [found["collect"][-1]["log_prob"], found["collect"][-1]["episodes"]],
-            "runs": found,
-            "versions": versions(),
-        },
-    )
+    medians = {
+        key: {name: round(median(run[key] for run in several), 3) for name, several in found.items()}
+        for key in ("occupancy", "cpu", "seconds")
+    }
+    ratios = {
+        "rate": [one / other for one, other in zip(rate["collect"], rate["bare"], strict=True)],
+        "occupancy": [
+            one["occupancy"] / other["occupancy"] for one, other in zip(found["collect"], found["bare"], strict=True)
+        ],
+    }
+    about = {"server": "llama.cpp, SmolLM2-135M-Instruct Q4_1, one thread", "requests": PROMPTS * SAMPLES,
+             "max_new_tokens": LENGTH, "concurrency": SLOTS, "rounds": rounds}  # fmt: skip
+    compared = {name: {"median": round(median(r), 3), "rounds": [round(x, 3) for x in r]} for name, r in ratios.items()}
+    write_json(Path(output), {**about, "medians": medians, "collect / bare": compared, "runs": found, **versions()})
 
 
 if __name__ == "__main__":

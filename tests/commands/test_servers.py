@@ -39,8 +39,8 @@ def policy(tmp_path_factory):
 
 
 def stand_in(policy, dialect="vllm"):
-    _, model, tokenizer = policy
-    return StandIn(model, tokenizer, dialect, ends=(tokenizer.eos_token_id,))
+    folder, model, tokenizer = policy
+    return StandIn(model, tokenizer, dialect, str(folder / "policy"), ends=(tokenizer.eos_token_id,))
 
 
 def test_greedy_evaluation_through_a_server_is_that_of_the_model_here(policy, tmp_path):

@@ -29,7 +29,7 @@ class StandIn:
         headers: headers of the last request.
     """
 
-    def __init__(self, model, tokenizer, dialect, name="policy", context=256, ends=(257,)):
+    def __init__(self, model, tokenizer, dialect, name="tiny", context=256, ends=(257,)):
         self.model, self.tokenizer, self.dialect, self.name = model.eval(), tokenizer, dialect, name
         self.context, self.ends = context, set(ends)
         self.faults, self.stuck, self.asked, self.headers = [], False, [], {}

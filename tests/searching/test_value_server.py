@@ -31,7 +31,7 @@ class PoolingStandIn(StandIn):
 
     fault = None
 
-    def __init__(self, value_model, name="value"):
+    def __init__(self, value_model, name="tiny-value"):
         super().__init__(value_model, TOKENIZER, "text", name)
         self._one = threading.Lock()
 
@@ -57,7 +57,7 @@ def value_model():
 
 @pytest.fixture(scope="module")
 def folder(value_model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("out") / "value"
+    path = tmp_path_factory.mktemp("out") / "tiny-value"
     value_model.save_pretrained(path)
     return path
 

@@ -1,6 +1,7 @@
 """Sampling from servers: the same responses as from the model here, id for id, whatever the server speaks."""
 
 import threading
+import time
 from contextlib import ExitStack
 
 import numpy as np
@@ -31,7 +32,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def folder(model, tokenizer, tmp_path_factory):
-    path = tmp_path_factory.mktemp("served") / "policy"
+    path = tmp_path_factory.mktemp("served") / "tiny"
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
@@ -43,7 +44,7 @@ def served(folder, model, tokenizer):
     with ExitStack() as stack:
 
         def start(dialect, servers=None, **more):
-            stand_in = StandIn(model, tokenizer, dialect, **{"name": "served/policy", **more})
+            stand_in = StandIn(model, tokenizer, dialect, **{"name": "tiny", **more})
             url = stack.enter_context(serving(stand_in))
             engine = load_engine(str(folder), "openai", tokenizer=tokenizer, servers=servers or Servers((url,)))
             stack.callback(engine._connections.close)
@@ -163,16 +164,15 @@ def test_texts_are_tokenised_once_and_marked(served, model, tokenizer):
 
 def test_requests_are_many_at_once_and_come_back_in_order(served):
     engine, stand_in = served("vllm")
-    release = threading.Event()
 
     def slow(handler, answer):
-        release.wait(5)
+        end = time.monotonic() + 30
+        while stand_in.most_at_once < 5 and time.monotonic() < end:
+            time.sleep(0.01)
         return answer
 
-    stand_in.faults = [slow]  # the first one is the last to be answered
-    found = engine.generate(REQUESTS, SamplingParams(8, seed=1))
-    threading.Timer(0.3, release.set).start()
-    ours = list(found)
+    stand_in.faults = [slow] * 4  # the first ones are the last to be answered
+    ours = list(engine.generate(REQUESTS, SamplingParams(8, seed=1)))
     assert stand_in.most_at_once > 4
     again = list(engine.generate(REQUESTS, SamplingParams(8, seed=1)))
     same(ours, again)
@@ -180,6 +180,8 @@ def test_requests_are_many_at_once_and_come_back_in_order(served):
 
 def test_no_more_requests_at_once_than_allowed(folder, model, tokenizer):
     stand_in = StandIn(model, tokenizer, "vllm")
+    both = threading.Barrier(2, timeout=30)
+    stand_in.faults = [lambda handler, answer: (both.wait() and answer) or answer] * 2
     with serving(stand_in) as url:
         engine = load_engine(str(folder), "openai", tokenizer=tokenizer, servers=Servers((url,), concurrency=2))
         assert len(list(engine.generate(REQUESTS, SamplingParams(4)))) == len(REQUESTS)

@@ -44,7 +44,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("served") / "policy"
+    path = tmp_path_factory.mktemp("served") / "tiny"
     tiny_llama(tied=False).save_pretrained(path)
     TOKENIZER.save_pretrained(path)
     return path

@@ -17,6 +17,8 @@ _PROBES = (
     "\tif x² ≥ 3·π:\n\t\treturn 'naïve façade'  # 日本語 😀\n",
 )
 """Texts that tokenizers split differently: digits, white space, other scripts."""
+_GENERIC = ((), ("policy",), ("value",))
+"""Names of folders that training writes, of which there are many."""
 
 
 class Served(NamedTuple):
@@ -37,7 +39,7 @@ async def recognised(server: Server, wanted: str, exact: bool) -> Served:
     Args:
         server: the server; its `model` and `dialect` are set.
         wanted: name of the policy.
-        exact: whether the server must have the policy under just this name; otherwise the last part of it suffices.
+        exact: whether the server must have the policy under just this name; otherwise the end of a path suffices.
 
     Raises:
         Failure: no answer.
@@ -91,16 +93,18 @@ def _name(server: Server, offered: Sequence[str], wanted: str, exact: bool) -> s
     """Returns the name of the policy among those offered."""
     if wanted in offered or not offered:
         return wanted
-    alike = [] if exact else [name for name in offered if _last(name) == _last(wanted)]
+    alike = [] if exact else [name for name in offered if _are_alike(name, wanted)]
     if len(alike) != 1:
         several = ", ".join(quoted(name) for name in offered[:5]) + (", …" if len(offered) > 5 else "")
-        raise ServerError(f"serves {several}, not {quoted(wanted)}; --server_model names the policy on the server",
-                          server.name)  # fmt: skip
+        raise ServerError(f"serves {several}, not {quoted(wanted)}; serve that, or give its name there as "
+                          "--server_model", server.name)  # fmt: skip
     return alike[0]
 
 
-def _last(name: str) -> str:
-    return PurePath(name).name.removesuffix(".gguf")
+def _are_alike(one: str, other: str) -> bool:
+    """Whether the shorter of two paths ends the longer one, and is more than the name that every saved policy has."""
+    shorter, longer = sorted((PurePath(name.removesuffix(".gguf")).parts for name in (one, other)), key=len)
+    return longer[-len(shorter) :] == shorter and shorter not in _GENERIC
 
 
 async def check_tokenizer(server: Server, tokenizer: Any, ends: TurnEnds) -> None:
