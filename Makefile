@@ -8,13 +8,16 @@ export OMP_NUM_THREADS ?= $(THREADS)
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart assets test test-long faults-input faults faults-long check reproduce mutate benchmark benchmark-long format clean
+.PHONY: quickstart assets llama-server test test-long faults-input faults faults-long check reproduce mutate benchmark benchmark-long format clean
 
 quickstart: $(VENV)/.installed   ## collect, train and evaluate on a built-in task: CPU, no network, two to five minutes
 	$(BIN)/stepcredit quickstart --output_dir quickstart
 
 assets: $(VENV)/.installed-dev   ## real tokenizers and a small model for the tests, into a cache; ASSETS="qwen3 …": some
 	$(BIN)/python tests/assets/fetch.py $(ASSETS)
+
+llama-server: $(VENV)/.installed-dev   ## llama.cpp's server for the tests, built from a source package: cmake, half an hour on one core
+	$(BIN)/python tests/assets/llama_server.py
 
 # Worker processes of the test suite, one thread each; a worker that runs out of tests takes over the other's.
 WORKERS ?= 2

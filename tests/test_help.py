@@ -16,7 +16,7 @@ SHARED = (
     "model", "value_model", "ref_model", "reward_model", "output_dir", "task", "data", "split", "limit",
     "num_generations", "max_new_tokens", "engine", "dtype", "seed", "batch_size", "temperature", "top_p", "top_k",
     "trust_remote_code", "dry_run", "chat_template", "merge_system_message", "step_delimiters",
-    "settings",
+    "settings", "base_url", "server_model", "concurrency", "request_timeout", "retries",
 )  # fmt: skip
 OLD = re.compile(r"(?<![\w-])--(policy|out|value|prompts|samples)(?![\w-])")
 CALLS = [

@@ -39,7 +39,7 @@ def test_a_policy_from_a_folder_or_in_memory(tmp_path):
 
 
 def test_an_unknown_name_is_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"^engine: unknown engine 'vllm'; choose from transformers$"):
+    with pytest.raises(InputError, match=r"^engine: unknown engine 'vllm'; choose from transformers, openai$"):
         load_engine(str(tmp_path), "vllm")
 
 

@@ -241,7 +241,8 @@ def test_no_other_engine_and_no_worked_solutions(models, tmp_path, capsys):
     config = CollectConfig(task="fetch", model="x", output_dir=str(tmp_path / "e"), limit=2)
     with pytest.raises(
         InputError,
-        match=r"^engine: fetch needs one step or turn at a time, which this engine cannot generate; use transformers$",
+        match=r"^engine: fetch needs one step or turn at a time, which this engine cannot generate; use transformers, "
+        r"or servers that give token ids \(vLLM, SGLang, llama.cpp\)$",
     ):
         collect(config, engine)
     flags = ["--model", "solutions", "--output_dir", str(tmp_path / "s"), "--limit", "2"]

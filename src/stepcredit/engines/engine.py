@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.turns import TurnEnds
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, quoted
 from stepcredit.settings import Limits, check_settings, choose
 
 
@@ -57,12 +58,14 @@ class Generation:
     """Sampled response: ids with the end token, log-probabilities, and stop reason.
 
     `log_prob` is log μ(a|s) of each token under the sampling distribution (after temperature and filters; for greedy
-    decoding, under the plain softmax).
+    decoding, under the plain softmax); NaN where a server does not give it. `retokenised` tells whether the ids were
+    encoded from the text of a server that gives none.
     """
 
     ids: NDArray[np.int32]
     log_prob: NDArray[np.float32]
     stop_reason: StopReason
+    retokenised: bool = False
 
 
 @runtime_checkable
@@ -124,7 +127,41 @@ class SteppingEngine(Engine, Protocol):
         ...
 
 
-ENGINES = {"transformers": "stepcredit.engines.transformers"}
+@dataclass(frozen=True)
+class Servers:
+    """Servers of a policy.
+
+    Attributes:
+        base_url: their addresses, with or without /v1.
+        server_model: name of the policy on them; None: that of the policy.
+        concurrency: requests at a time per server.
+        request_timeout: seconds until a request is given up and repeated.
+        retries: repetitions of a failed request, with growing pauses, until its server is given up.
+
+    Raises:
+        InputError: an address is not one of HTTP, or is given twice.
+    """
+
+    base_url: tuple[str, ...]
+    server_model: str | None = None
+    concurrency: int = 32
+    request_timeout: float = 600.0
+    retries: int = 6
+
+    def __post_init__(self) -> None:
+        for url in self.base_url:
+            try:
+                parts = urlsplit(url)
+                is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            except ValueError:  # a port that is no number
+                is_address = False
+            if not is_address or url != url.strip():
+                raise InputError(f"{quoted(url)} is no address like http://localhost:8000", "base_url")
+        if len({url.rstrip("/") for url in self.base_url}) < len(self.base_url):
+            raise InputError("an address is given twice", "base_url")
+
+
+ENGINES = {"transformers": "stepcredit.engines.transformers", "openai": "stepcredit.engines.server.server_engine"}
 """Engine name → module with a function `load`, which takes the arguments of `load_engine` except the name."""
 
 
@@ -140,6 +177,7 @@ def load_engine(
     batch_size: int = 64,
     dtype: str | None = None,
     trust_remote_code: bool = False,
+    servers: Servers | None = None,
 ) -> Engine:
     """Loads the engine of a policy.
 
@@ -150,9 +188,11 @@ def load_engine(
         batch_size: responses sampled at a time.
         dtype: a precision in `DTYPES`; None: as saved. Recorded log-probabilities are those of the model as loaded.
         trust_remote_code: whether to run code from the model repository.
+        servers: the servers of the engine "openai".
 
     Raises:
-        InputError: unknown engine or precision, a precision for a model in memory, or the model cannot be loaded.
+        InputError: unknown engine or precision, a precision for a model in memory, the model cannot be loaded, or a
+            server does not serve it.
     """
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}", "engine")
@@ -162,7 +202,16 @@ def load_engine(
             raise InputError(
                 "a model in memory keeps its own precision; convert it before, or name its folder", "dtype"
             )
-    loaded: Engine = importlib.import_module(ENGINES[engine]).load(
-        model, tokenizer=tokenizer, batch_size=batch_size, dtype=dtype, trust_remote_code=trust_remote_code
+    if servers is not None and engine != "openai":
+        raise InputError(f"the engine {engine} asks no servers; --engine openai does", "base_url")
+    settings = {} if servers is None else {"servers": servers}
+    try:
+        module = importlib.import_module(ENGINES[engine])
+    except ModuleNotFoundError as error:
+        if error.name != "httpx2":
+            raise
+        raise InputError("needs the extra: pip install 'stepcredit[server]'", "engine") from error
+    loaded: Engine = module.load(
+        model, tokenizer=tokenizer, batch_size=batch_size, dtype=dtype, trust_remote_code=trust_remote_code, **settings
     )
     return loaded

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepcredit.episodes.encoding import tokenise
-from stepcredit.episodes.episode import Episode, Tokens
+from stepcredit.episodes.episode import RETOKENISED, Episode, Tokens
 from stepcredit.episodes.steps import StepRule, step_of_each_token, steps_of_tokens
 from stepcredit.episodes.turns import Tokenizer, TurnEnds, turn_ends
 from stepcredit.errors import InputError
@@ -133,7 +133,7 @@ def align(
         step_id=step_id,
         reward=reward,
         behavior_log_prob=tokens.behavior_log_prob,
-        retokenised=episode.tokens is None,
+        retokenised=episode.tokens is None or bool(episode.metadata.get(RETOKENISED)),
         prompt_id=episode.prompt_id,
         outcome=episode.reward if episode.outcome is None else episode.outcome,
     )

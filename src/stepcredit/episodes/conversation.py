@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stepcredit.episodes.encoding import continuation_ids, prompt_ids, response_text
-from stepcredit.episodes.episode import Message, Tokens
+from stepcredit.episodes.episode import Message, Tokens, recorded
 from stepcredit.episodes.turns import Tokenizer, TurnEnds, observation_after_reply, turn_ends
 
 
@@ -101,7 +101,7 @@ class Conversation:
         return Tokens(
             ids=np.array(self.ids, dtype=np.int32),
             action_mask=np.array(self._is_action, dtype=np.bool_),
-            behavior_log_prob=np.array(self._log_prob, dtype=np.float32),
+            behavior_log_prob=recorded(np.array(self._log_prob)),
         )
 
     def _append(self, ids: Sequence[int], log_prob: Sequence[float], *, is_action: bool) -> None:

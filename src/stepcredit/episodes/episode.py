@@ -21,6 +21,10 @@ Message = Mapping[str, Any]
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 
 
+RETOKENISED = "retokenised"
+"""Key in `Episode.metadata`: true if the ids of `tokens` were encoded from the text of a server that gives no ids."""
+
+
 class StopReason(StrEnum):
     """The reason why a response ended."""
 
@@ -64,6 +68,11 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def recorded(log_prob: NDArray[Any]) -> NDArray[np.float32] | None:
+    """Returns behaviour log-probabilities as episodes have them: None if one of them, NaN, is unknown."""
+    return None if np.isnan(log_prob).any() else log_prob.astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -30,7 +30,7 @@ from stepcredit.results.schema import AccuracyRow, GroupRow
 from stepcredit.rollouts.models import Models
 from stepcredit.rollouts.multi_turn import multi_turn_rollouts
 from stepcredit.rollouts.single_turn import sampling
-from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
+from stepcredit.rollouts.task_settings import HOW_ASKED, SamplingSettings, TaskSettings
 from stepcredit.searching.spec import SEARCHES, SearchSpec, requested_searches
 from stepcredit.settings import Limits
 from stepcredit.tasks.environment import InteractiveTask
@@ -49,6 +49,13 @@ class EvaluateConfig(SamplingSettings, TaskSettings):
         metadata=flag("output_dir", "Responses are stored in responses/.")
     )
     value_model: str | None = field(default=None, metadata=flag("value_model", "Evaluated with --search sample."))
+    value_base_url: Annotated[list[str] | None, Limits(not_empty=True)] = field(
+        default=None,
+        metadata={
+            "help": "Addresses of servers of --value_model for the searches: vLLM's with --runner pooling; default: it "
+            "runs here."
+        },
+    )
     method: str = field(default="", metadata={"help": "Name of the policy in the rows; default: its folder."})
     split: str = field(default="test", metadata=flag("split"))
     search: str = field(
@@ -192,7 +199,7 @@ def _search(
     """
     needs_scorer = any(spec.needs_scorer for spec in specs)
     settings = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
-    left_out = {"output_dir", "batch_size", "data", "method", "width", "trace", "workers"}
+    left_out = {"output_dir", "batch_size", "data", "method", "width", "trace", "workers", "value_base_url", *HOW_ASKED}
     left_out |= set() if needs_scorer else {"value_model", "reward_model"}
     settings = {name: value for name, value in settings.items() if name not in left_out}
     name = f"{config.method or 'policy'}-{config.split}-{config.search}-seed{config.seed}"

@@ -21,14 +21,14 @@ from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
 from stepcredit.evaluation.breakdown import by_problem
 from stepcredit.grading.keys import answer_key
-from stepcredit.models.states import MAX_STEP_TOKENS, ValueStates, value_states
+from stepcredit.models.states import MAX_STEP_TOKENS, ValueStates
 from stepcredit.progress import Advance
 from stepcredit.rollouts.multi_turn import stepping
 from stepcredit.rollouts.single_turn import draw_and_grade, graded_episode
 from stepcredit.rollouts.work_units import Unfinished, Unit, WorkFolder, samples_of, work_units
 from stepcredit.searching.beam import beam_search
 from stepcredit.searching.responses import Response, SearchResult
-from stepcredit.searching.scorers import Reading, Scorer, ValueScorer
+from stepcredit.searching.scorers import Reading, Scorer
 from stepcredit.searching.selection import CHOOSERS
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.task import Problem, Task, completion_of
@@ -56,7 +56,7 @@ def search_rule(task: Task, scorer: Scorer | None, max_step_tokens: int | None =
     Raises:
         InputError: as `step_rule`; or the value model was trained on prompts only.
     """
-    states = value_states(scorer.model) if isinstance(scorer, ValueScorer) else None
+    states = getattr(scorer, "states", None)
     if states is not None:
         states.check_scores_responses()
     return step_rule(task, states, max_step_tokens)

@@ -19,7 +19,7 @@ from stepcredit.progress import Advance
 from stepcredit.rollouts.balanced import balanced_episodes
 from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, multi_turn_rollouts
 from stepcredit.rollouts.single_turn import draw_and_grade, sampling
-from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
+from stepcredit.rollouts.task_settings import HOW_ASKED, SamplingSettings, TaskSettings
 from stepcredit.rollouts.work_units import Draw, Unfinished, Unit, WorkFolder, samples_of, settings_of, work_units
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.settings import Limits
@@ -28,7 +28,7 @@ from stepcredit.tasks.task import Problem, SelfDemonstrating, Task, demonstrated
 
 SOLUTIONS = "solutions"
 """Name that stands for the task's worked solutions instead of a policy."""
-_UNBOUND = ("batch_size", "dry_run")
+_UNBOUND = ("batch_size", "dry_run", *HOW_ASKED)
 """Settings that do not affect the episodes."""
 
 

@@ -10,6 +10,7 @@ import torch
 
 from stepcredit.engines.engine import Engine
 from stepcredit.engines.packed import packed
+from stepcredit.errors import InputError
 from stepcredit.models.loading import load_reward_model, load_value_model, placed
 from stepcredit.searching.scorers import Scorer, ValueScorer, reward_model_scorer
 
@@ -58,11 +59,23 @@ class Models:
         """Scorer of the reward model, else of the value model; None without either."""
         model = self._reward_model
         if model is None:
-            return None if self._value_model is None else ValueScorer(self.value_model)
+            return self._value_scorer()
         if isinstance(model, str):
             model = load_reward_model(model, trust_remote_code=self._trust, tokenizer=self.tokenizer)
             model = packed(placed(model))
         return reward_model_scorer(model, self._config.batch_size)
+
+    def _value_scorer(self) -> Scorer | None:
+        """Returns the scorer of the value model, which runs here or on servers; None without one."""
+        config = self._config
+        servers = config.servers(getattr(config, "value_base_url", None))
+        if servers is None:
+            return None if self._value_model is None else ValueScorer(self.value_model)
+        if not isinstance(self._value_model, str):
+            raise InputError("needs --value_model, the folder of the model that is served", "value_base_url")
+        from stepcredit.searching.value_server import ServerValueScorer  # needs an extra
+
+        return ServerValueScorer(servers, self._value_model, self._trust)
 
 
 def name_of(model: Any) -> Any:

@@ -61,8 +61,11 @@ def stepping(engine: Engine, what: str) -> SteppingEngine:
         InputError: the engine generates only whole responses.
     """
     if not isinstance(engine, SteppingEngine):
-        raise InputError(f"{what} needs one step or turn at a time, which this engine cannot generate; use "
-                         "transformers", "engine")  # fmt: skip
+        raise InputError(
+            f"{what} needs one step or turn at a time, which this engine cannot generate; use transformers, or servers "
+            "that give token ids (vLLM, SGLang, llama.cpp)",
+            "engine",
+        )
     return engine
 
 

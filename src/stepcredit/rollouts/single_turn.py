@@ -10,7 +10,7 @@ import numpy as np
 
 from stepcredit.engines.engine import Engine, Generation, Request, SamplingParams
 from stepcredit.episodes.encoding import prompt_ids, response_text
-from stepcredit.episodes.episode import Episode, StopReason, Tokens
+from stepcredit.episodes.episode import RETOKENISED, Episode, StopReason, Tokens, recorded
 from stepcredit.progress import Advance, unseen
 from stepcredit.rollouts.work_units import Keep, Sample, samples_of
 from stepcredit.tasks.task import Problem, Task, completion_of
@@ -95,12 +95,13 @@ def graded_episode(
         tokens=Tokens(
             ids=np.concatenate([prompt, generation.ids]),
             action_mask=np.concatenate([zeros, np.ones(len(generation.ids))]).astype(np.bool_),
-            behavior_log_prob=np.concatenate([zeros, generation.log_prob]).astype(np.float32),
+            behavior_log_prob=recorded(np.concatenate([zeros, generation.log_prob])),
         ),
         metadata={
             "answer": problem.answer,
             "extracted": None if grade is None else grade.extracted,
             "strict": grade is not None and grade.strict,
+            **({RETOKENISED: True} if generation.retokenised else {}),
             **problem.metadata,
         },
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from stepcredit.engines.engine import DTYPES, ENGINES, Engine, load_engine
+from stepcredit.engines.engine import DTYPES, ENGINES, Engine, Servers, load_engine
+from stepcredit.errors import InputError
 from stepcredit.flags import flag
 from stepcredit.models.loading import load_tokenizer
 from stepcredit.settings import Limits, Settings
@@ -53,8 +55,40 @@ class TaskSettings(Settings):
         return load_task(self.task, self.data, self.prompt_style)
 
 
+HOW_ASKED = ("base_url", "concurrency", "request_timeout", "retries")
+"""Settings of servers that do not determine the responses."""
+
+
 @dataclass(kw_only=True)
-class SamplingSettings(Settings):
+class ServerSettings(Settings):
+    """Settings of servers, for `--engine openai`."""
+
+    base_url: Annotated[list[str] | None, Limits(not_empty=True)] = field(
+        default=None,
+        metadata=flag(
+            "base_url", "With --engine openai; the key, if one is needed, is read from the variable OPENAI_API_KEY."
+        ),
+    )
+    server_model: Annotated[str | None, Limits(not_empty=True)] = field(
+        default=None, metadata=flag("server_model", default="that of --model, or its last part")
+    )
+    concurrency: Annotated[int, Limits(at_least=1, at_most=4096)] = field(
+        default=Servers.concurrency, metadata=flag("concurrency")
+    )
+    request_timeout: Annotated[float, Limits(above=0)] = field(
+        default=Servers.request_timeout, metadata=flag("request_timeout")
+    )
+    retries: Annotated[int, Limits(at_least=0)] = field(default=Servers.retries, metadata=flag("retries"))
+
+    def servers(self, base_url: Sequence[str] | None, server_model: str | None = None) -> Servers | None:
+        """Returns the servers at some addresses; None without addresses."""
+        if base_url is None:
+            return None
+        return Servers(tuple(base_url), server_model, self.concurrency, self.request_timeout, self.retries)
+
+
+@dataclass(kw_only=True)
+class SamplingSettings(ServerSettings):
     """Settings of the engine and of sampling."""
 
     engine: str = field(default="transformers", metadata=flag("engine", choices=list(ENGINES)))
@@ -88,8 +122,11 @@ class SamplingSettings(Settings):
         """Loads the policy's engine, by default with the tokenizer of `load_tokenizer`.
 
         Raises:
-            InputError: no policy is found, the engine is unknown, or a model in memory has another precision.
+            InputError: no policy is found, the engine is unknown, a model in memory has another precision, or a server
+                does not serve the policy.
         """
+        if self.server_model is not None and self.base_url is None:
+            raise InputError("names a model of servers; give --base_url, too", "server_model")
         tokenizer = tokenizer or self.load_tokenizer(policy, trust_remote_code)
         return load_engine(
             policy,
@@ -98,4 +135,5 @@ class SamplingSettings(Settings):
             batch_size=batch_size,
             dtype=self.dtype,
             trust_remote_code=trust_remote_code,
+            servers=self.servers(self.base_url, self.server_model),
         )

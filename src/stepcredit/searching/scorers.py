@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stepcredit.engines.kv_cache import CachedSequences, padded_left
 from stepcredit.models.heads.value_heads import values_of_logits
+from stepcredit.models.states import ValueStates, value_states
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class ValueScorer:
 
     def __init__(self, model: Any) -> None:
         self.model = model.eval()
+
+    @property
+    def states(self) -> ValueStates | None:
+        """States at which V was trained; None if its config does not say."""
+        return value_states(self.model)
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Scoring, Float64[np.ndarray, " P"], list[int]]:

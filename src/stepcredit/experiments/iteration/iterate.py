@@ -22,7 +22,7 @@ from stepcredit.progress import track
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
 from stepcredit.results.row_files import write_rows
-from stepcredit.rollouts.task_settings import SamplingSettings, TaskSettings
+from stepcredit.rollouts.task_settings import HOW_ASKED, SamplingSettings, TaskSettings
 from stepcredit.settings import Limits
 from stepcredit.tasks.task import Task
 from stepcredit.training.methods import METHODS
@@ -31,7 +31,7 @@ from stepcredit.training.train import TrainConfig
 BEGUN = "iterate.json"
 """What a folder was begun with."""
 _FREE = ("rounds", "patience", "keep_models", "output_dir", "data", "workers", "batch_size", "dry_run", "verify",
-         "settings")  # fmt: skip
+         "settings", *HOW_ASKED)  # fmt: skip
 """Settings that change no finished round, or that the manifest has in another form."""
 _MADE = MADE_HERE | {"ref_model", "data_seed", "resume_from_checkpoint", "chat_template", "merge_system_message",
                      "dry_run"}  # fmt: skip
@@ -186,6 +186,9 @@ def _rounds(config: IterateConfig, task: Task) -> list[Round]:
         raise InputError("needs validation; choose --validation_prompts above 0", "patience")
     if config.validation_prompts and config.test_prompts and config.validation_split == config.test_split:
         raise InputError(f"{config.test_split} is the split for the test; choose another", "validation_split")
+    if config.server_model is not None:
+        raise InputError("names one policy, and every round has another; serve each under the name of its folder",
+                         "server_model")  # fmt: skip
     splits = {config.validation_split: config.validation_prompts, config.test_split: config.test_prompts}
     splits = {split: count for split, count in splits.items() if count}
     _check_apart(config, task, splits)

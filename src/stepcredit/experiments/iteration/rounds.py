@@ -28,6 +28,7 @@ from stepcredit.results.provenance import versions
 from stepcredit.results.row_files import read_rows
 from stepcredit.results.schema import AccuracyRow
 from stepcredit.rollouts.collect import CollectConfig, collect
+from stepcredit.rollouts.task_settings import HOW_ASKED
 from stepcredit.training.methods import METHODS
 from stepcredit.training.train import TrainConfig, train
 from stepcredit.verdict import Verdict
@@ -35,7 +36,7 @@ from stepcredit.verdict import Verdict
 STAGES = "stages.json"
 GENERATING = ("task", "data", "prompt_style", "max_turns", "workers", "engine", "max_new_tokens", "temperature",
               "top_p", "top_k", "batch_size", "dtype", "chat_template", "merge_system_message",
-              "trust_remote_code")  # fmt: skip
+              "trust_remote_code", *HOW_ASKED)  # fmt: skip
 """Settings of collection and of evaluation."""
 
 

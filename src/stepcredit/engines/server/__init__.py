@@ -1,0 +1,1 @@
+"""Engine that samples from servers over HTTP: vLLM, SGLang, llama.cpp, and OpenAI-compatible ones without token ids."""
