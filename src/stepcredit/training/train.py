@@ -15,7 +15,7 @@ from stepcredit.errors import InputError
 from stepcredit.files import locked, write_json, write_lines
 from stepcredit.flags import flag
 from stepcredit.models.adapters import lora_config
-from stepcredit.progress import track
+from stepcredit.progress import hide, track
 from stepcredit.results.provenance import versions
 from stepcredit.settings import Limits, Settings
 from stepcredit.training.methods import METHODS
@@ -65,6 +65,8 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
         InputError: a model or the episodes cannot be loaded, no episode is left, or another process writes the folder.
     """
     locks = not config.dry_run and args.process_index == 0  # one process of a distributed run takes the lock
+    if args.process_index:
+        hide()
     with locked(str(args.output_dir), "stepcredit train") if locks else nullcontext():
         return _train(config, args)
 
@@ -83,7 +85,7 @@ def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     summary = trainer.train_dataset.summary()
     if config.dry_run:
         return dict(summary)
-    if trainer.train_dataset.quarantine:
+    if trainer.train_dataset.quarantine and args.should_save:
         write_lines(Path(args.output_dir) / "quarantine.jsonl", trainer.train_dataset.quarantine)
     show_progress(trainer, args.method)
     trainer.train(resume_from_checkpoint=_checkpoint(args))
@@ -102,6 +104,8 @@ def _episodes(folders: Sequence[str]) -> Iterator[Episode]:
 def finish(trainer: OfflineTrainer, about: dict[str, Any]) -> None:
     """Saves the models, the training curve (`curves.json`) and the settings of the run (`run.json`)."""
     trainer.save_model()
+    if not trainer.args.should_save:
+        return
     out = Path(trainer.args.output_dir)
     write_json(out / "curves.json", {trainer.args.method: curve(trainer)})
     write_json(out / "run.json", {**about, **versions()})

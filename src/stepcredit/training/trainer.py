@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from torch.utils.data import SequentialSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from stepcredit.episodes.turns import TurnEnds
@@ -23,9 +21,9 @@ from stepcredit.models.chat_templates import with_chat_template
 from stepcredit.models.checks import check_ids
 from stepcredit.models.first_use import settle
 from stepcredit.models.loading import stopping
-from stepcredit.training.batching import Collator, sampler_of
+from stepcredit.training.batching import Collator, even, sampler_of, weight_of
 from stepcredit.training.build_models import build_actor_critic, tokenizer_of
-from stepcredit.training.checkpoints import check_state, last_checkpoint, readable
+from stepcredit.training.checkpoints import check_state, last_checkpoint
 from stepcredit.training.data import TrainingData, prepare
 from stepcredit.training.methods import LossTerms, Method, ObjectiveInputs, method_of
 from stepcredit.training.offline_config import OfflineConfig
@@ -35,11 +33,12 @@ from stepcredit.training.optimizer_step.optimizers import delay, parameter_group
 from stepcredit.training.optimizer_step.totals import Totals
 from stepcredit.training.optimizer_step.value_updates import AroundOptimizerStep, ValueUpdates
 from stepcredit.training.precompute import Precomputed
+from stepcredit.training.saving import SavingTrainer
 
 _logger = logging.getLogger(__name__)
 
 
-class OfflineTrainer(Trainer):
+class OfflineTrainer(SavingTrainer):
     """Trains a policy, and the value function where the method has one, on scored episodes.
 
     Args:
@@ -158,8 +157,9 @@ class OfflineTrainer(Trainer):
         `num_items_in_batch` counts items or action tokens (`Method.per`) over all micro-batches and processes, so
         the gradient does not depend on how a step is split into micro-batches.
         """
-        size = num_items_in_batch if num_items_in_batch is not None else self._items([inputs])
-        scale = self.accelerator.num_processes / size if model.training else 1 / size
+        weight = weight_of(inputs)
+        size = num_items_in_batch if num_items_in_batch is not None else self._items([inputs]).clamp(min=1)
+        scale = weight * (self.accelerator.num_processes if model.training else 1) / size
         statistics = self._step_statistics
         if statistics is None:
             statistics = self._compute_step_statistics([inputs])
@@ -174,7 +174,7 @@ class OfflineTrainer(Trainer):
             if model.training:
                 self._value_updates.keep(part, output.statistics)
                 self._finite.add(nonfinite_flags(inputs_of_part, of_part["prompt_id"], len(terms.policy), terms))
-            self._totals.add(metrics_of(self.method, terms, inputs_of_part))
+            self._totals.add(metrics_of(self.method, terms, inputs_of_part), weight)
             return terms.policy.sum() if terms.value is None else terms.policy.sum() + terms.value.sum()
 
         if self.method.batch_layout.rows_per_item == 1:
@@ -201,7 +201,7 @@ class OfflineTrainer(Trainer):
 
     def _say(self, *notes: str) -> None:
         """Logs what was decided at run time; `run.json` has it too."""
-        for note in notes:
+        for note in notes if self.args.process_index == 0 else ():
             self.notes.append(note)
             _logger.info(note)
 
@@ -212,17 +212,22 @@ class OfflineTrainer(Trainer):
             return None
         with self._without_gradient() as model:
             parts = (split_rows(self._prepare_inputs(batch), self.method.batch_layout)[1] for batch in batches)
-            statistics = [statistics_of(objective_inputs(self._run(model, rows), rows)) for rows in parts]
+            statistics = [
+                statistics_of(objective_inputs(self._run(model, rows), rows)) * weight_of(rows) for rows in parts
+            ]
         sums: Tensor = self.accelerator.reduce(torch.stack(statistics).sum(0), "sum")
         return sums
 
     def _items(self, batches: list[dict[str, Any]]) -> Tensor:
         rows = self.method.batch_layout.rows_per_item
-        if self.method.per == "item":
-            return torch.tensor(sum(len(b["input_ids"]) // rows for b in batches), device=self.args.device)
-        return torch.stack(
-            [split_rows(b, self.method.batch_layout)[0]["action_mask"].sum().to(self.args.device) for b in batches]
-        ).sum()
+        counts = [
+            torch.tensor(len(b["input_ids"]) // rows)
+            if self.method.per == "item"
+            else split_rows(b, self.method.batch_layout)[0]["action_mask"].sum()
+            for b in batches
+        ]
+        weights = [int(weight_of(b)) for b in batches]
+        return torch.stack([n.to(self.args.device) * w for n, w in zip(counts, weights, strict=True)]).sum()
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Returns the micro-batches of an optimizer step and its size; computes the step statistics."""
@@ -240,6 +245,10 @@ class OfflineTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         return sampler_of(dataset.items, self.args, self.args.train_batch_size, self.args.world_size)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        sampler = SequentialSampler(eval_dataset)
+        return even(sampler, eval_dataset.items, self.args.eval_batch_size, self.args.world_size)
 
     def _precompute(self, *datasets: TrainingData | None) -> None:
         """Computes what frozen weights compute on these datasets, where the config says so."""
@@ -313,6 +322,15 @@ class OfflineTrainer(Trainer):
                 flags = nonfinite_flags(of_rows, rows["prompt_id"], items)
             self._stop(self._finite.outputs([flags]), self.state.global_step)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the models into a checkpoint or `output_dir` (see `_save`).
+
+        Raises:
+            NotFiniteError: a weight or output is not finite; nothing is saved.
+        """
+        self._check_models()
+        super().save_model(output_dir, _internal_call)
+
     @contextmanager
     def _without_gradient(self) -> Iterator[nn.Module]:
         """Yields the model in eval mode, without gradients."""
@@ -354,47 +372,8 @@ class OfflineTrainer(Trainer):
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor, None, None]:
-        """Returns the loss of one evaluation batch."""
-        inputs = self._prepare_inputs(inputs)
+    ) -> tuple[None, None, None]:
+        """Adds the metrics of one evaluation batch, the loss among them."""
         with torch.no_grad():
-            loss = self.compute_loss(model, inputs)
-        return loss.detach(), None, None
-
-    # ---- saving -----------------------------------------------------------------------------------
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the models into a checkpoint or `output_dir` (see `_save`).
-
-        Raises:
-            NotFiniteError: a weight or output is not finite; nothing is saved.
-        """
-        self._check_models()
-        super().save_model(output_dir, _internal_call)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Saves resumable weights into `checkpoint-N`, and plain `policy/` and `value/` folders elsewhere."""
-        folder = Path(output_dir or self.args.output_dir)
-        model = self.accelerator.unwrap_model(self.model)
-        if folder.name.startswith("checkpoint-"):
-            model.save_checkpoint(folder)
-        else:
-            model.save_pretrained(folder)
-        for part in model.parts():
-            self.processing_class.save_pretrained(folder / part)
-        (folder / "training_args.json").write_text(json.dumps(self.args.to_dict(), indent=2, default=str))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        model = self.accelerator.unwrap_model(self.model if model is None else model)
-        model.load_checkpoint(resume_from_checkpoint)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
-        with readable(checkpoint, "optimizer.pt", "scheduler.pt"):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: Any) -> None:
-        with readable(checkpoint, "rng_state.pth"):
-            super()._load_rng_state(checkpoint)
-
-    def _load_best_model(self) -> None:
-        self.accelerator.unwrap_model(self.model).load_checkpoint(self.state.best_model_checkpoint)
+            self.compute_loss(model, self._prepare_inputs(inputs))
+        return None, None, None

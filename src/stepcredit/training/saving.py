@@ -1,0 +1,44 @@
+"""Saving and loading by a `transformers.Trainer` whose model is an `ActorCritic`, which is no `PreTrainedModel`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from stepcredit.training.checkpoints import readable
+
+
+class SavingTrainer(Trainer):
+    """A trainer that saves plain folders `policy/` and `value/`, and resumes from checkpoints that hold some."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Saves resumable weights into `checkpoint-N`, and plain `policy/` and `value/` folders elsewhere."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        model = self.accelerator.unwrap_model(self.model)
+        if folder.name.startswith("checkpoint-"):
+            model.save_checkpoint(folder)
+        else:
+            model.save_pretrained(folder)
+        for part in model.parts():
+            self.processing_class.save_pretrained(folder / part)
+        (folder / "training_args.json").write_text(json.dumps(self.args.to_dict(), indent=2, default=str))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        model = self.accelerator.unwrap_model(self.model if model is None else model)
+        model.load_checkpoint(resume_from_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        with readable(checkpoint, "optimizer.pt", "scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: Any) -> None:
+        with readable(checkpoint, "rng_state.pth"):
+            super()._load_rng_state(checkpoint)
+
+    def _load_best_model(self) -> None:
+        self.accelerator.unwrap_model(self.model).load_checkpoint(self.state.best_model_checkpoint)
