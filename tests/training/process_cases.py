@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft import LoraConfig
+from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback
 
 from doubles.models import tiny_llama
+from doubles.sharding import SETTINGS, shard_on_cpus
 from doubles.tokenizers import byte_tokenizer
 from stepcredit import Episode, OfflineTrainer
 from stepcredit.episodes.episode import Tokens
@@ -29,15 +32,22 @@ CASES = {
     "oreo, value updates, one item in the last step": {
         "method": "oreo", "value_updates_per_step": 3, "episodes": 9
     },
-    "oreo, shared trunk, shared prompts": {"method": "oreo", "shared_trunk": True, "share_prompts": True},
+    "oreo, shared prompts": {"method": "oreo", "share_prompts": True},
+    "dro, shared trunk": {"method": "dro", "shared_trunk": True},
     "oreo, last layer, shared prompts": {"method": "oreo", "train_layers": 1, "share_prompts": True},
     "dpo, reference computed before": {"method": "dpo", "precompute_ref_log_probs": True},
-    "dro, bins, not sorted": {"method": "dro", "value_loss": "categorical", "value_range": [0.0, 1.0],
-                              "length_sorted": False},
+    "dqo, last layer, bins": {"method": "dqo", "value_loss": "categorical", "value_range": [0.0, 1.0],
+                              "train_layers": 1, "length_sorted": False},
+    "oreo, LoRA": {"method": "oreo", "lora": True},
     "kto, evaluated": {"method": "kto", "eval_strategy": "steps", "eval_steps": 2, "evaluated": 7},
     "sft, dropping the last": {"method": "sft", "dataloader_drop_last": True},
 }  # fmt: skip
 """Settings by name; `episodes` and `evaluated` are numbers of episodes."""
+SHARDED = [
+    "sft", "kto, evaluated", SAVED, "oreo, naive head, three items a process", "dro, shared trunk",
+    "dqo, last layer, bins", "dpo, reference computed before", "oreo, LoRA",
+]  # fmt: skip
+"""The cases that two processes also do with FSDP2."""
 
 
 def episodes(count):
@@ -56,9 +66,10 @@ def episodes(count):
     return found
 
 
-def trainer(case, folder, processes):
+def trainer(case, folder, processes, sharding=None):
     """The trainer of a case: a step has the same items whatever the number of processes."""
-    given = {"head": "fused", "per_device_train_batch_size": 2, **CASES[case]}
+    given = {"head": "fused", "per_device_train_batch_size": 2, **CASES[case], **(sharding or {})}
+    lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"]) if given.pop("lora", False) else None
     method, count, evaluated = given.pop("method"), given.pop("episodes", 11), given.pop("evaluated", 0)
     per_process = given.pop("per_device_train_batch_size")
     whole = given.get("dataloader_drop_last")  # what is dropped depends on how many items are read at a time
@@ -70,28 +81,38 @@ def trainer(case, folder, processes):
     )  # fmt: skip
     run = OfflineTrainer(
         model=tiny_llama().double(), args=args, train_dataset=episodes(count), processing_class=byte_tokenizer(),
-        eval_dataset=episodes(evaluated) if evaluated else None,
+        eval_dataset=episodes(evaluated) if evaluated else None, peft_config=lora,
     )  # fmt: skip
     run.remove_callback(PrinterCallback)
     return run
 
 
-def outcome(case, folder, processes, checkpoint=None):
+def outcome(case, folder, processes, checkpoint=None, sharding=None):
     """What a run of a case logs, but for times, and its weights."""
-    run = trainer(case, folder, processes)
+    run = trainer(case, folder, processes, sharding)
     run.train(resume_from_checkpoint=checkpoint)
     left_out = ("runtime", "per_second", "flos", "epoch")  # the last counts micro-batches of a process
     logs = [{k: v for k, v in row.items() if not any(t in k for t in left_out)} for row in run.state.log_history]
-    return {"logs": logs, "weights": {name: p.detach().clone() for name, p in run.model.named_parameters()}}
+    found = {"logs": logs, "weights": {name: p.detach().clone() for name, p in run.model.named_parameters()}}
+    if sharding:
+        shards = {n: p for n, p in run.model.state_dict().items() if isinstance(p, DTensor)}
+        found["shards"] = {name: (tuple(p.shape), tuple(p.to_local().shape)) for name, p in shards.items()}
+        whole = run.accelerator.get_state_dict(run.model)
+        found["weights"] = {name: whole.get(name) for name in found["weights"]}
+        run.save_model()
+    return found
 
 
 def main(folder):
     torch.set_num_threads(1)
     found = {case: outcome(case, folder / case, 2) for case in CASES}
-    checkpoint = folder / SAVED / "checkpoint-2"
-    found["resumed"] = outcome(SAVED, folder / "resumed", 2, str(checkpoint))
-    if torch.distributed.get_rank() == 0:
-        torch.save(found, folder / "found.pt")
+    found["resumed"] = outcome(SAVED, folder / "resumed", 2, str(folder / SAVED / "checkpoint-2"))
+    shard_on_cpus()
+    sharded = folder / "sharded"
+    found |= {("sharded", case): outcome(case, sharded / case, 2, None, SETTINGS) for case in SHARDED}
+    checkpoint = str(sharded / SAVED / "checkpoint-2")
+    found["sharded, resumed"] = outcome(SAVED, sharded / "resumed", 2, checkpoint, SETTINGS)
+    torch.save(found, folder / f"found-{torch.distributed.get_rank()}.pt")
     torch.distributed.destroy_process_group()
 
 

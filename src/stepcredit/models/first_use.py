@@ -10,6 +10,7 @@ import psutil
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from stepcredit.episodes.alignment import at_states
 from stepcredit.errors import InputError
@@ -144,8 +145,11 @@ def _errors(models: ActorCritic, batch: dict[str, Any], way: Way) -> tuple[str, 
 
 
 def _states_and_gradient(trained: Any, body: Any, inputs: Sequences, way: Way, action_mask: Tensor) -> list[Tensor]:
-    """Returns the hidden states of the actions, and the gradient of a fixed sum of them in a trained weight."""
-    weight = next((p for p in trained.parameters() if p.requires_grad), None)
+    """Returns the hidden states of the actions, and the gradient of a fixed sum of them in a trained weight; without
+    the gradient where weights are sharded over processes, which is computed in whole backward passes alone."""
+    weights = list(trained.parameters())
+    is_sharded = any(isinstance(p, DTensor) for p in weights)
+    weight = None if is_sharded else next((p for p in weights if p.requires_grad), None)
     with torch.set_grad_enabled(weight is not None):
         states = at_actions(at_states(hidden_states(body, inputs, way)), action_mask)
         if weight is None:

@@ -8,18 +8,29 @@ from typing import Any
 
 from transformers import Trainer
 
+from stepcredit.models.actor_critic import ActorCritic
 from stepcredit.training.checkpoints import readable
+from stepcredit.training.sharding import is_sharded, with_weights, without_weights
 
 
 class SavingTrainer(Trainer):
-    """A trainer that saves plain folders `policy/` and `value/`, and resumes from checkpoints that hold some."""
+    """A trainer that saves plain folders `policy/` and `value/`, and resumes from checkpoints that hold some.
+
+    Attributes:
+        whole: the models without weights, where these are sharded over processes.
+    """
+
+    whole: ActorCritic | None = None
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Saves resumable weights into `checkpoint-N`, and plain `policy/` and `value/` folders elsewhere."""
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        model = self.accelerator.unwrap_model(self.model)
+        if self.whole is not None:
+            model = with_weights(self.whole, state_dict)
+        else:
+            model = self.accelerator.unwrap_model(self.model)
         if folder.name.startswith("checkpoint-"):
             model.save_checkpoint(folder)
         else:
@@ -28,9 +39,18 @@ class SavingTrainer(Trainer):
             self.processing_class.save_pretrained(folder / part)
         (folder / "training_args.json").write_text(json.dumps(self.args.to_dict(), indent=2, default=str))
 
+    def _before_sharding(self, checkpoint: str | None) -> None:
+        """Notes what is needed of models that are still whole, and loads a checkpoint into them."""
+        if is_sharded(self.accelerator) and self.whole is None:
+            self.whole = without_weights(self.model)
+            if checkpoint and self.is_fsdp_enabled:
+                self.model.load_checkpoint(checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        model = self.accelerator.unwrap_model(self.model if model is None else model)
-        model.load_checkpoint(resume_from_checkpoint)
+        if not is_sharded(self.accelerator):
+            self.accelerator.unwrap_model(self.model if model is None else model).load_checkpoint(
+                resume_from_checkpoint
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         with readable(checkpoint, "optimizer.pt", "scheduler.pt"):

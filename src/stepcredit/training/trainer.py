@@ -34,6 +34,7 @@ from stepcredit.training.optimizer_step.totals import Totals
 from stepcredit.training.optimizer_step.value_updates import AroundOptimizerStep, ValueUpdates
 from stepcredit.training.precompute import Precomputed
 from stepcredit.training.saving import SavingTrainer
+from stepcredit.training.sharding import check_sharding
 
 _logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class OfflineTrainer(SavingTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        check_sharding(self.accelerator, args)
         self._finite = FiniteCheck(self.accelerator)
         further = getattr(args, "value_updates_per_step", 1) - 1
         self._value_updates = ValueUpdates(further, self.method, args, self.accelerator)
@@ -131,6 +133,7 @@ class OfflineTrainer(SavingTrainer):
         self._totals, self._step_statistics = Totals(), None
         self._latest, self._finite = None, FiniteCheck(self.accelerator)
         self._precompute(self.train_dataset, self.eval_dataset)
+        self._before_sharding(resume_from_checkpoint)
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         self._step_statistics = None
         self._check_models()
@@ -196,7 +199,8 @@ class OfflineTrainer(SavingTrainer):
         """Returns the output of the models, or the loss if there is an objective, which adds up over rows."""
         if not self._settled:
             self._settled = True
-            self._say(*settle(self.accelerator.unwrap_model(self.model), rows, self.args.head, self._needs))
+            models = self.accelerator.unwrap_model(self.model)
+            self._say(*models(rows, instead=lambda: settle(models, rows, self.args.head, self._needs)))
         return model(rows, **self._needs, objective=objective)
 
     def _say(self, *notes: str) -> None:
