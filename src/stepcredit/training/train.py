@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
+
+from torch.distributed import DistBackendError
 
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.joined import joint_step_rule, load_folders
@@ -67,8 +69,24 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     locks = not config.dry_run and args.process_index == 0  # one process of a distributed run takes the lock
     if args.process_index:
         hide()
-    with locked(str(args.output_dir), "stepcredit train") if locks else nullcontext():
+    with locked(str(args.output_dir), "stepcredit train") if locks else nullcontext(), _with_others(args):
         return _train(config, args)
+
+
+@contextmanager
+def _with_others(args: OfflineConfig) -> Iterator[None]:
+    """Names the cause where a process fails because another one of the run has ended.
+
+    Raises:
+        InputError: another one has ended, or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if args.world_size > 1 and (isinstance(error, DistBackendError) or "gloo" in str(error)):
+            raise InputError("another process of the run has ended or does not answer; its own line says why",
+                             f"process {args.process_index}") from error  # fmt: skip
+        raise
 
 
 def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:

@@ -261,13 +261,18 @@ class OfflineTrainer(SavingTrainer):
         collator = self.data_collator
         if not isinstance(collator, Collator):
             raise InputError("must be a Collator, which adds what is precomputed", "data_collator")
+        models = self.accelerator.unwrap_model(self.model)
         if collator.precomputed is None:
-            models, autocast = self.accelerator.unwrap_model(self.model), self.accelerator.autocast
-            collator.precomputed = Precomputed.of_run(models, self.args, **self._needs, autocast=autocast)
+            collator.precomputed = Precomputed.of_run(
+                models, self.args, **self._needs, autocast=self.accelerator.autocast
+            )
+        home = models.policy.device
+        models.to(self.args.device)  # where they are not yet, because they will be sharded
         with self.accelerator.main_process_first():
             collator.precomputed.compute(
                 t for data in datasets if data is not None for item in data.items for t in item
             )
+        models.to(home)
         self._say(collator.precomputed.describe())
 
     # ---- optimizer --------------------------------------------------------------------------------
@@ -289,10 +294,10 @@ class OfflineTrainer(SavingTrainer):
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clips the gradients of policy and value model separately; returns their joint norm."""
         limit = self.args.max_grad_norm or float("inf")
-        norms = {
-            name: self.accelerator.clip_grad_norm_(parameters, limit)
-            for name, parameters in trainable(self.accelerator.unwrap_model(model).parts()).items()
-        }
+        groups = trainable(self.accelerator.unwrap_model(model).parts())
+        if self.is_deepspeed_enabled:  # it has clipped all gradients together, and knows no other norm
+            groups = {"all": []}
+        norms = {name: self.accelerator.clip_grad_norm_(group, limit) or 0.0 for name, group in groups.items()}
         self._grad_norms = {f"grad_norm/{name}": float(norm) for name, norm in norms.items()}
         self._stop(self._finite.step({name: float(norm) for name, norm in norms.items()}), self.state.global_step + 1)
         joint_norm: Tensor = torch.stack([torch.as_tensor(norm) for norm in norms.values()]).norm()
