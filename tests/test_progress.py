@@ -189,14 +189,14 @@ def test_a_training_into_a_file_says_how_it_goes(small, tmp_path):
 def test_without_a_log_the_last_line_has_the_mean_loss(clock, capsys):
     shown = TrainingProgress("sft")
     state = SimpleNamespace(is_world_process_zero=True, max_steps=2, global_step=0)
-    args, control = SimpleNamespace(world_size=2), SimpleNamespace(should_log=False)
+    args, control = SimpleNamespace(), SimpleNamespace(should_log=False)
     shown.on_train_begin(args, state, control)
     for state.global_step in (1, 2):
         clock.now += 20
         shown.on_step_end(args, state, control)
     shown.on_log(args, state, control, {"train_loss": 0.25, "num_tokens": 400})
     shown.on_train_end(args, state, control)
-    assert lines(capsys)[-1] == "sft: 2 of 2 steps (100%), 40 s, 20 s each, loss 0.25, 20 response tokens/s"
+    assert lines(capsys)[-1] == "sft: 2 of 2 steps (100%), 40 s, 20 s each, loss 0.25, 10 response tokens/s"
 
 
 def test_json_stays_json(small, at_once, capsys):

@@ -14,7 +14,7 @@ from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
 from stepcredit import InputError, IQLConfig, OREOConfig
 from stepcredit.episodes.store import append_episodes
-from stepcredit.training.checkpoints import WHOLE, check_checkpoint, last_checkpoint, mark_whole
+from stepcredit.training.resuming.checkpoints import WHOLE, check_checkpoint, last_checkpoint, mark_whole
 from stepcredit.training.train import TrainConfig, train
 
 RUN = {"method": "oreo", "learning_rate": 0.1, "max_steps": 20}
@@ -252,7 +252,7 @@ def test_older_checkpoints_are_removed_once_the_new_one_is_whole(inputs, tmp_pat
         seen.append(sorted(path.name for path in folder.parent.glob("checkpoint-*")))
         mark(folder, run)
 
-    monkeypatch.setattr("stepcredit.training.resumable_trainer.mark_whole", noted)
+    monkeypatch.setattr("stepcredit.training.resuming.resumable_trainer.mark_whole", noted)
     trained(inputs, tmp_path / "out", save_total_limit=1)
     assert seen == [["checkpoint-2"], ["checkpoint-2", "checkpoint-4"], ["checkpoint-4", "checkpoint-5"]]
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-5"]

@@ -18,7 +18,10 @@ def run(arguments: list[str]) -> int:
 
     method, rest = method_and_rest(arguments)
     config, args = parse(f"train --method {method}", [TrainConfig, METHODS[method].config], rest)
-    print(counted(train(config, args)))
+    counts = train(config, args)
+    if args.process_index:
+        return 0
+    print(counted(counts))
     if not config.dry_run:
         print(f"Next: stepcredit evaluate --task TASK --model {args.output_dir}/policy --output_dir results")
     return 0

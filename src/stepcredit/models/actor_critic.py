@@ -115,6 +115,7 @@ class ActorCritic(nn.Module):
         needs_reference: bool = False,
         needs_kl: bool = False,
         objective: Objective | None = None,
+        instead: Callable[[], Any] | None = None,
     ) -> Any:
         """Runs each model on a batch, the reference without gradient.
 
@@ -126,10 +127,14 @@ class ActorCritic(nn.Module):
             needs_reference: whether to compute log-probabilities under the reference.
             needs_kl: whether to compute the exact KL to the reference.
             objective: the loss of rows, which adds up over rows; the fused head calls it while it has their logits.
+            instead: what runs in place of all this, inside the forward pass of the module: only there are parameters
+                whole that are sharded over processes.
 
         Returns:
-            An `ActorCriticOutput`, or the loss if there is an objective.
+            An `ActorCriticOutput`, or the loss if there is an objective, or the result of `instead`.
         """
+        if instead is not None:
+            return instead()
         with self._saving_memory():
             hidden, own = self._policy_head(batch)
             value = self._value_logits(batch, hidden)

@@ -8,7 +8,9 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from stepcredit.episodes.alignment import at_states
 from stepcredit.errors import InputError
@@ -38,7 +40,7 @@ TILES = 8
 
 @torch.enable_grad()
 def settle(models: ActorCritic, batch: dict[str, Any], head: str, needs: dict[str, bool]) -> list[str]:
-    """Sets `linear`, `way`, `fused` and `onednn` of the models; returns what is worth a line in the log.
+    """Sets `linear`, `way`, `fused` and `onednn` of the models, alike in all processes; returns lines for the log.
 
     The proofs need gradients, also where the first pass is one without, for the statistics of an optimizer step.
 
@@ -57,7 +59,18 @@ def settle(models: ActorCritic, batch: dict[str, Any], head: str, needs: dict[st
         notes += _settle_bodies(models, few)
     if models.linear:
         notes += _choose_head(models, batch, head, needs)
-    return notes + _choose_linears(models, batch)
+    notes += _choose_linears(models, batch)
+    _agree(models)
+    return notes
+
+
+def _agree(models: ActorCritic) -> None:
+    """Makes all processes compute alike: in ways that were proved on the rows of each, and as the first one timed."""
+    ways: tuple[Way, ...] = ("whole", "shared", "packed")
+    found = gather_object([(models.linear, ways.index(models.way), models.fused, models.onednn)])
+    linear, way, fused, onednn = zip(*found, strict=True)
+    models.linear, models.way = all(linear), ways[min(way)]
+    models.fused, models.onednn = fused[0] and models.linear, onednn[0]
 
 
 def _settle_head(models: ActorCritic, batch: dict[str, Any], head: str) -> list[str]:
@@ -132,8 +145,11 @@ def _errors(models: ActorCritic, batch: dict[str, Any], way: Way) -> tuple[str, 
 
 
 def _states_and_gradient(trained: Any, body: Any, inputs: Sequences, way: Way, action_mask: Tensor) -> list[Tensor]:
-    """Returns the hidden states of the actions, and the gradient of a fixed sum of them in a trained weight."""
-    weight = next((p for p in trained.parameters() if p.requires_grad), None)
+    """Returns the hidden states of the actions, and the gradient of a fixed sum of them in a trained weight; without
+    the gradient where weights are sharded over processes, which is computed in whole backward passes alone."""
+    weights = list(trained.parameters())
+    is_sharded = any(isinstance(p, DTensor) for p in weights)
+    weight = None if is_sharded else next((p for p in weights if p.requires_grad), None)
     with torch.set_grad_enabled(weight is not None):
         states = at_actions(at_states(hidden_states(body, inputs, way)), action_mask)
         if weight is None:

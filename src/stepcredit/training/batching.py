@@ -95,10 +95,15 @@ PAIRS = BatchLayout(2, preference_pairs)
 MISMATCHED = BatchLayout(2, mismatched_pairs, statistics_rows=1)
 
 
+PADDING = "padding"
+"""Marks items and micro-batches that give every process of a run as many micro-batches as the others."""
+
+
 class Collator:
     """Collates dataset items into the tensors of an `episodes.alignment.Batch`, padded on the right.
 
-    The rows are the first trajectory of every item, then the second of every item, and so on.
+    The rows are the first trajectory of every item, then the second of every item, and so on. Padding items
+    (`EvenSampler`) are left out. A micro-batch of nothing else keeps one, and is marked (`weight_of`).
 
     Args:
         pad_token_id: fills the padding.
@@ -115,7 +120,8 @@ class Collator:
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Returns the batch as a dict by field name."""
-        columns = zip(*(item["trajectories"] for item in items), strict=True)
+        real = [item for item in items if not item.get(PADDING)]
+        columns = zip(*(item["trajectories"] for item in real or items[:1]), strict=True)
         rows = [t for column in columns for t in column]
         if self.share_prompts:
             batch = collate_shared(rows, self.pad_token_id)
@@ -125,11 +131,18 @@ class Collator:
             batch["group_number"] = torch.tensor([math.nan if t.group_number is None else t.group_number for t in rows])
         if self.precomputed is not None:
             batch.update(self.precomputed.fields(rows, batch if self.share_prompts else None))
+        if not real:
+            batch[PADDING] = [True] * len(rows)
         return batch
 
 
-def sampler_of(items: Sequence[Item], args: OfflineConfig, batch_size: int, processes: int = 1) -> LengthSortedSampler:
-    """Returns the order of items in a run.
+def weight_of(batch: dict[str, Any]) -> float:
+    """Returns 0 for a micro-batch of padding, which only keeps the processes in step, and 1 for all others."""
+    return 0.0 if PADDING in batch else 1.0
+
+
+def sampler_of(items: Sequence[Item], args: OfflineConfig, batch_size: int, processes: int = 1) -> EvenSampler:
+    """Returns the order of items in a run; each optimizer step has the same ones whatever the number of processes.
 
     Args:
         items: the items.
@@ -141,7 +154,40 @@ def sampler_of(items: Sequence[Item], args: OfflineConfig, batch_size: int, proc
     prompts = [item[0].prompt_id for item in items] if args.share_prompts else None
     per_step = batch_size * args.gradient_accumulation_steps * processes
     lengths = [max(len(t) for t in item) for item in items]
-    return LengthSortedSampler(lengths, per_step, seed, sort=args.length_sorted, prompts=prompts)
+    sampler = LengthSortedSampler(lengths, per_step, seed, sort=args.length_sorted, prompts=prompts)
+    return even(sampler, items, batch_size, 1 if args.dataloader_drop_last else processes)
+
+
+def even(sampler: Sampler[int], items: Sequence[Item], batch_size: int, processes: int) -> EvenSampler:
+    """Returns a sampler that gives each of several processes as many micro-batches of some size as the others."""
+    shortest = min(range(len(items)), key=lambda k: max(len(t) for t in items[k]), default=0)
+    return EvenSampler(sampler, 1 if processes == 1 else batch_size * processes, shortest)
+
+
+class EvenSampler(Sampler[int]):
+    """Adds padding to an epoch, up to a multiple of a number; otherwise accelerate would repeat items, which would then
+    count twice.
+
+    Args:
+        sampler: the order of the items.
+        multiple: the number.
+        item: the item k that pads, as index ~k (`training.data.TrainingData`).
+    """
+
+    def __init__(self, sampler: Sampler[int], multiple: int, item: int) -> None:
+        self.sampler, self.multiple, self.item = sampler, multiple, item
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch of the order, where it has some."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.sampler) / self.multiple) * self.multiple  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.sampler
+        yield from [~self.item] * (len(self) - len(self.sampler))  # type: ignore[arg-type]
 
 
 class LengthSortedSampler(Sampler[int]):

@@ -20,7 +20,7 @@ from stepcredit.errors import InputError, quoted
 from stepcredit.logs.columns import ImportRules, check_rewards
 from stepcredit.logs.formats import Row, without_nulls
 from stepcredit.logs.importers import EpisodeImporter
-from stepcredit.training.batching import Item
+from stepcredit.training.batching import PADDING, Item
 from stepcredit.training.configs import LabelConfig
 from stepcredit.training.methods import Method
 from stepcredit.training.offline_config import OfflineConfig
@@ -39,7 +39,10 @@ class TrainingData(Dataset[dict[str, Any]]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"trajectories": self.items[index]}
+        """Returns item k at index k, and at ~k as padding."""
+        return (
+            {"trajectories": self.items[index]} if index >= 0 else {"trajectories": self.items[~index], PADDING: True}
+        )
 
     def summary(self) -> dict[str, int]:
         """Counts for the log: encoded episodes, items, action tokens, and episodes left out by reason."""

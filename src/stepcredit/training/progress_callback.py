@@ -36,7 +36,7 @@ class TrainingProgress(TrainerCallback):
         loss = logs.get("loss", None if self._meter.note else logs.get("train_loss"))
         if loss is not None:
             now = time.monotonic()
-            rate = logs.get("num_tokens", 0) * args.world_size / max(now - self._logged, 1e-9)
+            rate = logs.get("num_tokens", 0) / max(now - self._logged, 1e-9)
             self._meter.note = f"loss {loss:.4g}" + (f", {rate:,.0f} response tokens/s" if rate else "")
             self._logged = now
         self._meter.advance(state.global_step - self._meter.count)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
+
+from torch.distributed import DistBackendError
 
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.joined import joint_step_rule, load_folders
@@ -16,15 +18,15 @@ from stepcredit.errors import InputError
 from stepcredit.files import changed_settings, locked, read_manifest, write_json, write_lines
 from stepcredit.flags import flag
 from stepcredit.models.adapters import lora_config
-from stepcredit.progress import track
+from stepcredit.progress import hide, track
 from stepcredit.results.provenance import versions
 from stepcredit.settings import Limits, Settings
-from stepcredit.training.checkpoints import in_words
 from stepcredit.training.methods import METHODS
 from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.progress_callback import show_progress
-from stepcredit.training.resumable_trainer import saving_at_sigterm
-from stepcredit.training.run_identity import LENGTH
+from stepcredit.training.resuming.checkpoints import in_words
+from stepcredit.training.resuming.resumable_trainer import saving_at_sigterm
+from stepcredit.training.resuming.run_identity import LENGTH
 from stepcredit.training.trainer import OfflineTrainer
 
 RUN = "run.json"
@@ -76,8 +78,26 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
             another process writes it.
     """
     locks = not config.dry_run and args.process_index == 0  # one process of a distributed run takes the lock
-    with locked(str(args.output_dir), "stepcredit train") if locks else nullcontext():
+    if args.process_index:
+        hide()
+    with locked(str(args.output_dir), "stepcredit train") if locks else nullcontext(), _with_others(args):
         return _train(config, args)
+
+
+@contextmanager
+def _with_others(args: OfflineConfig) -> Iterator[None]:
+    """Names the cause where a process fails because another one of the run has ended.
+
+    Raises:
+        InputError: another one has ended, or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if args.world_size > 1 and (isinstance(error, DistBackendError) or "gloo" in str(error)):
+            raise InputError("another process of the run has ended or does not answer; its own line says why",
+                             f"process {args.process_index}") from error  # fmt: skip
+        raise
 
 
 def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
@@ -97,7 +117,7 @@ def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     if _is_finished(trainer, args):
         _logger.info(f"{args.output_dir}: this training run is finished; nothing is left to do")
         return dict(summary)
-    if trainer.train_dataset.quarantine:
+    if trainer.train_dataset.quarantine and args.should_save:
         write_lines(Path(args.output_dir) / "quarantine.jsonl", trainer.train_dataset.quarantine)
     show_progress(trainer, args.method)
     with saving_at_sigterm(trainer):
@@ -139,6 +159,8 @@ def finish(trainer: OfflineTrainer, about: dict[str, Any]) -> None:
     if trainer.args.should_save:
         (out / RUN).unlink(missing_ok=True)  # of a shorter run
     trainer.save_model()
+    if not trainer.args.should_save:
+        return
     write_json(out / "curves.json", {trainer.args.method: curve(trainer)})
     write_json(out / RUN, {**about, **versions(), "run": trainer.identity})
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from stepcredit.episodes.turns import TurnEnds
@@ -20,7 +21,7 @@ from stepcredit.models.chat_templates import with_chat_template
 from stepcredit.models.checks import check_ids
 from stepcredit.models.first_use import settle
 from stepcredit.models.loading import stopping
-from stepcredit.training.batching import Collator, sampler_of
+from stepcredit.training.batching import Collator, even, sampler_of, weight_of
 from stepcredit.training.build_models import build_actor_critic, tokenizer_of
 from stepcredit.training.data import TrainingData, prepare
 from stepcredit.training.methods import LossTerms, Method, ObjectiveInputs, method_of
@@ -31,7 +32,8 @@ from stepcredit.training.optimizer_step.optimizers import delay, parameter_group
 from stepcredit.training.optimizer_step.totals import Totals
 from stepcredit.training.optimizer_step.value_updates import AroundOptimizerStep, ValueUpdates
 from stepcredit.training.precompute import Precomputed
-from stepcredit.training.resumable_trainer import ResumableTrainer
+from stepcredit.training.resuming.resumable_trainer import ResumableTrainer
+from stepcredit.training.sharding import check_sharding
 
 _logger = logging.getLogger(__name__)
 
@@ -99,6 +101,7 @@ class OfflineTrainer(ResumableTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        check_sharding(self.accelerator, args)
         self._finite = FiniteCheck(self.accelerator)
         further = getattr(args, "value_updates_per_step", 1) - 1
         self._value_updates = ValueUpdates(further, self.method, args, self.accelerator)
@@ -132,6 +135,7 @@ class OfflineTrainer(ResumableTrainer):
             result = self.load_end(checkpoint)
         else:
             self._precompute(self.train_dataset, self.eval_dataset)
+            self._before_sharding(checkpoint)
             result = super().train(checkpoint, *args, **kwargs)
         self._step_statistics = None
         self._check_models()
@@ -158,8 +162,9 @@ class OfflineTrainer(ResumableTrainer):
         `num_items_in_batch` counts items or action tokens (`Method.per`) over all micro-batches and processes, so
         the gradient does not depend on how a step is split into micro-batches.
         """
-        size = num_items_in_batch if num_items_in_batch is not None else self._items([inputs])
-        scale = self.accelerator.num_processes / size if model.training else 1 / size
+        weight = weight_of(inputs)
+        size = num_items_in_batch if num_items_in_batch is not None else self._items([inputs]).clamp(min=1)
+        scale = weight * (self.accelerator.num_processes if model.training else 1) / size
         statistics = self._step_statistics
         if statistics is None:
             statistics = self._compute_step_statistics([inputs])
@@ -174,7 +179,7 @@ class OfflineTrainer(ResumableTrainer):
             if model.training:
                 self._value_updates.keep(part, output.statistics)
                 self._finite.add(nonfinite_flags(inputs_of_part, of_part["prompt_id"], len(terms.policy), terms))
-            self._totals.add(metrics_of(self.method, terms, inputs_of_part))
+            self._totals.add(metrics_of(self.method, terms, inputs_of_part), weight)
             return terms.policy.sum() if terms.value is None else terms.policy.sum() + terms.value.sum()
 
         if self.method.batch_layout.rows_per_item == 1:
@@ -196,12 +201,13 @@ class OfflineTrainer(ResumableTrainer):
         """Returns the output of the models, or the loss if there is an objective, which adds up over rows."""
         if not self._settled:
             self._settled = True
-            self._say(*settle(self.accelerator.unwrap_model(self.model), rows, self.args.head, self._needs))
+            models = self.accelerator.unwrap_model(self.model)
+            self._say(*models(rows, instead=lambda: settle(models, rows, self.args.head, self._needs)))
         return model(rows, **self._needs, objective=objective)
 
     def _say(self, *notes: str) -> None:
         """Logs what was decided at run time; `run.json` has it too."""
-        for note in notes:
+        for note in notes if self.args.process_index == 0 else ():
             self.notes.append(note)
             _logger.info(note)
 
@@ -212,17 +218,22 @@ class OfflineTrainer(ResumableTrainer):
             return None
         with self._without_gradient() as model:
             parts = (split_rows(self._prepare_inputs(batch), self.method.batch_layout)[1] for batch in batches)
-            statistics = [statistics_of(objective_inputs(self._run(model, rows), rows)) for rows in parts]
+            statistics = [
+                statistics_of(objective_inputs(self._run(model, rows), rows)) * weight_of(rows) for rows in parts
+            ]
         sums: Tensor = self.accelerator.reduce(torch.stack(statistics).sum(0), "sum")
         return sums
 
     def _items(self, batches: list[dict[str, Any]]) -> Tensor:
         rows = self.method.batch_layout.rows_per_item
-        if self.method.per == "item":
-            return torch.tensor(sum(len(b["input_ids"]) // rows for b in batches), device=self.args.device)
-        return torch.stack(
-            [split_rows(b, self.method.batch_layout)[0]["action_mask"].sum().to(self.args.device) for b in batches]
-        ).sum()
+        counts = [
+            torch.tensor(len(b["input_ids"]) // rows)
+            if self.method.per == "item"
+            else split_rows(b, self.method.batch_layout)[0]["action_mask"].sum()
+            for b in batches
+        ]
+        weights = [int(weight_of(b)) for b in batches]
+        return torch.stack([n.to(self.args.device) * w for n, w in zip(counts, weights, strict=True)]).sum()
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Returns the micro-batches of an optimizer step and its size; computes the step statistics."""
@@ -241,6 +252,10 @@ class OfflineTrainer(ResumableTrainer):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         return sampler_of(dataset.items, self.args, self.args.train_batch_size, self.args.world_size)
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        sampler = SequentialSampler(eval_dataset)
+        return even(sampler, eval_dataset.items, self.args.eval_batch_size, self.args.world_size)
+
     def _precompute(self, *datasets: TrainingData | None) -> None:
         """Computes what frozen weights compute on these datasets, where the config says so."""
         if not self.args.precomputes:
@@ -248,13 +263,18 @@ class OfflineTrainer(ResumableTrainer):
         collator = self.data_collator
         if not isinstance(collator, Collator):
             raise InputError("must be a Collator, which adds what is precomputed", "data_collator")
+        models = self.accelerator.unwrap_model(self.model)
         if collator.precomputed is None:
-            models, autocast = self.accelerator.unwrap_model(self.model), self.accelerator.autocast
-            collator.precomputed = Precomputed.of_run(models, self.args, **self._needs, autocast=autocast)
+            collator.precomputed = Precomputed.of_run(
+                models, self.args, **self._needs, autocast=self.accelerator.autocast
+            )
+        home = models.policy.device
+        models.to(self.args.device)  # where they are not yet, because they will be sharded
         with self.accelerator.main_process_first():
             collator.precomputed.compute(
                 t for data in datasets if data is not None for item in data.items for t in item
             )
+        models.to(home)
         self._say(collator.precomputed.describe())
 
     # ---- optimizer --------------------------------------------------------------------------------
@@ -276,10 +296,10 @@ class OfflineTrainer(ResumableTrainer):
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clips the gradients of policy and value model separately; returns their joint norm."""
         limit = self.args.max_grad_norm or float("inf")
-        norms = {
-            name: self.accelerator.clip_grad_norm_(parameters, limit)
-            for name, parameters in trainable(self.accelerator.unwrap_model(model).parts()).items()
-        }
+        groups = trainable(self.accelerator.unwrap_model(model).parts())
+        if self.is_deepspeed_enabled:  # it has clipped all gradients together, and knows no other norm
+            groups = {"all": []}
+        norms = {name: self.accelerator.clip_grad_norm_(group, limit) or 0.0 for name, group in groups.items()}
         self._grad_norms = {f"grad_norm/{name}": float(norm) for name, norm in norms.items()}
         self._stop(self._finite.step({name: float(norm) for name, norm in norms.items()}), self.state.global_step + 1)
         joint_norm: Tensor = torch.stack([torch.as_tensor(norm) for norm in norms.values()]).norm()
@@ -312,6 +332,15 @@ class OfflineTrainer(ResumableTrainer):
                 of_rows = objective_inputs(self._run(model, rows), rows)
                 flags = nonfinite_flags(of_rows, rows["prompt_id"], items)
             self._stop(self._finite.outputs([flags]), self.state.global_step)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the models into a checkpoint or `output_dir` (see `_save`).
+
+        Raises:
+            NotFiniteError: a weight or output is not finite; nothing is saved.
+        """
+        self._check_models()
+        super().save_model(output_dir, _internal_call)
 
     @contextmanager
     def _without_gradient(self) -> Iterator[nn.Module]:
@@ -354,9 +383,8 @@ class OfflineTrainer(ResumableTrainer):
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor, None, None]:
-        """Returns the loss of one evaluation batch."""
-        inputs = self._prepare_inputs(inputs)
+    ) -> tuple[None, None, None]:
+        """Adds the metrics of one evaluation batch, the loss among them."""
         with torch.no_grad():
-            loss = self.compute_loss(model, inputs)
-        return loss.detach(), None, None
+            self.compute_loss(model, self._prepare_inputs(inputs))
+        return None, None, None

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from stepcredit.errors import NotFiniteError
 from stepcredit.models.checks import is_finite
-from stepcredit.training.checkpoints import last_checkpoint
 from stepcredit.training.methods import LossTerms, ObjectiveInputs
+from stepcredit.training.resuming.checkpoints import last_checkpoint
 
 MAX_PROMPTS = 5
 """The maximal number of prompts in a message."""

@@ -20,10 +20,10 @@ class Totals:
     def __bool__(self) -> bool:
         return bool(self._parts)
 
-    def add(self, metrics: Mapping[str, Sums]) -> None:
-        """Adds the sums of a micro-batch."""
+    def add(self, metrics: Mapping[str, Sums], weight: float = 1.0) -> None:
+        """Adds the sums of a micro-batch, multiplied by its weight (`batching.weight_of`)."""
         for name, sums in metrics.items():
-            parts = torch.stack(sums.parts)
+            parts = torch.stack(sums.parts) * weight
             self._formulas[name] = sums.formula
             self._parts[name] = self._parts[name] + parts if name in self._parts else parts
 

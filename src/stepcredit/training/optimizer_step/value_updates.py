@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from stepcredit.errors import InputError
 from stepcredit.models.actor_critic import VALUE, ActorCritic
 from stepcredit.models.bodies.cpu_linear import onednn_linears
 from stepcredit.models.heads.action_statistics import ActionStatistics
@@ -26,8 +24,6 @@ from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.optimizer_step.finite import Finding, FiniteCheck, nonfinite_flags
 from stepcredit.training.optimizer_step.objective_inputs import Batch, objective_inputs, rows_of
 from stepcredit.training.optimizer_step.optimizers import trainable
-
-_SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM)
 
 
 class AroundOptimizerStep(TrainerCallback):
@@ -58,16 +54,10 @@ class ValueUpdates:
     Args:
         count: the number of further updates; with none, nothing is kept.
         method, args: the method and its config.
-        accelerator: that of the trainer.
-
-    Raises:
-        InputError: parameters are sharded over processes.
+        accelerator: that of the trainer; parameters are whole in each process.
     """
 
     def __init__(self, count: int, method: Method, args: OfflineConfig, accelerator: Accelerator) -> None:
-        if count and accelerator.distributed_type in _SHARDED:
-            raise InputError("more than one needs whole parameters in each process, not FSDP or DeepSpeed",
-                             "value_updates_per_step")  # fmt: skip
         self._count, self._method, self._args, self._accelerator = count, method, args, accelerator
         self._micro_batches: list[_MicroBatch] = []
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from stepcredit.errors import InputError, one_line
 from stepcredit.files import changed_settings, read_manifest, sync_all, write_json
-from stepcredit.training.run_identity import LENGTH
+from stepcredit.training.resuming.run_identity import LENGTH
 
 WHOLE = "whole.json"
 _OTHERS = "resume from another checkpoint"

@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
 from stepcredit.errors import InputError
-from stepcredit.files import is_write_failure, read_manifest, why_not_written, write_json
-from stepcredit.training.checkpoints import WHOLE, check_checkpoint, last_checkpoint, mark_whole, readable
+from stepcredit.files import is_write_failure, read_manifest, why_not_written
 from stepcredit.training.optimizer_step.totals import Totals
-from stepcredit.training.run_identity import run_identity
+from stepcredit.training.resuming.checkpoints import WHOLE, check_checkpoint, last_checkpoint, mark_whole, readable
+from stepcredit.training.resuming.run_identity import run_identity
+from stepcredit.training.resuming.saving import SavingTrainer
 
 STATE = "trainer_state.json"
 _logger = logging.getLogger(__name__)
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(SavingTrainer):
     """A `transformers.Trainer` of an `ActorCritic` that can be killed at any moment, and goes on from its newest whole
     checkpoint to the weights, and the curve, of an undisturbed run.
 
@@ -74,7 +75,7 @@ class ResumableTrainer(Trainer):
     def load_end(self, checkpoint: str) -> TrainOutput:
         """Loads the models of a checkpoint at the end of training, the best ones where the config asks for them."""
         _logger.info(f"{checkpoint}: is the end of training; nothing is left to train")
-        self._load_from_checkpoint(checkpoint)
+        self.model.load_checkpoint(checkpoint)
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self._load_best_model()
@@ -122,45 +123,6 @@ class ResumableTrainer(Trainer):
             self.args.save_total_limit = limit
         if self.args.should_save:
             rotate_checkpoints(out, limit, self.state.best_model_checkpoint, use_mtime=True)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the models into a checkpoint or `output_dir` (see `_save`).
-
-        Raises:
-            NotFiniteError: a weight or output is not finite; nothing is saved.
-        """
-        self._check_models()
-        super().save_model(output_dir, _internal_call)
-
-    def _check_models(self) -> None:
-        raise NotImplementedError
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Saves resumable weights into `checkpoint-N`, and plain `policy/` and `value/` folders elsewhere."""
-        folder = Path(output_dir or self.args.output_dir)
-        model = self.accelerator.unwrap_model(self.model)
-        if folder.name.startswith("checkpoint-"):
-            model.save_checkpoint(folder, self.processing_class)
-        else:
-            model.save_pretrained(folder, self.processing_class)
-        write_json(folder / "training_args.json", self.args.to_dict())
-
-    # ---- loading ----------------------------------------------------------------------------------
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        model = self.accelerator.unwrap_model(self.model if model is None else model)
-        model.load_checkpoint(resume_from_checkpoint)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
-        with readable(checkpoint, "optimizer.pt", "scheduler.pt"):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: Any) -> None:
-        with readable(checkpoint, "rng_state.pth"):
-            super()._load_rng_state(checkpoint)
-
-    def _load_best_model(self) -> None:
-        self.accelerator.unwrap_model(self.model).load_checkpoint(self.state.best_model_checkpoint)
 
 
 class _AroundSteps(TrainerCallback):

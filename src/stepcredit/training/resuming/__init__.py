@@ -1,0 +1,1 @@
+"""Whole checkpoints of one run: saved, found again, resumed from."""
