@@ -8,6 +8,7 @@ from stepcredit.engines.engine import SamplingParams
 from stepcredit.evaluation.evaluate import EvaluateConfig
 from stepcredit.evaluation.rows import ALWAYS, BEAM, CHOICES, named, result_row, setting_columns
 from stepcredit.results.schema import PolicyRow
+from stepcredit.rollouts.task_settings import HOW_ASKED
 from stepcredit.searching.spec import SearchSpec
 
 OTHER = {
@@ -43,7 +44,7 @@ def test_every_setting_that_decides_what_is_drawn_is_a_column():
         "limit",
         "num_generations",
     }  # a column of another name
-    no_result = {"workers", "batch_size", "trust_remote_code", "trace"}
+    no_result = {"workers", "batch_size", "trust_remote_code", "trace", "value_base_url", "server_model", *HOW_ASKED}
     columns = {item.name for item in fields(PolicyRow)}
     assert {item.name for item in fields(EvaluateConfig)} - elsewhere - no_result <= columns
 

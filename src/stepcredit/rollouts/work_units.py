@@ -83,7 +83,8 @@ class Unfinished:
         """Returns an episode of each sample, in order; those that are not kept yet are drawn and kept."""
         kept = {(episode.prompt_id, episode.sample): episode for episode in self.episodes}
         missing = [(problem, k) for problem, k in samples if (problem.prompt_id, k) not in kept]
-        advance(len(samples) - len(missing))
+        if len(missing) < len(samples):
+            advance(len(samples) - len(missing))
         drawn = draw(missing, advance, self.keep) if missing else []
         kept |= {(episode.prompt_id, episode.sample): episode for episode in drawn}
         return [kept[problem.prompt_id, k] for problem, k in samples]

@@ -134,3 +134,19 @@ def test_a_sampled_beam_search_is_the_same_again(engines):
     for one, other in zip(found[0], found[1][::-1]):
         assert [r.ids for r in one.pool] == [r.ids for r in other.pool]
         assert one.tokens_generated == other.tokens_generated
+
+
+def test_every_request_of_a_response_has_noise_of_its_own_and_asks_for_no_more_than_it_needs(folder, model):
+    """After a delimiter only the next token tells whether the step is over, so one token is asked for."""
+    stand_in = StandIn(model, TOKENIZER, "vllm")
+    with serving(stand_in) as url:
+        engine = load_engine(str(folder), "openai", tokenizer=TOKENIZER, servers=Servers((url,)))
+        stepper = engine.stepper(SamplingParams(60), StepRule(("e", " ", "i"), 12))
+        stepper.start(PROMPTS[:1])
+        for n in range(3):
+            stepper.draw([ContinuationRequest(0, stream_key(0, "a", 0), 16 * n, 60)])
+            stepper.keep([0])
+        engine._connections.close()
+    bodies = [body for _, body in stand_in.asked]
+    assert len({body["seed"] for body in bodies}) == len(bodies) >= 3
+    assert {body["max_tokens"] for body in bodies if body["prompt"][-1:] in ([101], [32], [105])} == {1}

@@ -86,11 +86,10 @@ class ResumableTrainer(SavingTrainer):
         if self._resumed_from is None:
             return
         with readable(self._resumed_from, self._since_log):
-            found = torch.load(
-                Path(self._resumed_from) / self._since_log, map_location=self.args.device, weights_only=True
-            )
-            self._tr_loss, self._globalstep_last_logged = found["loss"], found["logged"]
-            self._totals.load(found["totals"])
+            found = torch.load(Path(self._resumed_from) / self._since_log, map_location="cpu", weights_only=True)
+            device = self.args.device
+            self._tr_loss, self._globalstep_last_logged = found["loss"].to(device), found["logged"]
+            self._totals.load({name: sums.to(device) for name, sums in found["totals"].items()})
 
     @property
     def _since_log(self) -> str:
