@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import NamedTuple
 
 from stepcredit.errors import InputError, one_line, quoted
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():  # no download bars in a log
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    with _terminated_like_an_interrupt(), _log_on_stderr():
+    with _ended_by_signals(), _log_on_stderr():
         return _exit_code(arguments)
 
 
@@ -115,20 +116,30 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def _terminated_like_an_interrupt() -> Iterator[None]:
-    """Context manager in which SIGTERM raises `Terminated`; no effect outside the main thread."""
+def _ended_by_signals() -> Iterator[None]:
+    """Context manager in which SIGTERM raises `Terminated`, and SIGINT `KeyboardInterrupt` where it is not ignored; no
+    effect outside the main thread."""
 
-    def terminate(signal_number: int, frame: object) -> None:
-        raise Terminated
+    def end(number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_name == "__del__":  # Python drops what is raised there: once more, a little later
+                threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+                return
+            frame = frame.f_back
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, terminate)
+    handled = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        handled.append(signal.SIGINT)
+    before = {number: signal.signal(number, end) for number in handled}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

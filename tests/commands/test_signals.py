@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from doubles.models import tiny_llama
+from stepcredit.cli import Terminated, _ended_by_signals
 from stepcredit.rollouts.work_units import PARTS
 from stepcredit.tasks.fetch import Fetch
 
@@ -67,3 +68,18 @@ def test_a_collection_ends_with_its_workers(number, code, word, tmp_path):
     assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), 10)
     left = {path.name for path in (tmp_path / "out").iterdir()} if (tmp_path / "out").exists() else set()
     assert not any(name.startswith(".") and name != PARTS for name in left), left
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_in_a_destructor_is_not_lost(number, error):
+    class Dropped:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    @_ended_by_signals()
+    def run():
+        Dropped()
+        time.sleep(30)
+
+    with pytest.raises(error):
+        run()

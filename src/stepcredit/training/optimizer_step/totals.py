@@ -32,8 +32,9 @@ class Totals:
         return dict(self._parts)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from the sums of a checkpoint; the next micro-batch says how they are read."""
-        self._parts = dict(state)
+        """Adds the sums of a checkpoint; the next micro-batch says how they are read."""
+        for name, parts in state.items():
+            self._parts[name] = self._parts[name] + parts if name in self._parts else parts
 
     def numbers(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Returns the metrics by name, without undefined ones (NaN); one transfer from the device.

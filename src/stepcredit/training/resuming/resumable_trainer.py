@@ -24,6 +24,7 @@ from stepcredit.training.resuming.run_identity import run_identity
 from stepcredit.training.resuming.saving import SavingTrainer
 
 STATE = "trainer_state.json"
+_SINCE_LOG = "since_log_{}.pt"
 _logger = logging.getLogger(__name__)
 
 
@@ -82,18 +83,17 @@ class ResumableTrainer(SavingTrainer):
         return TrainOutput(self.state.global_step, 0.0, {})
 
     def load_since_log(self) -> None:
-        """Loads the sums since the last log, so that a resumed run logs what an undisturbed one does."""
+        """Loads the sums since the last log, of all processes that saved some, so that a resumed run logs what an
+        undisturbed one does."""
         if self._resumed_from is None:
             return
-        with readable(self._resumed_from, self._since_log):
-            found = torch.load(Path(self._resumed_from) / self._since_log, map_location="cpu", weights_only=True)
-            device = self.args.device
-            self._tr_loss, self._globalstep_last_logged = found["loss"].to(device), found["logged"]
-            self._totals.load({name: sums.to(device) for name, sums in found["totals"].items()})
-
-    @property
-    def _since_log(self) -> str:
-        return f"since_log_{self.args.process_index}.pt"
+        files = sorted(Path(self._resumed_from).glob(_SINCE_LOG.format("*")))
+        with readable(self._resumed_from, *(file.name for file in files)):
+            found = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
+            loss = torch.stack([sums["loss"] for sums in found]).mean()  # each process has the mean, and logs the mean
+            self._tr_loss, self._globalstep_last_logged = loss.to(self.args.device), found[0]["logged"]
+            for sums in found if self.args.process_index == 0 else ():
+                self._totals.load({name: part.to(self.args.device) for name, part in sums["totals"].items()})
 
     # ---- saving -----------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class ResumableTrainer(SavingTrainer):
             super()._save_checkpoint(model, trial)
             torch.save(
                 {"loss": self._tr_loss, "logged": self._globalstep_last_logged, "totals": self._totals.state()},
-                folder / self._since_log,
+                folder / _SINCE_LOG.format(self.args.process_index),
             )
             self.accelerator.wait_for_everyone()
             if self.args.should_save:

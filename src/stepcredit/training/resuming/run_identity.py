@@ -42,7 +42,6 @@ def run_identity(args: OfflineConfig, models: ActorCritic, data: TrainingData) -
         "method": args.method,
         **{name: _hash_of_model(model) for name, model in models_by_name.items()},
         "training data": _hash_of_data(data),
-        "number of processes": args.world_size,
         "number of items per step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         **{name: getattr(args, name) for name in (*_THEIRS, *ours)},
     }
