@@ -162,8 +162,9 @@ class WorkFolder:
                     shutil.rmtree(self.folder / PARTS / name, ignore_errors=True)
                 yield finished
             finally:
-                with suppress(OSError):  # not empty, or not there
-                    (self.folder / PARTS).rmdir()
+                for empty in [*(self.folder / PARTS).glob("*"), self.folder / PARTS]:
+                    with suppress(OSError):  # not empty, or not there
+                        empty.rmdir()
                 if not holds_something(self.folder, [COLLECTED]):
                     manifest.unlink(missing_ok=True)
 
