@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import markdown_tables as markdown
 
+from stepcredit.report.formatting import MISSING
 from stepcredit.report.legend import Legend
 from stepcredit.report.scores import aggregate
 from stepcredit.results.row_files import read_rows
@@ -46,6 +48,25 @@ def grid(size: str, legend: Legend, part: str = "others") -> str:
     return markdown.grid_table(read_rows(SIZES / size / part / "grid.json", AccuracyRow), legend)
 
 
+def attempts(size: str, legend: Legend) -> str:
+    """Single runs with other settings: accuracy on the validation problems, and the last numbers of training."""
+    lines = []
+    for folder in sorted((SIZES / size / "attempts").iterdir()):
+        rows = {row.search: row for row in read_rows(folder / "results.json", AccuracyRow)}
+        ((method, curve),) = json.loads((folder / "curves.json").read_text()).items()
+        explained = curve[-1].get("values/explained_variance")
+        lines.append(
+            [
+                f"{legend.label(method)},{folder.name.removeprefix(method).replace('-', ' ', 1)}",
+                *(f"{100 * rows[s].accuracy:.1f} ± {100 * rows[s].stderr:.1f}" for s in ("greedy", "sample")),
+                f"{curve[-1]['entropy']:.3f}",
+                MISSING if explained is None else f"{explained:.2f}",
+            ]
+        )
+    header = ["attempt", "greedy", "four samples each", "entropy, last update", "V's explained variance, last update"]
+    return markdown.table(header, lines)
+
+
 def searched(size: str, method: str) -> str:
     """Searches by cost."""
     return markdown.cost_table(aggregate(read_rows(SIZES / size / "search" / "results.json", AccuracyRow)), method)
@@ -53,6 +74,7 @@ def searched(size: str, method: str) -> str:
 
 TABLES = {
     "start": start,
+    "attempts": attempts,
     "seeds": scores,
     "others": lambda size, legend: scores(size, legend, "others"),
     "transfer": transfer,

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from peft import LoraConfig
 from test_trainer import config, episodes, trainer
 from transformers import TrainerCallback
 
@@ -15,6 +16,7 @@ from doubles.tokenizers import byte_tokenizer
 from stepcredit import InputError, IQLConfig, OREOConfig
 from stepcredit.episodes.store import append_episodes
 from stepcredit.training.resuming.checkpoints import WHOLE, check_checkpoint, last_checkpoint, mark_whole
+from stepcredit.training.resuming.resumable_trainer import _AroundSteps, saving_at_sigterm
 from stepcredit.training.train import TrainConfig, train
 
 RUN = {"method": "oreo", "learning_rate": 0.1, "max_steps": 20}
@@ -63,10 +65,13 @@ def test_checkpoints_of_another_run_are_refused_unless_there_is_one_of_this(tmp_
     with pytest.raises(InputError, match="is of a run with another method; "):
         last_checkpoint(tmp_path, {**RUN, "method": "iql"})
     checkpoint(tmp_path, 8)
+    capsys.readouterr()
     assert last_checkpoint(tmp_path, RUN) == str(tmp_path / "checkpoint-8")
+    left_out = "checkpoint-10: is of a run with another learning_rate: checkpoint-10 is left out\n"
+    assert capsys.readouterr().err.endswith(left_out)
     longer = {**RUN, "max_steps": 40}
     assert last_checkpoint(tmp_path, longer) == str(tmp_path / "checkpoint-8")
-    assert last_checkpoint(tmp_path, {**RUN, "max_steps": 7}) is None
+    assert last_checkpoint(tmp_path, {**RUN, "max_steps": 7}, last_step=7) is None
     assert "checkpoint-8: is past the 7 steps of this run" in capsys.readouterr().err
 
 
@@ -142,13 +147,87 @@ def test_epochs_end_where_they_end(inputs, epochs, tmp_path):
     assert sorted(p.name for p in out.glob("checkpoint-*")) == numbers
 
 
+def test_a_fraction_of_an_epoch_goes_on_to_its_last_step(inputs, tmp_path):
+    out = tmp_path / "out"  # 3 steps of 5 micro-batches; after the second, 10 of 12 are more than 0.7 epochs
+    given = {"max_steps": -1, "num_train_epochs": 0.7, "save_steps": 1, "per_device_train_batch_size": 1,
+             "gradient_accumulation_steps": 5}  # fmt: skip
+    trained(inputs, out, **given)
+    before, steps = files(out), sorted(p.name for p in out.glob("checkpoint-*"))
+    state = json.loads((out / steps[-2] / "trainer_state.json").read_text())
+    assert state["epoch"] >= 0.7
+    shutil.rmtree(out / steps[-1])
+    (out / "run.json").unlink()
+    trained(inputs, out, **given)
+    assert files(out) == before
+
+
+def test_fewer_epochs_are_those_of_a_run_of_so_many(inputs, tmp_path, capsys):
+    long, short = tmp_path / "long", tmp_path / "short"
+    given = {"max_steps": -1, "save_strategy": "epoch", "lr_scheduler_type": "constant"}
+    trained(inputs, long, num_train_epochs=2, **given)
+    trained(inputs, long, num_train_epochs=1, **given)
+    assert "checkpoint-6: is past the 3 steps of this run" in capsys.readouterr().err
+    trained(inputs, short, num_train_epochs=1, **given)
+    mine, fresh = files(long), files(short)
+    assert mine["policy/model.safetensors"] == fresh["policy/model.safetensors"]
+    assert mine["curves.json"] == fresh["curves.json"]
+
+
+def test_a_run_that_starts_over_and_is_killed_goes_on(inputs, whole, tmp_path, monkeypatch, terminating):
+    out, other = tmp_path / "out", {"learning_rate": 1e-4}
+    trained(inputs, tmp_path / "undisturbed", **other)
+    shutil.copytree(whole, out)
+    with monkeypatch.context() as patched:
+        ending_at_step(patched, 1, 1)
+        with pytest.raises(Terminated):
+            trained(inputs, out, resume_from_checkpoint="false", **other)
+    trained(inputs, out, **other)
+    assert files(out)["policy/model.safetensors"] == files(tmp_path / "undisturbed")["policy/model.safetensors"]
+
+
+def test_what_was_left_in_the_folder_of_a_checkpoint_is_no_part_of_it(inputs, tmp_path):
+    left = tmp_path / "out" / "checkpoint-2" / "since_log_1.pt"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of another process")
+    trained(inputs, tmp_path / "out")
+    assert (left.parent / WHOLE).exists()
+    assert not left.exists()
+
+
+def test_a_signal_to_another_process_ends_this_one_too(tmp_path, terminating):
+    run = trainer(tmp_path)
+    around = _AroundSteps(run)
+    run.is_in_train = around._ends = True
+    with pytest.raises(Terminated), saving_at_sigterm(run):
+        around.on_save(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [({"r": 2}, {"r": 4}), ({"lora_alpha": 1}, {"lora_alpha": 2}), ({}, {"target_modules": ["q_proj"]})],
+)
+def test_another_adapter_is_another_run(one, other, tmp_path):
+    def identity(**settings):
+        given = LoraConfig(**{"r": 2, "target_modules": ["q_proj", "v_proj"], **settings})
+        run = trainer(tmp_path, peft_config=given).identity
+        return json.dumps(run, default=str)
+
+    assert identity(**one) == identity(**one) != identity(**other)
+
+
+def test_settings_that_change_the_run(tmp_path):
+    with pytest.raises(InputError, match="save_only_model: leaves checkpoints that training cannot resume from"):
+        config(tmp_path, save_only_model=True)
+    assert trainer(tmp_path).identity != trainer(tmp_path, dataloader_drop_last=True).identity
+
+
 def test_the_folder_of_another_run_is_refused_and_a_longer_run_goes_on(inputs, whole, tmp_path, caplog):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     before = files(out)
-    with pytest.raises(InputError, match=r"out: holds a training run with another learning_rate; choose another"):
+    with pytest.raises(InputError, match=r"out: is of a run with another learning_rate; choose another"):
         trained(inputs, out, learning_rate=1e-4)
-    with pytest.raises(InputError, match="holds a training run with another method"):
+    with pytest.raises(InputError, match="out: is of a run with another method"):
         trained(inputs, out, IQLConfig)
     append_episodes(tmp_path / "more", episodes(15))
     about = TrainConfig(model=str(inputs / "policy"), episodes=[str(tmp_path / "more")])

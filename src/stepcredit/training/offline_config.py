@@ -186,6 +186,9 @@ class OfflineConfig(Named, TrainingArguments):
         if self.share_prompts and (self.gradient_checkpointing or getattr(self, "activation_checkpointing", False)):
             raise InputError("needs keys and values, which gradient checkpointing does not keep; choose one of the two",
                              "share_prompts")  # fmt: skip
+        if self.save_only_model:
+            raise InputError("leaves checkpoints that training cannot resume from; leave it out, or choose "
+                             "--save_strategy no", "save_only_model")  # fmt: skip
         self.step_rule  # noqa: B018 - raises where it is none
         self.import_rules  # noqa: B018 - likewise
 

@@ -15,7 +15,7 @@ from torch.distributed import DistBackendError
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.joined import joint_step_rule, load_folders
 from stepcredit.errors import InputError
-from stepcredit.files import changed_settings, locked, read_manifest, write_json, write_lines
+from stepcredit.files import locked, read_manifest, write_json, write_lines
 from stepcredit.flags import flag
 from stepcredit.models.adapters import lora_config
 from stepcredit.progress import hide, track
@@ -24,9 +24,8 @@ from stepcredit.settings import Limits, Settings
 from stepcredit.training.methods import METHODS
 from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.progress_callback import show_progress
-from stepcredit.training.resuming.checkpoints import in_words
+from stepcredit.training.resuming.checkpoints import check_run
 from stepcredit.training.resuming.resumable_trainer import saving_at_sigterm
-from stepcredit.training.resuming.run_identity import LENGTH
 from stepcredit.training.trainer import OfflineTrainer
 
 RUN = "run.json"
@@ -120,11 +119,12 @@ def _train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     if trainer.train_dataset.quarantine and args.should_save:
         write_lines(Path(args.output_dir) / "quarantine.jsonl", trainer.train_dataset.quarantine)
     show_progress(trainer, args.method)
+    about = {"command": "train", **vars(config), "method": args.method, "data": summary, "notes": trainer.notes}
+    if _checkpoint(args) is None and args.should_save:
+        (Path(args.output_dir) / RUN).unlink(missing_ok=True)  # of the run in whose place this one starts
     with saving_at_sigterm(trainer):
         trainer.train(resume_from_checkpoint=_checkpoint(args))
-    finish(
-        trainer, {"command": "train", **vars(config), "method": args.method, "data": summary, "notes": trainer.notes}
-    )
+        finish(trainer, about)
     return dict(summary)
 
 
@@ -140,11 +140,7 @@ def _is_finished(trainer: OfflineTrainer, args: OfflineConfig) -> bool:
     kept = read_manifest(out / RUN).get("run")
     if not isinstance(kept, dict):
         return False
-    changed = changed_settings(kept, trainer.identity)
-    if another := [name for name in changed if name not in LENGTH]:
-        raise InputError(f"holds a training run with another {in_words(another)}; choose another --output_dir, or "
-                         "start over with --resume_from_checkpoint false", str(out))  # fmt: skip
-    return not changed and all((out / part).is_dir() for part in trainer.model.parts())
+    return not check_run(out, kept, trainer.identity) and all((out / part).is_dir() for part in trainer.model.parts())
 
 
 def _episodes(folders: Sequence[str]) -> Iterator[Episode]:

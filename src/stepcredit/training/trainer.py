@@ -299,7 +299,8 @@ class OfflineTrainer(ResumableTrainer):
         groups = trainable(self.accelerator.unwrap_model(model).parts())
         if self.is_deepspeed_enabled:  # it has clipped all gradients together, and knows no other norm
             groups = {"all": []}
-        norms = {name: self.accelerator.clip_grad_norm_(group, limit) or 0.0 for name, group in groups.items()}
+        found = {name: self.accelerator.clip_grad_norm_(group, limit) for name, group in groups.items()}
+        norms = {name: torch.zeros((), device=self.args.device) if n is None else n for name, n in found.items()}
         self._grad_norms = {f"grad_norm/{name}": float(norm) for name, norm in norms.items()}
         self._stop(self._finite.step({name: float(norm) for name, norm in norms.items()}), self.state.global_step + 1)
         joint_norm: Tensor = torch.stack([torch.as_tensor(norm) for norm in norms.values()]).norm()

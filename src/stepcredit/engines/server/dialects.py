@@ -43,32 +43,39 @@ class Dialect(Protocol):
         ...
 
 
+def _shared_settings(ask: Ask) -> dict[str, Any]:
+    """Returns the settings that vLLM and SGLang call alike. The ends are ours alone, and filters are for sampling."""
+    params = ask.params
+    return {
+        "temperature": params.temperature,
+        "top_p": params.top_p if params.temperature else 1.0,
+        "top_k": (params.top_k if params.temperature else 0) or -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "stop": list(ask.stop),
+        "stop_token_ids": list(ask.ends),
+        "ignore_eos": True,
+        "skip_special_tokens": False,
+        "spaces_between_special_tokens": False,
+    }
+
+
 class VLLM:
     """Dialect of vLLM from 0.10.2 on."""
 
     name, path, tokenize = "vLLM", "/v1/completions", "/tokenize"
 
     def payload(self, ask: Ask) -> dict[str, Any]:
-        """See `Dialect.payload`; the ends are ours alone, and stop strings stay in the text."""
-        params = ask.params
+        """See `Dialect.payload`; stop strings stay in the text."""
         return {
             "model": ask.model,
             "prompt": list(ask.ids),
             "max_tokens": ask.most,
-            "temperature": params.temperature,
-            "top_p": params.top_p if params.temperature else 1.0,
-            "top_k": (params.top_k if params.temperature else 0) or -1,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
             "seed": ask.seed,
-            "stop": list(ask.stop),
-            "stop_token_ids": list(ask.ends),
-            "ignore_eos": True,
             "include_stop_str_in_output": True,
-            "skip_special_tokens": False,
-            "spaces_between_special_tokens": False,
+            **_shared_settings(ask),
             "logprobs": 1,
             "return_token_ids": True,
         }
@@ -98,23 +105,11 @@ class SGLang:
 
     def payload(self, ask: Ask) -> dict[str, Any]:
         """See `Dialect.payload`."""
-        params = ask.params
         sampling = {
             "max_new_tokens": ask.most,
-            "temperature": params.temperature,
-            "top_p": params.top_p if params.temperature else 1.0,
-            "top_k": (params.top_k if params.temperature else 0) or -1,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
             "sampling_seed": ask.seed,
-            "stop": list(ask.stop),
-            "stop_token_ids": list(ask.ends),
-            "ignore_eos": True,
             "no_stop_trim": True,
-            "skip_special_tokens": False,
-            "spaces_between_special_tokens": False,
+            **_shared_settings(ask),
         }
         return {"input_ids": list(ask.ids), "sampling_params": sampling, "return_logprob": True}
 

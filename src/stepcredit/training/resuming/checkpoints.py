@@ -18,7 +18,7 @@ from typing import Any
 
 from stepcredit.errors import InputError, one_line
 from stepcredit.files import changed_settings, read_manifest, sync_all, write_json
-from stepcredit.training.resuming.run_identity import LENGTH
+from stepcredit.training.resuming.run_identity import END
 
 WHOLE = "whole.json"
 _OTHERS = "resume from another checkpoint"
@@ -43,7 +43,9 @@ def check_checkpoint(checkpoint: str | Path, run: Mapping[str, Any] | None = Non
     Raises:
         InputError: it is incomplete, a file of it is damaged, or it is of another run.
     """
-    _check_run(Path(checkpoint), _run_of_whole(Path(checkpoint)), run)
+    kept = _run_of_whole(Path(checkpoint))
+    if run is not None:
+        check_run(Path(checkpoint), kept, run)
 
 
 def _run_of_whole(folder: Path) -> dict[str, Any]:
@@ -66,24 +68,33 @@ def _run_of_whole(folder: Path) -> dict[str, Any]:
     return run
 
 
-def _check_run(folder: Path, kept: Mapping[str, Any], run: Mapping[str, Any] | None) -> None:
-    changed = [] if run is None else [name for name in changed_settings(kept, run) if name not in LENGTH]
-    if changed:
-        raise InputError(f"is of a run with another {in_words(changed)}; choose another --output_dir, or start over "
+def check_run(folder: Path, kept: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    """Checks that what a folder holds is of a run, but for its `END`; returns the settings of that which differ.
+
+    Raises:
+        InputError: it is of another run.
+    """
+    changed = changed_settings(kept, run)
+    if another := [name for name in changed if name not in END]:
+        raise InputError(f"is of a run with another {_in_words(another)}; choose another --output_dir, or start over "
                          "with --resume_from_checkpoint false", str(folder))  # fmt: skip
+    return changed
 
 
-def in_words(changed: list[str]) -> str:
+def _in_words(changed: list[str]) -> str:
     """Names what differs between two runs; the settings of another method differ anyway."""
     return "method" if "method" in changed else ", ".join(changed)
 
 
-def last_checkpoint(folder: str | Path, run: Mapping[str, Any] | None = None) -> str | None:
+def last_checkpoint(
+    folder: str | Path, run: Mapping[str, Any] | None = None, last_step: int | None = None
+) -> str | None:
     """Returns the newest whole `checkpoint-N` of a run in a folder, or None; says why newer ones are left out.
 
     Args:
         folder: the output folder.
         run: see `run_identity`; None: of any run.
+        last_step: the step at which the run ends; None: anywhere.
 
     Raises:
         InputError: there are whole checkpoints, but all of another run.
@@ -91,8 +102,8 @@ def last_checkpoint(folder: str | Path, run: Mapping[str, Any] | None = None) ->
     numbered = [p for p in Path(folder).glob("checkpoint-*") if p.name.partition("-")[2].isdigit()]
     of_another: InputError | None = None
     for path in sorted(numbered, key=_number, reverse=True):
-        if run is not None and 0 < (run["max_steps"] or 0) < _number(path):
-            sys.stderr.write(f"{path}: is past the {run['max_steps']} steps of this run: {path.name} is left out\n")
+        if last_step is not None and _number(path) > last_step:
+            sys.stderr.write(f"{path}: is past the {last_step} steps of this run: {path.name} is left out\n")
             continue
         try:
             kept = _run_of_whole(path)
@@ -100,8 +111,10 @@ def last_checkpoint(folder: str | Path, run: Mapping[str, Any] | None = None) ->
             sys.stderr.write(f"{one_line(error)}: {path.name} is left out\n")
             continue
         try:
-            _check_run(path, kept, run)
+            if run is not None:
+                check_run(path, kept, run)
         except InputError as error:
+            sys.stderr.write(f"{path}: {error.what.partition(';')[0]}: {path.name} is left out\n")
             of_another = of_another or error
             continue
         return str(path)

@@ -19,7 +19,7 @@ from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from stepcredit.errors import InputError
 from stepcredit.files import is_write_failure, read_manifest, why_not_written
 from stepcredit.training.optimizer_step.totals import Totals
-from stepcredit.training.resuming.checkpoints import WHOLE, check_checkpoint, last_checkpoint, mark_whole, readable
+from stepcredit.training.resuming.checkpoints import check_checkpoint, last_checkpoint, mark_whole, readable
 from stepcredit.training.resuming.run_identity import run_identity
 from stepcredit.training.resuming.saving import SavingTrainer
 
@@ -59,19 +59,21 @@ class ResumableTrainer(SavingTrainer):
         """
         identity = self.identity  # before anything is trained
         if resume is True:
-            self._resumed_from = last_checkpoint(self.args.output_dir, identity)
+            self._resumed_from = last_checkpoint(self.args.output_dir, identity, self.last_step)
         else:
             self._resumed_from = resume or None
             if resume:
                 check_checkpoint(resume, identity)
         return self._resumed_from
 
+    @cached_property
+    def last_step(self) -> int:
+        """The step at which training ends."""
+        return int(self.set_initial_training_values(self.args, self.get_train_dataloader())[-1])
+
     def is_at_end(self, checkpoint: str) -> bool:
         """Whether nothing is left to train after a checkpoint."""
-        state = read_manifest(Path(checkpoint) / STATE)
-        if self.args.max_steps > 0:
-            return bool(state["global_step"] >= self.args.max_steps)
-        return bool(state["epoch"] >= self.args.num_train_epochs)
+        return bool(read_manifest(Path(checkpoint) / STATE)["global_step"] >= self.last_step)
 
     def load_end(self, checkpoint: str) -> TrainOutput:
         """Loads the models of a checkpoint at the end of training, the best ones where the config asks for them."""
@@ -104,7 +106,8 @@ class ResumableTrainer(SavingTrainer):
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             if self.args.should_save:
-                (folder / WHOLE).unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)  # what another number of processes left of it, too
+            self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
             torch.save(
                 {"loss": self._tr_loss, "logged": self._globalstep_last_logged, "totals": self._totals.state()},
@@ -113,8 +116,10 @@ class ResumableTrainer(SavingTrainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 mark_whole(folder, self.identity)
+            self.accelerator.wait_for_everyone()  # at SIGTERM all end, none before the checkpoint is whole
         except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)  # half of one is of no use, and takes space
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)  # half of one is of no use, and takes space
             if is_write_failure(error):
                 raise InputError(why_not_written(error), str(folder)) from error
             raise
@@ -144,6 +149,7 @@ class _AroundSteps(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._ends:
+            self._trainer.asked_to_end = True  # by a signal to another process, perhaps
             signal.raise_signal(signal.SIGTERM)
 
 
@@ -156,8 +162,8 @@ def saving_at_sigterm(trainer: ResumableTrainer) -> Iterator[None]:
         return
 
     def ask(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, before)
-        if not trainer.is_in_train:  # nothing to save yet
+        if trainer.asked_to_end or not trainer.is_in_train:  # the second time, or nothing to save
+            signal.signal(signal.SIGTERM, before)
             signal.raise_signal(signal.SIGTERM)
         _logger.info("SIGTERM: training ends after this step, with a checkpoint; another SIGTERM ends it at once")
         trainer.asked_to_end = True

@@ -22,6 +22,13 @@ class SavingTrainer(Trainer):
 
     whole: ActorCritic | None = None
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the models into a checkpoint or `output_dir` (see `_save`)."""
+        if is_sharded(self.accelerator) and self.whole is None:  # loaded at the end of training, and still whole
+            self._save(output_dir)
+        else:
+            super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Saves resumable weights into `checkpoint-N`, and plain `policy/` and `value/` folders elsewhere."""
         if not self.args.should_save:
