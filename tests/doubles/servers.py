@@ -106,9 +106,10 @@ class StandIn:
 
     def _sglang(self, body):
         params = body["sampling_params"]
+        ends = set() if params["ignore_eos"] else {*params["stop_token_ids"], *self.ends}  # as SGLang does
         ids, log_probs, ended, word = self.sampled(
             body["input_ids"], params["max_new_tokens"], params["temperature"], params["top_k"], params["top_p"],
-            params["sampling_seed"], params["stop"], set(params["stop_token_ids"]),
+            params["sampling_seed"], params["stop"], ends,
         )  # fmt: skip
         reason = {"type": "length" if ended == "length" else "stop", "matched": word or ids[-1]}
         pairs = [[number, i, None] for number, i in zip(log_probs, ids)]

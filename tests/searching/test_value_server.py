@@ -81,7 +81,8 @@ def test_values_are_those_of_the_model_here(folder, value_model):
             assert read == other_read
             for state in (ours, theirs):
                 state[0].keep([0, 1, 2])
-                state[0].extend([(1,), (2, 3), (4,)])
+            counts = [state[0].extend([(1,), (2, 3), (4,)]) for state in (ours, theirs)]
+            assert counts[0] == counts[1] == [1, 3, 2]  # with the end tokens, which were unread
 
 
 def test_a_beam_search_with_it_is_that_with_the_model_here(folder, value_model):

@@ -198,8 +198,16 @@ def test_a_signal_to_another_process_ends_this_one_too(tmp_path, terminating):
     run = trainer(tmp_path)
     around = _AroundSteps(run)
     run.is_in_train = around._ends = True
-    with pytest.raises(Terminated), saving_at_sigterm(run):
-        around.on_save(None, None, None)
+    went_on = []
+
+    def saved():
+        with saving_at_sigterm(run):
+            around.on_save(None, None, None)
+            went_on.append(True)
+
+    with pytest.raises(Terminated):
+        saved()
+    assert not went_on
 
 
 @pytest.mark.parametrize(

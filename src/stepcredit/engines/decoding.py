@@ -27,7 +27,7 @@ from stepcredit.episodes.alignment import TokenTexts
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import OpenStep, StepRule
 
-_TRIES = 32
+TRIES = 32
 """Attempts to sample a token that begins a step, before falling back to the stored one."""
 
 
@@ -193,7 +193,7 @@ class DecodingState:
             s is not None and (sampler.greedy or not d.fresh) for s, d in zip(self.stored, self.draws, strict=True)
         ]
         fresh = [k for k, stored in enumerate(self.stored) if stored is not None and not self._reused[k]]
-        for attempt in range(1, _TRIES + 1):
+        for attempt in range(1, TRIES + 1):
             fresh = [k for k in fresh if not self._begins_step(k, int(tokens[k]))]
             if not fresh:
                 break

@@ -157,7 +157,7 @@ class Servers:
                 is_address = False
             if not is_address or url != url.strip():
                 raise InputError(f"{quoted(url)} is no address like http://localhost:8000", "base_url")
-        if len({url.rstrip("/") for url in self.base_url}) < len(self.base_url):
+        if len({url.rstrip("/").removesuffix("/v1") for url in self.base_url}) < len(self.base_url):
             raise InputError("an address is given twice", "base_url")
 
 

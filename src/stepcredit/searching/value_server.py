@@ -7,7 +7,6 @@ A value model that `stepcredit train` has saved is served so:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,7 +103,7 @@ def _value(answer: Any, tokens: int) -> float:
         raise Failure(f"{len(numbers)} values for {tokens} tokens")
     last = numbers[-1]
     value = field(last, 0) if isinstance(last, list) and len(last) == 1 else last
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -1e30 < value < 1e30:
         raise Failure(f"{quoted(last)} is no value")
     return float(value)
 
@@ -115,18 +114,24 @@ class _ServerScoring:
     def __init__(self, scorer: ServerValueScorer, rows: list[tuple[int, ...]]) -> None:
         self._scorer, self._rows = scorer, rows
         self._grown: list[tuple[int, ...]] = []
+        self._unread_of_grown: list[int] = []
+        self._unread = [0] * len(rows)
 
     def score(self, readings: Sequence[Reading]) -> tuple[Float64[np.ndarray, " R"], list[int]]:
         """See `Scoring.score`."""
         self._grown = [(*self._rows[reading.row], *reading.ids) for reading in readings]
+        self._unread_of_grown = [len(reading.ids) - len(reading.read) for reading in readings]
         read = [(*self._rows[reading.row], *reading.read) for reading in readings]
         return self._scorer.values(read), [len(reading.read) for reading in readings]
 
     def keep(self, chosen: Sequence[int]) -> None:
         """See `Scoring.keep`."""
         self._rows = [self._grown[k] for k in chosen]
+        self._unread = [self._unread_of_grown[k] for k in chosen]
 
     def extend(self, more: Sequence[Sequence[int]]) -> list[int]:
         """See `Scoring.extend`; the ids are read with the next score."""
         self._rows = [(*row, *ids) for row, ids in zip(self._rows, more, strict=True)]
-        return [len(ids) for ids in more]
+        read = [unread + len(ids) for unread, ids in zip(self._unread, more, strict=True)]
+        self._unread = [0] * len(self._rows)
+        return read

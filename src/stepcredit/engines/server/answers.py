@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stepcredit.engines.engine import SamplingParams
-from stepcredit.engines.server.connection import Failure
+from stepcredit.engines.server.connection import Failure, UnprovedError
 from stepcredit.episodes.encoding import decode
 from stepcredit.episodes.turns import TurnEnds
 from stepcredit.errors import quoted
@@ -108,52 +107,59 @@ class Proof:
         log-probabilities are such.
 
         Raises:
-            Failure: they are not.
+            UnprovedError: they are not.
         """
         ids, log_prob = answer.ids, answer.log_prob
         if not 1 <= len(ids) <= ask.most:
-            raise Failure(f"{len(ids)} tokens, where 1 to {ask.most} were asked for")
+            raise UnprovedError(f"{len(ids)} tokens, where 1 to {ask.most} were asked for")
         if answer.cut and len(ids) < ask.most:
-            raise Failure(f"cut after {len(ids)} tokens, where {ask.most} were asked for (is its context too short?)")
+            raise UnprovedError(
+                f"cut after {len(ids)} tokens, where {ask.most} were asked for (is its context too short?)"
+            )
         for i in ids:
             if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < self._vocabulary:
-                raise Failure(f"{quoted(i)} is none of the policy's {self._vocabulary} token ids")
+                raise UnprovedError(f"{quoted(i)} is none of the policy's {self._vocabulary} token ids")
         if len(log_prob) != len(ids):
-            raise Failure(f"{len(log_prob)} log-probabilities for {len(ids)} tokens")
+            raise UnprovedError(f"{len(log_prob)} log-probabilities for {len(ids)} tokens")
         for number in log_prob:
             is_number = isinstance(number, int | float) and not isinstance(number, bool)
-            if number is not UNKNOWN and not (is_number and math.isfinite(number) and -1e30 < number <= _ROUNDING):
-                raise Failure(f"{quoted(number)} is no log-probability")
+            if number is not UNKNOWN and not (is_number and -1e30 < number <= _ROUNDING):
+                raise UnprovedError(f"{quoted(number)} is no log-probability")
         self._check_text(ids, answer, ask.stop)
 
     def _check_text(self, ids: Sequence[int], answer: Answer, stop: Sequence[str]) -> None:
         """The server's text is that of the ids, with or without special tokens or the end."""
         if not isinstance(answer.text, str):
-            raise Failure(f"a text that is {quoted(answer.text)}")
+            raise UnprovedError(f"a text that is {quoted(answer.text)}")
         words = [i for i in ids if i not in self._special]
         before_end = ids[:-1] if ids[-1] in self._special else ids
-        own = [_comparable(decode(some, self._tokenizer)) for some in (ids, before_end, words)]
-        text = _comparable(answer.text)
-        if _whole(text) in map(_whole, own):
+        own = [decode(some, self._tokenizer) for some in (ids, before_end, words)]
+        text = answer.text
+        if any(_are_same(text, other) for other in own):
             return
         if answer.by_string and any(_stops_at(text, other, stop) for other in own):
             return
         expected = quoted(decode(words, self._tokenizer), 80)
-        raise Failure(f"the text {quoted(answer.text, 80)} is not that of the ids, {expected}: another tokenizer?")
+        raise UnprovedError(
+            f"the text {quoted(answer.text, 80)} is not that of the ids, {expected}: another tokenizer?"
+        )
 
 
 def _stops_at(text: str, own: str, stop: Sequence[str]) -> bool:
-    """Whether `own` continues `text` with a stop string, or `text` ends with one."""
-    rest = own.removeprefix(text)
-    return own.startswith(text) and any(rest.startswith(s) or text.endswith(s) for s in stop)
+    """Whether `own` continues `text` with a stop string, or `text` ends with one; some tokenizers drop a leading
+    space."""
+    for begun in {text, f" {text}", text.removeprefix(" ")}:
+        rest = own.removeprefix(begun)
+        if own.startswith(begun) and any(rest.startswith(s) or begun.endswith(s) for s in stop):
+            return True
+    return False
 
 
-def _comparable(text: str) -> str:
-    """Returns a text as it is compared: bytes that are no character are written in several ways, and some tokenizers
-    drop a leading space."""
-    return re.sub("\ufffd+", "\ufffd", text).removeprefix(" ")
-
-
-def _whole(text: str) -> str:
-    """Returns a text without an unfinished character at its end, which some servers leave out."""
-    return text.removesuffix("\ufffd")
+def _are_same(text: str, own: str) -> bool:
+    """Whether two texts are the same, but for bytes that are no character, which are written in several ways, a leading
+    space, and an unfinished character at the end, whose token some servers leave out with its space."""
+    text, own = (re.sub("\ufffd+", "\ufffd", t).removeprefix(" ") for t in (text, own))
+    if text == own:
+        return True
+    own_whole, whole = (t.removesuffix("\ufffd").rstrip() for t in (own, text))
+    return "\ufffd" in (own[-1:], text[-1:]) and whole == own_whole

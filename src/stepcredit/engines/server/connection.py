@@ -51,6 +51,10 @@ class Failure(Exception):
         super().__init__(what)
 
 
+class UnprovedError(Failure):
+    """An answer that is not what was asked for; the fault may be in the check, so its server stays in use."""
+
+
 class Server:
     """A server and its state.
 
@@ -93,7 +97,7 @@ class Server:
                 return _parsed(response, body)
         except TimeoutError as error:
             raise Failure(f"no answer within {self._time_out:g} s") from error
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Failure(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
 
     def _check(self, response: httpx2.Response, body: bytes, path: str) -> None:
@@ -256,6 +260,8 @@ class Connections:
                 await asyncio.sleep(wait)
                 if server.failed is not None:
                     break
+        if isinstance(failure, UnprovedError):
+            raise ServerError(f"{failure} ({self._asked.retries + 1} attempts)", server.name)
         raise _GivenUp(server, f"{failure} ({self._asked.retries + 1} attempts)")
 
 

@@ -56,7 +56,6 @@ def _shared_settings(ask: Ask) -> dict[str, Any]:
         "frequency_penalty": 0.0,
         "stop": list(ask.stop),
         "stop_token_ids": list(ask.ends),
-        "ignore_eos": True,
         "skip_special_tokens": False,
         "spaces_between_special_tokens": False,
     }
@@ -75,6 +74,7 @@ class VLLM:
             "max_tokens": ask.most,
             "seed": ask.seed,
             "include_stop_str_in_output": True,
+            "ignore_eos": True,
             **_shared_settings(ask),
             "logprobs": 1,
             "return_token_ids": True,
@@ -109,6 +109,7 @@ class SGLang:
             "max_new_tokens": ask.most,
             "sampling_seed": ask.seed,
             "no_stop_trim": True,
+            "ignore_eos": False,  # it would ignore `stop_token_ids`, too
             **_shared_settings(ask),
         }
         return {"input_ids": list(ask.ids), "sampling_params": sampling, "return_logprob": True}

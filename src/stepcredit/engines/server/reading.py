@@ -10,16 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stepcredit.engines.decoding import Continuation, ContinuationRequest, EndConditions
+from stepcredit.engines.decoding import TRIES, Continuation, ContinuationRequest, EndConditions
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.engines.noise import uniform
 from stepcredit.engines.server.answers import Ask, Proof
 from stepcredit.engines.server.connection import Server
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import OpenStep
-
-_TRIES = 32
-"""Attempts to sample a token that begins a step, before falling back to the stored one."""
 
 
 class StoredToken(NamedTuple):
@@ -134,28 +131,34 @@ class Continuer:
         grown = OpenContinuation(draw, before[-1], self._end)
         if stored is not None:
             if draw.fresh and self._params.temperature > 0:
-                for attempt in range(_TRIES):
-                    pairs = await self._asked(server, before, grown, attempt)
-                    first = pairs[0][0]
+                for attempt in range(TRIES + 1):
+                    ((first, log_prob),) = await self._asked(server, before, grown, attempt, most=1)
                     if first not in self._end.end_ids and stored.step.ends_before(self._end.text_of(before[-1], first)):
-                        _extend(grown, pairs)
+                        grown.add(first, log_prob)
                         break
-            if not grown.ids:
+                else:
+                    grown.add(stored.token, stored.log_prob)
+            else:
                 grown.reuse(stored)
         while not grown.over:
             _extend(grown, await self._asked(server, before, grown))
         return grown
 
     async def _asked(
-        self, server: Server, before: tuple[int, ...], grown: OpenContinuation, attempt: int = 0
+        self,
+        server: Server,
+        before: tuple[int, ...],
+        grown: OpenContinuation,
+        attempt: int = 0,
+        most: int | None = None,
     ) -> list[tuple[int, float]]:
-        """Asks for more; returns (token, log-probability) pairs, which are proved."""
+        """Asks for more, for `most` tokens at most; returns (token, log-probability) pairs, which are proved."""
         draw = grown.draw
         position = np.array([draw.written + len(grown.ids) + (attempt << 32)])
         noise = uniform(np.array([draw.key], dtype=np.uint64), position)[0]
         ask = Ask(
             ids=(*before, *grown.ids),
-            most=grown.room,
+            most=grown.room if most is None else most,
             params=self._params,
             stop=self._stop,
             ends=self._ends,

@@ -48,9 +48,10 @@ async def recognised(server: Server, wanted: str, exact: bool) -> Served:
     models = await _offered(server)
     props = await _of(server, "/props")
     context: Any = None
-    if isinstance(props, dict) and "default_generation_settings" in props:
+    settings = props.get("default_generation_settings") if isinstance(props, dict) else None
+    if isinstance(settings, dict):
         server.dialect = LlamaCpp()
-        context = props["default_generation_settings"].get("n_ctx")
+        context = settings.get("n_ctx")
     elif isinstance(await _of(server, "/get_model_info"), dict):
         server.dialect = SGLang()
     elif isinstance(await _of(server, "/version"), dict):

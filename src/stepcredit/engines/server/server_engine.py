@@ -81,11 +81,12 @@ class Policy(NamedTuple):
         """Reads the configs of a model; a `.gguf` file has none."""
         if is_gguf(model):
             return cls(tokenizer, turn_ends(tokenizer), len(tokenizer), None)
-        config = load_config(model, trust_remote_code=trust_remote_code).get_text_config()
+        whole = load_config(model, trust_remote_code=trust_remote_code)
+        config = whole.get_text_config()
         try:
             generation = GenerationConfig.from_pretrained(model)
-        except OSError:  # there is none
-            generation = None
+        except OSError:  # there is none: as transformers does
+            generation = GenerationConfig.from_model_config(whole)
         length = getattr(config, "max_position_embeddings", None)
         return cls(tokenizer, turn_ends(tokenizer, generation), max(config.vocab_size, len(tokenizer)), length)
 

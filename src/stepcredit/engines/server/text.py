@@ -15,7 +15,7 @@ from stepcredit.engines.server.connection import Failure, Server
 from stepcredit.episodes.encoding import continuation_ids, decode
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.turns import TurnEnds, split_end
-from stepcredit.errors import InputError, quoted
+from stepcredit.errors import quoted
 
 PATH = "/v1/completions"
 
@@ -71,10 +71,7 @@ def _generation(
     body, end = (written[:at], None) if at is not None else split_end(written, tokenizer, ends)
     if at is None and end is None and not cut:
         end = ends.of_chat if ends.open_turn(decode(prompt, tokenizer)) else ends.of_text
-    try:
-        ids = continuation_ids(prompt, body, tokenizer)
-    except InputError as error:
-        raise Failure(f"{quoted(body, 80)}: {error.what}") from error
+    ids = continuation_ids(prompt, body, tokenizer)
     ids += [] if end is None else [end]
     if not ids:
         raise Failure("an empty completion that was cut")
