@@ -134,7 +134,7 @@ PASSING = {
     "a text of other ids": (changed(text="AAAA"), "the text 'AAAA' is not that of the ids"),
     "a text that is a number": (changed(text=4), "a text that is 4"),
     "log-probabilities that are NaN": (log_probs(lambda n: [float("nan"), *n[1:]]), "nan is no log-probability"),
-    "log-probabilities beyond all numbers": (log_probs(lambda n: [-(10**400), *n[1:]]), "-1000.* is no log-probability"),
+    "log-probabilities beyond all numbers": (log_probs(lambda n: [-(10**400), *n[1:]]), "-1000.* is no log-prob"),
     "log-probabilities that are infinite": (log_probs(lambda n: [float("-inf"), *n[1:]]), "-inf is no log-"),
     "log-probabilities above zero": (log_probs(lambda n: [0.5, *n[1:]]), "0.5 is no log-probability"),
     "log-probabilities that are null": (log_probs(lambda n: [None, *n[1:]]), "None is no log-probability"),
