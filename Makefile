@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= $(THREADS)
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart assets llama-server test test-long faults-input faults faults-long check reproduce mutate benchmark benchmark-long format clean
+.PHONY: quickstart assets llama-server test test-long faults-input faults faults-long check reproduce mutate benchmark benchmark-long docs docs-tables format clean
 
 quickstart: $(VENV)/.installed   ## collect, train and evaluate on a built-in task: CPU, no network, two to five minutes
 	$(BIN)/stepcredit quickstart --output_dir quickstart
@@ -66,6 +66,12 @@ benchmark-long: $(VENV)/liger    ## every shape of the head, and steps of 16 pro
 	$(BENCHMARK) --long --part $(or $(PART),head step)
 	$(BIN)/python benchmarks/page.py
 
+docs: $(VENV)/.installed-docs    ## the documentation site: docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+
+docs-tables: $(VENV)/.installed  ## the tables of docs/ that are made from commands, configs and the table of methods
+	$(BIN)/python docs/tables.py
+
 format: $(VENV)/.installed-dev   ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -83,10 +89,14 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,alfworld,peft,runs,trl]"
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 # Liger's head, a baseline, apart from the other packages; where it does not install, its rows say so.
 $(VENV)/liger: $(VENV)/.installed-dev
 	$(BIN)/python -c "import triton" 2> /dev/null || triton=triton; $(BIN)/python -m pip install --quiet --no-deps \
 		--constraint constraints.txt --target $@ liger-kernel $$triton || mkdir -p $@
 
 clean:
-	rm -rf $(VENV) quickstart build dist mutants
+	rm -rf $(VENV) quickstart build dist mutants docs/_build docs/api
