@@ -78,8 +78,16 @@ def documented(title, thing, level):
     elif "__init__" in thing.members and not is_dataclass(thing):
         parts.append(f"```python\n{signature(thing['__init__'], thing.name)}\n```\n")
     parts += docstring(thing, f"{level}#")
+    if thing.is_class and "method" in thing.members and thing.name.endswith("Config"):
+        name = ast.literal_eval(str(thing["method"].value or "''"))
+        page = f"../methods/{name or 'settings'}.md"
+        parts.append(f"Its settings: [{name or 'those of every method'}]({page}).\n")
     if thing.is_class:
         for member in thing.members.values():
+            if member.is_attribute and any("Enum" in str(base) for base in thing.bases):
+                what = f": {one_line(member.docstring.value)}" if member.has_docstring else ""
+                parts.append(f"- `{member.name}` = `{member.value}`{what}\n")
+                continue
             if member.is_alias or member.name.startswith("_") or member.name in HOOKS or not member.has_docstring:
                 continue
             if member.is_function:

@@ -16,9 +16,7 @@ def on_its_own(translator, node):
     """Writes a formula on a line of its own, its number at the right."""
     formula, number = re.subn(r"\\tag\{(.*?)\}", "", node.astext()), re.search(r"\\tag\{(.*?)\}", node.astext())
     shown = f'<span class="eqno">({number[1]})</span>' if number else ""
-    translator.body.append(
-        f'<div class="math" style="overflow-x: auto">{shown}{convert(formula[0], display="block")}</div>\n'
-    )
+    translator.body.append(f'<div class="math">{shown}{convert(formula[0], display="block")}</div>\n')
     raise nodes.SkipNode
 
 
