@@ -50,6 +50,12 @@ def words_of(line):
     return shlex.split(line, comments=True)
 
 
+def inline_code(page):
+    """The code in the lines of a page."""
+    tokens = MarkdownIt().enable("table").parse((ROOT / page).read_text(encoding="utf-8"))
+    return [child.content for token in tokens for child in token.children or [] if child.type == "code_inline"]
+
+
 def own_words(line):
     """The words after `stepcredit`, also where accelerate or torchrun starts it; None for other programs."""
     words = words_of(line)

@@ -51,6 +51,9 @@ FOREIGN = {
 }
 """Programs that are neither run nor checked, and what they would do."""
 
+FOREIGN_FLAGS = {"enable-deterministic-inference": "of SGLang"}
+"""Flags of other programs that sentences name."""
+
 
 def replaced(text):
     """Returns a block, or a command, with its stand-ins."""

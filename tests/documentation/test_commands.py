@@ -1,15 +1,18 @@
 """The real parser takes every command in README and docs/; other programs are known, and what they name exists."""
 
+import dataclasses
 import importlib
 import re
 import tomllib
 
 import pytest
 
-from documentation.blocks import PAGES, ROOT, SHELL, blocks, commands, own_words, words_of
-from documentation.stand_ins import FOREIGN, replaced
+from docs.tables import settings_of
+from documentation.blocks import PAGES, ROOT, SHELL, blocks, commands, inline_code, own_words, words_of
+from documentation.stand_ins import FOREIGN, FOREIGN_FLAGS, replaced
 from stepcredit.cli import COMMANDS
 from stepcredit.errors import InputError
+from stepcredit.training.methods import METHODS
 
 LINES = [(b.page, line) for page in PAGES for b in blocks(page) if b.language in SHELL for line in commands(b)]
 OURS = [(page, line) for page, line in LINES if own_words(line) is not None]
@@ -61,6 +64,28 @@ def test_other_programs_are_known_and_what_they_name_exists(page, line):
         assert set(",".join(named).split(",")) <= set(extras)
     else:
         assert program in FOREIGN
+
+
+def settings():
+    """The names of all settings of all commands and methods."""
+    calls = [[name] for name in COMMANDS if name not in ("train", "estimate", "alfworld")]
+    calls += [["alfworld", verb] for verb in ("build", "demonstrate")]
+    calls += [[verb, "--method", name] for verb in ("train", "estimate") for name in METHODS]
+    return {field.name for call in calls for kind in settings_of(call) for field in dataclasses.fields(kind)}
+
+
+@pytest.fixture(scope="module")
+def known():
+    return settings() | {"config", "help", "version"} | FOREIGN_FLAGS.keys()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/LOG.md"])  # whose entries keep the old names
+def test_flags_in_a_sentence_exist(page, known):
+    code = [text for text in inline_code(page) if text.startswith(("--", "stepcredit "))]
+    named = {flag for text in code for flag in re.findall(r"(?<![\w-])--(\w[\w-]*)", text)}
+    assert not named - known
+    verbs = {text.split()[1] for text in code if re.match(r"stepcredit \w", text)}
+    assert not verbs - COMMANDS.keys()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,21 +1,16 @@
 """The site without its builder: what the nav lists, tables made from the code, links and anchors, and llms.txt."""
 
 import re
-import sys
 
 import pytest
 from markdown_it import MarkdownIt
 
 import stepcredit
+from docs.extensions import markdown_twins
+from docs.tables import page
 from documentation.blocks import DOCS, PAGES, ROOT
 from stepcredit.cli import COMMANDS
 from stepcredit.training.methods import METHODS
-
-sys.path.insert(0, str(DOCS))
-from extensions import markdown_twins
-from tables import page
-
-sys.path.remove(str(DOCS))
 
 ORPHANS = {"tutorials/09-reading-credit"}
 """Pages that wait for what they describe."""
@@ -84,6 +79,16 @@ def test_links_and_anchors_lead_somewhere(name):
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
+def test_numbers_in_the_table_of_claims_stand_in_the_results():
+    rows = [
+        line.split("|") for line in (DOCS / "claims.md").read_text(encoding="utf-8").splitlines() if line[:2] == "| "
+    ]
+    found = {number for row in rows[1:] for number in re.findall(r"\d+\.\d+", row[-2])}
+    assert len(found) > 20
+    results = (DOCS / "results.md").read_text(encoding="utf-8")
+    assert {number for number in found if not re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", results)} == set()
+
+
 def test_llms_txt_has_every_page_with_its_first_paragraph(tmp_path, monkeypatch):
     monkeypatch.setattr(markdown_twins, "nav", lambda docs: [("Methods", ["methods/oreo"])])
     text = markdown_twins.llms_txt(DOCS)
@@ -101,7 +106,7 @@ def test_a_twin_has_no_directives_and_copies_of_the_files_that_it_links(tmp_path
 
 def test_every_public_name_has_a_page_in_the_reference(tmp_path):
     pytest.importorskip("griffe", reason="the extra `docs` is not installed")
-    from extensions import api_pages
+    from docs.extensions import api_pages
 
     (tmp_path / "src").symlink_to(ROOT / "src")
     (tmp_path / "docs").mkdir()
