@@ -14,6 +14,7 @@ SOURCES = {name: path.read_text(encoding="utf-8") for name, path in FILES.items(
 
 SHARED_NAMES = {
     "collect.py": "collecting: the command, and what it does",
+    "credit.py": "credit of tokens and steps: the command, and how it is computed",
     "estimate.py": "estimating memory and time: the command, and what it does",
     "evaluate.py": "evaluating: the command, and what it does",
     "dataset.py": "the summary of a dataset: measured, and drawn",

@@ -46,6 +46,7 @@ COMMANDS: dict[str, Command] = {
     "estimate": Command("memory and time of a training run, before it is started", "estimate"),
     "evaluate": Command("measure the accuracy of a policy, with standard errors and token costs", "evaluate"),
     "generate": Command("responses to your own prompts, with V per step", "generate"),
+    "credit": Command("where responses went wrong: V of every token and step, as a page", "credit"),
     "compare": Command("all methods on the same episodes; resumes automatically", "experiments", "compare"),
     "iterate": Command("train in rounds: collect, train, evaluate; resumes automatically", "experiments", "iterate"),
     "reproduce": Command(
