@@ -49,7 +49,7 @@ class CreditConfig(Settings):
     step_delimiters: list[str] | None = field(
         default=None, metadata=flag("step_delimiters", OF_EPISODES, default="as V was trained")
     )
-    batch_size: Annotated[int, Limits(at_least=1)] = field(default=32, metadata={"help": "Responses scored at a time."})
+    batch_size: Annotated[int, Limits(at_least=1)] = field(default=32, metadata=flag("batch_size"))
     trust_remote_code: bool = field(default=False, metadata=flag("trust_remote_code"))
 
 

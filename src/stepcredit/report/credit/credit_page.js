@@ -54,7 +54,7 @@ function drops(episode, model) {
   let first = null, largest = null;
   for (const step of steps(episode)) {
     const change = step.C[model];
-    if (step.end || change === null || change > -threshold()) continue;
+    if (change === null || change > -threshold()) continue;
     first = first ?? step;
     if (largest === null || change < largest.C[model]) largest = step;
   }
@@ -63,7 +63,7 @@ function drops(episode, model) {
 
 /** Change of V over the step of the largest fall; 0 where V never falls. */
 function fall(episode, model) {
-  return Math.min(0, ...steps(episode).map((step) => (step.end ? 0 : step.C[model] ?? 0)));
+  return Math.min(0, ...steps(episode).map((step) => step.C[model] ?? 0));
 }
 
 /** V of the last state of a response that has one. */
@@ -135,7 +135,7 @@ function row(episode) {
       el("span", { class: "id said", text: [episode.extracted, `${episode.id} · ${episode.sample}`].filter(Boolean).join(" · ") })),
     el("span", {}, sparkline(episode),
       el("span", { class: "fall", text: episode.falls[state.by] < 0 ? `▼ ${decimal(episode.falls[state.by])}` : "" })));
-  node.addEventListener("click", () => go(episode));
+  node.addEventListener("click", () => go(episode, null, true));
   return node;
 }
 
@@ -158,8 +158,12 @@ function reveal(episode) {
 
 // The response.
 
-function go(episode, step = null) {
-  location.hash = `#${episode.name}${step === null ? "" : `/${step}`}`;
+/** Goes to a response, or a step of it. The browser's history keeps what was clicked, not every key. */
+function go(episode, step = null, clicked = false) {
+  const hash = `#${episode.name}${step === null ? "" : `/${step}`}`;
+  if (clicked) location.hash = hash;
+  else history.replaceState(null, "", hash);
+  follow();
 }
 
 /** Shows what the address names; the first response of the list if it names none. */
@@ -219,7 +223,7 @@ function stepOf(episode, part, model) {
   const text = el("span", { class: "mono said", style: state.whole ? colour(part.C[model], scale.step) : null });
   for (const [k, token] of part.T.entries()) {
     const change = part.c[model][k];
-    const fell = !state.whole && change !== null && change <= -threshold();
+    const fell = !state.whole && change !== null && change <= -scale.token / 2;
     const blank = token.trim() === "", isLast = k === part.T.length - 1;
     text.append(el("span", { class: `tok${fell ? " fell" : ""}${blank ? " blank" : ""}`, "data-k": k, "data-m": model,
                              style: state.whole ? null : colour(change ?? (k === 0 ? part.C[model] : null), scale.token),
@@ -292,7 +296,7 @@ function curve(episode) {
   frame.addEventListener("mouseleave", unhover);
   frame.addEventListener("click", (event) => {
     const point = points[nearest(event, frame, points, x)];
-    if (point.part) go(episode, point.part.n);
+    if (point.part) go(episode, point.part.n, true);
   });
   curve.points = points;
   curve.x = x;
@@ -456,10 +460,10 @@ function choices() {
 }
 
 function listen() {
-  for (const id of ["search", "source", "sort"]) $(id).addEventListener("input", filter);
-  for (const id of ["dropped", "false-only"]) $(id).addEventListener("change", filter);
+  $("search").addEventListener("input", filter);
+  for (const id of ["source", "sort", "dropped", "false-only"]) $(id).addEventListener("change", filter);
   $("threshold").addEventListener("input", () => { filter(); redraw(); });
-  $("by").addEventListener("input", () => { state.by = Number($("by").value); filter(); redraw(); });
+  $("by").addEventListener("change", () => { state.by = Number($("by").value); filter(); redraw(); });
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   $("list").addEventListener("scroll", drawRows);
   addEventListener("resize", drawRows);
