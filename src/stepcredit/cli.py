@@ -55,7 +55,8 @@ COMMANDS: dict[str, Command] = {
         "reproduce",
     ),
     "alfworld": Command("build ALFWorld games (build), or play demonstrations (demonstrate)", "alfworld"),
-    "report": Command("result files → one self-contained HTML page", "report"),
+    "view": Command("training curves, results and credit pages of a folder, live in the browser", "pages", "view"),
+    "report": Command("result files → one self-contained HTML page", "pages", "report"),
 }
 
 

@@ -1,6 +1,5 @@
 """The credit page in a real browser: filters, keys, links, hovering, themes, and nothing on the console."""
 
-import shutil
 from itertools import count
 
 import pytest
@@ -33,22 +32,6 @@ def lines():
         *[(FLAT, "right", {})] * 40,
     ]:  # fmt: skip
         yield from episode(next(numbers), steps, verdict, models=2, shifts=True, **more)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver; `make chromium` installs them")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run",
-                 "disable-background-networking", "window-size=1400,950"):  # fmt: skip
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    session = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield session
-    session.quit()
 
 
 @pytest.fixture(scope="module")
