@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= $(THREADS)
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart assets llama-server chromium test test-long faults-input faults faults-long check reproduce mutate benchmark benchmark-long format clean
+.PHONY: quickstart assets llama-server chromium test test-long faults-input faults faults-long check reproduce mutate benchmark benchmark-long format dist clean
 
 quickstart: $(VENV)/.installed   ## collect, train and evaluate on a built-in task: CPU, no network, two to five minutes
 	$(BIN)/stepcredit quickstart --output_dir quickstart
@@ -90,6 +90,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VENV)/liger: $(VENV)/.installed-dev
 	$(BIN)/python -c "import triton" 2> /dev/null || triton=triton; $(BIN)/python -m pip install --quiet --no-deps \
 		--constraint constraints.txt --target $@ liger-kernel $$triton || mkdir -p $@
+
+dist: $(VENV)/.installed-dev     ## wheel and sdist, and the quickstart from the wheel in an environment of its own
+	rm -rf dist && $(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv dist/environment
+	dist/environment/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd dist && environment/bin/stepcredit quickstart --output_dir quickstart
 
 clean:
 	rm -rf $(VENV) quickstart build dist mutants
