@@ -19,6 +19,8 @@ from stepcredit.report.view.view_page import CREDIT, RESULTS, parts_of, version_
 HOST = "127.0.0.1"
 _NAMES = ("127.0.0.1", "localhost", "[::1]")
 _HTML = "text/html; charset=utf-8"
+_SANDBOX = "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""Policy of pages that come from files: what is in them runs apart from this server, and reaches nothing."""
 
 
 def view_server(folder: Path, port: int) -> ThreadingHTTPServer:
@@ -85,6 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
+        if self.path.startswith(("/credit/", "/report/")):
+            self.send_header("Content-Security-Policy", _SANDBOX)
         self.end_headers()
         self.wfile.write(body)
 
