@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= $(THREADS)
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart assets llama-server test test-long faults-input faults faults-long check reproduce mutate benchmark benchmark-long docs docs-tables format clean
+.PHONY: quickstart assets llama-server chromium test test-long faults-input faults faults-long check reproduce mutate benchmark benchmark-long docs docs-tables format dist clean
 
 quickstart: $(VENV)/.installed   ## collect, train and evaluate on a built-in task: CPU, no network, two to five minutes
 	$(BIN)/stepcredit quickstart --output_dir quickstart
@@ -18,6 +18,9 @@ assets: $(VENV)/.installed-dev   ## real tokenizers and a small model for the te
 
 llama-server: $(VENV)/.installed-dev   ## llama.cpp's server for the tests, built from a source package: cmake, half an hour on one core
 	$(BIN)/python tests/assets/llama_server.py
+
+chromium:                        ## the browser of the tests of the credit page, where apt-get may install it
+	command -v chromium chromedriver || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 
 # Worker processes of the test suite, one thread each; a worker that runs out of tests takes over the other's.
 WORKERS ?= 2
@@ -97,6 +100,12 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 $(VENV)/liger: $(VENV)/.installed-dev
 	$(BIN)/python -c "import triton" 2> /dev/null || triton=triton; $(BIN)/python -m pip install --quiet --no-deps \
 		--constraint constraints.txt --target $@ liger-kernel $$triton || mkdir -p $@
+
+dist: $(VENV)/.installed-dev     ## wheel and sdist, and the quickstart from the wheel in an environment of its own
+	rm -rf dist && $(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv dist/environment
+	dist/environment/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd dist && environment/bin/stepcredit quickstart --output_dir quickstart
 
 clean:
 	rm -rf $(VENV) quickstart build dist mutants docs/_build docs/api

@@ -14,12 +14,11 @@ SOURCES = {name: path.read_text(encoding="utf-8") for name, path in FILES.items(
 
 SHARED_NAMES = {
     "collect.py": "collecting: the command, and what it does",
+    "credit.py": "credit of tokens and steps: the command, and how it is computed",
     "estimate.py": "estimating memory and time: the command, and what it does",
     "evaluate.py": "evaluating: the command, and what it does",
     "dataset.py": "the summary of a dataset: measured, and drawn",
-    "grade.py": "grading: the command, and the verdict that it gives",
     "generate.py": "generating: the command, and what it does",
-    "import_logs.py": "importing logs: the command, and what it does",
     "quickstart.py": "the quickstart: the command, and what it does",
     "pairs.py": "pairs of methods: compared, and drawn",
     "train.py": "training: the command, and what it does",

@@ -38,14 +38,15 @@ COMMANDS: dict[str, Command] = {
     "quickstart": Command(
         "collect, train and evaluate on a built-in task: CPU, no network, two to five minutes", "quickstart"
     ),
-    "import": Command("logs of scored responses → episodes", "import_logs"),
+    "import": Command("logs of scored responses → episodes", "logs", "import_"),
     "inspect": Command("summary of a folder of episodes", "inspect"),
     "collect": Command("sample and grade responses; resumes automatically", "collect"),
-    "grade": Command("responses and gold answers → verdicts and rewards; resumes automatically", "grade"),
+    "grade": Command("responses and gold answers → verdicts and rewards; resumes automatically", "logs", "grade"),
     "train": Command("train a policy, and a value model, on episodes; resumes automatically", "train"),
     "estimate": Command("memory and time of a training run, before it is started", "estimate"),
     "evaluate": Command("measure the accuracy of a policy, with standard errors and token costs", "evaluate"),
     "generate": Command("responses to your own prompts, with V per step", "generate"),
+    "credit": Command("where responses went wrong: V of every token and step, as a page", "credit"),
     "compare": Command("all methods on the same episodes; resumes automatically", "experiments", "compare"),
     "iterate": Command("train in rounds: collect, train, evaluate; resumes automatically", "experiments", "iterate"),
     "reproduce": Command(
@@ -54,7 +55,9 @@ COMMANDS: dict[str, Command] = {
         "reproduce",
     ),
     "alfworld": Command("build ALFWorld games (build), or play demonstrations (demonstrate)", "alfworld"),
-    "report": Command("result files → one self-contained HTML page", "report"),
+    "view": Command("training curves, results and credit pages of a folder, live in the browser", "pages", "view"),
+    "push": Command("a trained policy and value model to the hub, with a model card", "push"),
+    "report": Command("result files → one self-contained HTML page", "pages", "report"),
 }
 
 

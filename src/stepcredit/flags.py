@@ -23,7 +23,7 @@ MEANINGS = {
     "request_timeout": "Seconds until a request to a server is given up and repeated",
     "retries": "Repetitions of a failed request, with growing pauses, until its server is given up",
     "seed": "Seed of all random numbers",
-    "batch_size": "Responses sampled at a time",
+    "batch_size": "Responses sampled or scored at a time",
     "dtype": "Precision of the policy's weights for sampling; bfloat16 is faster on GPUs and on recent CPUs",
     "temperature": "Sampling temperature; 0 is greedy",
     "top_p": "Nucleus filter; 1 is off",

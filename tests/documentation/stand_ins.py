@@ -28,12 +28,14 @@ PARSED = [
     (r"--engine openai", "needs servers; tests/engines/server has stand-ins for them"),
     (r"^(accelerate|torchrun) ", "needs several processes; tests/training/test_two_processes.py runs two"),
     (r"alfworld", "needs the extra alfworld, and minutes for its games; tests/test_alfworld_start.py plays some"),
+    (r"^stepcredit view", "serves until it is interrupted; tests/report has its pages"),
     (r"^stepcredit quickstart", "takes minutes; tests/experiments has a small one"),
 ]
 """(commands, why they are parsed and not run)."""
 
 DRY = [
     (r"^stepcredit (compare|reproduce) ", "many runs, for minutes, or of pretrained models"),
+    (r"^stepcredit push ", "uploads to the hub"),
     (r"^stepcredit iterate .*gsm8k", "three rounds; the tutorial runs two"),
 ]
 """(commands, why they run with --dry_run true)."""

@@ -31,6 +31,8 @@ def fill(folder):
         assert main(command) == 0
     score = ["evaluate", "--task", "gsm8k", "--data", "problems", "--max_new_tokens", "16", "--model", "out/policy"]
     assert main([*score, "--output_dir", "results"]) == 0
+    shutil.copytree("out/value", "other/value")
+    assert main(["credit", "--episodes", "episodes", "--value_model", "out/value", "--output_dir", "credit"]) == 0
 
 
 def write_logs(folder):

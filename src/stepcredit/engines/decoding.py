@@ -122,6 +122,36 @@ class EndConditions:
         return any(stop in seen for stop in self._stop), seen[max(0, len(seen) - self._reach) :]
 
 
+class ContinuationText:
+    """The text of a continuation, read token by token: decides where a response and a step of it end.
+
+    Args:
+        tail: last characters of the response before it.
+        end: the end conditions.
+
+    Attributes:
+        text: the text so far.
+        step: the open step.
+    """
+
+    def __init__(self, tail: str, end: EndConditions) -> None:
+        self.text, self.step = "", OpenStep(end.rule)
+        self._tail, self._end, self._is_empty = tail, end, True
+
+    def read(self, before: int, token: int) -> tuple[bool, bool, bool]:
+        """Reads a token after the one before it; returns whether it ends the response, begins the next step, or
+        completes the step by its length. A token that begins the next step is not part of the text."""
+        text = self._end.text_of(before, token)
+        stopped, tail = self._end.read_on(self._tail, text)
+        stopped = stopped or token in self._end.end_ids
+        if not stopped and not self._is_empty and self.step.ends_before(text):
+            return False, True, False
+        self.text += text
+        self._tail, self._is_empty = tail, False
+        self.step.add(text)
+        return stopped, False, self.step.full
+
+
 class Sampler:
     """Samples next tokens from logits with temperature, top-k and top-p; greedy at temperature 0."""
 
@@ -173,9 +203,7 @@ class DecodingState:
         self._stopped = np.zeros(len(draws), dtype=np.bool_)
         self._reused = [False] * len(draws)
         self._recorded: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
-        self._text = [""] * len(draws)
-        self._tail = [draw.tail for draw in draws]
-        self._step = [OpenStep(end.rule) for _ in draws]
+        self._texts = [ContinuationText(draw.tail, end) for draw in draws]
 
     def noise(self, pieces: Sequence[int] | None = None, attempt: int = 0) -> NDArray[np.float64]:
         """Returns one uniform number per continuation (None: the active ones); it differs between attempts."""
@@ -215,28 +243,15 @@ class DecodingState:
         begins, full = np.zeros_like(stopped), np.zeros_like(stopped)
         if not self.end.of_ids_alone:
             for m, (k, token) in enumerate(zip(at.tolist(), tokens.tolist(), strict=True)):
-                stopped[m], begins[m], full[m] = self._read(k, token, bool(stopped[m]))
+                stopped[m], begins[m], full[m] = self._texts[k].read(int(self.last[k]), token)
         for m, k in zip(np.flatnonzero(begins).tolist(), at[begins].tolist(), strict=True):
-            self.next[k] = NextStep(int(tokens[m]), float(log_probs[m]), logits[m].clone(), self._step[k])
+            self.next[k] = NextStep(int(tokens[m]), float(log_probs[m]), logits[m].clone(), self._texts[k].step)
         kept = at[~begins]
         self._recorded.append((kept, tokens[~begins], log_probs[~begins]))
         self.last[kept] = tokens[~begins]
         self.length[kept] += 1
         self._stopped[at] = stopped
         self.active = at[~(stopped | begins | full | (self.length[at] >= self._left[at]))]
-
-    def _read(self, k: int, token: int, ended: bool) -> tuple[bool, bool, bool]:
-        """Read the text of a token; returns whether it ends the response, begins the next step, or completes a step
-        by its length."""
-        text = self.end.text_of(int(self.last[k]), token)
-        stopped, tail = self.end.read_on(self._tail[k], text)
-        ended = ended or stopped
-        if not ended and self.length[k] and self._step[k].ends_before(text):
-            return False, True, False
-        self._text[k] += text
-        self._tail[k] = tail
-        self._step[k].add(text)
-        return ended, False, self._step[k].full
 
     def pieces(self) -> list[Continuation]:
         """Returns the continuations, after decoding."""
@@ -252,7 +267,7 @@ class DecodingState:
             ids=tuple(ids.tolist()),
             log_prob=tuple(log_prob.tolist()),
             stop_reason=ended,
-            text=self._text[k],
+            text=self._texts[k].text,
             drawn=len(ids) + (following is not None) - self._reused[k],
             following=None if following is None else following.token,
         )

@@ -32,8 +32,8 @@ from stepcredit.results.schema import AccuracyRow, written
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.registry import load_task
 from stepcredit.tasks.task import Problem, Task
+from stepcredit.training.curve_file import curve
 from stepcredit.training.methods import METHODS
-from stepcredit.training.train import curve
 from stepcredit.training.trainer import OfflineTrainer
 from stepcredit.verdict import Verdict
 
@@ -75,7 +75,7 @@ def make_initial(
     if model is None:
         assert isinstance(loaded, Embedded)
         trainer = demonstrated_policy(loaded, folder, seed, Scratch(**scratch))
-        policy, tokenizer, log = trainer.model.policy, loaded.tokenizer(), curve(trainer)
+        policy, tokenizer, log = trainer.model.policy, loaded.tokenizer(), curve(trainer.state.log_history)
     else:
         tokenizer = load_tokenizer(model)
         policy = load_policy(model, tokenizer=tokenizer)
@@ -138,7 +138,7 @@ def train_and_test(
         return _stopped(task["name"], method, seed, args.learning_rate, str(error).split(";")[0], test)
     budget = _budget(trainer)
     has_value = METHODS[variant.method].needs_value
-    policy, log = trainer.model.policy, curve(trainer)
+    policy, log = trainer.model.policy, curve(trainer.state.log_history)
     del trainer
     clear_device_cache(garbage_collection=True)  # of the optimizer and the other models, before sampling needs memory
     engine = engine_of(policy, tokenizer, folder, sampling)

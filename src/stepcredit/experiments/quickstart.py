@@ -38,8 +38,8 @@ from stepcredit.searching.spec import SearchSpec
 from stepcredit.settings import Limits, Settings
 from stepcredit.tasks.arithmetic import Arithmetic
 from stepcredit.training.configs import OREOConfig, RFTConfig
+from stepcredit.training.curve_file import curve
 from stepcredit.training.offline_config import OfflineConfig
-from stepcredit.training.train import curve
 from stepcredit.training.trainer import OfflineTrainer
 
 
@@ -98,7 +98,7 @@ class Loop:
         """Trains from the SFT policy with the method of the config; records the curve and saves the models."""
         with self.watch.phase(f"train {config.method}"):
             trainer = train_and_save(str(self.out / "sft" / "policy"), config, episodes, self.tokenizer)
-        self.curves[config.method] = curve(trainer)
+        self.curves[config.method] = curve(trainer.state.log_history)
         return trainer
 
     def sample(self, policy: Any, split: str, prompts: int, seed: int) -> list[Episode]:
@@ -166,7 +166,7 @@ def _sft(loop: Loop) -> Any:
     scratch = Scratch(loop.config.demonstrations, loop.config.sft_steps)
     with loop.watch.phase("train sft"):
         trainer = demonstrated_policy(loop.task, loop.out / "sft", loop.config.seed, scratch)
-    loop.curves["sft"] = curve(trainer)
+    loop.curves["sft"] = curve(trainer.state.log_history)
     return trainer.model.policy
 
 

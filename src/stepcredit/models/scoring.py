@@ -26,18 +26,27 @@ def values_of(
     response is the entry of its end token. Trajectories are batched by length.
     """
 
-    def columns(batch: Batch) -> Float[Tensor, "B A"]:
-        return at_states(values_at_positions(value_model, **_inputs(batch, value_model.device)))
+    def columns(batch: Batch) -> Float[Tensor, "B A 1"]:
+        return at_states(values_at_positions(value_model, **_inputs(batch, value_model.device)))[..., None]
 
     with _evaluating(value_model):
-        return _over_positions(columns, trajectories, batch_size)
+        return [value[:, 0] for value in _over_positions(columns, trajectories, batch_size)]
 
 
 @torch.inference_mode()
 def log_ratios_of(
     policy: Any, reference: Any, trajectories: Sequence[Trajectory], batch_size: int = 64
 ) -> list[Float[np.ndarray, " T"]]:
-    """Computes ρ_t = log π(a_t|s_t) − log π_ref(a_t|s_t) of all actions: one array [T] over positions per trajectory.
+    """Computes the log-ratios of all actions (see `log_ratios_and_kl_of`)."""
+    return [both[:, 0] for both in log_ratios_and_kl_of(policy, reference, trajectories, batch_size)]
+
+
+@torch.inference_mode()
+def log_ratios_and_kl_of(
+    policy: Any, reference: Any, trajectories: Sequence[Trajectory], batch_size: int = 64
+) -> list[Float[np.ndarray, "T 2"]]:
+    """Computes ρ_t = log π(a_t|s_t) − log π_ref(a_t|s_t) of all actions, and the exact KL[π ‖ π_ref] at their states:
+    one array [T, 2] over positions per trajectory.
 
     Entry p belongs to the action at position p, NaN where p is not an action, as in `values_of`.
 
@@ -47,32 +56,33 @@ def log_ratios_of(
         batch_size: trajectories per batch; the logits of both models are in memory for a whole batch.
     """
 
-    def columns(batch: Batch) -> Float[Tensor, "B A"]:
+    def columns(batch: Batch) -> Float[Tensor, "B A 2"]:
         logits, ref_logits = (
             at_states(model(**_inputs(batch, model.device)).logits).to(policy.device) for model in (policy, reference)
         )
         action, mask = batch.action.to(policy.device), batch.action_mask.to(policy.device)
         statistics = action_statistics(logits, ref_logits, action, mask)
         assert statistics.ref_log_prob is not None
-        return statistics.log_prob - statistics.ref_log_prob
+        assert statistics.kl is not None
+        return torch.stack([statistics.log_prob - statistics.ref_log_prob, statistics.kl], dim=-1)
 
     with _evaluating(policy, reference):
         return _over_positions(columns, trajectories, batch_size)
 
 
 def _over_positions(
-    columns: Callable[[Batch], Float[Tensor, "B A"]], trajectories: Sequence[Trajectory], batch_size: int
-) -> list[Float[np.ndarray, " T"]]:
-    """Evaluates `columns` in batches of similar length; returns one array [T] over positions per trajectory."""
+    columns: Callable[[Batch], Float[Tensor, "B A N"]], trajectories: Sequence[Trajectory], batch_size: int
+) -> list[Float[np.ndarray, "T N"]]:
+    """Evaluates `columns` in batches of similar length; returns one array [T, N] over positions per trajectory."""
     order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i]))
-    results: list[Float[np.ndarray, " T"]] = [np.zeros(0, dtype=np.float32)] * len(trajectories)
+    results: list[Float[np.ndarray, "T N"]] = [np.zeros((0, 0), dtype=np.float32)] * len(trajectories)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = collate([trajectories[i] for i in rows], pad_token_id=0)
         numbers = columns(batch).float().cpu()
-        masked = torch.where(batch.action_mask, numbers, torch.nan).numpy()
+        masked = torch.where(batch.action_mask[..., None], numbers, torch.nan).numpy()
         for row, i in enumerate(rows):
-            first = np.full(1, np.nan, dtype=np.float32)
+            first = np.full((1, numbers.shape[-1]), np.nan, dtype=np.float32)
             results[i] = np.concatenate([first, masked[row, : len(trajectories[i]) - 1]])
     return results
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from stepcredit.progress import Meter
+from stepcredit.training.curve_file import CurveFile
 
 
 class TrainingProgress(TrainerCallback):
@@ -62,8 +64,9 @@ class TrainingProgress(TrainerCallback):
             self._meter.__exit__(None, None, None)
 
 
-def show_progress(trainer: Any, label: str) -> None:
-    """Replaces the progress printing of a trainer by `TrainingProgress`."""
+def show_progress(trainer: Any, method: str) -> None:
+    """Replaces the progress printing of a trainer by `TrainingProgress`, and writes its curve as it grows."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(TrainingProgress(label))
+    trainer.add_callback(TrainingProgress(method))
+    trainer.add_callback(CurveFile(method, Path(trainer.args.output_dir)))

@@ -21,6 +21,7 @@ from stepcredit.models.adapters import lora_config
 from stepcredit.progress import hide, track
 from stepcredit.results.provenance import versions
 from stepcredit.settings import Limits, Settings
+from stepcredit.training.curve_file import CURVES, curve
 from stepcredit.training.methods import METHODS
 from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.progress_callback import show_progress
@@ -66,7 +67,8 @@ class TrainConfig(Settings):
 
 
 def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
-    """Trains with the method of `args`, writes `policy/` (and `value/`) and `curves.json`; returns episode counts.
+    """Trains with the method of `args`, writes `policy/` (and `value/`) and, while it goes on, `curves.json`;
+    returns episode counts.
 
     It goes on from the newest whole checkpoint of this run in the output folder, and leaves a finished run as it is;
     `resume_from_checkpoint` names another checkpoint, or is "false" to start over. SIGTERM ends it after the current
@@ -157,19 +159,8 @@ def finish(trainer: OfflineTrainer, about: dict[str, Any]) -> None:
     trainer.save_model()
     if not trainer.args.should_save:
         return
-    write_json(out / "curves.json", {trainer.args.method: curve(trainer)})
+    write_json(out / CURVES, {trainer.args.method: curve(trainer.state.log_history)})
     write_json(out / RUN, {**about, **versions(), "run": trainer.identity})
-
-
-def curve(trainer: OfflineTrainer) -> list[dict[str, Any]]:
-    """Returns the logged metrics of a run in the order of a checkpoint, without timings, which differ from run to
-    run."""
-    timed = ("runtime", "per_second", "flos")
-    rows = [
-        {name: row[name] for name in sorted(row) if not any(word in name for word in timed)}
-        for row in trainer.state.log_history
-    ]
-    return [row for row in rows if "loss" in row or "eval_loss" in row]
 
 
 def _checkpoint(args: OfflineConfig) -> str | bool | None:

@@ -1,4 +1,4 @@
-"""A continuation that a server samples, read token by token: where it ends is decided as in `engines.decoding`.
+"""A continuation that a server samples, read token by token with `engines.decoding.ContinuationText`.
 
 A server is asked for more until the continuation has ended: it may stop at an end token of its own that is none of the
 policy's, and of a step the end often shows only in the token after it.
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stepcredit.engines.decoding import TRIES, Continuation, ContinuationRequest, EndConditions
+from stepcredit.engines.decoding import TRIES, Continuation, ContinuationRequest, ContinuationText, EndConditions
 from stepcredit.engines.engine import SamplingParams
 from stepcredit.engines.noise import uniform
 from stepcredit.engines.server.answers import Ask, Proof
@@ -46,9 +46,8 @@ class OpenContinuation:
         self.ids: list[int] = []
         self.over = False
         self.next: StoredToken | None = None
-        self._last, self._log_prob, self._text = before, list[float](), ""
-        self._tail, self._step, self._stopped = draw.tail, OpenStep(end.rule), False
-        self._reused = False
+        self._last, self._log_prob, self._text = before, list[float](), ContinuationText(draw.tail, end)
+        self._stopped = self._reused = False
 
     def reuse(self, stored: StoredToken) -> None:
         """Begins with a token that was sampled before."""
@@ -59,25 +58,21 @@ class OpenContinuation:
     def room(self) -> int:
         """Number of tokens to ask for: one, where only the next token tells whether the step is over."""
         room = self.draw.left - len(self.ids)
-        if self._step.ends_before("x"):
+        if self._text.step.ends_before("x"):
             return 1
         limit = self.end.rule.max_tokens
-        return room if limit is None else min(room, limit - self._step.tokens)
+        return room if limit is None else min(room, limit - self._text.step.tokens)
 
     def add(self, token: int, log_prob: float) -> None:
         """Reads a token: it belongs to the continuation, or begins the next step."""
-        text = self.end.text_of(self._last, token)
-        stopped, tail = self.end.read_on(self._tail, text)
-        stopped = stopped or token in self.end.end_ids
-        if not stopped and self.ids and self._step.ends_before(text):
-            self.next, self.over = StoredToken(token, log_prob, self._step), True
+        stopped, begins, full = self._text.read(self._last, token)
+        if begins:
+            self.next, self.over = StoredToken(token, log_prob, self._text.step), True
             return
         self.ids.append(token)
         self._log_prob.append(log_prob)
-        self._last, self._tail, self._stopped = token, tail, stopped
-        self._text += text
-        self._step.add(text)
-        self.over = stopped or self._step.full or len(self.ids) >= self.draw.left
+        self._last, self._stopped = token, stopped
+        self.over = stopped or full or len(self.ids) >= self.draw.left
 
     def read(self) -> Continuation:
         """Returns the continuation, after it has ended."""
@@ -92,7 +87,7 @@ class OpenContinuation:
             ids=tuple(self.ids),
             log_prob=tuple(self._log_prob),
             stop_reason=ended,
-            text=self._text,
+            text=self._text.text,
             drawn=len(self.ids) + (self.next is not None) - self._reused,
             following=None if self.next is None else self.next.token,
         )

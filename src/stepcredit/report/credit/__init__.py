@@ -1,0 +1,1 @@
+"""The credit page: where each response went wrong."""

@@ -1,0 +1,157 @@
+"""Model card of a trained policy and value model: how to load them, results with standard errors, credit, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from stepcredit.errors import InputError
+from stepcredit.files import written_whole
+from stepcredit.report.formatting import count, interval, printable, share, share_and_error
+from stepcredit.report.legend import Legend
+from stepcredit.report.scores import search_label
+from stepcredit.results.row_files import read_object, read_rows
+from stepcredit.results.schema import AccuracyRow, ValueRow
+from stepcredit.version import __version__
+
+CARD = "README.md"
+_SHOWN = (
+    *("learning_rate", "value_learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "level", "beta", "kl_coef", "gamma", "lam", "expectile", "train_layers", "seed"),
+)
+"""Settings of training in the card, in this order; all of them are in training_args.json."""
+_METRICS = {
+    "auc_within_prompt": "right responses ranked above wrong ones of the same prompt (AUC)",
+    "first_wrong_step": "largest drop of V at the first wrong step",
+    "first_wrong_step_chance": "a random step, for comparison",
+}
+
+
+def write_model_card(
+    folder: Path, name: str, results: Path | None = None, base_model: str | None = None, *, has_page: bool = False
+) -> Path:
+    """Writes the model card of a finished training run, atomically, and returns its path.
+
+    Args:
+        folder: output folder of `stepcredit train`.
+        name: name on the hub.
+        results: folder with `results.json` and, optionally, `value.json`; None: no results.
+        base_model: name of the initial policy on the hub; by default the `--model` of the run, unless it is a folder.
+        has_page: whether a credit page is beside the card.
+
+    Raises:
+        InputError: the folder holds no finished run, the results are missing or damaged, or a file is malformed.
+    """
+    run = read_object(folder / "run.json")
+    if run.get("command") != "train" or not (folder / "policy").is_dir():
+        raise InputError("holds no finished training run (no run.json of stepcredit train)", str(folder))
+    rows, values = _results(results)
+    base = base_model or (str(run["model"]) if _is_hub_name(str(run.get("model", ""))) else None)
+    method = str(run.get("method", ""))
+    data = ModelCardData(
+        model_name=name,
+        base_model=base,
+        library_name="transformers",
+        tags=["stepcredit", "offline-rl", "reasoning", method],
+        eval_results=[_eval_result(row) for row in rows] or None,
+    )
+    label = Legend(run.get("methods")).label(method).upper()
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {name}",
+        f"Trained with {label} by stepcredit {run.get('stepcredit', __version__)}{_from(base)}{_on(run.get('data'))}.",
+        _usage(name, has_value=(folder / "value").is_dir()),
+        *_results_table(rows),
+        *_credit(values, has_page=has_page),
+        _settings(read_object(folder / "training_args.json")),
+    ]
+    card = folder / CARD
+    with written_whole(card) as part:
+        part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return card
+
+
+def _results(folder: Path | None) -> tuple[list[AccuracyRow], list[ValueRow]]:
+    if folder is None:
+        return [], []
+    rows = read_rows(folder / "results.json", AccuracyRow)
+    if not rows:
+        raise InputError("holds no results.json with rows; run stepcredit evaluate into it", str(folder))
+    return rows, read_rows(folder / "value.json", ValueRow)
+
+
+def _is_hub_name(model: str) -> bool:
+    return model.count("/") == 1 and not model.startswith((".", "/")) and not Path(model).exists()
+
+
+def _from(base: str | None) -> str:
+    return "" if base is None else f" from [{base}](https://huggingface.co/{base})"
+
+
+def _on(data: object) -> str:
+    if not isinstance(data, dict) or "episodes" not in data:
+        return ""
+    return f" on {count(data['episodes'])} scored responses"
+
+
+def _eval_result(row: AccuracyRow) -> EvalResult:
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type=row.task,
+        dataset_name=row.task,
+        dataset_split=row.split or None,
+        metric_type="accuracy",
+        metric_name=f"accuracy, {search_label(row.search or 'greedy')}",
+        metric_value=round(row.accuracy, 4),
+    )
+
+
+def _usage(name: str, *, has_value: bool) -> str:
+    value = f"""value_model = AutoModelForTokenClassification.from_pretrained("{name}", subfolder="value")
+value = value_model(**tokenizer("1 + 1 = 2", return_tensors="pt")).logits[0, :, 0]  # V after each token
+"""
+    imports = "AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer" if has_value else (
+        "AutoModelForCausalLM, AutoTokenizer"
+    )  # fmt: skip
+    return f"""## Use
+
+```python
+from transformers import {imports}
+
+tokenizer = AutoTokenizer.from_pretrained("{name}", subfolder="policy")
+policy = AutoModelForCausalLM.from_pretrained("{name}", subfolder="policy")
+{value if has_value else ""}```"""
+
+
+def _results_table(rows: Sequence[AccuracyRow]) -> list[str]:
+    if not rows:
+        return []
+    lines = [
+        f"| {printable(row.task)} {printable(row.split)} | {search_label(row.search or 'greedy')}"
+        f"{'' if row.width is None else f', {row.width}'} | {count(row.n)} | "
+        f"{share(row.accuracy) if row.stderr is None else share_and_error(row.accuracy, row.stderr)} |"
+        for row in rows
+    ]
+    table = ["| problems | search | n | accuracy % ± standard error |", "| --- | --- | ---: | ---: |", *lines]
+    return ["## Results", "\n".join(table)]
+
+
+def _credit(values: Sequence[ValueRow], *, has_page: bool) -> list[str]:
+    told = [row for row in values if row.metric in _METRICS]
+    if not told and not has_page:
+        return []
+    lines = [
+        f"| {_METRICS[row.metric]}{'' if row.at is None else f', after {row.at:.0%} of the steps'} | "
+        f"{row.estimate:.2f} | {interval(row.low, row.high)} |"
+        for row in told
+    ]
+    table = ["| V | estimate | 95% interval |", "| --- | ---: | ---: |", *lines] if told else []
+    page = ["[credit.html](credit.html) shows V on every token of responses; download and open it."] if has_page else []
+    return ["## Credit", *(["\n".join(table)] if table else []), *page]
+
+
+def _settings(args: dict[str, object]) -> str:
+    lines = [f"| {name} | {args[name]} |" for name in _SHOWN if args.get(name) not in (None, -1)]
+    return "\n".join(["## Training", "", "| setting | |", "| --- | --- |", *lines])
