@@ -99,3 +99,12 @@ def test_a_step_is_begun_by_a_token_only_after_one_that_is_complete():
 def test_a_limit_below_one_is_refused():
     with pytest.raises(InputError, match="max_step_tokens"):
         StepRule(("\n",), 0)
+
+
+@given(
+    st.text(alphabet="ab. \n\r\t\x1c\x85\u2028\u3000", max_size=20),
+    st.sampled_from([("\n",), (". ", "\n"), ("b",), ()]),
+)
+def test_steps_are_counted_as_they_are_split(text, delimiters):
+    rule = StepRule(delimiters)
+    assert rule.count(text) == len(rule.split(text))

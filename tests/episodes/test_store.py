@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -136,6 +137,31 @@ def test_it_is_a_sequence_over_shards_and_row_groups(tmp_path):
             store[outside]
 
 
+def test_to_read_in_order_takes_the_memory_of_a_row_group(tmp_path):
+    def peak(rows):
+        append_episodes(tmp_path / str(rows), numbered(rows, metadata={"text": "x" * 1000}))
+        tracemalloc.start()
+        store = load_episodes(tmp_path / str(rows))
+        assert sum(e.reward for e in store) == rows
+        assert sum(len(column) for column in (part.batch.column("prompt") for part in store.rows())) == rows
+        assert all(store[k].sample == k for k in range(0, rows, 300))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(10)  # what is imported when it is first used
+    assert peak(6144) - peak(2048) < 20 * 4096
+
+
+def test_a_shard_of_one_large_row_group_is_read_in_pieces(tmp_path):
+    shard = append_episodes(tmp_path, numbered(2500))
+    pq.write_table(pq.read_table(shard), shard, row_group_size=2500)
+    store = load_episodes(tmp_path)
+    assert [(rows.first_row, rows.batch.num_rows) for rows in store.rows()] == [(0, 1024), (1024, 1024), (2048, 452)]
+    assert [e.sample for e in store] == list(range(2500))
+    assert (store[2499].sample, store[-2500].sample) == (2499, 0)
+
+
 def test_arrays_are_writable_copies(tmp_path):
     tokens = Tokens(np.array([5, 6], dtype=np.int32), np.array([False, True]))
     append_episodes(tmp_path, [make(tokens=tokens)])
@@ -210,10 +236,15 @@ def test_clear_errors(tmp_path):
     whole = shard.read_bytes()
     middle = len(whole) // 4
     flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
-    for broken in (b"", whole[:-20], whole[: len(whole) // 2], flipped):
+    for broken in (b"", whole[:-20], whole[: len(whole) // 2]):
         shard.write_bytes(broken)
         with pytest.raises(InputError, match=r"episodes-00000\.parquet: corrupt shard"):
             load_episodes(tmp_path)
+    shard.write_bytes(flipped)
+    store = load_episodes(tmp_path)  # the end of the file, which is read here, is whole
+    for read in (lambda: list(store), lambda: store[400]):
+        with pytest.raises(InputError, match=r"episodes-00000\.parquet: corrupt shard"):
+            read()
     pq.write_table(pa.table({"prompt": ["q"], "completion": ["a"]}), shard)
     with pytest.raises(InputError, match=r"episodes-00000\.parquet: not a shard of episodes: no column format"):
         load_episodes(tmp_path)

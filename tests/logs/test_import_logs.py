@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stepcredit.episodes import store
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError
 from stepcredit.logs import import_logs as module
@@ -136,6 +138,27 @@ def test_append_goes_on_counting_in_one_shard(tmp_path):
     with pytest.raises(InputError, match=r"x\.jsonl:2: "):
         import_logs(ImportConfig([write(tmp_path / "x.jsonl", [row(0), "{\n"])], str(out), append=True))
     assert len(list(out.iterdir())) == 2
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_memory_is_some_bytes_a_row(tmp_path, monkeypatch, append):
+    monkeypatch.setattr(module, "EPISODES_PER_SHARD", 10_000)
+    monkeypatch.setattr(store, "_ROWS_PER_GROUP", 64)
+
+    def peak(rows):
+        logs = write(tmp_path / f"{rows}.jsonl", [row(2 * k, x="x" * 500) for k in range(rows)])
+        out = str(tmp_path / f"out{rows}")
+        if append:
+            import_logs(ImportConfig([logs], out))
+        more = write(tmp_path / "more.jsonl", [row(2 * k, completion="other") for k in range(300)])
+        tracemalloc.start()
+        import_logs(ImportConfig([more if append else logs], out, append=append))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(10)  # what is imported when it is first used
+    assert peak(1500) - peak(300) < 3 * 48 * 1200
 
 
 def test_samples_that_stand_twice_are_told_with_both_places(tmp_path):

@@ -307,15 +307,19 @@ def test_a_sample_that_stands_twice_is_told_with_both_places(first):
     assert importer.episode(Row("b.jsonl:2", data={**PLAIN, "prompt_id": "p"})).sample == max(first, 4) + 1
 
 
-def test_sample_numbers_take_few_bytes_a_row():
+@pytest.mark.parametrize("samples", [1, 16])
+def test_sample_numbers_take_few_bytes_a_row_and_a_prompt(samples):
+    rows = 9_600
+    places = [(f"prompt {row // samples}", samples - 1 - row % samples, f"logs.jsonl:{row}") for row in range(rows)]
     tracemalloc.start()
     numbers = SampleNumbers()
-    for line in range(160_000):
-        numbers.add(f"prompt {line // 160}", line % 160, f"logs.jsonl:{line}")
+    assert {numbers.add(*place) for place in places} == {None}
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert numbers.add("prompt 999", 159, "x:1") == "logs.jsonl:159999"
-    assert held < 12 * 160_000
+    assert held < 36 * (rows + rows // samples) + 40_000  # the smallest tables
+    for row in (0, rows // 2, rows - 1):
+        assert numbers.add(*places[row][:2], "x:1") == places[row][2]
+        assert numbers.following(places[row][0]) == samples
 
 
 def test_a_bad_row_is_placed_and_takes_no_number():

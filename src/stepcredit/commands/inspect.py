@@ -15,7 +15,7 @@ from stepcredit.episodes.summary import step_previews, summarise
 from stepcredit.flags import OF_EPISODES, flag
 from stepcredit.metrics.dataset import Summary
 from stepcredit.parsing import parse
-from stepcredit.progress import track
+from stepcredit.progress import Meter
 from stepcredit.report.dataset import dataset_tables, preview_panels
 from stepcredit.settings import Limits, Settings
 
@@ -31,20 +31,20 @@ class InspectConfig(Settings):
         default=None, metadata={"help": "Counts tokens if no ids are stored: a folder or a name on the hub."}
     )
     step_delimiters: list[str] | None = field(default=None, metadata=flag("step_delimiters", OF_EPISODES))
-    preview: Annotated[int, Limits(at_least=0)] = field(
-        default=0, metadata={"help": "Number of responses to show, split into steps."}
-    )
+    preview: Annotated[int, Limits(at_least=0)] = field(default=0, metadata={"help": "Responses to show, in steps."})
     json: bool = field(default=False, metadata={"help": "Print JSON instead of tables."})
 
 
 def inspect_episodes(config: InspectConfig) -> Summary:
     """Returns the summary of a folder of episodes (see `InspectConfig`)."""
-    rule = step_rule(config.step_delimiters, Path(config.episodes))
-    store = load_episodes(config.episodes)
-    from stepcredit.models.loading import load_tokenizer  # imports transformers and torch
+    rule, store = step_rule(config.step_delimiters, Path(config.episodes)), load_episodes(config.episodes)
+    tokenizer = None
+    if config.tokenizer:
+        from stepcredit.models.loading import load_tokenizer  # imports transformers and torch
 
-    tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
-    return summarise(track(store, "reading", len(store), "episodes"), rule, tokenizer)
+        tokenizer = load_tokenizer(config.tokenizer)
+    with Meter("reading", len(store), "episodes") as meter:
+        return summarise(store.rows(), rule, tokenizer, meter.advance)
 
 
 def run(arguments: list[str]) -> int:
@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
     if config.json:
         print(json.dumps(asdict(summary), indent=1))
         return 0
-    rule = step_rule(config.step_delimiters, Path(config.episodes))
-    previews = step_previews(load_episodes(config.episodes)[: config.preview], rule)
+    shown = load_episodes(config.episodes)[: config.preview]
+    previews = step_previews(shown, step_rule(config.step_delimiters, Path(config.episodes)))
     Console().print(Group(dataset_tables(summary), preview_panels(previews)))
     return 0

@@ -63,11 +63,11 @@ def _check_shards(stores: Sequence[EpisodeStore]) -> None:
 
 def _check_prompts(stores: Sequence[EpisodeStore]) -> None:
     """Check that a prompt id stands for one prompt in all folders."""
-    seen: dict[str, tuple[object, Path]] = {}
+    seen: dict[str, tuple[int, Path]] = {}
     for store in stores:
-        here = dict(zip(store.column("prompt_id"), store.column("prompt"), strict=True))
-        for prompt_id, prompt in here.items():
-            first, folder = seen.setdefault(prompt_id, (prompt, store.path))
-            if first != prompt:
-                raise InputError(f"prompt id {quoted(prompt_id)} is not the prompt that it is in {folder}; give "
-                                 "prompts ids of their own, or one --prompt_style", str(store.path))  # fmt: skip
+        for rows in store.rows(["prompt_id", "prompt"]):
+            for prompt_id, prompt in zip(*rows.batch.to_pydict().values(), strict=True):
+                first, folder = seen.setdefault(prompt_id, (hash(prompt), store.path))
+                if first != hash(prompt) and folder != store.path:
+                    raise InputError(f"prompt id {quoted(prompt_id)} is not the prompt that it is in {folder}; give "
+                                     "prompts ids of their own, or one --prompt_style", str(store.path))  # fmt: skip

@@ -40,8 +40,6 @@ SCHEMA = pa.schema(
 OPTIONAL = "tools"
 """A column that may be missing."""
 _TOKEN_COLUMNS = ("ids", "action_mask", "behavior_log_prob")
-# In memory, prompts are dictionary-encoded: they repeat for every sample.
-IN_MEMORY_SCHEMA = SCHEMA.set(0, pa.field("prompt", pa.dictionary(pa.int32(), pa.string())))
 
 
 def turns_as_text(turns: str | Sequence[Message]) -> str:
@@ -53,45 +51,47 @@ def turns_as_text(turns: str | Sequence[Message]) -> str:
     return turns if isinstance(turns, str) else _as_json([dict(m) for m in turns], "messages")
 
 
+_ENCODERS = {
+    sort_keys: json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=sort_keys) for sort_keys in (True, False)
+}
+
+
 def _as_json(value: Any, field: str, *, sort_keys: bool = True) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=sort_keys)
+        return _ENCODERS[sort_keys].encode(value)
     except (TypeError, ValueError) as error:
         raise InputError(f"cannot be stored as JSON: {error}", field) from error
 
 
 def to_batch(episodes: Sequence[Episode]) -> Any:
     """Converts episodes into an Arrow record batch."""
-    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for episode in episodes:
-        for name, value in _as_row(episode).items():
-            columns[name].append(value)
+    columns = _columns(episodes)
     try:
         return pa.record_batch([pa.array(columns[f.name], type=f.type) for f in SCHEMA], schema=SCHEMA)
     except UnicodeEncodeError as error:
         raise InputError(f"an episode holds text that is not valid Unicode ({error.reason})") from error
 
 
-def _as_row(episode: Episode) -> dict[str, Any]:
-    if episode.outcome is not None:
+def _columns(episodes: Sequence[Episode]) -> dict[str, list[Any]]:
+    if any(episode.outcome is not None for episode in episodes):
         raise InputError("an episode with moved rewards cannot be stored; store the original episode", "outcome")
-    tokens = episode.tokens
+    tokens = [episode.tokens for episode in episodes]
     return {
-        "prompt": turns_as_text(episode.prompt),
-        "completion": turns_as_text(episode.completion),
-        "format": "chat" if episode.is_chat else "text",
-        "reward": episode.reward,
-        "verdict": episode.verdict and str(episode.verdict),
-        "stop_reason": str(episode.stop_reason),
-        "prompt_id": episode.prompt_id,
-        "sample": episode.sample,
-        "steps": episode.steps,
-        "step_rewards": episode.step_rewards,
-        "ids": tokens and tokens.ids,
-        "action_mask": tokens and tokens.action_mask,
-        "behavior_log_prob": tokens and tokens.behavior_log_prob,
-        "metadata": _as_json(episode.metadata, "metadata"),
-        "tools": None if episode.tools is None else _as_json(episode.tools, "tools", sort_keys=False),
+        "prompt": [turns_as_text(e.prompt) for e in episodes],
+        "completion": [turns_as_text(e.completion) for e in episodes],
+        "format": ["chat" if e.is_chat else "text" for e in episodes],
+        "reward": [e.reward for e in episodes],
+        "verdict": [e.verdict and str(e.verdict) for e in episodes],
+        "stop_reason": [str(e.stop_reason) for e in episodes],
+        "prompt_id": [e.prompt_id for e in episodes],
+        "sample": [e.sample for e in episodes],
+        "steps": [e.steps for e in episodes],
+        "step_rewards": [e.step_rewards for e in episodes],
+        "ids": [t and t.ids for t in tokens],
+        "action_mask": [t and t.action_mask for t in tokens],
+        "behavior_log_prob": [t and t.behavior_log_prob for t in tokens],
+        "metadata": [_as_json(e.metadata, "metadata") for e in episodes],
+        "tools": [None if e.tools is None else _as_json(e.tools, "tools", sort_keys=False) for e in episodes],
     }
 
 

@@ -59,6 +59,12 @@ class StepRule:
         ends = self.ends(text)
         return [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
+    def count(self, text: str) -> int:
+        """Returns the number of steps of `text`."""
+        if self.delimiters == ("\n",):  # a step a line with a word in it
+            return len([line for line in text.split("\n") if line.strip()]) or 1
+        return len(self.ends(text))
+
 
 def preview(text: str, rule: StepRule) -> str:
     """Returns the steps of `text`, one numbered line per step."""

@@ -11,17 +11,18 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, SupportsIndex, overload
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stepcredit.episodes.episode import Episode
-from stepcredit.episodes.records import IN_MEMORY_SCHEMA, OPTIONAL, SCHEMA, from_batch, to_batch
+from stepcredit.episodes.records import OPTIONAL, SCHEMA, from_batch, to_batch
 from stepcredit.errors import InputError
 from stepcredit.files import draft_of, sync, why_not_written
 
@@ -34,7 +35,8 @@ def load_episodes(path: str | Path) -> EpisodeStore:
     """Opens a folder of episodes as a read-only sequence; shards that are added later are not included.
 
     Raises:
-        InputError: the folder does not exist or has no shards, or a shard cannot be read.
+        InputError: the folder does not exist or has no shards, or a shard cannot be opened. What is corrupt within a
+            shard is found when it is read.
     """
     return EpisodeStore(path)
 
@@ -87,10 +89,36 @@ def units_of(path: str | Path) -> dict[str, Path]:
     return units
 
 
+@dataclass(frozen=True)
+class StoredRows:
+    """Consecutive rows of a shard, as a record batch with the columns of `records.SCHEMA`; `first_row` is their place
+    in the shard, from 0."""
+
+    shard: Path
+    first_row: int
+    batch: Any
+
+    def episodes(self) -> list[Episode]:
+        """Returns the episodes of the rows.
+
+        Raises:
+            InputError: a row is not a valid episode; with its shard and number.
+        """
+        episodes: list[Episode] = []
+        try:
+            from_batch(self.batch, episodes)
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            row = self.first_row + len(episodes) + 1
+            raise InputError(f"not a valid episode: {error}", f"{self.shard}: row {row}") from error
+        return episodes
+
+
 class EpisodeStore(Sequence[Episode]):
     """A sequence of the episodes in a folder of shards; see `load_episodes`.
 
-    The columns are kept in memory as Arrow tables; episodes are created on access. Slices give lists.
+    Episodes are read when they are asked for, a row group at a time, and only the last one that was asked for by number
+    is kept: to go through them in order takes constant memory, and to take them in random order is slow. Slices give
+    lists.
 
     Args:
         path: the folder.
@@ -100,15 +128,29 @@ class EpisodeStore(Sequence[Episode]):
     def __init__(self, path: str | Path, shards: Iterable[Path] | None = None) -> None:
         self.path = Path(path)
         self.shards = tuple(_find_shards(self.path) if shards is None else shards)
-        self._parts = [part for shard in self.shards for part in _read_shard(shard)]
-        self._ends = list(accumulate(part.batch.num_rows for part in self._parts))
+        self._groups = [group for shard in self.shards for group in _groups_of(shard)]
+        self._ends = list(accumulate(group.rows for group in self._groups))
+        self._last: tuple[int, StoredRows] | None = None
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __iter__(self) -> Iterator[Episode]:
-        for part in self._parts:
-            yield from part.episodes(0, part.batch.num_rows)
+        for rows in self.rows():
+            yield from rows.episodes()
+
+    def rows(self, columns: Sequence[str] = SCHEMA.names) -> Iterator[StoredRows]:
+        """Yields all rows in order, at most 1,024 at a time, with some of their columns.
+
+        Raises:
+            InputError: a shard cannot be read.
+        """
+        for shard in self.shards:
+            first = 0
+            with _opened(shard) as file:
+                for batch in file.iter_batches(_ROWS_PER_GROUP, columns=_present(file, columns), use_threads=False):
+                    yield StoredRows(shard, first, _completed(batch, columns))
+                    first += batch.num_rows
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Episode: ...
@@ -125,31 +167,52 @@ class EpisodeStore(Sequence[Episode]):
             raise IndexError(f"episode {index} of {len(self)}")
         number = bisect_right(self._ends, at)
         row = at - (self._ends[number - 1] if number else 0)
-        return self._parts[number].episodes(row, row + 1)[0]
+        group = self._group(number)
+        return StoredRows(group.shard, group.first_row + row, group.batch.slice(row, 1)).episodes()[0]
+
+    def _group(self, number: int) -> StoredRows:
+        if self._last is None or self._last[0] != number:
+            group = self._groups[number]
+            with _opened(group.shard) as file:
+                table = file.read_row_group(group.number, columns=_present(file, SCHEMA.names), use_threads=False)
+                (batch,) = table.combine_chunks().to_batches()
+            self._last = number, StoredRows(group.shard, group.first_row, _completed(batch, SCHEMA.names))
+        return self._last[1]
 
     def __repr__(self) -> str:
         return f"EpisodeStore({str(self.path)!r}: {len(self)} episodes in {len(self.shards)} shards)"
 
     def column(self, name: str) -> list[Any]:
         """Returns one stored column of all episodes."""
-        return [value for part in self._parts for value in part.batch.column(name).to_pylist()]
+        return [value for rows in self.rows([name]) for value in rows.batch.column(0).to_pylist()]
 
 
 def _write_draft(draft: Path, episodes: Iterable[Episode], unit: str | None) -> None:
-    """Writes and syncs a Parquet file under a name that readers ignore."""
-    rows = iter(episodes)
-    group = list(islice(rows, _ROWS_PER_GROUP))
-    if not group:
+    """Writes and syncs a Parquet file under a name that readers ignore, a row group in a thread while the next one is
+    made."""
+    batches = _batches(iter(episodes))
+    first = next(batches, None)
+    if first is None:
         raise InputError("there are no episodes to write")
     options: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
     schema = SCHEMA if unit is None else SCHEMA.with_metadata({**(SCHEMA.metadata or {}), _UNIT: unit})
     with draft.open("xb") as file:
-        with pq.ParquetWriter(file, schema, **options) as writer:
-            while group:
-                writer.write_batch(to_batch(group))
-                group = list(islice(rows, _ROWS_PER_GROUP))
+        with pq.ParquetWriter(file, schema, **options) as writer, ThreadPoolExecutor(1) as beside:
+            written = beside.submit(writer.write_batch, first)
+            for batch in batches:
+                written.result()
+                written = beside.submit(writer.write_batch, batch)
+            written.result()
         file.flush()
         os.fsync(file.fileno())
+
+
+def _batches(episodes: Iterator[Episode]) -> Iterator[Any]:
+    """Yields the episodes as record batches of a row group each."""
+    while group := list(islice(episodes, _ROWS_PER_GROUP)):
+        batch = to_batch(group)
+        group.clear()
+        yield batch
 
 
 def _publish(draft: Path, folder: Path) -> Path:
@@ -191,45 +254,45 @@ def _find_shards(folder: Path) -> list[Path]:
     return shards
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A row group of a shard; `first_row` is its offset in the shard, for messages."""
+class _Group(NamedTuple):
+    """A row group of a shard: its number there, the place of its first row, and how many rows it has."""
 
     shard: Path
+    number: int
     first_row: int
-    batch: Any
-
-    def episodes(self, start: int, stop: int) -> list[Episode]:
-        """Returns the episodes of rows start … stop-1."""
-        rows = self.batch.slice(start, stop - start)
-        episodes: list[Episode] = []
-        try:
-            from_batch(rows, episodes)
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
-            row = self.first_row + start + len(episodes) + 1
-            raise InputError(f"not a valid episode: {error}", f"{self.shard}: row {row}") from error
-        return episodes
+    rows: int
 
 
-def _read_shard(shard: Path) -> list[_Part]:
+def _groups_of(shard: Path) -> list[_Group]:
+    """The row groups of a shard with rows in them; reads the end of the file, which describes it."""
+    with _opened(shard) as file:
+        missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
+        if set(missing) - {OPTIONAL}:
+            raise InputError(f"not a shard of episodes: no column {', '.join(missing)}", str(shard))
+        sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    firsts = accumulate(sizes, initial=0)
+    return [_Group(shard, k, first, size) for k, (first, size) in enumerate(zip(firsts, sizes, strict=False)) if size]
+
+
+@contextmanager
+def _opened(shard: Path) -> Iterator[pq.ParquetFile]:
+    """Opens a shard for reading in small pieces; without `pre_buffer`, which reads the whole file ahead."""
     try:
-        with pq.ParquetFile(
-            shard, memory_map=True, read_dictionary=["prompt"], page_checksum_verification=True
-        ) as file:
-            missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
-            if set(missing) - {OPTIONAL}:
-                raise InputError(f"not a shard of episodes: no column {', '.join(missing)}", str(shard))
-            table = file.read(columns=[name for name in SCHEMA.names if name not in missing])
-            for name in missing:
-                table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
-            table = table.select(SCHEMA.names).cast(IN_MEMORY_SCHEMA)
-    except KeyError as error:  # the column that Arrow was to read as a dictionary
-        raise InputError("not a shard of episodes: no column prompt", str(shard)) from error
+        with pq.ParquetFile(shard, pre_buffer=False, page_checksum_verification=True) as file:
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise _corrupt(shard, error) from error
-    batches = table.to_batches()
-    firsts = accumulate((b.num_rows for b in batches), initial=0)
-    return [_Part(shard, first, batch) for first, batch in zip(firsts, batches, strict=False)]
+
+
+def _present(file: pq.ParquetFile, columns: Sequence[str]) -> list[str]:
+    return [name for name in columns if name in file.schema_arrow.names]
+
+
+def _completed(batch: Any, columns: Sequence[str]) -> Any:
+    """The columns of a batch in this order and with their types; a missing one is null."""
+    fields = [SCHEMA.field(name) for name in columns]
+    found = [batch.column(f.name) if f.name in batch.schema.names else pa.nulls(len(batch), f.type) for f in fields]
+    return pa.record_batch([a.cast(f.type) for a, f in zip(found, fields, strict=True)], schema=pa.schema(fields))
 
 
 def _corrupt(shard: Path, error: Exception) -> InputError:

@@ -1,88 +1,85 @@
-"""Summary statistics of a set of episodes, computed in one pass."""
+"""Summary statistics of a set of episodes, computed in one pass.
+
+Memory: 20 bytes a response, 28 with tokens (a hash for duplicates, and its lengths), and 58 a prompt (its hash and
+counts), each three times that at the end; some 250 more a prompt of a balanced collection.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stepcredit.episodes.encoding import tokenise
-from stepcredit.episodes.episode import Episode, Message
-from stepcredit.episodes.records import turns_as_text
+from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.measures import (
+    OUTCOMES,
+    RIGHT_ABOVE,
+    Measures,
+    measures_of_episodes,
+    measures_of_rows,
+    policy_turns,
+)
 from stepcredit.episodes.steps import StepRule, preview
+from stepcredit.episodes.store import StoredRows
 from stepcredit.episodes.turns import Tokenizer
 from stepcredit.errors import InputError
 from stepcredit.metrics.dataset import HISTOGRAM_BINS, Summary, distribution
-from stepcredit.verdict import Verdict
-
-RIGHT_ABOVE = 0.5
-"""A response without a verdict counts as right if its reward is above this."""
+from stepcredit.progress import unseen
 
 
-@dataclass
-class _Prompt:
-    """Counts of the responses to one prompt."""
-
-    digest: bytes
-    responses: int = 0
-    right: int = 0
-    wrong: int = 0
-    rewards: int = 0
-    total: float = 0.0
-    lowest: float = math.inf
-    highest: float = -math.inf
-    has_step_rewards: bool = False
-    drawn: dict[str, int] | None = None
-    clashes: bool = False
-
-
-def summarise(episodes: Iterable[Episode], rule: StepRule, tokenizer: Tokenizer | None = None) -> Summary:
-    """Summarises episodes in one pass, with a few bytes of memory per episode.
+def summarise(
+    parts: Iterable[StoredRows],
+    rule: StepRule,
+    tokenizer: Tokenizer | None = None,
+    advance: Callable[[int], object] = unseen,
+) -> Summary:
+    """Summarises stored episodes in one pass; `EpisodeStore.rows` gives them.
 
     Args:
-        episodes: one or more episodes.
+        parts: rows of shards, one or more in all.
         rule: the rule for step boundaries, for episodes without steps of their own.
         tokenizer: counts the tokens of episodes without ids.
+        advance: progress callback, with the number of further rows.
 
     Raises:
-        InputError: there are no episodes.
+        InputError: there are no episodes, or one is not valid.
     """
     tally = _Tally(rule, tokenizer)
-    for episode in episodes:
-        tally.add(episode)
+    for rows in parts:
+        tally.add(rows)
+        advance(rows.batch.num_rows)
     return tally.summary()
 
 
 class _Tally:
     def __init__(self, rule: StepRule, tokenizer: Tokenizer | None) -> None:
         self._rule, self._tokenizer = rule, tokenizer
-        self._prompts: dict[str, _Prompt] = {}
-        self._responses: set[bytes] = set()
-        self._lengths: dict[str, array[int]] = defaultdict(lambda: array("q"))  # one number per response
-        self._outcomes = {"right": 0, "wrong": 0, "undecided": 0, "truncated": 0}
+        self._prompts = _Prompts()
+        self._responses = array("q")  # hashes
+        self._lengths: dict[str, array[int]] = defaultdict(lambda: array("I"))  # one number per response
+        self._outcomes = np.zeros(len(OUTCOMES), dtype=np.int64)
         self._own_ids = self._multi_turn = self._untokenised = 0
 
-    def add(self, episode: Episode) -> None:
-        """Adds an episode to the counts."""
-        outcome = outcome_of(episode)
-        self._outcomes[outcome] += 1
-        digest = _digest(turns_as_text(episode.prompt).encode())
-        self._responses.add(_digest(digest + turns_as_text(episode.completion).encode()))
-        _add_to_prompt(self._prompts.setdefault(episode.prompt_id, _Prompt(digest)), episode, digest, outcome)
-        self._add_lengths(episode)
-        self._add_tokens(episode)
-
-    def _add_lengths(self, episode: Episode) -> None:
-        turns = policy_turns(episode.completion)
-        self._multi_turn += len(turns) > 1
-        prompt = [episode.prompt] if isinstance(episode.prompt, str) else [m["content"] or "" for m in episode.prompt]
-        self._lengths["prompt_characters"].append(sum(map(len, prompt)))
-        self._lengths["completion_characters"].append(sum(map(len, turns)))
-        steps = len(episode.steps) if episode.steps else sum(len(self._rule.split(turn)) for turn in turns)
-        self._lengths["steps"].append(steps)
+    def add(self, rows: StoredRows) -> None:
+        """Adds rows to the counts."""
+        measures = measures_of_rows(rows.batch, self._rule) if self._tokenizer is None else None
+        if measures is None:
+            episodes = rows.episodes()
+            measures = measures_of_episodes(episodes, self._rule)
+            for episode in episodes:
+                self._add_tokens(episode)
+        self._prompts.add(measures)
+        self._responses.frombytes(measures.response.tobytes())
+        self._outcomes += np.bincount(measures.outcome, minlength=len(OUTCOMES))
+        self._multi_turn += measures.multi_turn
+        for name in ("prompt_characters", "completion_characters", "steps"):
+            self._lengths[name].extend(getattr(measures, name))
 
     def _add_tokens(self, episode: Episode) -> None:
         self._own_ids += episode.tokens is not None
@@ -97,56 +94,39 @@ class _Tally:
         self._lengths["total_tokens"].append(len(tokens))
 
     def summary(self) -> Summary:
-        """Returns the summary of the episodes so far."""
-        episodes, prompts, lengths = sum(self._outcomes.values()), list(self._prompts.values()), self._lengths
+        """Returns the summary of the rows so far."""
+        episodes = len(self._responses)
         if not episodes:
             raise InputError("there are no episodes to summarise")
+        lengths = {name: np.frombuffer(numbers, dtype=np.uint32) for name, numbers in self._lengths.items()}
+        prompts = self._prompts.counts()
         mean, stderr = _reward_mean(prompts)
-        reasons = [_no_signal_reason(prompt) for prompt in prompts]
-        bins = [_success_bin(prompt) for prompt in prompts]
+        without_signal = _without_signal(prompts)
         return Summary(
             episodes=episodes,
-            prompts=len(prompts),
-            responses_per_prompt=distribution([p.responses for p in prompts]),
+            prompts=len(prompts["prompt_id"]),
+            responses_per_prompt=distribution(prompts["responses"]),
             reward_mean=mean,
             reward_stderr=stderr,
-            **{name: number / episodes for name, number in self._outcomes.items()},
-            success={name: bins.count(name) for name in HISTOGRAM_BINS},
-            prompts_without_outcome=bins.count(None),
-            prompts_all_right=reasons.count("all right"),
-            prompts_all_wrong=reasons.count("all wrong"),
-            prompts_single=reasons.count("single"),
-            prompts_undecided=reasons.count("undecided"),
-            duplicates=episodes - len(self._responses),
-            prompt_id_clashes=sum(p.clashes for p in prompts),
+            **{name: int(number) / episodes for name, number in zip(OUTCOMES, self._outcomes, strict=True)},
+            success=_success(prompts),
+            prompts_without_outcome=int((prompts["right"] + prompts["wrong"] == 0).sum()),
+            prompts_all_right=without_signal["all right"],
+            prompts_all_wrong=without_signal["all wrong"],
+            prompts_single=without_signal["single"],
+            prompts_undecided=without_signal["undecided"],
+            duplicates=episodes - len(np.unique(np.frombuffer(self._responses, dtype=np.int64))),
+            prompt_id_clashes=int(prompts["clashes"].sum()),
             prompt_characters=distribution(lengths["prompt_characters"]),
             completion_characters=distribution(lengths["completion_characters"]),
-            completion_tokens=distribution(lengths["completion_tokens"]) if lengths["completion_tokens"] else None,
-            total_tokens=distribution(lengths["total_tokens"]) if lengths["total_tokens"] else None,
+            completion_tokens=distribution(lengths["completion_tokens"]) if "completion_tokens" in lengths else None,
+            total_tokens=distribution(lengths["total_tokens"]) if "total_tokens" in lengths else None,
             untokenised=self._untokenised,
             steps=distribution(lengths["steps"]),
             own_ids=self._own_ids / episodes,
             multi_turn=self._multi_turn / episodes,
-            drawn=_sums([p.drawn for p in prompts if p.drawn is not None]),
+            drawn=self._prompts.drawn_in_all(),
         )
-
-
-def outcome_of(episode: Episode) -> str:
-    """Returns `truncated`, `undecided`, `right` or `wrong`; the last two by the verdict, or else by the reward."""
-    if episode.truncated:
-        return "truncated"
-    if episode.reward is None:
-        return "undecided"
-    if episode.verdict is not None:
-        return str(episode.verdict)
-    return str(Verdict.RIGHT if episode.reward > RIGHT_ABOVE else Verdict.WRONG)
-
-
-def policy_turns(completion: str | Iterable[Message]) -> list[str]:
-    """Returns the text of each turn of the policy."""
-    if isinstance(completion, str):
-        return [completion]
-    return [message["content"] or "" for message in completion if message["role"] == "assistant"]
 
 
 def step_previews(episodes: Iterable[Episode], rule: StepRule) -> list[tuple[str, str]]:
@@ -161,59 +141,110 @@ def step_previews(episodes: Iterable[Episode], rule: StepRule) -> list[tuple[str
     return previews
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
+Counts = dict[str, NDArray[Any]]
+"""Arrays over prompts: `prompt_id` and `prompt` (hashes of the id and of the first prompt with it), `clashes` (whether
+it has another), the numbers of `responses`, of `right` and `wrong` ones and of `rewards`, their `total`, `lowest` and
+`highest`, and `has_step_rewards`."""
+
+_SUMS = ("responses", "right", "wrong", "rewards", "total")
+_PENDING = 1 << 16
 
 
-def _add_to_prompt(prompt: _Prompt, episode: Episode, digest: bytes, outcome: str) -> None:
-    prompt.responses += 1
-    prompt.right += outcome == "right"
-    prompt.wrong += outcome == "wrong"
-    if isinstance(drawn := episode.metadata.get("drawn"), dict):
-        prompt.drawn = {n: drawn[n] for n in ("right", "wrong", "other") if isinstance(drawn.get(n), int)}
-    prompt.clashes |= digest != prompt.digest
-    prompt.has_step_rewards |= any(episode.step_rewards or ())
-    if episode.reward is not None:
-        prompt.rewards += 1
-        prompt.total += episode.reward
-        prompt.lowest = min(prompt.lowest, episode.reward)
-        prompt.highest = max(prompt.highest, episode.reward)
+class _Prompts:
+    """Counts per prompt. A response counts as a prompt with one response, and equal prompts are merged now and then."""
+
+    def __init__(self) -> None:
+        self._merged: Counts | None = None
+        self._pending: list[Counts] = []
+        self._waiting = 0
+        self._drawn: dict[int, tuple[int, int, int]] = {}
+
+    def add(self, measures: Measures) -> None:
+        """Adds responses."""
+        reward, is_rated = measures.reward, ~np.isnan(measures.reward)
+        self._pending.append({
+            "prompt_id": measures.prompt_id,
+            "prompt": measures.prompt,
+            "clashes": np.zeros(len(reward), dtype=np.bool_),
+            "responses": np.ones(len(reward), dtype=np.int32),
+            "right": (measures.outcome == OUTCOMES.index("right")).astype(np.int32),
+            "wrong": (measures.outcome == OUTCOMES.index("wrong")).astype(np.int32),
+            "rewards": is_rated.astype(np.int32),
+            "total": np.where(is_rated, reward, 0.0),
+            "lowest": np.where(is_rated, reward, np.inf),
+            "highest": np.where(is_rated, reward, -np.inf),
+            "has_step_rewards": measures.has_step_rewards,
+        })  # fmt: skip
+        self._drawn.update((int(measures.prompt_id[k]), drawn) for k, drawn in measures.drawn.items())
+        self._waiting += len(reward)
+        if self._waiting >= max(_PENDING, 0 if self._merged is None else len(self._merged["prompt_id"]) // 4):
+            self.counts()
+
+    def counts(self) -> Counts:
+        """Returns the counts of all prompts."""
+        parts = [*([] if self._merged is None else [self._merged]), *self._pending]
+        if self._pending:
+            self._merged, self._pending, self._waiting = None, [], 0
+            self._merged = _merged(parts)
+        assert self._merged is not None
+        return self._merged
+
+    def drawn_in_all(self) -> dict[str, int] | None:
+        """Returns the numbers of right, wrong and other responses drawn; None where no prompt says so."""
+        if not self._drawn:
+            return None
+        return dict(zip(("right", "wrong", "other"), map(sum, zip(*self._drawn.values(), strict=True)), strict=True))
 
 
-def _sums(counts: Sequence[Mapping[str, int]]) -> dict[str, int] | None:
-    """Adds the counts of several prompts; None if there are none."""
-    return {n: sum(count.get(n, 0) for count in counts) for n in ("right", "wrong", "other")} if counts else None
+def _merged(parts: list[Counts]) -> Counts:
+    """Merges the counts of equal prompts, in order; `parts` is emptied. Sums are those of adding one by one."""
+    both = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    parts.clear()
+    prompt_id, first, prompt = np.unique(both.pop("prompt_id"), return_index=True, return_inverse=True)
+    found: Counts = {"prompt_id": prompt_id, "prompt": both["prompt"][first]}
+    others = both.pop("clashes") | (both.pop("prompt") != found["prompt"][prompt])
+    found["clashes"] = np.bincount(prompt, others) > 0
+    found["has_step_rewards"] = np.bincount(prompt, both.pop("has_step_rewards")) > 0
+    for name in _SUMS:
+        found[name] = np.bincount(prompt, both[name]).astype(both.pop(name).dtype)
+    for name, limit, pick in (("lowest", np.inf, np.minimum), ("highest", -np.inf, np.maximum)):
+        found[name] = np.full(len(prompt_id), limit)
+        pick.at(found[name], prompt, both.pop(name))
+    return found
 
 
-def _no_signal_reason(prompt: _Prompt) -> str | None:
-    """Why a prompt gives no learning signal; None if it gives one."""
-    if prompt.rewards == 0:
-        return "undecided"
-    if prompt.has_step_rewards or prompt.lowest < prompt.highest:
-        return None
-    if prompt.rewards == 1:
-        return "single"
-    return "all right" if prompt.lowest > RIGHT_ABOVE else "all wrong"
+def _without_signal(prompts: Counts) -> dict[str, int]:
+    """The numbers of prompts that give no learning signal, by the reason."""
+    rewards, lowest = prompts["rewards"], prompts["lowest"]
+    equal = (rewards > 0) & ~prompts["has_step_rewards"] & ~(lowest < prompts["highest"])
+    several = equal & (rewards > 1)
+    return {
+        "all right": int((several & (lowest > RIGHT_ABOVE)).sum()),
+        "all wrong": int((several & ~(lowest > RIGHT_ABOVE)).sum()),
+        "single": int((equal & (rewards == 1)).sum()),
+        "undecided": int((rewards == 0).sum()),
+    }
 
 
-def _success_bin(prompt: _Prompt) -> str | None:
-    outcomes = prompt.right + prompt.wrong
-    if not outcomes:
-        return None
-    if prompt.right in (0, outcomes):
-        return HISTOGRAM_BINS[-1 if prompt.right else 0]
-    return HISTOGRAM_BINS[1 + 5 * prompt.right // outcomes]
+def _success(prompts: Counts) -> dict[str, int]:
+    """The numbers of prompts by the share of right responses among right and wrong ones."""
+    right, outcomes = (n.astype(np.int64) for n in (prompts["right"], prompts["right"] + prompts["wrong"]))
+    within = 1 + 5 * right // np.maximum(outcomes, 1)
+    bins = np.where(right == 0, 0, np.where(right == outcomes, len(HISTOGRAM_BINS) - 1, within))
+    numbers = np.bincount(bins[outcomes > 0], minlength=len(HISTOGRAM_BINS))
+    return {name: int(number) for name, number in zip(HISTOGRAM_BINS, numbers, strict=True)}
 
 
-def _reward_mean(prompts: list[_Prompt]) -> tuple[float | None, float | None]:
+def _reward_mean(prompts: Counts) -> tuple[float | None, float | None]:
     """Returns the mean m of all N rewards and its standard error clustered by prompt, from the sums S_g of the n_g
     rewards of each of G prompts: stderr² = G/(G-1) Σ_g (S_g - n_g m)² / N²."""
-    rated = [p for p in prompts if p.rewards]
-    number = sum(p.rewards for p in rated)
+    is_rated = prompts["rewards"] > 0
+    rewards, total = prompts["rewards"][is_rated], prompts["total"][is_rated]
+    number, groups = int(rewards.sum()), len(rewards)
     if not number:
         return None, None
-    mean = math.fsum(p.total for p in rated) / number
-    if len(rated) == 1:
+    mean = math.fsum(total) / number
+    if groups == 1:
         return mean, None
-    squares = math.fsum((p.total - p.rewards * mean) ** 2 for p in rated)
-    return mean, math.sqrt(len(rated) / (len(rated) - 1) * squares) / number
+    squares = math.fsum((total - rewards * mean) ** 2)
+    return mean, math.sqrt(groups / (groups - 1) * squares) / number

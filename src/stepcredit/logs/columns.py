@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from stepcredit.episodes.episode import Episode
@@ -19,6 +20,7 @@ _NUMBERS = ("reward", "label", "sample", "prompt_messages", "truncated")
 _TURNS = ("prompt", "completion", "response")
 COLUMNS = (*_TURNS, *_LISTS, *_NUMBERS, "system", "prompt_id", "stop_reason", "finish_reason", "verdict")
 """The columns with a meaning; all others are metadata."""
+_MEANT = frozenset(COLUMNS)
 _ALIASES = {"messages": "conversations"}
 _OTHER_NAMES = {
     "prompt": ("question", "problem", "query"),
@@ -62,58 +64,91 @@ class ImportRules:
             raise InputError("give the lowest and then the highest reward", "reward_range")
 
 
+class _Names(dict[str, str | None]):
+    """The name in the log of each of our columns, None where the log has none; found when it is first asked for.
+
+    Args:
+        columns: the columns of a row.
+        mapping: our name → the name in the log, where they differ.
+
+    Raises:
+        InputError: the mapping names a column that the row does not have, or the row is a stored episode.
+    """
+
+    def __init__(self, columns: tuple[str, ...], mapping: Mapping[str, str]) -> None:
+        self._columns, self._mapping = frozenset(columns), mapping
+        for theirs in mapping.values():
+            if theirs not in self._columns:
+                raise InputError(f"no column {theirs!r}; the row has {_listed(columns)}", "columns")
+        if self._columns >= {"format", "ids", "action_mask"}:
+            raise InputError("this is a shard of stored episodes already; it needs no import")
+
+    def __missing__(self, name: str) -> str | None:
+        found = _ALIASES.get(name) if name not in self._columns else name
+        is_free = found in self._columns and found not in self._mapping.values()
+        self[name] = self._mapping.get(name, found if is_free else None)
+        return self[name]
+
+
+@lru_cache(maxsize=64)
+def _names(columns: tuple[str, ...], mapping: tuple[tuple[str, str], ...]) -> _Names:
+    """The names of a row, which most rows of a log share."""
+    return _Names(columns, dict(mapping))
+
+
+def _listed(columns: Iterable[str]) -> str:
+    return ", ".join(map(repr, columns)) or "no columns"
+
+
 class RowView:
     """View of a row under our column names; records the columns that were taken."""
 
     def __init__(self, data: Mapping[str, Any], rules: ImportRules, text_cells: bool) -> None:
-        self._data, self._mapping, self._text_cells = data, rules.columns, text_cells
+        self._data, self._text_cells = data, text_cells
+        self._theirs = _names(tuple(data), tuple(rules.columns.items()))
         self._taken: set[str | None] = set()
-        for theirs in rules.columns.values():
-            if theirs not in data:
-                raise InputError(f"no column {theirs!r}; the row has {self.names()}", "columns")
-        if {"format", "ids", "action_mask"} <= data.keys():
-            raise InputError("this is a shard of stored episodes already; it needs no import")
 
     def names(self) -> str:
         """The column names of the row, for messages."""
-        return ", ".join(map(repr, self._data)) or "no columns"
+        return _listed(self._data)
 
     def renaming(self, *ours: str) -> str:
         """The `--columns` setting that maps columns of the row to ours, guessed from their names."""
         guesses = ((name, next((n for n in _OTHER_NAMES.get(name, ()) if n in self._data), "…")) for name in ours)
         return "--columns " + " ".join(f"{name}={theirs}" for name, theirs in guesses)
 
-    def _theirs(self, name: str) -> str | None:
-        if name in self._mapping:
-            return self._mapping[name]
-        found = _ALIASES.get(name) if name not in self._data else name
-        return found if found in self._data and found not in self._mapping.values() else None
-
     def has(self, name: str) -> bool:
         """Whether the column has a value; an empty CSV cell is a value only for responses."""
-        theirs = self._theirs(name)
-        return theirs is not None and not self._is_empty(name, self._data[theirs])
+        theirs = self._theirs[name]
+        if theirs is None or self._data[theirs] is None:
+            return False
+        return not self._text_cells or not self._is_empty(name, self._data[theirs])
 
     def _is_empty(self, name: str, value: Any) -> bool:
         return value is None or (self._text_cells and name not in ("completion", "response") and value.strip() == "")
 
     def take(self, name: str) -> Any:
         """Returns the value of a column, or None, and excludes the column from the metadata."""
-        self._taken.add(self._theirs(name))
+        self._taken.add(self._theirs[name])
         return self.peek(name)
 
     def peek(self, name: str) -> Any:
         """Returns the value of a column, or None."""
-        theirs = self._theirs(name)
+        theirs = self._theirs[name]
         if theirs is None:
             return None
-        value = unboxed(self._data[theirs])
-        return _from_text(name, value, self._text_cells) if isinstance(value, str) else value
+        value = self._data[theirs]
+        if isinstance(value, str):
+            return _from_text(name, value, self._text_cells)
+        return value if value is None else unboxed(value)
 
     def rest(self) -> dict[str, Any]:
         """The columns that were not taken, as JSON values."""
-        left = {k: v for k, v in self._data.items() if k not in self._taken}
-        return {k: _as_plain(v, k) for k, v in left.items() if k not in COLUMNS or not self._is_empty(k, v)}
+        return {
+            k: _as_plain(v, k)
+            for k, v in self._data.items()
+            if k not in self._taken and (k not in _MEANT or not self._is_empty(k, v))
+        }
 
 
 def _from_text(name: str, text: str, is_cell: bool) -> Any:
@@ -165,6 +200,8 @@ def unboxed(value: Any) -> Any:
 
 def _as_plain(value: Any, column: str) -> Any:
     """Converts a value to JSON types: non-finite numbers become null, dates and decimals text."""
+    if value is None or isinstance(value, str | int):
+        return value
     value = unboxed(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -14,9 +14,8 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,8 +26,7 @@ _CSV_FIELD_LIMIT = 2**31 - 1  # the default of 131,072 characters is too short f
 _PARQUET_BATCH = 256
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One row of a log, with either `data` or `error`.
 
     Attributes:
@@ -225,6 +223,8 @@ def _checked(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise InputError(f"a row must be an object, not {'null' if item is None else type(item).__name__}")
     for column, value in item.items():
+        if column.isascii() and (value.isascii() if isinstance(value, str) else isinstance(value, int)):
+            continue
         try:
             flaw = _flaw(column) or _flaw(value)
         except RecursionError:
@@ -235,10 +235,10 @@ def _checked(item: Any) -> dict[str, Any]:
 
 
 def _flaw(value: Any) -> str | None:
-    if isinstance(value, float):
-        return None if math.isfinite(value) else f"{value} is not a finite number"
     if isinstance(value, str):
         return None if _is_unicode(value) else "holds half a character (a lone surrogate)"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{value} is not a finite number"
     if isinstance(value, dict):
         return next((flaw for pair in value.items() for v in pair if (flaw := _flaw(v))), None)
     if isinstance(value, list):

@@ -137,9 +137,11 @@ def parse_columns(columns: Sequence[str]) -> dict[str, str]:
 
 def _stored_samples(out: Path) -> SampleNumbers:
     """The samples in a folder, with the numbers of their episodes."""
-    store, stored = load_episodes(out), SampleNumbers()
-    for number, named in enumerate(zip(store.column("prompt_id"), store.column("sample"), strict=True)):
-        stored.add(*named, f"{out}: episode {number}")
+    stored = SampleNumbers()
+    parts = load_episodes(out).rows(["prompt_id", "sample"])
+    named = (pair for rows in parts for pair in zip(*rows.batch.to_pydict().values(), strict=True))
+    for number, (prompt_id, sample) in enumerate(named):
+        stored.add(prompt_id, sample, f"{out}: episode {number}")
     return stored
 
 
@@ -200,8 +202,8 @@ def _create(out: Path, intake: _Intake) -> int:
         staging.mkdir(parents=True)
         remove_leftovers(target.parent)
         shards = 0
-        while chunk := list(islice(intake, EPISODES_PER_SHARD)):
-            append_episodes(staging, chunk)
+        for first in intake:
+            append_episodes(staging, chain([first], islice(intake, EPISODES_PER_SHARD - 1)))
             shards += 1
         intake.check_not_empty()
         intake.write_quarantine(staging)

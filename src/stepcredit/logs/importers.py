@@ -129,7 +129,7 @@ class _Body(NamedTuple):
 
 def _body(columns: RowView, rules: ImportRules) -> _Body:
     """Reads prompt and completion by the kind of row."""
-    if all(columns.has(name) for name in ("prompt", "completions", "labels")):
+    if columns.has("labels") and columns.has("completions") and columns.has("prompt"):
         return _stepwise(columns, rules)
     answer = "completion" if columns.has("completion") or not columns.has("response") else "response"
     is_answered = columns.has(answer)

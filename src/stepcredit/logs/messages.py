@@ -21,7 +21,8 @@ def turns(value: Any, name: str) -> str | list[Message]:
         InputError: the value is neither, or a message is invalid; with its index.
     """
     if isinstance(value, str):
-        if value.lstrip()[:20].replace(" ", "").startswith(("[{'role'", "[{'content'", "[{'from'")):
+        start = value.lstrip()[:20]
+        if start[:1] == "[" and start.replace(" ", "").startswith(("[{'role'", "[{'content'", "[{'from'")):
             raise InputError("these messages are written as Python prints them; write them with json.dumps", name)
         return value
     if not isinstance(value, list) or not value:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 HISTOGRAM_BINS = ("0", "0 to 0.2", "0.2 to 0.4", "0.4 to 0.6", "0.6 to 0.8", "0.8 to 1", "1")
 """Bins of a prompt's success rate: exactly 0, five ranges (a bound belongs to the range above it), exactly 1."""
@@ -22,8 +23,8 @@ class Distribution:
     max: float
 
 
-def distribution(numbers: Iterable[int]) -> Distribution:
-    """Returns mean, median, 95% quantile and maximum of one or more numbers."""
+def distribution(numbers: Sequence[int] | NDArray[np.integer[Any]]) -> Distribution:
+    """Returns mean, median, 95% quantile and maximum of one or more numbers, shape [N]."""
     values = np.asarray(numbers)
     median, p95 = np.quantile(values, [0.5, 0.95])
     return Distribution(float(values.mean()), float(median), float(p95), float(values.max()))

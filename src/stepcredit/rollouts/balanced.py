@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from stepcredit.episodes.episode import Episode
-from stepcredit.episodes.summary import outcome_of
+from stepcredit.episodes.measures import outcome_of
 from stepcredit.rollouts.work_units import Sample
 from stepcredit.tasks.task import Problem
 
