@@ -635,7 +635,7 @@ def test_rows_are_read_a_chunk_ahead_and_no_further(tmp_path, monkeypatch):
         real(self, good, bad)
         ahead.append(len(read) - self.done)
 
-    monkeypatch.setattr(module, "read_rows", rows)
+    monkeypatch.setattr(module, "read_logs", lambda files: [rows(files[0])])
     monkeypatch.setattr(module.RowWriter, "write", watched)
     file = write(tmp_path / "a.jsonl", [])
     report = grade_rows(numbers(file, tmp_path / "o.jsonl"))

@@ -89,7 +89,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
                 text = _decode(line, is_start=number == 1)
                 if not text.strip():
                     continue
-                data = _checked(_parse_json(text))
+                data = checked(_parse_json(text))
             except InputError as error:
                 yield _bad(where, progress(), InputError(error.what + hint), line.decode("utf-8", "backslashreplace"))
             else:
@@ -110,7 +110,7 @@ def _read_json(path: Path) -> Iterator[Row]:
     for number, item in enumerate(rows, 1):
         where = f"{path}: row {number}"
         try:
-            yield Row(where, number / len(rows), _checked(item))
+            yield Row(where, number / len(rows), checked(item))
         except InputError as error:
             yield _bad(where, number / len(rows), error, json.dumps(item))
 
@@ -218,7 +218,7 @@ def _parse_json(text: str) -> Any:
         raise InputError(f"invalid JSON: {error}") from error
 
 
-def _checked(item: Any) -> dict[str, Any]:
+def checked(item: Any) -> dict[str, Any]:
     """Checks that a parsed row is an object with finite numbers and valid Unicode."""
     if not isinstance(item, dict):
         raise InputError(f"a row must be an object, not {'null' if item is None else type(item).__name__}")

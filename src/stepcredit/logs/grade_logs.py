@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,8 @@ from stepcredit.grading.comparison import UNREAD_GOLD
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.grader import SECONDS, Grader
 from stepcredit.grading.style import AnswerStyle, Kind, Marker
-from stepcredit.logs.formats import Row, read_rows
+from stepcredit.logs.foreign.sources import read_logs
+from stepcredit.logs.formats import Row
 from stepcredit.logs.grade_report import GradeReport, Tally
 from stepcredit.logs.graded_rows import RowReader, UngradedRow
 from stepcredit.logs.import_logs import parse_columns
@@ -45,6 +46,14 @@ class GradeConfig(Settings):
 
     file: Annotated[str, Limits(not_empty=True)] = field(
         metadata={"help": "Rows: .jsonl, .json, .csv (each also .gz) or .parquet.", "positional": True}
+    )
+    joined: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "With the responses of a batch (OpenAI, vLLM run_batch): the request file, and files of answers, "
+            "joined by custom_id.",
+        },
+        kw_only=True,
     )
     output: Annotated[str, Limits(not_empty=True)] = field(metadata={"help": "The file to write: .jsonl or .jsonl.gz."})
     columns: list[str] = field(
@@ -93,8 +102,9 @@ def grade_rows(config: GradeConfig) -> GradeReport:
     style = _style(config)
     reader = RowReader(parse_columns(config.columns), overwrite=config.overwrite)
     out = output_path(config.output)
-    rows = read_rows(config.file)
-    if out.exists() and out.samefile(config.file):
+    files = [config.file, *config.joined]
+    rows = chain.from_iterable(read_logs(files))
+    if out.exists() and any(out.samefile(file) for file in files):
         raise InputError(f"{out} is the file that is read; choose another", "output")
     try:
         with (
@@ -125,6 +135,7 @@ def _settings(config: GradeConfig, style: AnswerStyle, reader: RowReader) -> dic
         "file": Path(config.file).name,
         "file size": file.st_size,
         "file mtime_ns": file.st_mtime_ns,
+        **{f"file {k}": _of_file(file) for k, file in enumerate(config.joined, 2)},
         "columns": dict(sorted(reader.columns.items())),
         "answers": style.kind,
         "marker": style.marker or "auto",
@@ -132,6 +143,11 @@ def _settings(config: GradeConfig, style: AnswerStyle, reader: RowReader) -> dic
         "stepcredit": __version__,
         "math-verify": version("math-verify"),
     }
+
+
+def _of_file(file: str) -> list[Any]:
+    stat = Path(file).stat()
+    return [Path(file).name, stat.st_size, stat.st_mtime_ns]
 
 
 def _graded_chunks(
@@ -175,11 +191,13 @@ def _sorted_out(
 
 def _grades(rows: Sequence[UngradedRow], grader: Grader, style: AnswerStyle) -> Iterator[Grade | None]:
     """Yields the grade of each row in order; None for truncated responses."""
-    pairs = ((row.response, row.gold) for row in rows if not row.truncated and row.unread is None)
+    pairs = ((row.response, row.gold) for row in rows if row.is_graded)
     grades = grader.grade_all(pairs, style)
     for row in rows:
         if row.truncated:
             yield None
+        elif row.cut is not None:
+            yield Grade(Verdict.UNDECIDED, None, f"the response ended with {row.cut}", strict=False)
         elif row.unread is not None:
             yield Grade(Verdict.UNDECIDED, None, f"{UNREAD_GOLD}: {row.unread}", strict=False)
         else:

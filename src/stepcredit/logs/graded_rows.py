@@ -13,7 +13,7 @@ from stepcredit.grading.grade import Grade
 from stepcredit.logs.columns import ImportRules, RowView, flag, shown
 from stepcredit.logs.formats import Row
 from stepcredit.logs.messages import turns
-from stepcredit.logs.stop_reasons import cut_by_limit
+from stepcredit.logs.stop_reasons import cut_by_limit, cut_otherwise
 
 ADDED = ("reward", "verdict", "extracted", "strict", "grade_reason")
 """The columns that grading adds."""
@@ -36,6 +36,7 @@ class UngradedRow(NamedTuple):
         gold: the gold answer; empty if it cannot be parsed.
         unread: why the gold answer cannot be parsed.
         truncated: whether a length limit cut the response.
+        cut: the stop reason, if a filter, an error or a cancellation cut the response.
     """
 
     cells: dict[str, Any]
@@ -43,6 +44,12 @@ class UngradedRow(NamedTuple):
     gold: str
     unread: str | None
     truncated: bool
+    cut: str | None = None
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether the response is compared with the gold answer."""
+        return not self.truncated and self.cut is None and self.unread is None
 
     def graded(self, grade: Grade | None) -> dict[str, Any]:
         """Returns the row with its grade; None is a truncated response."""
@@ -96,7 +103,8 @@ class RowReader:
             truncated = (view.has("truncated") and flag(view.take("truncated"), "truncated")) or any(
                 cut_by_limit(view.take(name)) for name in _STOPS
             )
-            return UngradedRow(self._cells(row.data, view, row.text_cells), response, gold, unread, truncated)
+            cut = next((str(view.peek(name)) for name in _STOPS if cut_otherwise(view.peek(name))), None)
+            return UngradedRow(self._cells(row.data, view, row.text_cells), response, gold, unread, truncated, cut)
         except InputError as error:
             raise InputError(str(error), row.where) from error
 

@@ -18,7 +18,8 @@ from stepcredit.errors import InputError
 from stepcredit.files import draft_of, holds_something, locked, remove_leftovers, why_not_written
 from stepcredit.flags import flag
 from stepcredit.logs.columns import ImportRules
-from stepcredit.logs.formats import Row, read_rows
+from stepcredit.logs.foreign.sources import read_logs
+from stepcredit.logs.formats import Row
 from stepcredit.logs.importers import EpisodeImporter
 from stepcredit.logs.sample_numbers import SampleNumbers
 from stepcredit.progress import Meter
@@ -35,7 +36,11 @@ class ImportConfig(Settings):
     Errors name the file and line of a row that cannot be read or that repeats a sample of a prompt."""
 
     files: Annotated[list[str], Limits(not_empty=True)] = field(
-        metadata={"help": "Logs: .jsonl (or .ndjson), .json, .csv (each also .gz) or .parquet.", "positional": True}
+        metadata={
+            "help": "Logs: .jsonl (or .ndjson), .json, .csv (each also .gz) or .parquet; of verifiers, NeMo-RL and "
+            "Inspect (.eval).",
+            "positional": True,
+        }
     )
     output_dir: Annotated[str, Limits(not_empty=True)] = field(metadata=flag("output_dir"))
     columns: list[str] = field(
@@ -99,7 +104,7 @@ def import_logs(config: ImportConfig) -> ImportReport:
     rules = ImportRules.of_range(config.reward_range, parse_columns(config.columns))
     if not config.files:
         raise InputError("name at least one file", "files")
-    sources = [read_rows(file) for file in config.files]
+    sources = read_logs(config.files)
     out = Path(config.output_dir)
     is_new = not holds_something(out)
     if not is_new and not config.append:

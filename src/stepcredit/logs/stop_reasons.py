@@ -61,6 +61,11 @@ def cut_by_limit(value: Any) -> bool:
     return ENDINGS.get(_word(value)) is StopReason.LENGTH
 
 
+def cut_otherwise(value: Any) -> bool:
+    """Whether a filter, an error or a cancellation cut the response, which makes it undecided."""
+    return ENDINGS.get(_word(value)) is Verdict.UNDECIDED
+
+
 def only_called(value: Any) -> bool:
     """Whether the policy ended its turn with a tool call, after which the conversation may have been cut."""
     return _word(value) in _CALL.split()

@@ -124,6 +124,13 @@ ANSWERS = {
 }
 
 
+FOREIGN = {
+    "a group without rewards": b'{"context": [{"role": "user", "content": "q"}], "completions": [{"rank": 0}]}\n',
+    "a trace with a loop": b'{"task": {}, "nodes": [{"parent": 0, "message": {"role": "user", "content": "q"}}]}\n',
+    "a batch without requests": b'{"custom_id": "a", "response": {"body": {}}, "error": null}\n',
+}
+
+
 def steps_of(folder: str, delimiters: list[str]) -> Damage:
     """Collected episodes of a task whose steps end otherwise."""
 
@@ -159,6 +166,11 @@ def cases() -> Iterator[Case]:
             yield Case("ids out of range", f"{name}, {number}", command, damage=ids(number), says=(str(number),))
     for how, damage in LOGS.items():
         yield Case("logs", how, GOOD["import"], damage=damage, says=("logs.jsonl",) if how != "empty" else ())
+    for how, line in FOREIGN.items():
+        yield Case("logs", how, GOOD["import"], damage=content("logs.jsonl", line), says=("logs.jsonl:1",))
+    for how, bytes_ in (("no zip", b"x"), ("half a zip", b"PK\3\4")):
+        command = ["import", "logs.eval", "--output_dir", "out"]
+        yield Case("logs", f".eval, {how}", command, damage=content("logs.eval", bytes_), says=("logs.eval",))
     for how, damage in ANSWERS.items():
         yield Case("answers", how, GOOD["grade"], damage=damage, says=("answers.jsonl",) if how != "empty" else ())
     for suffix in ("xlsx", "txt", "bin"):
