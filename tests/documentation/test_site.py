@@ -12,7 +12,7 @@ from documentation.blocks import DOCS, PAGES, ROOT
 from stepcredit.cli import COMMANDS
 from stepcredit.training.methods import METHODS
 
-ORPHANS = {"tutorials/09-reading-credit"}
+ORPHANS: set[str] = set()
 """Pages that wait for what they describe."""
 
 

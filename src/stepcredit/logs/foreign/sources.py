@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,6 +92,6 @@ def _converted(row: Row, joined: Joined) -> Iterator[Row]:
     for item in items:
         if isinstance(item, InputError):
             raw = row.raw or json.dumps(data, ensure_ascii=False, default=str)
-            yield replace(row, data=None, error=InputError(str(item), row.where), raw=raw)
+            yield row._replace(data=None, error=InputError(str(item), row.where), raw=raw)
         else:
-            yield replace(row, data=item)
+            yield row._replace(data=item)
