@@ -277,7 +277,7 @@ def test_a_tuning_run_keeps_no_model_and_no_adapter(tmp_path, monkeypatch, split
     def trains(model, args, *given, **configs):
         for name in ("policy", "policy_adapter", "value", "checkpoint-1"):
             (tmp_path / "run" / name).mkdir(parents=True)
-        return SimpleNamespace(model=SimpleNamespace(policy=None))
+        return SimpleNamespace(model=SimpleNamespace(policy=None), state=SimpleNamespace(log_history=[]))
 
     monkeypatch.setattr(compare_runs, "train_and_save", trains)
     monkeypatch.setattr(compare_runs, "load_episodes", lambda folder: [])

@@ -16,7 +16,7 @@ import pytest
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
 from stepcredit.logs.foreign import inspect_logs
-from stepcredit.logs.foreign.sources import read_logs
+from stepcredit.logs.foreign.log_files import read_logs
 from stepcredit.logs.grade_logs import GradeConfig, grade_rows
 from stepcredit.logs.import_logs import ImportConfig, import_logs
 

@@ -44,15 +44,12 @@ def report(arguments: list[str]) -> int:
 
 
 def view(arguments: list[str]) -> int:
-    """Serves the page until it is interrupted."""
+    """Serves the page until a signal ends it."""
     (config,) = parse("view", [ViewConfig], arguments)
     with view_server(Path(config.folder), config.port) as server:
         address = f"http://{HOST}:{server.server_address[1]}/"
         print(f"{config.folder}: {address} (interrupt to end)", flush=True)
         if config.browser:
             webbrowser.open(address)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return 0
+        server.serve_forever()
     return 0

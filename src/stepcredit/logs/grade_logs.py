@@ -17,7 +17,7 @@ from stepcredit.grading.comparison import UNREAD_GOLD
 from stepcredit.grading.grade import Grade
 from stepcredit.grading.grader import SECONDS, Grader
 from stepcredit.grading.style import AnswerStyle, Kind, Marker
-from stepcredit.logs.foreign.sources import read_logs
+from stepcredit.logs.foreign.log_files import read_logs
 from stepcredit.logs.formats import Row
 from stepcredit.logs.grade_report import GradeReport, Tally
 from stepcredit.logs.graded_rows import RowReader, UngradedRow

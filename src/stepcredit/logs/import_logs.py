@@ -18,7 +18,7 @@ from stepcredit.errors import InputError
 from stepcredit.files import draft_of, holds_something, locked, remove_leftovers, why_not_written
 from stepcredit.flags import flag
 from stepcredit.logs.columns import ImportRules
-from stepcredit.logs.foreign.sources import read_logs
+from stepcredit.logs.foreign.log_files import read_logs
 from stepcredit.logs.formats import Row
 from stepcredit.logs.importers import EpisodeImporter
 from stepcredit.logs.sample_numbers import SampleNumbers
