@@ -36,7 +36,7 @@ def fill(folder):
 
 
 def write_logs(folder):
-    """logs.jsonl, more.csv.gz, answers.jsonl, prompts.jsonl, and duplicates of one under other names."""
+    """logs.jsonl, more.csv.gz, answers.jsonl, prompts.jsonl; of a batch requests.jsonl, responses.jsonl, gold.jsonl."""
     rows = [
         {"prompt": f"{a} + {b} =", "completion": f" {a} and {b}\n{a + b + wrong}", "reward": 1.0 - wrong}
         for a, b in ((1, 2), (3, 4), (5, 6))
@@ -50,6 +50,14 @@ def write_logs(folder):
     graded = [{"prompt": "1/2?", "response": text, "answer": "0.5"} for text in ("\\boxed{\\frac{1}{2}}", "#### 2")]
     (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in graded), encoding="utf-8")
     (folder / "prompts.jsonl").write_text(json.dumps({"prompt": QUESTION}) + "\n", encoding="utf-8")
+    said = {"finish_reason": "stop", "message": {"role": "assistant", "content": f"It is \\boxed{{{ANSWER}}}."}}
+    batch = {
+        "requests": {"body": {"messages": [{"role": "user", "content": QUESTION}]}},
+        "responses": {"response": {"status_code": 200, "body": {"choices": [said]}}, "error": None},
+        "gold": {"answer": ANSWER},
+    }
+    for name, row in batch.items():
+        (folder / f"{name}.jsonl").write_text(json.dumps({"custom_id": "1", **row}) + "\n", encoding="utf-8")
 
 
 def write_problems(folder):

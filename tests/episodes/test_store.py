@@ -288,6 +288,16 @@ def writer(folder, name, count, pause=0.0):
     return subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
+@pytest.mark.parametrize("name", ["prompt", "completion", "metadata"])
+def test_numbers_are_no_text(tmp_path, name):
+    append_episodes(tmp_path, [Episode(prompt="2?", completion="2", reward=1.0, prompt_id="a")])
+    (shard,) = tmp_path.glob("*.parquet")
+    read = pq.read_table(shard)
+    pq.write_table(read.set_column(read.column_names.index(name), name, pa.array([3])), shard)
+    with pytest.raises(InputError, match=f"not a shard of episodes: column {name} is not text"):
+        load_episodes(tmp_path)
+
+
 def test_concurrent_appends_lose_nothing(tmp_path):
     processes = [writer(tmp_path, name, 15) for name in "abc"]
     for process in processes:

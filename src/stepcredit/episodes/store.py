@@ -269,9 +269,19 @@ def _groups_of(shard: Path) -> list[_Group]:
         missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
         if set(missing) - {OPTIONAL}:
             raise InputError(f"not a shard of episodes: no column {', '.join(missing)}", str(shard))
+        for field in SCHEMA:
+            at = file.schema_arrow.get_field_index(field.name)
+            if at >= 0 and field.type == pa.string() and not _is_text(file.schema_arrow.field(at).type):
+                raise InputError(f"not a shard of episodes: column {field.name} is not text", str(shard))
         sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
     firsts = accumulate(sizes, initial=0)
     return [_Group(shard, k, first, size) for k, (first, size) in enumerate(zip(firsts, sizes, strict=False)) if size]
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a column of this type holds text, or nothing at all."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
 @contextmanager
