@@ -23,6 +23,7 @@ class Case:
         damage: done to the materials before.
         file_limit: bytes that a file may have, as on a full disk.
         says: what the line must contain: the field, the file, the right name.
+        leaves: names of files and folders that it may leave, such as the curve of a training that began.
     """
 
     kind: str
@@ -32,3 +33,4 @@ class Case:
     damage: Damage | None = None
     file_limit: int | None = None
     says: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()

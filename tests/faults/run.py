@@ -140,6 +140,7 @@ def problems(case: Case, code: int, out: str, err: str, before: dict[str, str], 
     if len(err) > 1000:
         found.append(f"{len(err)} characters")
     changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+    changed = [k for k in changed if Path(k).name not in case.leaves]
     if changed:
         found.append("left behind: " + ", ".join(Path(name).name for name in changed[:4]))
     return found
