@@ -1,6 +1,7 @@
 """`stepcredit push`: the model card, and what is uploaded; the hub is a stand-in."""
 
 import re
+import shutil
 
 import huggingface_hub
 import pytest
@@ -12,7 +13,8 @@ from doubles.tokenizers import byte_tokenizer
 from stepcredit.cli import main
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes
-from stepcredit.models.loading import load_value_model
+from stepcredit.models.heads.value_heads import values_at_positions
+from stepcredit.models.loading import load_value_model, value_model_from
 from stepcredit.results.row_files import write_rows
 from stepcredit.results.schema import AccuracyRow, ValueRow
 
@@ -61,13 +63,13 @@ def test_the_card_carries_results_credit_and_settings(root, capsys):
     found = {(r.dataset_name, r.dataset_split, r.metric_name): r.metric_value for r in card.data.eval_results}
     assert found == {
         ("gsm8k", "test", "accuracy, greedy"): 0.4731,
-        ("gsm8k", "test", "accuracy, step beam"): 0.52,
+        ("gsm8k", "test", "accuracy, step beam, width 5"): 0.52,
     }
     text = card.text
     assert "Trained with OREO by stepcredit" in text
     assert "from [org/base](https://huggingface.co/org/base) on 4 scored responses." in text
-    assert "| gsm8k test | greedy | 300 | 47.3 ± 2.9 |" in text
-    assert "| gsm8k test | step beam, 5 | 300 | 52.0 ± 3.0 |" in text
+    assert "| gsm8k (test) | greedy | 300 | 1 | 47.3 ± 2.9 |" in text
+    assert "| gsm8k (test) | step beam, width 5 | 300 | 1 | 52.0 ± 3.0 |" in text
     assert "(AUC), after 50% of the steps | 0.71 | 0.66 to 0.75 |" in text
     assert "[credit.html](credit.html)" in text
     assert "| learning_rate | 2e-05 |" in text
@@ -93,6 +95,48 @@ def test_the_lines_of_the_card_load_the_models_and_give_our_v(root):
         expected = ours(**byte_tokenizer()("1 + 1 = 2", return_tensors="pt")).logits[0, :, 0]
     torch.testing.assert_close(names["value"], expected, atol=1e-6, rtol=0)
     assert names["policy"].config.vocab_size == ours.config.vocab_size
+
+
+def test_v_of_bins_is_their_mean_in_the_card_too(root, tmp_path):
+    shutil.copytree(root / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "value")
+    value = value_model_from(tiny_llama(), bins=[0.0, 0.25, 1.0])
+    torch.nn.init.normal_(value.score.weight)
+    value.save_pretrained(tmp_path / "run" / "value")
+    assert push(tmp_path, "--dry_run", "true") == 0
+    code = re.search(r"```python\n(.*?)```", (tmp_path / "run" / "README.md").read_text(), re.DOTALL)[1]
+    names = {}
+    exec(code.replace("someone/oreo-tiny", str(tmp_path / "run")), names)
+    prompt = byte_tokenizer()("1 + 1 = 2", return_tensors="pt")
+    ours = values_at_positions(load_value_model(str(tmp_path / "run" / "value")).eval(), **prompt)
+    torch.testing.assert_close(names["value"], ours[0], atol=1e-6, rtol=0)
+
+
+def test_results_of_several_seeds_are_their_mean(root, tmp_path):
+    about = {"task": "gsm8k", "split": "test", "method": "run", "search": "greedy", "n": 300}
+    rows = [AccuracyRow(**about, seed=k, accuracy=a, stderr=0.02) for k, a in enumerate((0.4, 0.5, 0.6))]
+    write_rows(tmp_path / "results.json", rows)
+    assert push(root, "--results", tmp_path, "--dry_run", "true") == 0
+    assert "| gsm8k (test) | greedy | 300 | 3 | 50.0 ± 5.8 |" in (root / "run" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("error", [OSError("no route"), RuntimeError("of some HTTP library\nof two lines")])
+def test_a_failed_upload_is_one_line(root, monkeypatch, capsys, error):
+    def fails(self, *given, **more):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fails)
+    assert push(root) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.endswith("; log in with `hf auth login`, and run the command again\n")
+
+
+def test_a_name_that_the_hub_cannot_have_is_one_line(root, capsys):
+    assert main(["push", str(root / "run"), "--hub_model_id", "a/b/c"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("stepcredit: error: a/b/c: cannot be uploaded (Repo id must be in the form")
+    assert said.count("\n") == 1
 
 
 def test_models_and_card_are_uploaded_and_neither_settings_nor_checkpoints(root, monkeypatch, capsys):

@@ -28,6 +28,7 @@ COMMANDS = {
     "iterate": "iterate --task arithmetic --method rft --model {tmp}/none --output_dir {out}",
     "quickstart": "quickstart --output_dir {out}",
     "reproduce": f"reproduce {RECIPE} --output_dir {{out}}",
+    "credit": "credit --episodes {tmp}/none --value_model {tmp}/none --output_dir {out}",
     "import": "import {tmp}/log.jsonl --output_dir {out}",
 }
 
@@ -55,7 +56,7 @@ def test_the_second_command_is_refused_by_name(name, log, tmp_path, capsys):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("name", ["collect", "train", "evaluate", "iterate", "import"])
+@pytest.mark.parametrize("name", ["collect", "train", "evaluate", "iterate", "credit", "import"])
 def test_a_command_that_fails_leaves_no_folder(name, tmp_path):
     """No model, episodes or log of this name: found under the lock, or before."""
     assert main(COMMANDS[name].format(tmp=tmp_path, out=tmp_path / "deep" / "out").split()) == 2

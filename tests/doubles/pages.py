@@ -1,7 +1,11 @@
 """Pages read as a browser would, and texts that would break a page that trusts them."""
 
 import re
+import threading
+from contextlib import contextmanager
 from html.parser import HTMLParser
+
+from stepcredit.report.view.view_server import view_server
 
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 HOSTILE = [
@@ -53,3 +57,16 @@ class Reader(HTMLParser):
         reader.close()
         assert reader.open == []
         return reader
+
+
+@contextmanager
+def served(folder):
+    """Serves the live page of a folder; yields the port."""
+    with view_server(folder, 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()

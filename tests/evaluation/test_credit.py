@@ -13,9 +13,10 @@ from doubles.real import TOKENIZERS, real_tokenizer
 from doubles.tokenizers import byte_tokenizer
 from stepcredit.episodes.alignment import TokenTexts
 from stepcredit.episodes.episode import Episode, StopReason
+from stepcredit.episodes.measures import outcome_of
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
-from stepcredit.evaluation.credit import CreditModels, credit_lines, credit_of, encoded, outcome_of, shown_texts
+from stepcredit.evaluation.credit import CreditModels, credit_lines, credit_of, encoded, shown_texts
 from stepcredit.evaluation.credit_file import short_names
 from stepcredit.models.loading import value_model_from
 from stepcredit.models.scoring import values_of
@@ -170,8 +171,9 @@ def test_a_turn_that_a_limit_cut_is_shown_and_is_no_action():
     assert len(of(rows, "token")) < tokens.action_mask.sum()
 
 
-def test_a_response_that_a_limit_cut_has_no_end():
-    _, rows = lines(text("2+2=4\n4*", stop_reason=StopReason.LENGTH), models("token"))
+@pytest.mark.parametrize("said", ["2+2=4\n4*", "2+2=4\n4"])  # the last step of one token is no end either
+def test_a_response_that_a_limit_cut_has_no_end(said):
+    _, rows = lines(text(said, stop_reason=StopReason.LENGTH), models("token"))
     assert [s.end for s in of(rows, "step")] == [False, False]
     assert of(rows, "step")[-1].value == [None]
 

@@ -45,6 +45,8 @@ def test_the_page_holds_every_line():
         (2, [0.05], [-0.05], "so 13"),
         (3, [None], [None], "<eos>"),
     ]
+    words = [(p["T"][0], p["v"][0][0], p["c"][0][0], p["c"][0][-1]) for p in first[:2]]
+    assert words == [("2 ", 0.5, 0.02, 0.02), ("4 ", 0.6, -0.1, -0.1)]  # five words each, over which V moves evenly
     assert [p.get("o") for p in second] == [None, None, "tool", None, None]
     assert [p.get("end", False) for p in first] == [False, False, False, True]
     assert [p.get("false", False) for p in first] == [False, True, False, False]

@@ -5,13 +5,11 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 
-from doubles.pages import HOSTILE, Reader
+from doubles.pages import HOSTILE, Reader, served
 from stepcredit.cli import main
 from stepcredit.errors import InputError
 from stepcredit.files import write_json
@@ -40,18 +38,6 @@ def folder(tmp_path):
     results(tmp_path / "table")
     (tmp_path / "page" / "credit.html").write_text("<p>a credit page</p>")
     return tmp_path
-
-
-@contextmanager
-def served(folder):
-    with view_server(folder, 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def asked(port, path, host=None, method="GET"):

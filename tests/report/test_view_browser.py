@@ -1,32 +1,16 @@
 """The live page of a folder in a real browser: it follows what is written, and says when its server has ended."""
 
-import threading
-from contextlib import contextmanager
-
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from doubles.credit import episode, run
+from doubles.pages import served
 from stepcredit.files import write_json
 from stepcredit.report.credit.credit_page import credit_page
-from stepcredit.report.view.view_server import view_server
 
 
 def curves(folder, steps):
     write_json(folder / "curves.json", {"oreo": [{"step": k, "loss": 1 / (k + 1)} for k in range(steps)]})
-
-
-@contextmanager
-def served(folder):
-    """Serves a folder; yields the address."""
-    with view_server(folder, 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_a_new_point_is_shown_without_a_reload(browser, tmp_path):
@@ -35,7 +19,8 @@ def test_a_new_point_is_shown_without_a_reload(browser, tmp_path):
     def shows(text):
         return lambda page: text in page.find_element(By.TAG_NAME, "main").text
 
-    with served(tmp_path) as address:
+    with served(tmp_path) as port:
+        address = f"http://127.0.0.1:{port}/"
         browser.get(address)
         browser.execute_script("window.opened = true")
         assert shows("step 2, running or stopped")(browser)
@@ -56,7 +41,8 @@ def test_a_credit_page_works_and_reaches_nothing_of_the_server(browser, tmp_path
     (tmp_path / "foreign").mkdir()
     reaching = "fetch('/version').then(() => (document.title = 'reached'), () => (document.title = 'refused'))"
     (tmp_path / "foreign" / "credit.html").write_text(f"<title>opened</title><script>{reaching}</script>")
-    with served(tmp_path) as address:
+    with served(tmp_path) as port:
+        address = f"http://127.0.0.1:{port}/"
         browser.get(address)
         browser.get_log("browser")
         browser.find_element(By.LINK_TEXT, "ours").click()

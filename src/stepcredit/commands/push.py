@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, one_line
+from stepcredit.files import written_whole
 from stepcredit.flags import flag
 from stepcredit.parsing import parse
 from stepcredit.report.model_card import CARD, write_model_card
@@ -42,12 +43,18 @@ def run(arguments: list[str]) -> int:
     results = None if config.results is None else Path(config.results)
     card = write_model_card(folder, config.hub_model_id, results, config.base_model, has_page=page is not None)
     if page is not None:
-        shutil.copyfile(page, folder / page.name)
+        with written_whole(folder / page.name) as part:
+            shutil.copyfile(page, part)
     print(f"{card}: written")
-    if not config.dry_run:
-        from huggingface_hub import HfApi
+    if config.dry_run:
+        return 0
+    from huggingface_hub import HfApi
 
+    try:
         HfApi().create_repo(config.hub_model_id, private=config.private, exist_ok=True)
         HfApi().upload_folder(repo_id=config.hub_model_id, folder_path=folder, allow_patterns=list(FILES))
-        print(f"https://huggingface.co/{config.hub_model_id}")
+    except Exception as error:  # whatever the hub's client and its HTTP library raise
+        what = f"cannot be uploaded ({one_line(str(error))}); log in with `hf auth login`, and run the command again"
+        raise InputError(what, config.hub_model_id) from error
+    print(f"https://huggingface.co/{config.hub_model_id}")
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,8 @@ from stepcredit.verdict import Verdict
 RIGHT_ABOVE = 0.5
 """A response without a verdict counts as right if its reward is above this."""
 
-OUTCOMES = ("right", "wrong", "undecided", "truncated")
+Outcome = Literal["right", "wrong", "undecided", "truncated"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 _VERDICTS, _STOP_REASONS = (pa.array([str(word) for word in words]) for words in (Verdict, StopReason))
 _NO_TEXT = ("steps", "step_rewards", "ids", "action_mask", "behavior_log_prob", "tools")
 """Columns that are null in rows of plain text."""
@@ -131,15 +132,15 @@ def measures_of_episodes(episodes: Sequence[Episode], rule: StepRule) -> Measure
     )
 
 
-def outcome_of(episode: Episode) -> str:
+def outcome_of(episode: Episode) -> Outcome:
     """Returns `truncated`, `undecided`, `right` or `wrong`; the last two by the verdict, or else by the reward."""
     if episode.truncated:
         return "truncated"
     if episode.reward is None:
         return "undecided"
     if episode.verdict is not None:
-        return str(episode.verdict)
-    return str(Verdict.RIGHT if episode.reward > RIGHT_ABOVE else Verdict.WRONG)
+        return episode.verdict.value
+    return "right" if episode.reward > RIGHT_ABOVE else "wrong"
 
 
 def policy_turns(completion: str | Iterable[Message]) -> list[str]:

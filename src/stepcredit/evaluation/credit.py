@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stepcredit.episodes.alignment import TokenTexts, Trajectory, action_runs, align
 from stepcredit.episodes.episode import Episode, Message
+from stepcredit.episodes.measures import outcome_of
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.turns import turn_ends
 from stepcredit.grading.equations import false_steps
@@ -25,7 +26,6 @@ from stepcredit.results.credit_lines import (
     CreditObservation,
     CreditStep,
     CreditToken,
-    Outcome,
     Values,
 )
 
@@ -51,8 +51,8 @@ class CreditModels:
 
 
 @dataclass(frozen=True, eq=False)
-class Numbers:
-    """Numbers of the actions of an episode over positions [T]; NaN where there is none.
+class TokenCredit:
+    """TokenCredit of the actions of an episode over positions [T]; NaN where there is none.
 
     Attributes:
         value, after: V before each action, and before the next action; one row per value model, [N, T].
@@ -65,7 +65,7 @@ class Numbers:
     kl: NDArray[Any] | None = None
 
 
-def credit_of(trajectories: Sequence[Trajectory], models: CreditModels, batch_size: int = 32) -> list[Numbers]:
+def credit_of(trajectories: Sequence[Trajectory], models: CreditModels, batch_size: int = 32) -> list[TokenCredit]:
     """Computes the credit of every action.
 
     V is given where it was trained: at every action, at the start of every step, or before the first action.
@@ -94,7 +94,7 @@ def credit_of(trajectories: Sequence[Trajectory], models: CreditModels, batch_si
     for k, trajectory in enumerate(trajectories):
         value, shift = np.stack([column[k] for column in columns]), shifts[k]
         both = (None, None) if shift is None else (shift[:, 0], shift[:, 1])
-        numbers.append(Numbers(value, _after(value, trajectory), *both))
+        numbers.append(TokenCredit(value, _after(value, trajectory), *both))
     return numbers
 
 
@@ -127,18 +127,18 @@ def _after(value: NDArray[Any], trajectory: Trajectory) -> NDArray[Any]:
 
 
 def credit_lines(
-    number: int, source: str, episode: Episode, trajectory: Trajectory, numbers: Numbers, tokenizer: Any
+    number: int, source: str, episode: Episode, trajectory: Trajectory, credit: TokenCredit, tokenizer: Any
 ) -> Iterator[CreditLine]:
     """Yields the lines of an episode: itself, and its observations, steps and tokens in the order of the text.
 
     Args:
         number: the number of the episode in the file.
         source: where it is from.
-        episode, trajectory, numbers: the episode, encoded, with its credit.
+        episode, trajectory, credit: the episode, encoded, with its credit.
         tokenizer: the tokenizer of the models.
     """
     runs = action_runs(trajectory.action_mask)
-    yield _episode_line(number, source, episode, numbers.value[:, runs[0][0]])
+    yield _episode_line(number, source, episode, credit.value[:, runs[0][0]])
     after, cut = _messages_after_turns(episode, len(runs)), _is_cut(episode, trajectory, tokenizer)
     for turn, (first, last) in enumerate(runs):
         texts = shown_texts(trajectory.ids[first:last].tolist(), tokenizer)
@@ -151,15 +151,15 @@ def credit_lines(
                 step=step,
                 end=is_end,
                 text=text,
-                value=_listed(numbers.after[:, here[-1]]),
-                change=_listed(numbers.after[:, here[-1]] - numbers.value[:, here[0]]),
-                log_ratio=_sum(numbers.log_ratio, here),
-                kl=_sum(numbers.kl, here),
+                value=_listed(credit.after[:, here[-1]]),
+                change=_listed(credit.after[:, here[-1]] - credit.value[:, here[0]]),
+                log_ratio=_sum(credit.log_ratio, here),
+                kl=_sum(credit.kl, here),
                 reward=_step_reward(episode, trajectory, here),
                 false_equation=not is_end and false_steps([text])[0],
             )
             for p in here:
-                yield _token_line(number, step, p, int(trajectory.ids[p]), texts[p - first], numbers)
+                yield _token_line(number, step, p, int(trajectory.ids[p]), texts[p - first], credit)
         for message in after[turn]:
             role = "assistant, cut" if message["role"] == "assistant" else message["role"]
             yield CreditObservation(episode=number, role=role, text=message_text(message))
@@ -181,28 +181,17 @@ def _episode_line(number: int, source: str, episode: Episode, value: NDArray[Any
     )
 
 
-def outcome_of(episode: Episode) -> Outcome:
-    """Returns the verdict on a response; without one, a reward of 1 or more is right."""
-    if episode.truncated:
-        return "truncated"
-    if episode.reward is None:
-        return "undecided"
-    if episode.verdict is not None:
-        return episode.verdict.value
-    return "right" if episode.reward >= 1 else "wrong"
-
-
-def _token_line(number: int, step: int, position: int, token: int, text: str, numbers: Numbers) -> CreditToken:
+def _token_line(number: int, step: int, position: int, token: int, text: str, credit: TokenCredit) -> CreditToken:
     return CreditToken(
         episode=number,
         step=step,
         position=position,
         id=token,
         text=text,
-        value=_listed(numbers.value[:, position]),
-        change=_listed(numbers.after[:, position] - numbers.value[:, position]),
-        log_ratio=_sum(numbers.log_ratio, [position]),
-        kl=_sum(numbers.kl, [position]),
+        value=_listed(credit.value[:, position]),
+        change=_listed(credit.after[:, position] - credit.value[:, position]),
+        log_ratio=_sum(credit.log_ratio, [position]),
+        kl=_sum(credit.kl, [position]),
     )
 
 

@@ -68,11 +68,17 @@ def write_credit(config: CreditConfig, models: CreditModels | None = None) -> Co
         models: models to use instead of those named in the config.
 
     Raises:
-        InputError: inconsistent settings, a model or the episodes cannot be loaded, or no episode can be encoded.
+        InputError: inconsistent settings, a model or the episodes cannot be loaded, no episode can be encoded, or
+            another process writes the folder.
     """
     if (config.model is None) != (config.ref_model is None):
         missing = "model" if config.model is None else "ref_model"
         raise InputError("log-ratios and KL need --model and --ref_model", missing)
+    with locked(Path(config.output_dir), "stepcredit credit"):
+        return _written(config, models)
+
+
+def _written(config: CreditConfig, models: CreditModels | None) -> Counts:
     stores = load_folders(config.episodes)
     models = models or _load(config)
     run = CreditRun(
@@ -86,10 +92,8 @@ def write_credit(config: CreditConfig, models: CreditModels | None = None) -> Co
         versions=versions(),
     )
     chosen, refused = _chosen(stores, config.limit), list[str]()
-    out = Path(config.output_dir)
-    with locked(out, "stepcredit credit"):
-        lines = chain([run], _lines(track(chosen, "credit", len(chosen), "responses"), models, config, refused))
-        write_lines(out / CREDIT_FILE, map(line_of, lines))
+    lines = _lines(track(chosen, "credit", len(chosen), "responses"), models, config, refused)
+    write_lines(Path(config.output_dir) / CREDIT_FILE, map(line_of, chain([run], lines)))
     return Counts(len(chosen) - len(refused), refused)
 
 

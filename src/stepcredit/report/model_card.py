@@ -9,9 +9,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from stepcredit.errors import InputError
 from stepcredit.files import written_whole
-from stepcredit.report.formatting import count, interval, printable, share, share_and_error
+from stepcredit.report.formatting import block_label, count, count_range, interval
 from stepcredit.report.legend import Legend
-from stepcredit.report.scores import search_label
+from stepcredit.report.scores import Score, aggregate
 from stepcredit.results.row_files import read_object, read_rows
 from stepcredit.results.schema import AccuracyRow, ValueRow
 from stepcredit.version import __version__
@@ -47,7 +47,7 @@ def write_model_card(
     run = read_object(folder / "run.json")
     if run.get("command") != "train" or not (folder / "policy").is_dir():
         raise InputError("holds no finished training run (no run.json of stepcredit train)", str(folder))
-    rows, values = _results(results)
+    scores, values = _results(results)
     base = base_model or (str(run["model"]) if _is_hub_name(str(run.get("model", ""))) else None)
     method = str(run.get("method", ""))
     data = ModelCardData(
@@ -55,15 +55,15 @@ def write_model_card(
         base_model=base,
         library_name="transformers",
         tags=["stepcredit", "offline-rl", "reasoning", method],
-        eval_results=[_eval_result(row) for row in rows] or None,
+        eval_results=[_eval_result(score) for score in scores] or None,
     )
     label = Legend(run.get("methods")).label(method).upper()
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {name}",
         f"Trained with {label} by stepcredit {run.get('stepcredit', __version__)}{_from(base)}{_on(run.get('data'))}.",
-        _usage(name, has_value=(folder / "value").is_dir()),
-        *_results_table(rows),
+        _usage(name, folder / "value"),
+        *_results_table(scores),
         *_credit(values, has_page=has_page),
         _settings(read_object(folder / "training_args.json")),
     ]
@@ -73,13 +73,15 @@ def write_model_card(
     return card
 
 
-def _results(folder: Path | None) -> tuple[list[AccuracyRow], list[ValueRow]]:
+def _results(folder: Path | None) -> tuple[list[Score], list[ValueRow]]:
+    """Returns accuracies over seeds, and the rows on V."""
     if folder is None:
         return [], []
     rows = read_rows(folder / "results.json", AccuracyRow)
     if not rows:
         raise InputError("holds no results.json with rows; run stepcredit evaluate into it", str(folder))
-    return rows, read_rows(folder / "value.json", ValueRow)
+    scores = aggregate(rows, Legend.of(folder), str(folder / "results.json"))
+    return scores, read_rows(folder / "value.json", ValueRow)
 
 
 def _is_hub_name(model: str) -> bool:
@@ -96,46 +98,53 @@ def _on(data: object) -> str:
     return f" on {count(data['episodes'])} scored responses"
 
 
-def _eval_result(row: AccuracyRow) -> EvalResult:
+def _eval_result(score: Score) -> EvalResult:
     return EvalResult(
         task_type="text-generation",
-        dataset_type=row.task,
-        dataset_name=row.task,
-        dataset_split=row.split or None,
+        dataset_type=score.task,
+        dataset_name=score.task,
+        dataset_split=score.split or None,
         metric_type="accuracy",
-        metric_name=f"accuracy, {search_label(row.search or 'greedy')}",
-        metric_value=round(row.accuracy, 4),
+        metric_name=f"accuracy, {_search(score)}",
+        metric_value=round(score.accuracy, 4),
     )
 
 
-def _usage(name: str, *, has_value: bool) -> str:
-    value = f"""value_model = AutoModelForTokenClassification.from_pretrained("{name}", subfolder="value")
-value = value_model(**tokenizer("1 + 1 = 2", return_tensors="pt")).logits[0, :, 0]  # V after each token
-"""
-    imports = "AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer" if has_value else (
-        "AutoModelForCausalLM, AutoTokenizer"
-    )  # fmt: skip
+def _search(score: Score) -> str:
+    return score.search_label + ("" if score.width is None else f", width {score.width}")
+
+
+def _usage(name: str, value: Path) -> str:
+    """Returns how to load the models in plain transformers; V is the one label, or the mean of the bins."""
+    classes, lines = "AutoModelForCausalLM, AutoTokenizer", ""
+    if value.is_dir():
+        classes = "AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer"
+        is_binned = "value_bins" in read_object(value / "config.json")
+        read = "logits.softmax(-1) @ logits.new_tensor(value_model.config.value_bins)" if is_binned else "logits[:, 0]"
+        lines = f"""
+value_model = AutoModelForTokenClassification.from_pretrained("{name}", subfolder="value")
+logits = value_model(**tokenizer("1 + 1 = 2", return_tensors="pt")).logits[0]
+value = {read}  # V after each token"""
     return f"""## Use
 
 ```python
-from transformers import {imports}
+from transformers import {classes}
 
 tokenizer = AutoTokenizer.from_pretrained("{name}", subfolder="policy")
-policy = AutoModelForCausalLM.from_pretrained("{name}", subfolder="policy")
-{value if has_value else ""}```"""
+policy = AutoModelForCausalLM.from_pretrained("{name}", subfolder="policy"){lines}
+```"""
 
 
-def _results_table(rows: Sequence[AccuracyRow]) -> list[str]:
-    if not rows:
+def _results_table(scores: Sequence[Score]) -> list[str]:
+    if not scores:
         return []
     lines = [
-        f"| {printable(row.task)} {printable(row.split)} | {search_label(row.search or 'greedy')}"
-        f"{'' if row.width is None else f', {row.width}'} | {count(row.n)} | "
-        f"{share(row.accuracy) if row.stderr is None else share_and_error(row.accuracy, row.stderr)} |"
-        for row in rows
+        f"| {block_label(score.task, score.split)} | {_search(score)} | {count_range(score.problems)} | "
+        f"{score.seeds} | {score.percent} |"
+        for score in scores
     ]
-    table = ["| problems | search | n | accuracy % ± standard error |", "| --- | --- | ---: | ---: |", *lines]
-    return ["## Results", "\n".join(table)]
+    table = ["| problems | search | n | seeds | accuracy % ± standard error |", "| --- | --- | ---: | ---: | ---: |"]
+    return ["## Results", "\n".join([*table, *lines])]
 
 
 def _credit(values: Sequence[ValueRow], *, has_page: bool) -> list[str]:

@@ -325,8 +325,8 @@ function key() {
     el("svg", { viewBox: "0 0 32 10" }, el("path", { class: `line m${model % 4}`, d: "M0 5L32 5" })), `V of ${name}`));
   const most = decimal(state.whole ? scale.step : scale.token);
   const what = state.whole ? "change of V over a step" : "change of V over a token";
-  const toggle = el("button", { type: "button", id: "colours", title: "Color tokens or whole steps (c)",
-                                text: state.whole ? "color tokens" : "color steps" });
+  const toggle = el("button", { type: "button", id: "colours", title: "Colour tokens or whole steps (c)",
+                                text: state.whole ? "colour tokens" : "colour steps" });
   toggle.addEventListener("click", toggleColours);
   return el("figcaption", { class: "key" }, ...lines,
     el("span", { class: "scale" }, `−${most}`, el("i"), `+${most}`, ` ${what}`), toggle);
