@@ -38,7 +38,7 @@ def root(tmp_path_factory):
     about = {"task": "gsm8k", "split": "test", "seed": 0, "method": "run"}
     (root / "results").mkdir()
     write_rows(root / "results" / "results.json", [
-        AccuracyRow(**about, search="greedy", n=300, accuracy=0.4731, stderr=0.029),
+        AccuracyRow(**about, search="greedy", width=1, n=300, accuracy=0.4731, stderr=0.029),
         AccuracyRow(**about, search="beam", width=5, n=300, accuracy=0.52, stderr=0.03),
     ])  # fmt: skip
     write_rows(root / "results" / "value.json", [
@@ -73,6 +73,8 @@ def test_the_card_carries_results_credit_and_settings(root, capsys):
     assert "(AUC), after 50% of the steps | 0.71 | 0.66 to 0.75 |" in text
     assert "[credit.html](credit.html)" in text
     assert "| learning_rate | 2e-05 |" in text
+    assert "| max_steps | 1 |" in text
+    assert "num_train_epochs" not in text
     assert str(root) not in text
 
 
@@ -118,6 +120,13 @@ def test_results_of_several_seeds_are_their_mean(root, tmp_path):
     write_rows(tmp_path / "results.json", rows)
     assert push(root, "--results", tmp_path, "--dry_run", "true") == 0
     assert "| gsm8k (test) | greedy | 300 | 3 | 50.0 ± 5.8 |" in (root / "run" / "README.md").read_text()
+
+
+def test_results_of_other_methods_are_refused(root, tmp_path, capsys):
+    about = {"task": "gsm8k", "split": "test", "search": "greedy", "seed": 0, "n": 300, "accuracy": 0.4, "stderr": 0.02}
+    write_rows(tmp_path / "results.json", [AccuracyRow(**about, method=name) for name in ("sft", "oreo")])
+    assert push(root, "--results", tmp_path) == 2
+    assert "holds results of several methods (oreo, sft); evaluate this policy alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [OSError("no route"), RuntimeError("of some HTTP library\nof two lines")])

@@ -42,7 +42,8 @@ def write_model_card(
         has_page: whether a credit page is beside the card.
 
     Raises:
-        InputError: the folder holds no finished run, the results are missing or damaged, or a file is malformed.
+        InputError: the folder holds no finished run, the results are missing, damaged or of several
+            methods, or a file is malformed.
     """
     run = read_object(folder / "run.json")
     if run.get("command") != "train" or not (folder / "policy").is_dir():
@@ -80,6 +81,10 @@ def _results(folder: Path | None) -> tuple[list[Score], list[ValueRow]]:
     rows = read_rows(folder / "results.json", AccuracyRow)
     if not rows:
         raise InputError("holds no results.json with rows; run stepcredit evaluate into it", str(folder))
+    if len(methods := sorted({row.method for row in rows})) > 1:
+        raise InputError(
+            f"holds results of several methods ({', '.join(methods)}); evaluate this policy alone", str(folder)
+        )
     scores = aggregate(rows, Legend.of(folder), str(folder / "results.json"))
     return scores, read_rows(folder / "value.json", ValueRow)
 
@@ -111,7 +116,7 @@ def _eval_result(score: Score) -> EvalResult:
 
 
 def _search(score: Score) -> str:
-    return score.search_label + ("" if score.width is None else f", width {score.width}")
+    return score.search_label + ("" if score.width in (None, 1) else f", width {score.width}")
 
 
 def _usage(name: str, value: Path) -> str:
@@ -162,5 +167,6 @@ def _credit(values: Sequence[ValueRow], *, has_page: bool) -> list[str]:
 
 
 def _settings(args: dict[str, object]) -> str:
-    lines = [f"| {name} | {args[name]} |" for name in _SHOWN if args.get(name) not in (None, -1)]
+    unused = {"num_train_epochs"} if args.get("max_steps", -1) != -1 else {"max_steps"}
+    lines = [f"| {name} | {args[name]} |" for name in _SHOWN if args.get(name) is not None and name not in unused]
     return "\n".join(["## Training", "", "| setting | |", "| --- | --- |", *lines])
