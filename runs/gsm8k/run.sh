@@ -6,8 +6,8 @@
 #   math  MATH of levels 1 and 2, likewise: two cores, a day, or a GPU
 #   gpu   all of GSM8K, all layers, 10 responses per prompt, every method, five seeds: a GPU, a day
 #
-# Finished work in DIR is not repeated: the same command resumes, in pieces of minutes, and a copy of DIR on another
-# machine too. DATA is the folder of GSM8K's, SVAMP's and MATH's files, MODEL the pretrained model, SmolLM2-135M-Instruct
+# Finished work in DIR is not repeated: the same command resumes, in pieces of minutes. Results of finished runs are kept
+# in SIZE/runs beside this script (pieces.py), and an empty DIR on another machine goes on from them. DATA is the folder of GSM8K's, SVAMP's and MATH's files, MODEL the pretrained model, SmolLM2-135M-Instruct
 # by default (`make assets`); PARTS="start compare others search errors" chooses among the parts, JOBS runs at a time.
 set -euo pipefail
 out=${1:?the folder to run in} size=${2:-cpu}
@@ -48,8 +48,12 @@ if has start; then
 fi
 
 # Learning rates on a seed of their own, then the methods of the size on its seeds; then the others too, on one seed.
+value_models="" && if has search || has errors; then value_models=--value_models; fi
+pieces() { python "$here/pieces.py" "$@" . "$here/$size/runs"; }
 compare() {
   published=$here/$size/$1 && shift
+  pieces restore $value_models
+  trap 'pieces keep' EXIT
   stepcredit compare --config "$here/$size.yaml" $task --data "$problems" --model "$start" $transfer \
     --output_dir compare --jobs "${JOBS:-2}" "$@"
   mkdir -p "$published"

@@ -13,6 +13,7 @@ from doubles.servers import DIALECTS, StandIn, serving
 from doubles.tokenizers import byte_tokenizer
 from stepcredit.engines.engine import Engine, Request, SamplingParams, Servers, SteppingEngine, load_engine
 from stepcredit.engines.server.answers import _are_same, _stops_at
+from stepcredit.engines.server.connection import Connections
 from stepcredit.engines.server.server_engine import Policy
 from stepcredit.engines.transformers import TransformersEngine
 from stepcredit.episodes.episode import StopReason
@@ -213,6 +214,17 @@ def test_a_consumer_that_stops_ends_the_requests(served):
         time.sleep(0.3)
     assert asked < len(REQUESTS) * 50
     assert len(list(engine.generate(REQUESTS[:2], SamplingParams(2)))) == 2
+
+
+def test_connections_that_are_collected_in_their_own_thread_close():
+    """The garbage collector may run there."""
+    others = threading.enumerate()
+    connections = Connections(Servers(("http://127.0.0.1:9",)))
+    loop, close = connections._loop, connections.close
+    (thread,) = [found for found in threading.enumerate() if found not in others]
+    loop.call_soon_threadsafe(close)
+    thread.join(timeout=5)
+    assert not thread.is_alive() and loop.is_closed() and not close.alive
 
 
 def test_the_key_is_sent_and_told_to_nobody(served, monkeypatch, folder, tokenizer):

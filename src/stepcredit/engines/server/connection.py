@@ -175,9 +175,9 @@ class Connections:
         )
         self.servers = [Server(url, client, servers.request_timeout) for url in servers.base_url]
         self._loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self._loop.run_forever, name="servers", daemon=True)
+        thread = threading.Thread(target=_serve, args=(self._loop, client), name="servers", daemon=True)
         thread.start()
-        self.close = weakref.finalize(self, _close, self._loop, thread, client)
+        self.close = weakref.finalize(self, _close, self._loop, thread)
 
     def each(self, job: Job[T]) -> list[T]:
         """Does a job with every server; returns the results.
@@ -280,8 +280,8 @@ def _authorization() -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: httpx2.AsyncClient) -> None:
-    """Ends all requests, the connections and the thread."""
+def _serve(loop: asyncio.AbstractEventLoop, client: httpx2.AsyncClient) -> None:
+    """Runs the loop until it is stopped; then ends all requests and the connections."""
 
     async def ended() -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -290,7 +290,13 @@ def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: ht
         await asyncio.gather(*others, return_exceptions=True)
         await client.aclose()
 
-    asyncio.run_coroutine_threadsafe(ended(), loop).result(timeout=10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(timeout=10)
+    loop.run_forever()
+    loop.run_until_complete(ended())
     loop.close()
+
+
+def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    """Stops the loop; waits for its thread, unless the garbage collector calls from just there."""
+    loop.call_soon_threadsafe(loop.stop)
+    if threading.current_thread() is not thread:
+        thread.join(timeout=10)
