@@ -1,8 +1,8 @@
 """Results of finished runs, to and from the checkout: pieces.py restore|keep DIR KEPT [--value_models]
 
-A comparison takes hours, and DIR holds gigabytes of models. KEPT holds what another machine needs to go on: the result of
-each finished run, and of each seed's start also its episodes; its policy is a copy of DIR/start/policy. A run whose value
-model is needed, for search and for credit, is made again where that model is missing (--value_models).
+A comparison takes hours, and DIR holds gigabytes of models. KEPT holds what another machine needs to go on: the result
+of each finished run, and of each seed's start also its episodes; its policy is a copy of DIR/start/policy. A run whose
+value model is needed, for search and for credit, is made again where that model is missing (--value_models).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ TOY = {
     "settings": '{"all": {"per_device_train_batch_size": 8}, "oreo": {"value_warmup_steps": 1, "beta": 0.1}}',
 }
 
-SAMPLING = {"max_new_tokens": None, "batch_size": 256, "reload": False}
+SAMPLING = {"max_new_tokens": None, "batch_size": 256, "reload": False, "dtype": None}
 
 
 @pytest.fixture
@@ -98,6 +98,9 @@ def test_a_toy_comparison_and_its_second_run(easy, tmp_path, monkeypatch):
         r["accuracy"] for r in rows if r["method"] == "rft"
     ] or rows[2]["learning_rate"] != 1e-3
     assert not (tmp_path / "shared" / "localisation.json").exists()
+    assert sorted(run.name for run in (tmp_path / "shared" / "runs").iterdir()) == [
+        "rft-seed0-lr0.001-test", "rft-seed2-lr0.001-test", "sft-seed0", "sft-seed2",
+    ]  # fmt: skip
     alone = {**TOY, "model": given["model"], "credit_prompts": 0, "methods": ["oreo"], "learning_rates": [1e-3]}
     compare(CompareConfig(output_dir=str(tmp_path / "alone"), **{**alone, "seeds": [0, 2], "num_generations": 2}))
     drawn = [load_episodes(tmp_path / "alone" / "runs" / f"sft-seed{seed}" / "episodes") for seed in (0, 2)]
@@ -264,7 +267,7 @@ def test_every_seed_has_samples_of_its_own_from_one_model(tmp_path, byte_tokeniz
     byte_tokenizer.save_pretrained(model)
 
     def sampled(name, seed):
-        sampling = {"max_new_tokens": 8, "batch_size": 256, "reload": False}
+        sampling = {"max_new_tokens": 8, "batch_size": 256, "reload": False, "dtype": None}
         counts = {"prompts": 2, "samples": 3}
         make_initial(tmp_path / name, task, seed, {}, counts, sampling, test, model=str(model))
         return [list(e.tokens.ids) for e in load_episodes(tmp_path / name / "episodes")]

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
+from stepcredit.engines.engine import DTYPES
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
 from stepcredit.experiments.compare_credit import judge_credit
@@ -37,8 +38,9 @@ class CompareConfig(Settings):
 
     For each seed, an embedded task trains its own initial policy (SFT on demonstrations) and samples it. With --model
     all seeds share the initial policy, and each samples it; with --episodes too, they share these. The learning rate
-    of each method is the best of --learning_rates on the validation split, on a separate seed. Finished runs are
-    reused: run the command again to resume, or with more --methods or --seeds to extend the table.
+    of each method is the best of --learning_rates on the validation split, on a separate seed; a single one is taken
+    as it is. Finished runs are reused: run the command again to resume, or with more --methods or --seeds to extend
+    the table.
     """
 
     task: Annotated[str, Limits(not_empty=True)] = field(metadata=flag("task", TASK_NAMES))
@@ -82,6 +84,7 @@ class CompareConfig(Settings):
         default=None, metadata=flag("max_new_tokens", default="the task's")
     )
     batch_size: Annotated[int, Limits(at_least=1)] = field(default=256, metadata=flag("batch_size"))
+    dtype: str | None = field(default=None, metadata=flag("dtype", default="as saved", choices=list(DTYPES)))
     validation_prompts: Annotated[int, Limits(at_least=1)] = field(
         default=400, metadata={"help": "Number of validation problems for tuning learning rates."}
     )
@@ -92,7 +95,7 @@ class CompareConfig(Settings):
         default_factory=list,
         metadata={
             "help": "Files of further test problems, read as --data is; the rows of each are a split named after it, "
-            "with at most --test_prompts problems."
+            "with at most --test_prompts problems, by the first of --searches."
         },
     )
     searches: Annotated[list[str], Limits(not_empty=True)] = field(
@@ -131,7 +134,8 @@ class Comparison:
         self.sampling = {
             "max_new_tokens": config.max_new_tokens,
             "batch_size": config.batch_size,
-            "reload": config.model is not None,
+            "reload": config.model is not None or config.dtype is not None,
+            "dtype": config.dtype,
         }
 
     def run(self, phase: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -152,6 +156,11 @@ class Comparison:
             if set(found) != set(splits):
                 raise InputError(f"was tested on {', '.join(found)}, not on {', '.join(splits)}; give the --transfer "
                                  "of then, or another --output_dir", str(run.folder))  # fmt: skip
+
+    def all_seeds(self) -> list[int]:
+        """Returns the seeds, and that of tuning where there are rates to choose from."""
+        c = self.config
+        return [*c.seeds] if len(c.learning_rates) == 1 else [*c.seeds, c.tuning_seed]
 
     def initial(self, seed: int) -> Run:
         """Returns the run that makes and evaluates the initial policy of a seed, with its episodes."""
@@ -238,7 +247,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """
     _check(config)
     comparison = Comparison(config)
-    out, initial = comparison.out, [comparison.initial(s) for s in [*config.seeds, config.tuning_seed]]
+    out, initial = comparison.out, [comparison.initial(s) for s in comparison.all_seeds()]
     if config.dry_run:
         return _plan(comparison, initial)
     with locked(out, "stepcredit compare"):
@@ -275,7 +284,8 @@ def _compare(comparison: Comparison, initial: Sequence[Run]) -> dict[str, Any]:
 def _plan(comparison: Comparison, initial: Sequence[Run]) -> dict[str, Any]:
     """Returns the number of runs per phase, and of finished ones."""
     config = comparison.config
-    tuning = [comparison.tuning(m, r) for m in config.methods for r in config.learning_rates]
+    rates = config.learning_rates if len(config.learning_rates) > 1 else []
+    tuning = [comparison.tuning(m, r) for m in config.methods for r in rates]
     return {
         "initial policies": len(initial),
         "tuning runs": len(tuning),
@@ -286,8 +296,11 @@ def _plan(comparison: Comparison, initial: Sequence[Run]) -> dict[str, Any]:
 
 def choose_rates(comparison: Comparison) -> dict[str, float]:
     """Returns the learning rate of each method with the highest mean validation accuracy over the searches; ties go to
-    the smallest."""
+    the smallest. Nothing is tried where there is only one."""
     config = comparison.config
+    if len(config.learning_rates) == 1:
+        write_rows(comparison.out / "grid.json", [])
+        return dict.fromkeys(config.methods, config.learning_rates[0])
     pairs = list(itertools.product(config.methods, sorted(config.learning_rates)))
     results = comparison.run("learning rates", [comparison.tuning(m, r) for m, r in pairs])
     tried = {pair: result["rows"] for pair, result in zip(pairs, results, strict=True)}

@@ -172,10 +172,10 @@ def _stopped(
 
 
 def engine_of(policy: Any, tokenizer: Any, folder: Path, sampling: dict[str, Any]) -> Engine:
-    """Returns the engine of a policy in memory; with `reload`, of the one that was saved, with faster linear layers on
-    a CPU. `batch_size` responses are sampled at a time."""
+    """Returns the engine of a policy in memory; with `reload`, of the one that was saved, in precision `dtype` and with
+    faster linear layers on a CPU. `batch_size` responses are sampled at a time."""
     model = str(folder / "policy") if sampling["reload"] else policy
-    return load_engine(model, tokenizer=tokenizer, batch_size=sampling["batch_size"])
+    return load_engine(model, tokenizer=tokenizer, batch_size=sampling["batch_size"], dtype=sampling["dtype"])
 
 
 def drawn_with(task: Task, sampling: dict[str, Any], seed: int, temperature: float = 1.0) -> SamplingParams:
@@ -223,14 +223,14 @@ def tested(
     their ids.
 
     Args:
-        sets: the test sets.
+        sets: the test sets; those after the first one are evaluated with the first search only.
         method, seed, folder: columns of the rows.
         engine: the policy's.
         sampling: see `drawn_with`.
         test: the `searches`; see `problem_sets`.
     """
     rows, right, ids = [], [], []
-    for task, split, problems in sets:
+    for number, (task, split, problems) in enumerate(sets):
         common = {
             "task": task.name,
             "task_version": task.version,
@@ -240,8 +240,9 @@ def tested(
             "method": method,
             "policy": f"runs/{folder.name}/policy",
             "value": None,
+            **({} if sampling["dtype"] is None else {"dtype": sampling["dtype"]}),
         }
-        for search in test["searches"]:
+        for search in test["searches"][: 1 if number else None]:
             params = drawn_with(task, sampling, seed, temperature=0.0 if search == "greedy" else 1.0)
             row, episodes = measure(task, problems, engine, SearchSpec(search, 1, params), common)
             rows.append(written(row))

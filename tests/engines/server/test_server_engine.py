@@ -224,7 +224,9 @@ def test_connections_that_are_collected_in_their_own_thread_close():
     (thread,) = [found for found in threading.enumerate() if found not in others]
     loop.call_soon_threadsafe(close)
     thread.join(timeout=5)
-    assert not thread.is_alive() and loop.is_closed() and not close.alive
+    assert not thread.is_alive()
+    assert loop.is_closed()
+    assert not close.alive
 
 
 def test_the_key_is_sent_and_told_to_nobody(served, monkeypatch, folder, tokenizer):

@@ -7,6 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
     CohereConfig,
     CohereForCausalLM,
     Gemma2Config,
@@ -20,6 +22,7 @@ from transformers import (
 )
 
 from doubles.models import tiny_llama
+from doubles.real import smollm2_folder
 from stepcredit.models.heads.linear_heads import LinearHead, check_linear_head, linear_head
 
 SIZES = {
@@ -259,3 +262,17 @@ def test_logits_of_another_shape_or_that_are_no_numbers_fail_the_check():
     head, inputs = linear_head(model, hidden)
     assert not check_linear_head(head, inputs, logits[:, :-1])
     assert not check_linear_head(head, inputs, logits * float("nan"))
+
+
+def test_a_real_head_under_autocast():
+    """Rounding of its largest hidden states alone would fail a check of 1%."""
+    folder = smollm2_folder()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    text = "Question: Tom has 3 apples and buys 4 more. How many are there?\nAnswer: 3 + 4 = 7 apples.\n#### 7"
+    ids = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt").input_ids
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        hidden = model.model(ids).last_hidden_state[0]
+        logits = model.lm_head(hidden)
+        head, inputs = linear_head(model, hidden)
+        assert check_linear_head(head, inputs, logits)
+        assert not check_linear_head(head._replace(scale=1.02), inputs, logits)

@@ -75,11 +75,17 @@ def linear_head(model: Any, hidden: Float[Tensor, "N H"]) -> tuple[LinearHead, t
 def check_linear_head(head: LinearHead, inputs: tuple[Tensor, ...], logits: Float[Tensor, "N V"]) -> bool:
     """Whether the logits of a head equal the model's own on each of a few rows, up to the rounding of its dtype.
 
+    Logits of half precision come of inputs and weights that were rounded to it (autocast), so these are rounded too:
+    pretrained models have a few large hidden states, whose rounding alone moves some logits by a percent.
+
     Args:
         head, inputs: from `linear_head`; without dropout, or both with the same.
         logits: the model's own logits at the same positions.
     """
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        if logits.dtype not in (torch.float32, torch.float64):
+            inputs = tuple(x.to(logits.dtype) for x in inputs)
+            head = head._replace(weights=tuple(weight.to(logits.dtype) for weight in head.weights))
         found = head.logits(inputs)
         if found.shape != logits.shape:
             return False
