@@ -4,6 +4,7 @@ import re
 
 REPLACED = [
     (r"HuggingFaceTB/SmolLM2-135M-Instruct|Qwen/Qwen[\w.-]+", "model", "a model of a few thousand weights; no hub"),
+    (r"hub:OWNER/NAME", "hub:dataset", "a dataset in a folder; no hub"),
     (r"--task gsm8k", "--task gsm8k --data problems --max_new_tokens 16", "a few problems in a folder; no hub"),
     (r'task="gsm8k"', 'task="gsm8k", data="problems", max_new_tokens=16', "likewise"),
     (r"--task math --split math500", "--task math --split math500 --data math --max_new_tokens 16", "likewise"),

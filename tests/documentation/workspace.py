@@ -36,7 +36,8 @@ def fill(folder):
 
 
 def write_logs(folder):
-    """logs.jsonl, more.csv.gz, answers.jsonl, prompts.jsonl; of a batch requests.jsonl, responses.jsonl, gold.jsonl."""
+    """logs.jsonl, more.csv.gz, answers.jsonl, prompts.jsonl, dataset/; of a batch requests.jsonl, responses.jsonl,
+    gold.jsonl."""
     rows = [
         {"prompt": f"{a} + {b} =", "completion": f" {a} and {b}\n{a + b + wrong}", "reward": 1.0 - wrong}
         for a, b in ((1, 2), (3, 4), (5, 6))
@@ -47,6 +48,11 @@ def write_logs(folder):
         table = csv.writer(file)
         table.writerow(["question", "answer_text", "score"])
         table.writerows([["7 + 8 =", " 15", 1], ["7 + 8 =", " 16", 0]])
+    (folder / "dataset").mkdir()
+    card = "---\nconfigs:\n- {config_name: main, data_files: [{split: train, path: rows.jsonl}]}\n---\n"
+    (folder / "dataset" / "README.md").write_text(card, encoding="utf-8")
+    row = {"question": "7 + 8 =", "response": "15", "score": 1}
+    (folder / "dataset" / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     graded = [{"prompt": "1/2?", "response": text, "answer": "0.5"} for text in ("\\boxed{\\frac{1}{2}}", "#### 2")]
     (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in graded), encoding="utf-8")
     (folder / "prompts.jsonl").write_text(json.dumps({"prompt": QUESTION}) + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ from stepcredit.flags import flag
 from stepcredit.logs.columns import ImportRules
 from stepcredit.logs.foreign.log_files import read_logs
 from stepcredit.logs.formats import Row
+from stepcredit.logs.hub import Subset
 from stepcredit.logs.importers import EpisodeImporter
 from stepcredit.logs.sample_numbers import SampleNumbers
 from stepcredit.progress import Meter
@@ -38,7 +39,7 @@ class ImportConfig(Settings):
     files: Annotated[list[str], Limits(not_empty=True)] = field(
         metadata={
             "help": "Logs: .jsonl (or .ndjson), .json, .csv (each also .gz) or .parquet; of verifiers, NeMo-RL and "
-            "Inspect (.eval).",
+            "Inspect (.eval); or hub:OWNER/NAME, a dataset of the hub.",
             "positional": True,
         }
     )
@@ -47,6 +48,10 @@ class ImportConfig(Settings):
         default_factory=list,
         metadata={"help": "Where names differ, ours=theirs: prompt=question completion=answer_text."},
     )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of datasets of the hub. Default: their only one."}
+    )
+    dataset_split: str = field(default="train", metadata={"help": "Split of datasets of the hub."})
     reward_range: list[float] = field(
         default_factory=lambda: [0.0, 1.0],
         metadata={"help": "Lowest and highest reward; a row outside is bad."},
@@ -104,7 +109,7 @@ def import_logs(config: ImportConfig) -> ImportReport:
     rules = ImportRules.of_range(config.reward_range, parse_columns(config.columns))
     if not config.files:
         raise InputError("name at least one file", "files")
-    sources = read_logs(config.files)
+    sources = read_logs(config.files, Subset(config.dataset_config, config.dataset_split))
     out = Path(config.output_dir)
     is_new = not holds_something(out)
     if not is_new and not config.append:

@@ -14,6 +14,7 @@ from stepcredit.logs.foreign.grouped import from_group, is_group
 from stepcredit.logs.foreign.inspect_logs import is_inspect_log, read_inspect_log
 from stepcredit.logs.foreign.verifiers import from_rollout, from_trace, is_rollout, is_trace
 from stepcredit.logs.formats import Row, read_rows
+from stepcredit.logs.hub import Subset, is_on_hub, read_hub
 
 _Converted = list[dict[str, Any] | InputError]
 _KINDS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Mapping[str, Any]], _Converted]], ...] = (
@@ -24,9 +25,13 @@ _KINDS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Mapping[str, 
 _LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 
 
-def read_logs(files: Sequence[str | Path]) -> list[Iterator[Row]]:
+def read_logs(files: Sequence[str | Path], subset: Subset | None = None) -> list[Iterator[Row]]:
     """Opens log files of any kind, also `.eval` logs of Inspect and response files of batches with the files that are
     joined to them. A row of several responses becomes several rows.
+
+    Args:
+        files: the files; with a subset also `hub:OWNER/NAME`, a dataset of the hub.
+        subset: which rows of datasets are read.
 
     Returns:
         One iterator of rows per file, in order; files that are joined have none. Suffix and existence are checked
@@ -35,9 +40,15 @@ def read_logs(files: Sequence[str | Path]) -> list[Iterator[Row]]:
     Raises:
         InputError: a file does not exist, has an unknown suffix, or cannot be read.
     """
-    sources = [read_inspect_log(file) if is_inspect_log(file) else read_rows(file) for file in files]
+    sources = [_rows_of(file, subset) for file in files]
     batch = _Batch(files)
     return [batch.converted(file, source) for file, source in zip(files, sources, strict=True)]
+
+
+def _rows_of(file: str | Path, subset: Subset | None) -> Iterator[Row]:
+    if subset is not None and is_on_hub(file):
+        return read_hub(str(file), subset)
+    return read_inspect_log(file) if is_inspect_log(file) else read_rows(file)
 
 
 class _Batch:
@@ -68,7 +79,7 @@ class _Batch:
 
 def _first(file: str | Path) -> Mapping[str, Any]:
     """The first row of a file of lines; nothing where it is bad, or the file is of another kind."""
-    if not str(file).lower().endswith(_LINES):
+    if not str(file).lower().endswith(_LINES) or is_on_hub(file):
         return {}
     with closing(cast(Any, read_rows(file))) as rows:
         row = next(rows, None)
