@@ -230,6 +230,14 @@ def test_several_scorers_of_inspect_are_chosen_by_name(tmp_path):
     assert imported(tmp_path, file, columns=["reward=judge.style"])[1] == [("5", 1.0, "stop")]
 
 
+def test_only_the_chosen_scorer_of_inspect_decides(tmp_path):
+    file = log(tmp_path / "log.json", [sample(scores={"match": {"value": "I"}, "judge": {"value": None}})])
+    for scorer, reward in (("match", 0.0), ("judge", None)):
+        (tmp_path / scorer).mkdir()
+        report, read = imported(tmp_path / scorer, file, columns=[f"reward={scorer}"])
+        assert (report.undecided, read) == (reward is None, [("5", reward, "stop")])
+
+
 def test_attachments_reasoning_and_calls_of_inspect(tmp_path):
     call = {"id": "c", "function": "add", "arguments": {"a": 2}, "type": "function"}
     parts = [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "attachment://k"}]

@@ -7,9 +7,10 @@ Three kinds of rows, tried in this order:
 - chat: `messages` (or `conversations`); the prompt consists of the messages before the first assistant message, or of
   the first `prompt_messages` messages.
 
-The outcome is `reward` (a number) or `label` (true or false), also as text. `prompt_id`, `sample`, `finish_reason` (or
-`stop_reason`), `truncated`, `verdict`, `steps`, `step_rewards` and, with chat messages, `tools` and `system` (the first
-message) are read; all other columns become metadata. A response cut by a filter or an error is undecided.
+The outcome is `reward` (a number, or "undecided") or `label` (true or false), also as text. `prompt_id`, `sample`,
+`finish_reason` (or `stop_reason`), `truncated`, `verdict`, `steps`, `step_rewards` and, with chat messages, `tools` and
+`system` (the first message) are read; all other columns become metadata. A response cut by a filter or an error is
+undecided.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def episode_from_row(
     columns = RowView(data, rules, text_cells)
     body = _body(columns, rules)
     stop_reason, is_undecided = _stop_reason(columns)
+    is_undecided |= columns.peek("reward") == Verdict.UNDECIDED
     verdict = Verdict.UNDECIDED if is_undecided else _verdict(columns)
     prompt_id = _prompt_id(columns.take("prompt_id"), body)
     sample = count(columns.take("sample"), "sample")

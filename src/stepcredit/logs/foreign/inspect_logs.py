@@ -1,9 +1,10 @@
 """Logs of Inspect: `.eval` (a zip with one JSON file per sample) and `.json` (one object).
 
 A sample's prompt is its messages before the first that was generated. C, P, I and N are 1, 0.5, 0 and 0, as Inspect
-counts them. Every score is a column with the name of its scorer (`scorer.key` where it has several values); where there
-is one, it is the reward, else `--columns reward=scorer` chooses. A sample with an error, without a computable score, or
-stopped by a person, is undecided; one that a limit stopped is truncated. Tools are not in the log's samples.
+counts them. Every score is a column with the name of its scorer (`scorer.key` where it has several values), "undecided"
+where it could not be computed; where there is one, it is the reward, else `--columns reward=scorer` chooses. A sample
+with an error, or stopped by a person, is undecided; one that a limit stopped is truncated. Tools are not in the log's
+samples.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from stepcredit.errors import InputError
 from stepcredit.logs.columns import shown
 from stepcredit.logs.foreign.chat_calls import NO_RESPONSE, as_function
 from stepcredit.logs.formats import Row, checked
+from stepcredit.verdict import Verdict
 
 MOST_BYTES = 256 * 2**20
 """Bytes that the JSON of one sample may have."""
@@ -145,10 +147,7 @@ def _row(sample: Any) -> dict[str, Any]:
     }
     row = {**scores, **kept, "prompt": prompt, "completion": completion, **_end(sample)}
     if len(scores) == 1:
-        (score,) = scores.values()
-        row |= {"verdict": "undecided"} if score is None else {"reward": score}
-    elif scores and any(score is None for score in scores.values()):
-        row["verdict"] = "undecided"
+        (row["reward"],) = scores.values()
     return checked(row)
 
 
@@ -209,13 +208,13 @@ def _text(value: Any, attached: Mapping[str, Any]) -> Any:
     return found
 
 
-def _scores(scores: Any) -> dict[str, float | None]:
-    """Scorer → reward; None where it could not be computed."""
+def _scores(scores: Any) -> dict[str, float | str]:
+    """Scorer → reward, or "undecided" where it could not be computed."""
     if scores is None:
         return {}
     if not isinstance(scores, Mapping):
         raise InputError(f"must be an object, not {shown(scores)}", "scores")
-    found: dict[str, float | None] = {}
+    found: dict[str, float | str] = {}
     for name, score in scores.items():
         value = score.get("value") if isinstance(score, Mapping) else score
         if isinstance(value, Mapping):
@@ -225,11 +224,11 @@ def _scores(scores: Any) -> dict[str, float | None]:
     return found
 
 
-def _number(value: Any, name: str) -> float | None:
+def _number(value: Any, name: str) -> float | str:
     if isinstance(value, str) and value.upper() in _GRADES:
         return _GRADES[value.upper()]
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
+        return Verdict.UNDECIDED.value
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
