@@ -66,6 +66,7 @@ LEARNING = {
     "batch": "episodes per optimizer step",
     "micro_batch": "episodes per micro-batch",
     "train_layers": "train only so many last layers; 0: all",
+    "bf16": "compute under autocast: 1, or 0 on a processor that has no bf16",
 }
 """Options of learning, with their help."""
 
@@ -85,7 +86,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "kl_estimator": "exact",
     },
 }
-SHARED = {"model": SMOLLM2, "epochs": 2.0, "beta": 0.03, "kl_coef": 0.01, "batch": 32}
+SHARED = {"model": SMOLLM2, "epochs": 2.0, "beta": 0.03, "kl_coef": 0.01, "batch": 32, "bf16": 1}
 
 
 def parsed(parser: argparse.ArgumentParser, sizes: dict[str, dict[str, Any]]) -> argparse.Namespace:
@@ -168,7 +169,7 @@ def learn(method: str, episodes: Sequence[Episode], options: argparse.Namespace,
         work,
         seed,
         use_cpu=not on_gpu,
-        bf16=on_gpu,
+        bf16=bool(options.bf16),
         num_train_epochs=options.epochs,
         learning_rate=options.learning_rate,
         value_learning_rate=options.value_learning_rate,
