@@ -1,4 +1,4 @@
-"""docs/results.md says what the result files beside its script say."""
+"""docs/results.md and README.md say what the result files beside their script say."""
 
 import json
 
@@ -14,9 +14,9 @@ def script():
 
 
 def test_the_tables_are_those_of_the_files(script):
-    text = (RUNS.parent / "docs" / "results.md").read_text(encoding="utf-8")
-    assert script.page(text) == text
-    shown = {found["table"] for found in script.MARKER.finditer(text)}
+    texts = [file.read_text(encoding="utf-8") for file in (script.PAGE, script.README)]
+    assert [script.page(text) for text in texts] == texts
+    shown = {found["table"] for text in texts for found in script.MARKER.finditer(text)}
     assert set(script.TABLES) <= shown <= set(script.TABLES) | set(script.pretrained.TABLES)
 
 

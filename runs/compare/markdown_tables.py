@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from stepcredit.report.cost import LINES
 from stepcredit.report.formatting import MISSING, count, p_value, points, share
@@ -42,6 +42,18 @@ def score_table(rows: Sequence[AccuracyRow], legend: Legend) -> str:
             for method in methods
         ],
     )
+
+
+def summary_table(columns: Mapping[str, Sequence[AccuracyRow]], legend: Legend) -> str:
+    """Methods × what they were compared on: greedy accuracy in percent, mean over seeds ± its standard error."""
+    found = {
+        (score.method, name): score.percent
+        for name, rows in columns.items()
+        for score in aggregate([row for row in rows if (row.search, row.split) == ("greedy", "test")], legend)
+    }
+    methods = dict.fromkeys(method for method, _ in found)
+    cells = ([legend.label(m), *(found.get((m, name), MISSING) for name in columns)] for m in methods)
+    return table(["method", *columns], cells)
 
 
 def split_table(rows: Sequence[AccuracyRow], splits: Sequence[str], searches: Sequence[str], legend: Legend) -> str:

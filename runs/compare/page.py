@@ -1,6 +1,6 @@
-"""The tables of docs/results.md, made anew from the result files beside this script.
+"""The tables of docs/results.md and README.md, made anew from the result files beside this script.
 
-The page's own words stay; between `<!-- TASK TABLE -->` and `<!-- end -->` stands what is generated.
+The pages' own words stay; between `<!-- TASK TABLE -->` and `<!-- end -->` stands what is generated.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from stepcredit.results.schema import AccuracyRow, PairRow, SignalRow
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent.parent / "docs" / "results.md"
+README = HERE.parent.parent / "README.md"
 MARKER = re.compile(r"(<!-- (?P<task>\w+) (?P<table>\w+) -->\n)(?P<old>.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -62,6 +63,14 @@ def published_table() -> str:
         for method, accuracy in theirs.items():
             lines.append(f"| {recipe} | {LEGEND.label(method)} | {accuracy} | {ours.get(method, NOT_RUN)} |")
     return "\n".join(lines)
+
+
+def summary() -> str:
+    """Greedy accuracy of every method on what all were compared on, pretrained model first."""
+    columns = {"arithmetic": rows("arithmetic", "results"), "chain": rows("chain", "results")}
+    if (seeds := pretrained.SIZES / "cpu" / "seeds" / "results.json").exists():
+        columns = {"problems in words, SmolLM2-135M": read_rows(seeds, AccuracyRow), **columns}
+    return markdown.summary_table(columns, LEGEND)
 
 
 SEARCHED = HERE.parent / "search"
@@ -138,6 +147,7 @@ TABLES = {
     "beside": lambda task: markdown.cost_table(searched(task), "sft"),
     "trained": lambda task: markdown.cost_table(searched(task), "oreo"),
     "published": lambda paper: published_table(),
+    "summary": lambda task: summary(),
 }
 
 
@@ -170,5 +180,6 @@ if __name__ == "__main__":
         if replies(acted(rows_of), SPLITS, LEGEND):
             drawn = standing(replies_svg(acted(rows_of), SPLITS, LEGEND, picture))
             (ACTED / f"{picture}.svg").write_text(drawn, encoding="utf-8")
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    print(PAGE)
+    for file in (PAGE, README):
+        file.write_text(page(file.read_text(encoding="utf-8")), encoding="utf-8")
+        print(file)

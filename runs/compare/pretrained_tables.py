@@ -34,7 +34,7 @@ def scores(size: str, legend: Legend, part: str = "seeds") -> str:
 def transfer(size: str, legend: Legend) -> str:
     """Accuracy on problems of other sources."""
     rows = read_rows(SIZES / size / "seeds" / "results.json", AccuracyRow)
-    return markdown.split_table(rows, TRANSFER, ("greedy", "sample"), legend)
+    return markdown.split_table(rows, TRANSFER, ("greedy",), legend)
 
 
 def against(size: str, search: str, legend: Legend, method: str = "oreo") -> str:
