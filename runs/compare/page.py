@@ -13,7 +13,7 @@ from typing import Any
 import markdown_tables as markdown
 import pretrained_tables as pretrained
 from reply_tables import replies, replies_svg, replies_table, temperatures_table
-from round_tables import round_table
+from round_tables import ROUNDS, round_table
 
 from stepcredit.files import read_json
 from stepcredit.report.cost import cost_svg, standing
@@ -136,7 +136,7 @@ TABLES = {
     "gains": lambda task: gain_table(),
     "temperatures": lambda task: temperatures_table(acted("temperatures"), SPLITS, LEGEND),
     "second": lambda task: replies_table(acted("second"), SPLITS, LEGEND),
-    "rounds": lambda task: round_table(task.replace("_", "-"), LEGEND),
+    "rounds": lambda task: round_table(ROUNDS / task.replace("_", "-"), LEGEND),
     "scores": lambda task: markdown.score_table(rows(task, "results"), LEGEND),
     "grid": lambda task: markdown.grid_table(rows(task, "grid"), LEGEND),
     "greedy": lambda task: markdown.pair_table(pairs(task), "oreo", "greedy", LEGEND),

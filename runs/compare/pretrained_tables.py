@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import markdown_tables as markdown
+from round_tables import round_table
 
 from stepcredit.report.formatting import MISSING
 from stepcredit.report.legend import Legend
@@ -72,6 +73,11 @@ def searched(size: str, method: str) -> str:
     return markdown.cost_table(aggregate(read_rows(SIZES / size / "search" / "results.json", AccuracyRow)), method)
 
 
+def rounds(size: str, legend: Legend) -> str:
+    """Accuracy after each round."""
+    return round_table(SIZES / size / "rounds", legend)
+
+
 TABLES = {
     "start": start,
     "attempts": attempts,
@@ -82,6 +88,7 @@ TABLES = {
     "sampled": lambda size, legend: against(size, "sample", legend),
     "rates": grid,
     "beside": lambda size, legend: searched(size, "sft"),
+    "rounds": rounds,
     "trained": lambda size, legend: searched(size, "oreo"),
 }
 """Table → what makes it, from the size and the legend."""

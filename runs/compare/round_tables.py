@@ -13,11 +13,12 @@ from stepcredit.results.row_files import read_rows
 from stepcredit.results.schema import AccuracyRow
 
 ROUNDS = Path(__file__).resolve().parent.parent / "rounds"
+"""A folder per embedded task."""
 
 
-def round_table(name: str, legend: Legend) -> str:
+def round_table(folder: Path, legend: Legend) -> str:
     """Methods and searches × rounds: test accuracy in percent, mean over seeds ± its standard error."""
-    rows = [row for row in read_rows(ROUNDS / name / "results.json", AccuracyRow) if row.split == "test"]
+    rows = [row for row in read_rows(folder / "results.json", AccuracyRow) if row.split == "test"]
     found = {(s.method, s.search, s.round): s.percent for s in aggregate(rows, legend)}
     rounds = sorted({number or 0 for _, _, number in found})
     lines = dict.fromkeys((method, search) for method, search, _ in found)

@@ -8,7 +8,7 @@
 #
 # Finished work in DIR is not repeated: the same command resumes, in pieces of minutes. Results of finished runs are kept
 # in SIZE/runs beside this script (pieces.py), and an empty DIR on another machine goes on from them. DATA is the folder of GSM8K's, SVAMP's and MATH's files, MODEL the pretrained model, SmolLM2-135M-Instruct
-# by default (`make assets`); PARTS="start compare others search errors" chooses among the parts, JOBS runs at a time.
+# by default (`make assets`); PARTS="start compare others search rounds errors" chooses among the parts, JOBS runs at a time.
 set -euo pipefail
 out=${1:?the folder to run in} size=${2:-cpu}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,7 +16,7 @@ data=${DATA:-$here/../../../shared/data} model=${MODEL:-${STEPCREDIT_ASSETS:-$HO
 export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
 data=$(realpath "$data") model=$(realpath "$model")
 mkdir -p "$out" && cd "$out"  # all names below are relative to it, so that results name no folder of one machine
-has() { [[ " ${PARTS:-start compare others search errors} " == *" $1 "* ]]; }
+has() { [[ " ${PARTS:-start compare others search rounds errors} " == *" $1 "* ]]; }
 
 # Problems: demonstrations for the start (sft), training prompts, validation and test, and sets for transfer.
 problems=problems name=gsm8k tokens=128 tested=300 transfer=""
@@ -71,6 +71,15 @@ if has search; then
   python "$here/../search/run.py" "$name" compare search --data "$problems" --prompt_style plain \
     --limit 100 --pool 32 --max_new_tokens $tokens --seeds 0 --policies sft oreo
   mkdir -p "$here/$size/search" && cp search/results.json search/run.json search/timings.json "$here/$size/search/"
+fi
+
+# Two rounds of collection and training, one seed.
+if has rounds && [ "$size" = cpu ]; then
+  for method in oreo rft; do
+    stepcredit iterate --config "$here/rounds.yaml" $task --data "$problems" --model "$start" --method "$method" \
+      --seed 0 --output_dir "rounds/gsm8k/$method-seed0"
+  done
+  python "$here/../rounds/gather.py" rounds/gsm8k "$here/$size/rounds"
 fi
 
 # Does the largest drop of V point at the first false equation of the start's own responses to test problems?
