@@ -15,7 +15,6 @@ REPLACED = [
     ),
     (r"(stepcredit iterate .*gsm8k.*)", r"\1 --validation_prompts 3 --test_prompts 3", "likewise"),
     (r"(stepcredit generate (?!.*max_new_tokens).*)", r"\1 --max_new_tokens 16", "a model that never ends by itself"),
-    (r"--bf16 true", "--bf16 true --use_cpu true", "no GPU, where transformers refuses bf16 unless it is told so"),
     (r"recipes/", "RECIPES/", "recipes are read from the checkout"),
     (r"--(limit|validation_prompts|test_prompts) \d+", r"--\1 3", "three prompts, not hundreds"),
     (r"--num_generations \d+", "--num_generations 2", "two responses, not sixteen"),

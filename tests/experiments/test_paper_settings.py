@@ -153,8 +153,7 @@ def calls(recipe, monkeypatch, tmp_path):
     monkeypatch.setattr(reproducing, "collect", found.collected.append)
     monkeypatch.setattr(reproducing, "train", train)
     monkeypatch.setattr(reproducing, "evaluate", found.evaluated.append)
-    on_cpu = ["sft.use_cpu=true", "train.use_cpu=true"]  # else bf16 asks for a GPU
-    for step in steps_of(read_recipe(recipe, on_cpu), ReproduceConfig(str(recipe), str(tmp_path))):
+    for step in steps_of(read_recipe(recipe), ReproduceConfig(str(recipe), str(tmp_path))):
         step.run()
     return found
 

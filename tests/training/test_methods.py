@@ -111,3 +111,9 @@ def test_settings_out_of_range(tmp_path):
         config(tmp_path, DQOConfig, level="word")
     with pytest.raises(InputError, match="beta"):
         config(tmp_path, DROConfig, beta=0.0)
+
+
+def test_half_precision_needs_no_gpu(tmp_path):
+    """transformers refuses bf16 without one, unless it is told to use the CPU."""
+    config = OREOConfig(output_dir=str(tmp_path), bf16=True)
+    assert config.use_cpu is not torch.accelerator.is_available()

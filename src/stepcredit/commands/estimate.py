@@ -20,8 +20,6 @@ def run(arguments: list[str]) -> int:
     from stepcredit.training.methods import METHODS
 
     method, rest = method_and_rest(arguments)
-    if any(word.partition("=")[0] == "--device" for word in rest):
-        rest = [*rest, "--use_cpu", "true"]  # transformers refuses bf16 where there is no GPU
     config, args = parse(f"estimate --method {method}", [EstimateConfig, METHODS[method].config], rest)
     found = estimate(config, args)
     Console().print(estimate_tables(found))

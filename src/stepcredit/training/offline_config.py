@@ -174,6 +174,8 @@ class OfflineConfig(Named, TrainingArguments):
     def __post_init__(self) -> None:
         check_settings(self, THEIR_LIMITS)
         self._check_others()
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # else transformers refuses bf16
         try:
             super().__post_init__()
         except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
