@@ -157,6 +157,17 @@ def test_markdown_tables_by_hand(markdown):
     assert markdown.pair_table([parsed(PairRow, PAIR, "pair")], "oreo", "greedy", LEGEND).splitlines()[2:] == [
         "| rejection sampling | +25.0 | +20.0 to +30.0 | 28 | 3 | 5e-06 |"
     ]
+    with_power = markdown.pair_table([parsed(PairRow, PAIR, "pair")], "oreo", "greedy", LEGEND, True).splitlines()
+    assert with_power[0].endswith("| p | detectable |")
+    assert with_power[2].endswith("| 5e-06 | 7.1 |")  # 5 / 1.96 × 2.80
+    columns = {"one": accuracies(rows), "other": accuracies([compared("sft", 0, 0.2), compared("kto", 0, 0.4)])}
+    assert markdown.summary_table(columns, LEGEND).splitlines() == [
+        "| method | one | other |",
+        "| --- | ---: | ---: |",
+        "| rejection sampling | 20.0 ± 10.0 | – |",
+        "| SFT | 10.0 ± 3.0 | 20.0 ± 3.0 |",
+        f"| {LEGEND.label('kto')} | – | 40.0 ± 3.0 |",
+    ]
     assert markdown.calibration_table(
         [parsed(SignalRow, row, "row") for row in BINS], "oreo V", "sft continuations"
     ).splitlines()[2:] == ["| 0.4 to 0.5 | 0.43 | 0.28 | 20 |"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import NormalDist
 
 from stepcredit.report.cost import LINES
 from stepcredit.report.formatting import MISSING, count, p_value, points, share
@@ -10,6 +11,8 @@ from stepcredit.report.legend import Legend
 from stepcredit.report.pairs import seen_from
 from stepcredit.report.scores import SEARCH_LABELS, Score, aggregate
 from stepcredit.results.schema import AccuracyRow, PairRow, SignalRow
+
+NORMAL = NormalDist()
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -117,23 +120,23 @@ def _tried(rows: Sequence[AccuracyRow]) -> str:
     return f"**{accuracies}**" if rows[0].chosen else accuracies
 
 
-def pair_table(pairs: Sequence[PairRow], method: str, search: str, legend: Legend) -> str:
+def pair_table(
+    pairs: Sequence[PairRow], method: str, search: str, legend: Legend, with_detectable: bool = False
+) -> str:
     """One method against every other under one search, in points, with interval and McNemar's p."""
-    chosen = [p for p in pairs if p.search == search and method in (p.method_a, p.method_b)]
-    return table(
-        [f"{legend.label(method)} against", "difference", "95% interval", "only it right", "only the other", "p"],
-        [
-            [
-                legend.label(pair.method_b),
-                points(pair.difference),
-                f"{points(pair.low)} to {points(pair.high)}",
-                str(pair.only_a),
-                str(pair.only_b),
-                p_value(pair.p),
-            ]
-            for pair in (seen_from(pair, method) for pair in chosen)
-        ],
-    )
+    header = [f"{legend.label(method)} against", "difference", "95% interval", "only it right", "only the other", "p"]
+    lines = []
+    for pair in (seen_from(p, method) for p in pairs if p.search == search and method in (p.method_a, p.method_b)):
+        line = [legend.label(pair.method_b), points(pair.difference), f"{points(pair.low)} to {points(pair.high)}"]
+        line += [str(pair.only_a), str(pair.only_b), p_value(pair.p)]
+        lines.append([*line, *([f"{100 * detectable(pair):.1f}"] if with_detectable else [])])
+    return table([*header, *(["detectable"] if with_detectable else [])], lines)
+
+
+def detectable(pair: PairRow) -> float:
+    """The smallest true difference whose 95% interval would exclude 0 in four of five comparisons of this size: 2.80
+    standard errors, taken from the interval's width."""
+    return (NORMAL.inv_cdf(0.975) + NORMAL.inv_cdf(0.8)) * (pair.high - pair.low) / (2 * NORMAL.inv_cdf(0.975))
 
 
 def calibration_table(rows: Sequence[SignalRow], signal: str, against: str) -> str:

@@ -41,7 +41,7 @@ def transfer(size: str, legend: Legend) -> str:
 def against(size: str, search: str, legend: Legend, method: str = "oreo") -> str:
     """A method against every other on the same test problems."""
     pairs = read_rows(SIZES / size / "seeds" / "pairs.json", PairRow)
-    return markdown.pair_table([pair for pair in pairs if pair.split == "test"], method, search, legend)
+    return markdown.pair_table([pair for pair in pairs if pair.split == "test"], method, search, legend, True)
 
 
 def grid(size: str, legend: Legend, part: str = "others") -> str:
