@@ -15,6 +15,8 @@ MEANINGS = {
     "split": "Split of the task",
     "limit": "Maximum number of prompts",
     "num_generations": "Responses per prompt (K)",
+    "balanced": "Sample each prompt until it has so many right and so many wrong responses, --num_generations at most; "
+    "keep the first so many of each",
     "max_new_tokens": "Length limit of a response, in tokens",
     "engine": "Generation engine: transformers runs the policy here; openai asks servers that run it",
     "base_url": "Addresses of the servers of the policy, such as http://localhost:8000; several share the requests",

@@ -22,6 +22,7 @@ from stepcredit.experiments.iteration import iterate as iterating
 from stepcredit.experiments.iteration import rounds as rounds_module
 from stepcredit.experiments.iteration.iterate import IterateConfig, iterate, verify
 from stepcredit.experiments.iteration.rounds import Round, gain_of, seeds_of
+from stepcredit.verdict import Verdict
 
 TASK = f"{Path(__file__).parents[1] / 'doubles' / 'parity.py'}:Parity"
 TRAIN = {"max_steps": 3, "per_device_train_batch_size": 16, "use_cpu": True, "report_to": "none", "warmup_steps": 0,
@@ -54,6 +55,17 @@ def whole(start, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "out"
     assert iterate(config(start, out)) == {"rounds": 2}
     return out
+
+
+def test_a_round_of_balanced_episodes(start, tmp_path):
+    given = {"rounds": 1, "num_generations": 8, "balanced": 1, "test_prompts": 0}
+    iterate(config(start, tmp_path / "out", **given))
+    outcomes: dict[str, list[bool]] = {}
+    for episode in load_episodes(tmp_path / "out" / "round1" / "episodes"):
+        outcomes.setdefault(episode.prompt_id, []).append(episode.verdict is Verdict.RIGHT)
+    assert len(outcomes) == 12
+    assert all(sorted(found) in ([False], [True], [False, True]) for found in outcomes.values())
+    assert [False, True] in map(sorted, outcomes.values())
 
 
 def test_two_rounds_end_to_end(whole, start, monkeypatch):

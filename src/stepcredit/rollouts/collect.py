@@ -49,11 +49,7 @@ class CollectConfig(SamplingSettings, TaskSettings):
     split: str = field(default="train", metadata=flag("split"))
     num_generations: Annotated[int, Limits(at_least=1)] = field(default=8, metadata=flag("num_generations"))
     balanced: Annotated[int | None, Limits(at_least=1)] = field(
-        default=None,
-        metadata={
-            "help": "Sample each prompt until it has so many right and so many wrong responses, --num_generations at "
-            "most; keep the first so many of each. Default: keep all."
-        },
+        default=None, metadata=flag("balanced", default="keep all")
     )
     dry_run: bool = field(default=False, metadata=flag("dry_run"))
 

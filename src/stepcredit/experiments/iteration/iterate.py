@@ -60,6 +60,9 @@ class IterateConfig(SamplingSettings, TaskSettings):
     rounds: Annotated[int, Limits(at_least=1)] = field(default=3, metadata={"help": "Number of rounds."})
     split: str = field(default="train", metadata=flag("split", "The one that is trained on."))
     num_generations: Annotated[int, Limits(at_least=1)] = field(default=8, metadata=flag("num_generations"))
+    balanced: Annotated[int | None, Limits(at_least=1)] = field(
+        default=None, metadata=flag("balanced", default="keep all")
+    )
     settings: str = field(default="{}", metadata=flag("settings", "Those of stepcredit train."))
     reference: str = field(
         default="moving",

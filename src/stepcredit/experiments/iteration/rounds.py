@@ -122,7 +122,7 @@ class Round:
 
     def _collect(self) -> dict[str, Any]:
         c = self.config
-        settings = {name: getattr(c, name) for name in (*GENERATING, "split", "limit", "num_generations")}
+        settings = {name: getattr(c, name) for name in (*GENERATING, "split", "limit", "num_generations", "balanced")}
         folder = self.folder / "episodes"
         counts = collect(CollectConfig(**settings, model=self.policy(self.number - 1), output_dir=str(folder),
                                        seed=seeds_of(c.seed, self.number)["collect"]))  # fmt: skip
