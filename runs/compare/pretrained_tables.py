@@ -26,6 +26,16 @@ def start(size: str, legend: Legend) -> str:
     return markdown.split_table(rows, ("validation",), ("greedy", "sample"), legend)
 
 
+def temperatures(size: str, legend: Legend) -> str:
+    """Accuracy of the start on the test problems, one sample each, by temperature."""
+    rows = read_rows(SIZES / size / "temperatures.json", AccuracyRow)
+    lines = [
+        [f"{row.temperature:g}", f"{100 * row.accuracy:.1f} ± {100 * row.stderr:.1f}"]
+        for row in sorted(rows, key=lambda row: row.temperature or 1.0)
+    ]
+    return markdown.table(["temperature of the start", "test, one sample each"], lines)
+
+
 def scores(size: str, legend: Legend, part: str = "seeds") -> str:
     """Accuracy of every method on the test problems."""
     rows = read_rows(SIZES / size / part / "results.json", AccuracyRow)
@@ -80,6 +90,7 @@ def rounds(size: str, legend: Legend) -> str:
 
 TABLES = {
     "start": start,
+    "temperatures": temperatures,
     "attempts": attempts,
     "seeds": scores,
     "others": lambda size, legend: scores(size, legend, "others"),

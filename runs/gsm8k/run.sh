@@ -8,7 +8,7 @@
 #
 # Finished work in DIR is not repeated: the same command resumes, in pieces of minutes. Results of finished runs are kept
 # in SIZE/runs beside this script (pieces.py), and an empty DIR on another machine goes on from them. DATA is the folder of GSM8K's, SVAMP's and MATH's files, MODEL the pretrained model, SmolLM2-135M-Instruct
-# by default (`make assets`); PARTS="start compare others search rounds errors" chooses among the parts, JOBS runs at a time.
+# by default (`make assets`); PARTS="start temperatures compare others search rounds errors" chooses among the parts, JOBS runs at a time.
 set -euo pipefail
 out=${1:?the folder to run in} size=${2:-cpu}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,7 +16,7 @@ data=${DATA:-$here/../../../shared/data} model=${MODEL:-${STEPCREDIT_ASSETS:-$HO
 export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
 data=$(realpath "$data") model=$(realpath "$model")
 mkdir -p "$out" && cd "$out"  # all names below are relative to it, so that results name no folder of one machine
-has() { [[ " ${PARTS:-start compare others search rounds errors} " == *" $1 "* ]]; }
+has() { [[ " ${PARTS:-start temperatures compare others search rounds errors} " == *" $1 "* ]]; }
 
 # Problems: demonstrations for the start (sft), training prompts, validation and test, and sets for transfer.
 problems=problems name=gsm8k tokens=128 tested=300 transfer=""
@@ -45,6 +45,15 @@ if has start; then
       --max_new_tokens $tokens --batch_size 100 --output_dir start-validation
   done
   mkdir -p "$here/$size" && cp start-validation/results.json "$here/$size/start.json"
+fi
+
+# The start, sharpened by temperature alone: what a method must beat that only makes its policy surer.
+if has temperatures; then
+  for temperature in 0.2 0.4 0.6 0.8; do
+    stepcredit evaluate $task --data "$problems" --split test --limit $tested --model "$start" --method sft --search sample \
+      --temperature $temperature --max_new_tokens $tokens --batch_size 128 --dtype bfloat16 --output_dir temperatures
+  done
+  cp temperatures/results.json "$here/$size/temperatures.json"
 fi
 
 # Learning rates on a seed of their own, then the methods of the size on its seeds; then the others too, on one seed.
