@@ -17,7 +17,7 @@ from stepcredit.experiments import compare_runs, initial_policy
 from stepcredit.experiments.compare import CompareConfig, Comparison, choose_rates, compare
 from stepcredit.experiments.compare_runs import make_initial, problem_sets, train_and_test
 from stepcredit.experiments.grid import Run, run_grid
-from stepcredit.experiments.pairs import pair_rows
+from stepcredit.experiments.pairs import add_problem_errors, pair_rows
 from stepcredit.experiments.scratch import ModelSize
 from stepcredit.files import write_json
 from stepcredit.models import first_use
@@ -193,6 +193,33 @@ def test_a_problem_of_several_seeds_is_resampled_as_one():
     (row,) = pair_rows("gsm8k", [result("x", *s) for s in seeds] + [result("y", seed, [0, 0]) for seed, _ in seeds])
     assert (row.n, row.seeds, row.difference) == (6, 3, 0.5)
     assert (row.low, row.high) == (0, 1)  # of two problems, not of six
+
+
+def solved_by(method, seed, right, problems, split="test"):
+    row = {"method": method, "split": split, "search": "greedy", "seed": seed, "n": len(right)}
+    return {"rows": [row], "right": [right], "problems": [problems]}
+
+
+def test_pairs_are_of_the_same_problems_in_any_order():
+    ordered = [solved_by("x", 0, [1, 0], ["a", "b"]), solved_by("y", 0, [0, 1], ["b", "a"])]
+    (row,) = pair_rows("gsm8k", ordered)
+    assert (row.difference, row.only_a, row.only_b) == (0, 0, 0)
+    for other in (solved_by("y", 0, [1, 0], ["a", "c"]), solved_by("y", 1, [1, 0], ["a", "b"])):
+        with pytest.raises(InputError, match="x and y were not tested on the same problems of test"):
+            pair_rows("gsm8k", [ordered[0], other])
+
+
+def test_the_error_over_problems_that_seeds_share():
+    """Means of the four problems: 1, 1/2, 0, 1/2; their variance 1/6, of the mean 1/24."""
+    shared = [solved_by("x", 0, [1, 1, 0, 0], list("abcd")), solved_by("x", 1, [1, 0, 0, 1], list("abcd"))]
+    apart = [
+        solved_by("y", 0, [1, 0], ["a", "b"]),
+        solved_by("y", 1, [1, 0], ["c", "d"]),
+        solved_by("z", 0, [1, 0], ["a", "b"]),
+    ]
+    add_problem_errors([*shared, *apart])
+    assert [r["rows"][0]["stderr_problems"] for r in shared] == pytest.approx([(1 / 24) ** 0.5] * 2, abs=1e-6)
+    assert not any("stderr_problems" in r["rows"][0] for r in apart)
 
 
 def test_runs_side_by_side_go_on_after_one_fails(tmp_path):

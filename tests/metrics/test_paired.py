@@ -57,6 +57,14 @@ def test_tables_by_hand():
     assert mcnemar([1, 0], [1, 0]) == (0, 0, 1.0)
 
 
+def test_the_same_problem_under_several_seeds_is_one_problem():
+    """Ten against two problems, each three times over; and one that both win, on two seeds and on one."""
+    a, b, problems = [1] * 10 + [0] * 2, [0] * 10 + [1] * 2, list(range(12))
+    assert mcnemar(a * 3, b * 3, problems * 3) == mcnemar(a, b)
+    assert mcnemar([1, 1, 0], [0, 0, 1], [7, 7, 7]) == (1, 0, 1.0)
+    assert mcnemar([1, 0], [0, 1], [7, 7]) == (0, 0, 1.0)
+
+
 @pytest.mark.parametrize("test", [paired_difference, mcnemar])
 def test_other_lengths_are_refused(test):
     with pytest.raises(ValueError, match="cannot be paired"):

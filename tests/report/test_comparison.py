@@ -44,6 +44,13 @@ def test_the_matrix_has_both_halves():
     assert matrix.cells[1][0].difference == 0.25
 
 
+def test_splits_have_matrices_of_their_own():
+    pairs = [pair_of(split="test"), pair_of(split="svamp", difference=0.1, high=0.2)]
+    found = matrices(pairs, LEGEND)
+    assert [matrix.title for matrix in found] == ["test, greedy", "svamp, greedy"]
+    assert [matrix.cells[0][1].difference for matrix in found] == [-0.25, 0.1]
+
+
 def signal(name, metric, estimate, at=None, **more):
     return {"task": "t", "signal": name, "metric": metric, "estimate": estimate, "at": at, "n": 5, **more}
 

@@ -31,6 +31,15 @@ def test_several_seeds_give_the_mean_and_its_standard_error():
     assert score.seeds == 3
 
 
+def test_seeds_that_share_their_problems_have_their_error_too():
+    """Seeds ±0.03, problems ±0.04: ±0.05."""
+    rows = [result(seed=seed, accuracy=a, stderr_problems=0.04) for seed, a in enumerate([0.47, 0.53])]
+    (score,) = aggregate(accuracies(rows))
+    assert (score.spread, score.shared) == (pytest.approx(0.05), True)
+    (alone,) = aggregate(accuracies([result(seed=0, stderr=0.02, stderr_problems=0.04)]))
+    assert (alone.spread, alone.shared) == (0.02, False)
+
+
 def test_one_seed_keeps_its_own_standard_error():
     (score,) = aggregate(accuracies([result(seed=0, stderr=0.04)]))
     assert (score.accuracy, score.spread, score.seeds) == (0.5, 0.04, 1)

@@ -83,6 +83,8 @@ def test_the_note_says_what_the_spread_is():
     two = aggregate(accuracies([row(method="sft", accuracy=0.5, seed=seed) for seed in (0, 1)]))
     assert "over problems" in spread_note(one)
     assert "over seeds" in spread_note(two)
+    shared = [row(method="sft", accuracy=0.5, seed=seed, stderr_problems=0.1) for seed in (0, 1)]
+    assert "over seeds and problems" in spread_note(aggregate(accuracies(shared)))
     assert "otherwise" in spread_note([*one, *two])
 
 

@@ -27,7 +27,8 @@ from stepcredit.results.schema import (
 
 RANGED = {
     "accuracy": st.floats(0, 1), "accuracy_strict": st.none() | st.floats(0, 1), "p": st.floats(0, 1),
-    "stderr": st.none() | st.floats(0, 1), "difference": st.floats(-1, 1), "low": st.floats(-1, 1),
+    "stderr": st.none() | st.floats(0, 1), "stderr_problems": st.none() | st.floats(0, 1),
+    "difference": st.floats(-1, 1), "low": st.floats(-1, 1),
     "high": st.floats(-1, 1), "seconds": st.floats(0, 1e9), "n": st.integers(1, 10**9), "k": st.integers(1, 64),
     "pass_": st.floats(0, 1), "majority": st.none() | st.floats(0, 1), "more": st.just({}),
     "source_versions": st.none() | st.dictionaries(st.text(), st.text(), max_size=2),

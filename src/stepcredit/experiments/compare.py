@@ -19,7 +19,7 @@ from stepcredit.experiments.compare_runs import INITIAL, make_initial, train_and
 from stepcredit.experiments.grid import Run, run_grid
 from stepcredit.experiments.initial_policy import Embedded
 from stepcredit.experiments.method_settings import read_settings, settings_of
-from stepcredit.experiments.pairs import pair_rows
+from stepcredit.experiments.pairs import add_problem_errors, pair_rows
 from stepcredit.experiments.variants import VARIANTS, legend, variant_of
 from stepcredit.files import locked, write_json
 from stepcredit.flags import flag
@@ -262,6 +262,7 @@ def _compare(comparison: Comparison, initial: Sequence[Run]) -> dict[str, Any]:
     trained = [comparison.final(m, s, rates[m]) for m in config.methods for s in config.seeds]
     comparison.check_splits(trained)
     results = [*first[: len(config.seeds)], *comparison.run("methods × seeds", trained)]
+    add_problem_errors(results)
     write_rows(out / "results.json", rows_of(results, AccuracyRow))
     write_rows(out / "pairs.json", pair_rows(config.task, results))
     curves = {r["rows"][0]["method"]: r["curve"] for r in results if r["rows"][0]["seed"] == config.seeds[0]}

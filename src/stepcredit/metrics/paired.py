@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
+from stepcredit.metrics.accuracy import group_indices
 from stepcredit.metrics.ranking import Estimate, mean_estimate
 
 
@@ -42,14 +43,16 @@ class McNemar(NamedTuple):
     p: float
 
 
-def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
+def mcnemar(a: ArrayLike, b: ArrayLike, groups: ArrayLike | None = None) -> McNemar:
     """McNemar's exact test of whether two methods are right equally often on the same problems.
 
     Under the null hypothesis, each method wins half of the problems on which they differ, so the number of wins is
-    binomial. p is two-sided, and 1 if they agree on all problems. Source: McNemar (1947), in its exact form.
+    binomial. p is two-sided, and 1 if they agree on all problems. Source: McNemar (1947), in its exact form. Where a
+    problem has several rows, it is won by the method that is right in more of them (the sign test).
 
     Args:
-        a, b: whether each method is right on each problem, shape [N]; one row per problem, not per sample.
+        a, b: whether each method is right, shape [N]; a row is one problem, or one problem at one seed of both methods.
+        groups: the problem of each row, shape [N]. None: every row is its own problem.
 
     Raises:
         ValueError: a and b differ in shape.
@@ -57,6 +60,7 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
     x, y = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"scores of shapes {x.shape} and {y.shape} cannot be paired")
-    only_a, only_b = int((x & ~y).sum()), int((y & ~x).sum())
+    lead = np.bincount(group_indices(len(x), groups), weights=x.astype(int) - y.astype(int))
+    only_a, only_b = int((lead > 0).sum()), int((lead < 0).sum())
     p = binomtest(only_a, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
     return McNemar(only_a, only_b, float(p))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from stepcredit.report.formatting import p_value, points
+from stepcredit.report.formatting import p_value, points, printable
 from stepcredit.report.legend import Legend
 from stepcredit.report.scores import search_label
 from stepcredit.results.schema import PairRow
@@ -40,21 +40,24 @@ def pair_note(pair: PairRow) -> str:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Pairwise comparisons under one search: `cells[i][j]` is the pair (i, j), None on the diagonal."""
+    """Pairwise comparisons on one split under one search: `cells[i][j]` is the pair (i, j), None on the diagonal."""
 
-    search: str
+    title: str
     labels: list[str]
     cells: list[list[PairRow | None]]
 
 
 def matrices(pairs: Sequence[PairRow], legend: Legend) -> list[Matrix]:
-    """Returns one matrix per search, with methods in the order of the file."""
+    """Returns one matrix per split and search, with methods in the order of the file; titled by the split too, where
+    there are several."""
     result = []
-    for search in dict.fromkeys(pair.search for pair in pairs):
-        chosen = [pair for pair in pairs if pair.search == search]
+    splits = {pair.split for pair in pairs}
+    for split, search in dict.fromkeys((pair.split, pair.search) for pair in pairs):
+        chosen = [pair for pair in pairs if (pair.split, pair.search) == (split, search)]
         both = [seen_from(pair, name) for pair in chosen for name in (pair.method_a, pair.method_b)]
         names = list(dict.fromkeys(pair.method_a for pair in both))
         by_names = {(pair.method_a, pair.method_b): pair for pair in both}
         cells = [[by_names.get((a, b)) for b in names] for a in names]
-        result.append(Matrix(search_label(search), [legend.label(name) for name in names], cells))
+        title = f"{printable(str(split))}, {search_label(search)}" if len(splits) > 1 else search_label(search)
+        result.append(Matrix(title, [legend.label(name) for name in names], cells))
     return result

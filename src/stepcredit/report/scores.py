@@ -37,7 +37,8 @@ class Score:
     """Accuracy of one method under one search, over all seeds.
 
     `label` is the label of the method; `settings` distinguishes scores with the same names. `spread` is the standard
-    error of the mean over seeds, or over problems if there is one seed. `problems` is the smallest and largest number
+    error of the mean over seeds, or over problems if there is one seed; where the seeds share their problems it is over
+    both (`shared`). `problems` is the smallest and largest number
     of problems of a seed. Tokens are per problem; `truncated` and `undecided` are shares of the problems. `strict` is
     the accuracy that counts only answers behind the requested marker. None: not recorded.
     """
@@ -54,6 +55,7 @@ class Score:
     seeds: int
     accuracy: float
     spread: float
+    shared: bool
     tokens_generated: float | None
     tokens_scored: float | None
     truncated: float | None
@@ -132,8 +134,10 @@ def settings_apart(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
 def aggregate(rows: Iterable[AccuracyRow], legend: Legend | None = None, source: str = "results.json") -> list[Score]:
     """Aggregates the rows of each (task, split, method, search, width, round, settings) over seeds.
 
-    Several seeds give the unweighted mean of their accuracies and its standard error, stdev / sqrt(seeds); a single
-    seed gives its accuracy and `stderr` (binomial if missing). Tasks are in the order of the file; within a task,
+    Several seeds give the unweighted mean of their accuracies and its standard error, stdev / sqrt(seeds); where they
+    share their problems, the root of its square and that of the error over problems (a little more than that of two-way
+    random effects, because chance within a seed and problem counts in both). A single seed gives its accuracy and
+    `stderr` (binomial if missing). Tasks are in the order of the file; within a task,
     methods are in descending order of accuracy.
 
     Raises:
@@ -148,8 +152,6 @@ def aggregate(rows: Iterable[AccuracyRow], legend: Legend | None = None, source:
 def _score(rows: Sequence[AccuracyRow], legend: Legend, settings: str) -> Score:
     first = rows[0]
     accuracies, problems = [row.accuracy for row in rows], [row.n for row in rows]
-    binomial = math.sqrt(first.accuracy * (1 - first.accuracy) / first.n)
-    spread = binomial if first.stderr is None else first.stderr
 
     def per_problem(column: str) -> float | None:
         counts = [getattr(row, column) for row in rows]
@@ -168,13 +170,23 @@ def _score(rows: Sequence[AccuracyRow], legend: Legend, settings: str) -> Score:
         problems=(min(problems), max(problems)),
         seeds=len(rows),
         accuracy=fmean(accuracies),
-        spread=spread if len(rows) == 1 else stdev(accuracies) / math.sqrt(len(rows)),
+        spread=_spread(rows),
+        shared=len(rows) > 1 and first.stderr_problems is not None,
         tokens_generated=per_problem("tokens_generated"),
         tokens_scored=per_problem("tokens_scored"),
         truncated=per_problem("truncated"),
         undecided=per_problem("undecided"),
         strict=None if all(row.accuracy_strict is None for row in rows) else fmean(strict),
     )
+
+
+def _spread(rows: Sequence[AccuracyRow]) -> float:
+    first = rows[0]
+    if len(rows) == 1:
+        binomial = math.sqrt(first.accuracy * (1 - first.accuracy) / first.n)
+        return binomial if first.stderr is None else first.stderr
+    over_seeds = stdev([row.accuracy for row in rows]) / math.sqrt(len(rows))
+    return math.hypot(over_seeds, first.stderr_problems or 0.0)
 
 
 def _ordered(scores: Sequence[Score]) -> list[Score]:

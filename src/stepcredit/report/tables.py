@@ -26,7 +26,10 @@ from stepcredit.results.schema import AccuracyRow, GroupRow, ValueRow
 
 def spread_note(scores: Iterable[Score]) -> str:
     """Explains the number after ±."""
+    scores = list(scores)
     several = {score.seeds > 1 for score in scores}
+    if scores and all(score.shared for score in scores):
+        return "mean over seeds ± its standard error, over seeds and problems"
     if several == {True}:
         return "mean over seeds ± its standard error"
     if several == {False}:

@@ -139,6 +139,8 @@ class AccuracyRow(PolicyRow):
     Attributes:
         n: number of problems.
         accuracy, stderr: share of right responses, with its standard error over problems.
+        stderr_problems: where several seeds have the same problems, the standard error, over problems, of the mean of
+            their accuracies.
         accuracy_strict, stderr_strict: the same, counting only answers behind the requested marker; set if different.
         at_k: pass@k and maj@k for every power of two up to the width, if there are several samples.
         truncated, undecided: number of such responses, which count as not right.
@@ -153,6 +155,7 @@ class AccuracyRow(PolicyRow):
     n: Number
     accuracy: Share
     stderr: Annotated[float, Range(0)] | None = field(default=None, metadata=NULLABLE)
+    stderr_problems: Annotated[float, Range(0)] | None = None
     accuracy_strict: Share | None = None
     stderr_strict: float | None = None
     at_k: list[AtK] | None = None
@@ -240,7 +243,7 @@ class PairRow(Row):
 
     Attributes:
         difference, low, high: accuracy of a minus that of b, with its paired bootstrap interval.
-        only_a, only_b: number of responses that only one method got right; p: McNemar's exact test.
+        only_a, only_b: number of problems that only one method got right, or on more seeds; p: McNemar's exact test.
         n, seeds: number of responses per method, and of seeds.
     """
 
