@@ -10,6 +10,7 @@ import pytest
 from doubles.models import tiny_llama
 from doubles.work import double
 from stepcredit.cli import main
+from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.errors import InputError, NotFiniteError
 from stepcredit.experiments import compare as compare_module
@@ -22,6 +23,7 @@ from stepcredit.experiments.scratch import ModelSize
 from stepcredit.files import write_json
 from stepcredit.models import first_use
 from stepcredit.tasks import arithmetic
+from stepcredit.tasks.registry import load_task
 
 TOY = {
     "task": "arithmetic",
@@ -168,7 +170,7 @@ def test_a_run_that_was_tested_without_a_transfer_is_not_reused_with_it(tmp_path
     rows = [json.dumps({"question": f"{k} + 1?", "answer": f"#### {k + 1}"}) + "\n" for k in range(3)]
     for k, name in enumerate(("train", "validation", "test")):
         (tmp_path / f"{name}.jsonl").write_text(rows[k])
-    (tmp_path / "other.jsonl").write_text(rows[0])
+    (tmp_path / "other.jsonl").write_text(json.dumps({"question": "3 + 1?", "answer": "#### 4"}))
     given = {"task": "gsm8k", "prompt_style": "plain", "data": str(tmp_path), "model": "p", "seeds": [0]}
     given |= {"train_prompts": 1, "validation_prompts": 1, "test_prompts": 1, "methods": ["rft"], "settings": "{}"}
     config = CompareConfig(output_dir=str(tmp_path / "out"), transfer=[str(tmp_path / "other.jsonl")], **given)
@@ -274,12 +276,57 @@ def test_prompts_that_are_validation_problems_too_are_refused(tmp_path):
     """GSM8K's validation is the end of its train, unless a file has it."""
     rows = [json.dumps({"question": f"{k} + 1?", "answer": f"#### {k + 1}"}) + "\n" for k in range(510)]
     (tmp_path / "train.jsonl").write_text("".join(rows))
-    (tmp_path / "test.jsonl").write_text(rows[0])
+    (tmp_path / "test.jsonl").write_text(json.dumps({"question": "0 + 2?", "answer": "#### 2"}))
     given = {"task": "gsm8k", "prompt_style": "plain", "data": str(tmp_path), "model": "p", "dry_run": True}
     given |= {"validation_prompts": 500, "test_prompts": 1, "output_dir": str(tmp_path / "out")}
     with pytest.raises(InputError, match="train_prompts: 2 problems of validation are among these prompts; take fewer"):
         compare(CompareConfig(**given, train_prompts=12))
     assert compare(CompareConfig(**given, train_prompts=10))["initial policies"] == 4
+
+
+QUESTIONS = {"train": ["1?", "2?"], "validation": ["3?"], "test": ["4?"], "other": ["5?"]}
+
+
+def asked(folder, **changed):
+    """A comparison on files with these questions, as many as there are."""
+    sets = {**QUESTIONS, **changed}
+    for name, questions in sets.items():
+        rows = [json.dumps({"question": question, "answer": "#### 1"}) + "\n" for question in questions]
+        (folder / f"{name}.jsonl").write_text("".join(rows))
+    given = {f"{name}_prompts": len(sets[name]) for name in ("train", "validation", "test")}
+    given |= {"task": "gsm8k", "prompt_style": "plain", "data": str(folder), "model": "p", "dry_run": True}
+    return {**given, "output_dir": str(folder / "out"), "transfer": [str(folder / "other.jsonl")]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"test": ["1? "]}, "train_prompts: 1 problems of test are among these prompts, or those of validation"),
+        ({"test": ["3?"]}, "train_prompts: 1 problems of test are among these prompts, or those of validation"),
+        ({"other": ["2?"]}, "train_prompts: 1 problems of other are among these prompts"),
+        ({"validation": ["\n1?"]}, "train_prompts: 1 problems of validation are among these prompts; take fewer"),
+    ],
+)
+def test_problems_are_known_by_their_text(tmp_path, changed, message):
+    """Files number their problems each for itself."""
+    compare(CompareConfig(**asked(tmp_path)))
+    with pytest.raises(InputError, match=message):
+        compare(CompareConfig(**asked(tmp_path, **changed)))
+
+
+def test_a_file_that_is_train_and_test_is_refused(tmp_path):
+    given = asked(tmp_path, other=[f"{k}?" for k in range(510)])
+    given |= {"data": str(tmp_path / "other.jsonl"), "transfer": [], "train_prompts": 9}
+    with pytest.raises(InputError, match="train_prompts: 9 problems of test are among these prompts"):
+        compare(CompareConfig(**{**given, "test_prompts": 9}))
+
+
+def test_episodes_of_test_problems_are_refused(tmp_path):
+    given = asked(tmp_path)
+    (problem,) = load_task("gsm8k", str(tmp_path), "plain").problems("test", 1)
+    append_episodes(tmp_path / "episodes", [Episode(prompt=problem.prompt, completion="4", prompt_id="own", reward=1.0)])
+    with pytest.raises(InputError, match="episodes: 1 problems of test are among these prompts"):
+        compare(CompareConfig(**given, episodes=str(tmp_path / "episodes")))
 
 
 def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):

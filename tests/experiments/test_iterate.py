@@ -57,6 +57,11 @@ def whole(start, tmp_path_factory):
     return out
 
 
+def test_a_split_for_validation_alone_may_be_the_test(start, tmp_path):
+    given = {"validation_split": "test", "validation_prompts": 5, "test_prompts": 0, "dry_run": True}
+    assert iterate(config(start, tmp_path / "out", **given))["problems of test"] == 5
+
+
 def test_a_round_of_balanced_episodes(start, tmp_path):
     given = {"rounds": 1, "num_generations": 8, "balanced": 1, "test_prompts": 0}
     iterate(config(start, tmp_path / "out", **given))

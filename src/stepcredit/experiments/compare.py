@@ -18,6 +18,7 @@ from stepcredit.experiments.compare_credit import judge_credit
 from stepcredit.experiments.compare_runs import INITIAL, make_initial, train_and_test, transfer_name
 from stepcredit.experiments.grid import Run, run_grid
 from stepcredit.experiments.initial_policy import Embedded
+from stepcredit.experiments.leakage import Learned
 from stepcredit.experiments.method_settings import read_settings, settings_of
 from stepcredit.experiments.pairs import add_problem_errors, pair_rows
 from stepcredit.experiments.variants import VARIANTS, legend, variant_of
@@ -29,6 +30,7 @@ from stepcredit.results.row_files import parsed, write_rows
 from stepcredit.results.schema import AccuracyRow, SignalRow
 from stepcredit.settings import Limits, Settings
 from stepcredit.tasks.registry import TASK_NAMES, load_task
+from stepcredit.tasks.task import Task
 from stepcredit.training.methods import METHODS
 
 
@@ -345,17 +347,30 @@ def _check(config: CompareConfig) -> None:
         raise InputError(f"{config.tuning_seed} is one of the compared seeds; choose another", "tuning_seed")
     if config.model is None and not isinstance(task, Embedded):
         raise InputError(f"{config.task} has no demonstrations for an initial policy; pass --model", "model")
-    counts = {"train": config.train_prompts, "validation": config.validation_prompts, "test": config.test_prompts}
-    trained: set[tuple[str, str]] = set()
-    for split, count in counts.items():
-        if split != "train" or config.episodes is None:
-            found = {(p.prompt_id, str(p.prompt)) for p in task.problems(split, count)}
-            if both := len(trained & found):
-                raise InputError(f"{both} problems of {split} are among these prompts; take fewer", "train_prompts")
-            trained = found if split == "train" else trained
     names = [transfer_name(file) for file in config.transfer]
     for file, name in zip(config.transfer, names, strict=True):
         if name == "test" or names.count(name) > 1:
             raise InputError(f"its rows are the split {name}, which there is already; rename this file of --transfer",
                              file)  # fmt: skip
-        load_task(config.task, file, config.prompt_style).problems("test")
+    _check_apart(config, task)
+
+
+def _check_apart(config: CompareConfig, task: Task) -> None:
+    """Checks that no test problem is trained on or chosen by, and that no validation problem is trained on."""
+    learned = Learned(task)
+    if config.episodes is None:
+        learned.add(task.problems("train", config.train_prompts))
+    else:
+        learned.add(load_episodes(config.episodes))
+    given = "train_prompts" if config.episodes is None else "episodes"
+    counts = {"validation": config.validation_prompts, "test": config.test_prompts}
+    sets = [(split, task.problems(split, count)) for split, count in counts.items()]
+    for file in config.transfer:
+        further = load_task(config.task, file, config.prompt_style).problems("test")
+        sets.append((transfer_name(file), further[: config.test_prompts]))
+    for split, problems in sets:
+        if both := learned.among(problems):
+            among = "these prompts" if split == "validation" else "these prompts, or those of validation"
+            raise InputError(f"{both} problems of {split} are among {among}; take fewer, or others", given)
+        if split == "validation":
+            learned.add(problems)

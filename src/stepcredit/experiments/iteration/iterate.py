@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from stepcredit.errors import InputError
 from stepcredit.experiments.iteration.manifest import changed_files, check_round, model_files, read_round
 from stepcredit.experiments.iteration.rounds import Round, gain_of
+from stepcredit.experiments.leakage import Learned
 from stepcredit.experiments.method_settings import read_settings, settings_of
 from stepcredit.experiments.recipe import MADE_HERE
 from stepcredit.experiments.variants import legend
@@ -192,8 +193,8 @@ def _rounds(config: IterateConfig, task: Task) -> list[Round]:
     if config.server_model is not None:
         raise InputError("names one policy, and every round has another; serve each under the name of its folder",
                          "server_model")  # fmt: skip
-    splits = {config.validation_split: config.validation_prompts, config.test_split: config.test_prompts}
-    splits = {split: count for split, count in splits.items() if count}
+    splits = {config.validation_split: config.validation_prompts} if config.validation_prompts else {}
+    splits |= {config.test_split: config.test_prompts} if config.test_prompts else {}
     _check_apart(config, task, splits)
     fixed = {k: v for k, v in asdict(config).items() if k not in _FREE}
     fixed |= {"settings": settings, "task_version": task.version, "source_versions": task.source_versions}
@@ -203,15 +204,15 @@ def _rounds(config: IterateConfig, task: Task) -> list[Round]:
 
 def _check_apart(config: IterateConfig, task: Task, splits: dict[str, int]) -> None:
     """Check that no problem is both trained on and evaluated."""
-    trained = {p.prompt_id for p in task.problems(config.split, config.limit, config.seed)}
+    learned = Learned(task)
+    learned.add(task.problems(config.split, config.limit, config.seed))
     for split, count in splits.items():
         try:
             problems = task.problems(split, count, config.seed)
         except InputError as error:
             name = "validation_split" if split == config.validation_split else "test_split"
             raise InputError(f"{name}: {error.what}", error.where) from error
-        both = sum(p.prompt_id in trained for p in problems)
-        if both:
+        if both := learned.among(problems):
             raise InputError(f"{both} problems of {split} are prompts of {config.split} too; choose another --split, "
                              "such as train_without_validation, or other problems for evaluation", "split")  # fmt: skip
 
