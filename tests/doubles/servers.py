@@ -72,7 +72,7 @@ class StandIn:
         """The right answer to a request, or None if the server has no such address."""
         if path == "/v1/models":
             entry = {"id": self.name, "object": "model"}
-            if self.dialect == "vllm":
+            if self.dialect in ("vllm", "sglang"):
                 entry["max_model_len"] = self.context
             return {"object": "list", "data": [entry]}
         own = {

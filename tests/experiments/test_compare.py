@@ -324,7 +324,9 @@ def test_a_file_that_is_train_and_test_is_refused(tmp_path):
 def test_episodes_of_test_problems_are_refused(tmp_path):
     given = asked(tmp_path)
     (problem,) = load_task("gsm8k", str(tmp_path), "plain").problems("test", 1)
-    append_episodes(tmp_path / "episodes", [Episode(prompt=problem.prompt, completion="4", prompt_id="own", reward=1.0)])
+    append_episodes(
+        tmp_path / "episodes", [Episode(prompt=problem.prompt, completion="4", prompt_id="own", reward=1.0)]
+    )
     with pytest.raises(InputError, match="episodes: 1 problems of test are among these prompts"):
         compare(CompareConfig(**given, episodes=str(tmp_path / "episodes")))
 

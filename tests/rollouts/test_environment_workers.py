@@ -63,6 +63,25 @@ def test_workers_answer_as_this_process_does():
     assert {o.text for answers in told[0] for o in answers.values()} >= {"empty", "a coin"}
 
 
+class Careless(Diary):
+    """An environment that answers what it should not."""
+
+    def step(self, reply):
+        return {"nothing": None, "reward": Observation("x", None), "function": Observation(lambda: 0)}[reply]
+
+
+def test_what_is_no_answer_crashes_that_conversation():
+    with EnvironmentWorkers(Careless, 1, 60.0) as environments:  # here the tests check types themselves
+        environments.reset({k: problem(f"p{k}") for k in range(4)})
+        answers = environments.step({0: "nothing", 1: "reward", 2: "function"})
+        assert answers == {
+            0: Crash("TypeError: an environment answers with an Observation, not with NoneType"),
+            1: Crash("TypeError: reward of an Observation is NoneType"),
+            2: Crash("TypeError: text of an Observation is function"),
+        }
+        assert environments.reset({3: problem("q")}) == {3: Observation("hello q")}
+
+
 def test_conversations_keep_their_state_while_others_go_on(environments):
     assert environments.reset({k: problem(f"p{k}") for k in range(6)})[4] == Observation("hello p4")
     environments.step({4: "one"})

@@ -23,6 +23,11 @@ def work(folder, problems=PROBLEMS, **settings):
     return WorkFolder(folder, {**SETTINGS, **settings}, work_units(problems, 1, rows=2))
 
 
+def test_two_problems_of_one_id_are_refused():
+    with pytest.raises(InputError, match=r"task: 1 ids of problems occur twice, 'p2' first; give each its own"):
+        work_units([*PROBLEMS, PROBLEMS[2]], 1)
+
+
 class Maker:
     """Makes a unit's episodes, and fails after so many units."""
 

@@ -12,6 +12,7 @@ from stepcredit.engines.noise import stream_key
 from stepcredit.engines.stepping import CachedStepper
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.steps import StepRule
+from stepcredit.errors import InputError
 from stepcredit.models.loading import value_model_from
 from stepcredit.searching.beam import beam_search
 from stepcredit.searching.scorers import FunctionScorer, ValueScorer
@@ -85,6 +86,22 @@ def test_equal_to_the_slow_one_in_sequences_values_and_cost(models, width, each,
         assert one.tokens_generated == slow["generated"]
         finished += len(one.finished)
     assert finished >= 3
+
+
+def test_a_short_prompt_keeps_its_room_beside_a_long_one(models):
+    policy, value, tokenizer = models
+    params, prompts = beam(2, 2, max_new_tokens=16, seed=5), [[2], [1, 1, 5, 2, 3, 1, 2, 3, 4]]
+
+    def found(prompts):
+        stepper = CachedStepper(policy, tokenizer, SamplingParams(64), RULE, frozenset([0]))
+        asked = [Request(tuple(prompt), f"p{len(prompt)}") for prompt in prompts]
+        return beam_search(asked, stepper, ValueScorer(value), params, max_length=11)
+
+    short, long = found(prompts)
+    assert [r.ids for r in short.pool] == [r.ids for r in found(prompts[:1])[0].pool]
+    assert max(len(r.ids) for r in short.pool) > 2 >= max(len(r.ids) for r in long.pool)
+    with pytest.raises(InputError, match="prompt p11: the prompt has 11 tokens, the model reads 11; shorten it"):
+        found([[1] * 11])
 
 
 def test_a_problem_finds_the_same_alone_and_among_others(models):

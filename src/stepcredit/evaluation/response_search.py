@@ -160,13 +160,14 @@ class ResponseSearch:
     def _search(self, problems: Sequence[Problem], spec: SearchSpec) -> list[SearchResult]:
         assert self.scorer is not None
         by_id = {p.prompt_id: p for p in problems}
-        stepper = stepping(self.engine(), "a beam").stepper(spec.params, self.rule)
+        engine = stepping(self.engine(), "a beam")
+        stepper, requests = engine.stepper(spec.params, self.rule), [self._request(p) for p in problems]
 
         def answer_of(prompt_id: str, response: Response) -> str | None:
             extracted = self.task.grade(by_id[prompt_id], self._text(response)).extracted
             return None if extracted is None else answer_key(extracted)
 
-        return beam_search([self._request(p) for p in problems], stepper, self.scorer, spec, answer_of)
+        return beam_search(requests, stepper, self.scorer, spec, answer_of, engine.max_length)
 
     def _request(self, problem: Problem) -> Request:
         return Request(tuple(prompt_ids(problem.prompt, self.engine().tokenizer)), problem.prompt_id)

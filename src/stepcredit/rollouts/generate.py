@@ -125,10 +125,10 @@ def read_prompts(sources: Sequence[str]) -> list[Prompt]:
         return list(sources)
     if name.lower().endswith(".txt"):
         try:
-            lines = Path(name).read_text(encoding="utf-8").splitlines()
+            lines = Path(name).read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot be read ({error})", name) from error
-        return [line for line in lines if line.strip()]
+        return [line.removesuffix("\r") for line in lines if line.strip()]
     prompts: list[Prompt] = []
     for row in read_rows(name):
         if row.data is None or row.data.get("prompt") in (None, ""):
@@ -247,11 +247,7 @@ def _beam(
     """Returns the response of a step beam search per prompt; a truncated one if none has finished."""
     assert scorer is not None
     stepped = stepping(engine, "a beam")
-    room = min((stepped.max_length or 10**9) - len(request.prompt_ids) for request in requests)
-    if room < 1:
-        raise InputError(f"a prompt has more tokens than the {stepped.max_length} that the model reads", "prompts")
-    spec = replace(spec, params=replace(spec.params, max_new_tokens=min(spec.params.max_new_tokens, room)))
-    results = beam_search(requests, stepped.stepper(spec.params, rule), scorer, spec)
+    results = beam_search(requests, stepped.stepper(spec.params, rule), scorer, spec, max_length=stepped.max_length)
     drawn = []
     for request, result in zip(requests, results, strict=True):
         if result.error is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
+import numpy as np
+
 from stepcredit.errors import InputError
 from stepcredit.tasks.environment import Crash, Environment, Observation
 from stepcredit.tasks.task import Problem
@@ -83,7 +85,9 @@ class LocalEnvironments:
 
     def _answer(self, number: int, environment: Environment, request: Problem | str) -> Observation | Crash:
         try:
-            return environment.reset(request) if isinstance(request, Problem) else environment.step(request)
+            answer = environment.reset(request) if isinstance(request, Problem) else environment.step(request)
+            _check(answer)
+            return answer
         except Exception as error:  # noqa: BLE001  an environment may raise anything: the episode is undecided
             reason = name_and_message(error)
             try:
@@ -93,6 +97,24 @@ class LocalEnvironments:
             crash = Crash(reason)
         self._environments[number] = crash
         return crash
+
+
+def _check(answer: object) -> None:
+    """Checks what an environment answers, which may be anybody's code.
+
+    Raises:
+        TypeError: it is no observation.
+    """
+    if not isinstance(answer, Observation):
+        raise TypeError(f"an environment answers with an Observation, not with {type(answer).__name__}")
+    kinds: dict[str, tuple[type, ...]] = {
+        "text": (str,),
+        "reward": (int, float, np.integer, np.floating),
+        "done": (bool, np.bool_),
+    }
+    for name, kind in kinds.items():
+        if not isinstance(value := getattr(answer, name), kind):
+            raise TypeError(f"{name} of an Observation is {type(value).__name__}")
 
 
 def name_and_message(error: BaseException) -> str:

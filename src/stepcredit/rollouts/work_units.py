@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from typing import Any
 from stepcredit.episodes.delimiters import COLLECTED
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import EpisodeStore, append_episodes, load_episodes, units_of
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, quoted
 from stepcredit.files import changed_settings, holds_something, locked, read_manifest, write_json
 from stepcredit.progress import Advance, track_units
 from stepcredit.tasks.task import Problem, Task
@@ -26,7 +27,16 @@ UNIT_ROWS = 512
 
 
 def work_units(problems: Sequence[Problem], samples: int, rows: int | None = None) -> list[Sequence[Problem]]:
-    """Splits problems into units of about `rows` responses (default `UNIT_ROWS`), the same in every run."""
+    """Splits problems into units of about `rows` responses (default `UNIT_ROWS`), the same in every run.
+
+    Raises:
+        InputError: two problems have the same id.
+    """
+    twice = [name for name, count in Counter(problem.prompt_id for problem in problems).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"{len(twice)} ids of problems occur twice, {quoted(twice[0])} first; give each its own", "task"
+        )
     size = max(1, (rows or UNIT_ROWS) // samples)
     return [problems[i : i + size] for i in range(0, len(problems), size)]
 

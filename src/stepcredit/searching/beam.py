@@ -21,6 +21,7 @@ from stepcredit.engines.engine import Request
 from stepcredit.engines.noise import stream_key
 from stepcredit.engines.stepping import Stepper
 from stepcredit.episodes.episode import StopReason
+from stepcredit.errors import InputError
 from stepcredit.searching.responses import AnswerOf, Node, Response, SearchResult
 from stepcredit.searching.scorers import Reading, Scorer, Scoring
 from stepcredit.searching.selection import by_value, by_weighted_vote
@@ -64,6 +65,7 @@ def beam_search(
     scorer: Scorer,
     spec: SearchSpec,
     answer_of: AnswerOf | None = None,
+    max_length: int | None = None,
 ) -> list[SearchResult]:
     """Runs a step beam search for each prompt, all in one batch; the results do not depend on the batch.
 
@@ -89,7 +91,17 @@ def beam_search(
         scorer: scores the candidates.
         spec: width, continuations, length limit, budget, final choice and seed.
         answer_of: extracts the answers for `choose="vote"`.
+        max_length: tokens that the policy reads, prompt and response together; None: any number.
+
+    Raises:
+        InputError: a prompt leaves no room for a response.
     """
+    for request in requests:
+        if max_length is not None and len(request.prompt_ids) >= max_length:
+            raise InputError(
+                f"the prompt has {len(request.prompt_ids)} tokens, the model reads {max_length}; shorten it",
+                f"prompt {request.prompt_id}",
+            )
     prompts = [request.prompt_ids for request in requests]
     scoring, values, read = scorer.start(prompts)  # 1.
     stepper.start(prompts)
@@ -99,7 +111,7 @@ def beam_search(
         beams.append(_Beam(prompt, request, SearchResult(tokens_scored=tokens, nodes=[root]), root))
     results = [beam.result for beam in beams]
     for past_rounds in count():
-        planned = _plan(beams, spec, past_rounds)  # 2.
+        planned = _plan(beams, spec, past_rounds, max_length)  # 2.
         if not planned:
             break
         pieces = stepper.draw([draw for _, draw in planned])  # 3.
@@ -115,19 +127,24 @@ def beam_search(
     return results
 
 
-def _plan(beams: Sequence[_Beam], spec: SearchSpec, past_rounds: int) -> list[tuple[_Beam, ContinuationRequest]]:
+def _plan(
+    beams: Sequence[_Beam], spec: SearchSpec, past_rounds: int, max_length: int | None
+) -> list[tuple[_Beam, ContinuationRequest]]:
     """Returns the requests of a round, each with its beam; sampling and scoring all of them stays within the budget."""
     each = spec.steps * (1 if past_rounds else spec.width)
     planned = []
     for _, group in groupby(enumerate(beams), lambda numbered: numbered[1].prompt):
         rows = list(group)
         request, result = rows[0][1].request, rows[0][1].result
-        room = spec.params.max_new_tokens
+        most = spec.params.max_new_tokens
+        if max_length is not None:
+            most = min(most, max_length - len(request.prompt_ids))
+        room = most
         if spec.budget is not None:
             left = spec.budget - result.tokens_generated - result.tokens_scored
             room = left // (2 * len(rows) * each)
         for rank, (row, beam) in enumerate(rows if room > 0 else []):
-            limit = min(room, spec.params.max_new_tokens - len(beam.ids))
+            limit = min(room, most - len(beam.ids))
             for k in range(each):
                 sample = (past_rounds * 10_000 + rank) * 10_000 + k
                 key = stream_key(spec.params.seed, request.prompt_id, sample)

@@ -204,6 +204,55 @@ def test_several_servers_share_the_requests(folder, model, tokenizer):
     assert all(len(stand_in.asked) > 2 for stand_in in stand_ins)
 
 
+def test_few_requests_go_to_all_servers(folder, model, tokenizer):
+    stand_ins = [StandIn(model, tokenizer, "vllm") for _ in range(2)]
+    with serving(stand_ins[0]) as one, serving(stand_ins[1]) as two:
+        servers = Servers((one, two), concurrency=64)
+        engine = load_engine(str(folder), "openai", tokenizer=tokenizer, servers=servers)
+        before = [len(stand_in.asked) for stand_in in stand_ins]
+        list(engine.generate(REQUESTS[:2], SamplingParams(2)))
+        engine._connections.close()
+    assert [len(stand_in.asked) - n for stand_in, n in zip(stand_ins, before, strict=True)] == [1, 1]
+
+
+def test_an_error_of_ours_in_a_request_is_that_error(served):
+    engine, _ = served("vllm")
+
+    async def wrong(server):
+        raise TypeError("half a character")
+
+    with pytest.raises(TypeError, match="half a character"):
+        list(engine._connections.results([wrong]))
+
+
+@pytest.mark.parametrize(("dialect", "context"), [("vllm", 100), ("sglang", 98), ("llama.cpp", 100)])
+def test_the_context_that_servers_leave_us(served, dialect, context):
+    engine, _ = served(dialect, context=100)
+    assert engine.max_length == context
+
+
+def test_an_adapter_has_the_context_of_its_parent(served, monkeypatch):
+    right = StandIn.answer
+
+    def answer(self, path, body):
+        found = right(self, path, body)
+        if path == "/v1/models":
+            found["data"] = [{"id": "base", "max_model_len": 60}, {"id": "tiny", "parent": "base"}]
+        return found
+
+    monkeypatch.setattr(StandIn, "answer", answer)
+    engine, _ = served("vllm")
+    assert engine.max_length == 60
+
+
+def test_a_server_that_answers_everything_is_not_taken_for_another(served, monkeypatch):
+    """LM Studio answers unknown addresses with an error of status 200."""
+    right = StandIn.answer
+    monkeypatch.setattr(StandIn, "answer", lambda self, path, body: right(self, path, body) or {"error": "unexpected"})
+    engine, _ = served("text")
+    assert type(engine).__name__ == "TextServerEngine"
+
+
 def test_a_consumer_that_stops_ends_the_requests(served):
     engine, stand_in = served("vllm")
     found = engine.generate(REQUESTS * 50, SamplingParams(8))
@@ -220,13 +269,25 @@ def test_connections_that_are_collected_in_their_own_thread_close():
     """The garbage collector may run there."""
     others = threading.enumerate()
     connections = Connections(Servers(("http://127.0.0.1:9",)))
-    loop, close = connections._loop, connections.close
     (thread,) = [found for found in threading.enumerate() if found not in others]
-    loop.call_soon_threadsafe(close)
+    loop = connections._loop
+    loop.call_soon_threadsafe(connections._stop)
     thread.join(timeout=5)
     assert not thread.is_alive()
     assert loop.is_closed()
-    assert not close.alive
+    connections.close()
+
+
+def test_connections_that_nobody_has_close_without_waiting():
+    others = threading.enumerate()
+    connections = Connections(Servers(("http://127.0.0.1:9",)))
+    (thread,) = [found for found in threading.enumerate() if found not in others]
+    connections._loop.call_soon_threadsafe(time.sleep, 1)
+    began = time.perf_counter()
+    del connections
+    assert time.perf_counter() - began < 0.9
+    thread.join(timeout=5)
+    assert not thread.is_alive()
 
 
 def test_the_key_is_sent_and_told_to_nobody(served, monkeypatch, folder, tokenizer):

@@ -26,6 +26,8 @@ from stepcredit.errors import InputError, one_line, quoted
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds before the first repetition, doubled for each further one, and at most; each is shortened by up to a half at
 random, so that requests that failed together are not repeated together."""
+LONGEST_CONNECT = 30.0
+"""Seconds until an address that does not answer is a failure."""
 MOST_BYTES = 4_000_000
 """Size limit of an answer that has no tokens."""
 _REPEATED = frozenset({408, 425, 429})
@@ -170,14 +172,23 @@ class Connections:
         most = servers.concurrency * len(servers.base_url)
         client = httpx2.AsyncClient(
             headers=headers,
-            timeout=servers.request_timeout,
+            timeout=httpx2.Timeout(servers.request_timeout, connect=min(LONGEST_CONNECT, servers.request_timeout)),
             limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=60),
         )
         self.servers = [Server(url, client, servers.request_timeout) for url in servers.base_url]
         self._loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=_serve, args=(self._loop, client), name="servers", daemon=True)
-        thread.start()
-        self.close = weakref.finalize(self, _close, self._loop, thread)
+        self._thread = threading.Thread(target=_serve, args=(self._loop, client), name="servers", daemon=True)
+        self._thread.start()
+        self._stop = weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
+
+    def close(self) -> None:
+        """Ends all requests, the connections and the thread.
+
+        Connections that nobody has any more are closed too, without waiting: the garbage collector may run in any
+        thread, and what a signal raises in it is lost.
+        """
+        self._stop()
+        self._thread.join(timeout=10)
 
     def each(self, job: Job[T]) -> list[T]:
         """Does a job with every server; returns the results.
@@ -220,8 +231,8 @@ class Connections:
                 if not alive:
                     raise ServerError("; ".join(f"{server.name}: {server.failed}" for server in self.servers))
                 async with asyncio.TaskGroup() as group:
-                    for server in alive:
-                        for _ in range(min(self._asked.concurrency, len(todo))):
+                    for _ in range(min(self._asked.concurrency, len(todo))):  # servers in turn: all have a share of few
+                        for server in alive:
                             group.create_task(self._take(server, todo))
         except BaseException as error:
             for future in futures:
@@ -239,7 +250,7 @@ class Connections:
             except _GivenUp as error:
                 server.failed = server.failed or error.seen
                 todo.appendleft((job, future))
-            except InputError as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, it is raised where the result is wanted
                 future.set_exception(error)
 
     async def _tried(self, server: Server, job: Job[T]) -> T:
@@ -252,7 +263,7 @@ class Connections:
             try:
                 return await job(server)
             except Failure as error:
-                failure = error
+                failure, attempts = error, attempt + 1
             if attempt < self._asked.retries:
                 wait = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1)
                 if failure.wait is not None:
@@ -260,9 +271,9 @@ class Connections:
                 await asyncio.sleep(wait)
                 if server.failed is not None:
                     break
-        if isinstance(failure, UnprovedError):
-            raise ServerError(f"{failure} ({self._asked.retries + 1} attempts)", server.name)
-        raise _GivenUp(server, f"{failure} ({self._asked.retries + 1} attempts)")
+        if isinstance(failure, UnprovedError) and server.failed is None:
+            raise ServerError(f"{failure} ({attempts} attempts)", server.name)
+        raise _GivenUp(server, f"{failure} ({attempts} attempts)")
 
 
 class _GivenUp(Exception):
@@ -293,10 +304,3 @@ def _serve(loop: asyncio.AbstractEventLoop, client: httpx2.AsyncClient) -> None:
     loop.run_forever()
     loop.run_until_complete(ended())
     loop.close()
-
-
-def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    """Stops the loop; waits for its thread, unless the garbage collector calls from just there."""
-    loop.call_soon_threadsafe(loop.stop)
-    if threading.current_thread() is not thread:
-        thread.join(timeout=10)

@@ -161,9 +161,15 @@ class Continuer:
             model=server.model,
         )
         dialect = server.dialect
-        answer = dialect.read(await server.ask(dialect.path, dialect.payload(ask), 200_000 + 4_000 * ask.most), ask)
+        answer = dialect.read(await server.ask(dialect.path, dialect.payload(ask), _most_bytes(ask)), ask)
         self._proof.check(answer, ask)
         return [(i, float(number)) for i, number in zip(answer.ids, answer.log_prob, strict=True)]
+
+
+def _most_bytes(ask: Ask) -> int:
+    """Returns the size limit of an answer: its tokens with what is said of each, and the prompt's ids, which servers
+    may repeat."""
+    return 200_000 + 4_000 * ask.most + 16 * len(ask.ids)
 
 
 def _extend(grown: OpenContinuation, pairs: list[tuple[int, float]]) -> None:

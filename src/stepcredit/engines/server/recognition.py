@@ -21,6 +21,10 @@ _GENERIC = ((), ("policy",), ("value",))
 """Names of folders that training writes, of which there are many."""
 
 
+_RESERVED = 2
+"""Tokens of the context that SGLang keeps for itself."""
+
+
 class Served(NamedTuple):
     """What a server is.
 
@@ -52,9 +56,9 @@ async def recognised(server: Server, wanted: str, exact: bool) -> Served:
     if isinstance(settings, dict):
         server.dialect = LlamaCpp()
         context = settings.get("n_ctx")
-    elif isinstance(await _of(server, "/get_model_info"), dict):
+    elif await _says(server, "/get_model_info", "model_path"):
         server.dialect = SGLang()
-    elif isinstance(await _of(server, "/version"), dict):
+    elif await _says(server, "/version", "version"):
         server.dialect = VLLM()
     if models is None and server.dialect is None:
         raise ServerError("offers neither /v1/models nor /props; is this the address of an OpenAI-compatible server?",
@@ -64,8 +68,12 @@ async def recognised(server: Server, wanted: str, exact: bool) -> Served:
         listing = []
     server.model = _name(server, listing, wanted, exact)
     own = next((entry for entry in models or () if entry.get("id") == server.model), {})
+    if own.get("max_model_len") is None:  # vLLM's LoRA adapters have the length of their parent
+        own = next((entry for entry in models or () if entry.get("id") == own.get("parent")), own)
     context = context or own.get("max_model_len")
-    return Served(server.dialect, context if isinstance(context, int) and context > 0 else None)
+    if not isinstance(context, int) or context <= 0:
+        return Served(server.dialect, None)
+    return Served(server.dialect, context - (_RESERVED if isinstance(server.dialect, SGLang) else 0))
 
 
 async def named(server: Server, wanted: str) -> None:
@@ -80,6 +88,13 @@ async def _offered(server: Server) -> list[dict[str, Any]] | None:
     if models is None:
         return None
     return [entry for entry in listed(models, "data") if isinstance(entry, dict)]
+
+
+async def _says(server: Server, path: str, key: str) -> bool:
+    """Whether an address answers with an object that has a key; some servers answer every address with an error that
+    has the status of success."""
+    said = await _of(server, path)
+    return isinstance(said, dict) and key in said
 
 
 async def _of(server: Server, path: str) -> Any:

@@ -11,11 +11,11 @@ from stepcredit.engines.decoding import ContinuationRequest
 from stepcredit.engines.engine import Generation, SamplingParams
 from stepcredit.engines.noise import uniform
 from stepcredit.engines.server.answers import field, listed
-from stepcredit.engines.server.connection import Failure, Server
+from stepcredit.engines.server.connection import Failure, Server, UnprovedError
 from stepcredit.episodes.encoding import continuation_ids, decode
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.turns import TurnEnds, split_end
-from stepcredit.errors import quoted
+from stepcredit.errors import InputError, quoted
 
 PATH = "/v1/completions"
 
@@ -71,7 +71,10 @@ def _generation(
     body, end = (written[:at], None) if at is not None else split_end(written, tokenizer, ends)
     if at is None and end is None and not cut:
         end = ends.of_chat if ends.open_turn(decode(prompt, tokenizer)) else ends.of_text
-    ids = continuation_ids(prompt, body, tokenizer)
+    try:
+        ids = continuation_ids(prompt, body, tokenizer)
+    except InputError as error:
+        raise UnprovedError(f"a completion without token ids, {quoted(body, 100)}: {error.what}") from error
     ids += [] if end is None else [end]
     if not ids:
         raise Failure("an empty completion that was cut")
