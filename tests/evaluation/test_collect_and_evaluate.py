@@ -1,9 +1,11 @@
 """Collecting, resuming, training and evaluating through the command line, at toy size."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from stepcredit.cli import main
 from stepcredit.engines.engine import Request, SamplingParams
@@ -200,3 +202,25 @@ def test_two_runs_of_one_seed_are_equal_and_seeds_differ(policy, tmp_path):
         collect(config(policy, tmp_path / name, seed=seed))
         found.append(shards(tmp_path / name))
     assert found[0] == found[1] != found[2]
+
+
+def test_a_policy_that_was_trained_again_is_another_one(policy, tmp_path, capsys):
+    """Under the same name, too: what was sampled from the one before is not taken for its own."""
+    here = tmp_path / "policy"
+    shutil.copytree(policy, here)
+    given = ["--task", "arithmetic", "--model", str(here), "--limit", "4", "--max_new_tokens", "4"]
+    commands = {
+        "episodes": ["collect", *given, "--num_generations", "2", "--output_dir", str(tmp_path / "episodes")],
+        "results": ["evaluate", *given, "--output_dir", str(tmp_path / "results")],
+    }
+    assert [main(command) for command in commands.values()] == [0, 0]
+    weights = load_file(here / "model.safetensors")
+    save_file({name: tensor * 1.1 for name, tensor in weights.items()}, here / "model.safetensors", {"format": "pt"})
+    capsys.readouterr()
+    for command, instead in zip(
+        commands.values(), ("output_dir", "output_dir, or name this policy apart with --method")
+    ):
+        assert main(command) == 2
+        said = f"was collected with another content of the model; choose another --{instead}"
+        assert said in capsys.readouterr().err
+    assert main([*commands["results"], "--method", "again"]) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stepcredit.episodes.episode import Episode
+from stepcredit.evaluation.rows import INSTEAD
 from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, MultiTurnRollouts
 from stepcredit.rollouts.work_units import WorkFolder, samples_of, work_units
 from stepcredit.searching.spec import SearchSpec
@@ -34,7 +35,7 @@ class ConversationSearch:
     def episodes(self, spec: SearchSpec) -> list[Episode]:
         """Returns `spec.samples` conversations per problem; those of an earlier run are loaded."""
         units = work_units(self.problems, spec.samples, UNIT_CONVERSATIONS)
-        work = WorkFolder(self.folder.with_name(f"{self.folder.name}-{spec.label}"), self.settings, units)
+        work = WorkFolder(self.folder.with_name(f"{self.folder.name}-{spec.label}"), self.settings, units, INSTEAD)
         made = work.finish(
             lambda unit, advance, there: there.complete(
                 samples_of(unit, spec.samples), partial(self.rollouts.episodes, spec), advance

@@ -23,6 +23,7 @@ from stepcredit.evaluation.rows import (
 from stepcredit.evaluation.value_quality import score
 from stepcredit.files import locked, write_json, write_lines
 from stepcredit.flags import flag
+from stepcredit.hashes import content_of
 from stepcredit.models.states import value_states
 from stepcredit.results.provenance import Stopwatch, versions
 from stepcredit.results.row_files import add_rows, read_rows
@@ -31,6 +32,7 @@ from stepcredit.rollouts.models import Models
 from stepcredit.rollouts.multi_turn import multi_turn_rollouts
 from stepcredit.rollouts.single_turn import sampling
 from stepcredit.rollouts.task_settings import HOW_ASKED, SamplingSettings, TaskSettings
+from stepcredit.rollouts.work_units import CONTENT
 from stepcredit.searching.spec import SEARCHES, SearchSpec, requested_searches
 from stepcredit.settings import Limits
 from stepcredit.tasks.environment import InteractiveTask
@@ -199,6 +201,9 @@ def _search(
     """
     needs_scorer = any(spec.needs_scorer for spec in specs)
     settings = {**asdict(config), "task_version": task.version, "source_versions": task.source_versions}
+    settings |= {CONTENT: content_of(config.model)}
+    if needs_scorer:
+        settings |= {"content of the scorer": content_of(config.reward_model or config.value_model)}
     left_out = {"output_dir", "batch_size", "data", "method", "width", "trace", "workers", "value_base_url", *HOW_ASKED}
     left_out |= set() if needs_scorer else {"value_model", "reward_model"}
     settings = {name: value for name, value in settings.items() if name not in left_out}

@@ -20,6 +20,7 @@ from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
 from stepcredit.evaluation.breakdown import by_problem
+from stepcredit.evaluation.rows import INSTEAD
 from stepcredit.grading.keys import answer_key
 from stepcredit.models.states import MAX_STEP_TOKENS, ValueStates
 from stepcredit.progress import Advance
@@ -133,7 +134,7 @@ class ResponseSearch:
     ) -> list[Episode]:
         """Returns the episodes of all units, of `responses` responses per problem; `make` makes the missing ones."""
         folder = self.folder.with_name(f"{self.folder.name}-{name}")
-        work = WorkFolder(folder, self.settings, work_units(self.problems, responses))
+        work = WorkFolder(folder, self.settings, work_units(self.problems, responses), INSTEAD)
         if work.done() < len(work.units):  # reports an unsuitable engine before anything is written
             _ = stepping(self.engine(), "a beam") if spec.name == "beam" else self.engine()
         return list(work.finish(lambda unit, *given: make(unit, spec, *given), name, spec.samples))

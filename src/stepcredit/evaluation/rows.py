@@ -75,6 +75,8 @@ def result_row(
 
 
 SAMPLING = ("temperature", "top_p", "top_k")
+INSTEAD = "choose another --output_dir, or name this policy apart with --method"
+"""What to do where kept responses are another policy's."""
 ALWAYS = ("max_new_tokens", "max_turns", "engine", "dtype", "chat_template", "merge_system_message")
 CHOICES = ("budget", "reward_model")
 BEAM = ("continuations", "max_step_tokens", "choose")

@@ -19,6 +19,7 @@ from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.store import EpisodeStore, append_episodes, load_episodes, units_of
 from stepcredit.errors import InputError, quoted
 from stepcredit.files import changed_settings, holds_something, locked, read_manifest, write_json
+from stepcredit.hashes import content_of
 from stepcredit.progress import Advance, track_units
 from stepcredit.tasks.task import Problem, Task
 
@@ -50,7 +51,8 @@ def settings_of(config: Any, task: Task, *left_out: str) -> dict[str, Any]:
     """Returns the settings that determine the episodes: those of the config, without paths and the fields
     `left_out`, and those of the task."""
     versions = {"task_version": task.version, "source_versions": task.source_versions}
-    settings = {**asdict(config), **versions, "step_delimiters": list(task.step_delimiters)}
+    content = {CONTENT: content_of(config.model)} if hasattr(config, "model") else {}
+    settings = {**asdict(config), **versions, **content, "step_delimiters": list(task.step_delimiters)}
     return {name: value for name, value in settings.items() if name not in ("output_dir", "data", "workers", *left_out)}
 
 
@@ -62,6 +64,8 @@ Keep = Callable[[list[Episode]], object]
 """Keeps episodes of an unfinished work unit."""
 Draw = Callable[[Sequence[Sample], Advance, Keep], list[Episode]]
 """Makes an episode of each sample, in order, and keeps them batch by batch."""
+CONTENT = "content of the model"
+"""Name of the hash of a policy's files, among the settings."""
 PARTS = ".unfinished"
 """Folder of a folder per unfinished unit, with a shard per batch of episodes."""
 
@@ -111,11 +115,13 @@ class WorkFolder:
         folder: folder of one shard per finished unit and a manifest of the settings.
         settings: settings that determine the episodes; a folder with other settings is not resumed.
         units: the work units, in order.
+        instead: what to do where the settings are others.
     """
 
     folder: Path
     settings: dict[str, Any]
     units: Sequence[Unit]
+    instead: str = "choose another --output_dir"
 
     @cached_property
     def names(self) -> list[str]:
@@ -143,8 +149,7 @@ class WorkFolder:
             return {}
         changed = changed_settings(read_manifest(self.folder / COLLECTED), self.settings)
         if changed:
-            raise InputError(f"was collected with another {', '.join(changed)}; choose another --output_dir",
-                             str(self.folder))  # fmt: skip
+            raise InputError(f"was collected with another {', '.join(changed)}; {self.instead}", str(self.folder))
         if other := finished.keys() - set(self.names):
             raise InputError("is a work unit of other prompts than these; choose another --output_dir",
                              str(finished[min(other)]))  # fmt: skip

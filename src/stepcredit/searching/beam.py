@@ -96,12 +96,7 @@ def beam_search(
     Raises:
         InputError: a prompt leaves no room for a response.
     """
-    for request in requests:
-        if max_length is not None and len(request.prompt_ids) >= max_length:
-            raise InputError(
-                f"the prompt has {len(request.prompt_ids)} tokens, the model reads {max_length}; shorten it",
-                f"prompt {request.prompt_id}",
-            )
+    _check_room(requests, max_length)
     prompts = [request.prompt_ids for request in requests]
     scoring, values, read = scorer.start(prompts)  # 1.
     stepper.start(prompts)
@@ -125,6 +120,15 @@ def beam_search(
     for request, result in zip(requests, results, strict=True):
         _choose(request, result, answer_of if spec.choose == "vote" else None)  # 7.
     return results
+
+
+def _check_room(requests: Sequence[Request], max_length: int | None) -> None:
+    for request in requests:
+        if max_length is not None and len(request.prompt_ids) >= max_length:
+            raise InputError(
+                f"the prompt has {len(request.prompt_ids)} tokens, the model reads {max_length}; shorten it",
+                f"prompt {request.prompt_id}",
+            )
 
 
 def _plan(

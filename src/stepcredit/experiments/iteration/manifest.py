@@ -6,9 +6,7 @@ often the collection was interrupted. Paths inside the folder of the iteration a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from stepcredit.episodes.store import units_of
 from stepcredit.errors import InputError
 from stepcredit.files import read_manifest
+from stepcredit.hashes import file_hash, folder_hashes
 
 MANIFEST = "manifest.json"
 TIMES = "seconds"
@@ -42,20 +41,20 @@ def model_files(model: str, out: Path) -> Described:
     """Describes a model: a folder, a file, or a name on the hub, whose files are those in the cache."""
     path = Path(model)
     if path.exists():
-        return {"path": _relative(path, out), "files": _hashes(path)}
+        return {"path": _relative(path, out), "files": folder_hashes(path)}
     try:
         cached = try_to_load_from_cache(model, "config.json")
     except HFValidationError:  # no name on the hub; loading it will say so
         cached = None
     if not isinstance(cached, str):
         return {"path": model, "hub": None, "files": {}}
-    return {"path": model, "hub": Path(cached).parent.name, "files": _hashes(Path(cached).parent)}
+    return {"path": model, "hub": Path(cached).parent.name, "files": folder_hashes(Path(cached).parent)}
 
 
 def episode_files(folder: Path, out: Path) -> Described:
     """Describes a folder of collected episodes."""
     shards = sorted(units_of(folder).items(), key=lambda unit: int(unit[0].partition("-")[0]))
-    return {"path": _relative(folder, out), "units": {unit: _hash(shard) for unit, shard in shards}}
+    return {"path": _relative(folder, out), "units": {unit: file_hash(shard) for unit, shard in shards}}
 
 
 def changed_files(manifest: Mapping[str, Any], out: Path, may_be_gone: bool = False) -> Iterator[str]:
@@ -100,20 +99,3 @@ def _described(manifest: Mapping[str, Any]) -> Iterator[Described]:
 def _relative(path: Path, out: Path) -> str:
     path = path.absolute()
     return str(path.relative_to(out.absolute())) if path.is_relative_to(out.absolute()) else str(path)
-
-
-def _hashes(path: Path) -> dict[str, str]:
-    if path.is_file():
-        return {path.name: _hash(path)}
-    return {p.name: _hash(p) for p in sorted(path.iterdir()) if p.is_file() and not p.name.startswith(".")}
-
-
-def _hash(file: Path) -> str:
-    return _hash_of(file.resolve(), file.stat().st_mtime_ns, file.stat().st_size)
-
-
-@cache
-def _hash_of(file: Path, modified: int, size: int) -> str:
-    """SHA-256 of a file; a file that has not been written since is read once per process."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
