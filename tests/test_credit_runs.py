@@ -205,7 +205,8 @@ def test_own_errors(model, tmp_path, monkeypatch):
     byte_tokenizer().save_pretrained(value)
     flags = ["--episodes", tmp_path / "episodes", "--value_model", value, "--output_dir", tmp_path, *LEARNING]
     with loaded("credit/own_errors.py") as own_errors:
-        run(own_errors, monkeypatch, *flags, "--learned_policy", model, "--ref_model", model)
+        policies = ["--learned_policy", model, "--ref_model", model]
+        run(own_errors, monkeypatch, *flags, *policies)
         rows = results(tmp_path, metric="hit", of="wrong responses")
         assert {(r["signal"], r["n"], r["problems"]) for r in rows} == {
             (s, 8, 4) for s in ("chance", "ΔV", "β Σρ", "position", "kind of step", "length")
@@ -221,7 +222,9 @@ def test_own_errors(model, tmp_path, monkeypatch):
         assert json.loads((tmp_path / "settings.json").read_text())["left_out"] == {"truncated, undecided or empty": 1}
         cases = json.loads((tmp_path / "cases-V.json").read_text())
         assert cases[0]["steps"][0].startswith("2 + 2")
-        run(own_errors, monkeypatch, *flags, "--train_episodes", tmp_path / "episodes")
+        with pytest.raises(SystemExit, match="learned_policy"):  # V was scored with them
+            run(own_errors, monkeypatch, *flags)
+        run(own_errors, monkeypatch, *flags, *policies, "--train_episodes", tmp_path / "episodes")
         run(own_errors, monkeypatch, *flags, "--train_episodes", tmp_path / "episodes", "--name", "V2")
         assert {r["value_model"] for r in results(tmp_path)} == {"V", "V2"}
         (kind,) = results(tmp_path, metric="hit", signal="kind of step", of="wrong responses", value_model="V2")

@@ -44,6 +44,7 @@ from stepcredit import Episode, load_episodes
 from stepcredit.evaluation.first_error import CHANCE, KIND, LENGTH, POSITION, Marked, first_error_rows, with_controls
 from stepcredit.files import write_json
 from stepcredit.grading.equations import false_steps, step_kind
+from stepcredit.hashes import content_of
 from stepcredit.models.loading import load_policy, load_tokenizer, load_value_model
 from stepcredit.models.scoring import step_starts
 
@@ -72,7 +73,9 @@ def main() -> None:
     episodes, left_out = judged(list(load_episodes(options.episodes))[: options.limit])
     if not options.train_episodes and len({e.prompt_id for e in episodes}) < 2:
         parser.error("controls need --train_episodes, or finished responses to two problems: one half fits the other's")
-    pieces = Pieces(options, {"beta": options.beta, "episodes": options.episodes.name, "limit": options.limit})
+    models = {name: content_of(path and str(path)) for name, path in models_of(options).items()}
+    about = {"beta": options.beta, "limit": options.limit, "episodes": content_of(str(options.episodes)), **models}
+    pieces = Pieces(options, about)
     if pieces.get(options.name, lambda: piece(episodes, options)) is None:
         return
     training: list[Marked] | None = None
@@ -89,6 +92,11 @@ def main() -> None:
     write_json(options.output_dir / "results.json", results)
     write_json(options.output_dir / "settings.json", {**pieces.settings(), "left_out": left_out})
     show(results)
+
+
+def models_of(options: Namespace) -> dict[str, Path | None]:
+    """The models that score, by the names of their options."""
+    return {name: getattr(options, name) for name in ("value_model", "learned_policy", "ref_model")}
 
 
 def judged(episodes: Sequence[Episode]) -> tuple[list[Episode], Counter[str]]:

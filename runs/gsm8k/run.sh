@@ -57,11 +57,13 @@ if has temperatures; then
 fi
 
 # Learning rates on a seed of their own, then the methods of the size on its seeds; then the others too, on one seed.
-value_models="" && if has search || has errors; then value_models=--value_models; fi
-pieces() { python "$here/pieces.py" "$@" . "$here/$size/runs"; }
+value_models=""
+if has search; then value_models="oreo"; fi
+if has errors; then value_models="oreo oreo-step dqo"; fi
+pieces() { python "$here/pieces.py" "$1" . "$here/$size/runs" --value_models $value_models; }
 compare() {
   published=$here/$size/$1 && shift
-  pieces restore $value_models
+  pieces restore
   trap 'pieces keep' EXIT
   stepcredit compare --config "$here/$size.yaml" $task --data "$problems" --model "$start" $transfer \
     --output_dir compare --jobs "${JOBS:-2}" "$@"
@@ -78,7 +80,7 @@ fi
 # Search on 100 problems with the start and with OREO's policy, by OREO's value model, at counted cost.
 if has search; then
   python "$here/../search/run.py" "$name" compare search --data "$problems" --prompt_style plain \
-    --limit 100 --pool 32 --max_new_tokens $tokens --seeds 0 --policies sft oreo
+    --limit 100 --pool 32 --max_new_tokens $tokens --dtype bfloat16 --seeds 0 --policies sft oreo
   mkdir -p "$here/$size/search" && cp search/results.json search/run.json search/timings.json "$here/$size/search/"
 fi
 

@@ -17,6 +17,7 @@ from stepcredit.episodes.steps import StepRule
 from stepcredit.evaluation.response_search import ResponseSearch
 from stepcredit.evaluation.rows import result_row
 from stepcredit.files import write_json
+from stepcredit.hashes import content_of
 from stepcredit.metrics.samples import powers_of_two
 from stepcredit.models.loading import load_value_model, placed
 from stepcredit.results.provenance import Stopwatch, versions
@@ -41,7 +42,10 @@ def run_of(comparison: Path, method: str, seed: int) -> Path:
 def search_of(args: argparse.Namespace, method: str, seed: int) -> ResponseSearch:
     task = load_task(args.task, args.data, args.prompt_style)
     value = run_of(args.comparison, args.value_method, seed) / "value"
-    engine = load_engine(str(run_of(args.comparison, method, seed) / "policy"), batch_size=512)
+    policy = run_of(args.comparison, method, seed) / "policy"
+    engine = load_engine(str(policy), batch_size=512, dtype=args.dtype)
+    models = {"policy": content_of(str(policy)), "value model": content_of(str(value))}
+    asked = {name: getattr(args, name) for name in ("max_new_tokens", "prompt_style", "dtype")}
     return ResponseSearch(
         task,
         list(task.problems("test", args.limit, seed)),
@@ -49,7 +53,16 @@ def search_of(args: argparse.Namespace, method: str, seed: int) -> ResponseSearc
         ValueScorer(packed(placed(load_value_model(str(value))))),
         StepRule(task.step_delimiters, 64),
         args.out / "responses" / f"{method}-seed{seed}",
-        {"task": args.task, "task_version": task.version, "method": method, "seed": seed, "prompts": args.limit},
+        {
+            "task": args.task,
+            "task_version": task.version,
+            "method": method,
+            "seed": seed,
+            "prompts": args.limit,
+            "source_versions": task.source_versions,
+            **asked,
+            **models,
+        },
         args.pool,
     )
 
@@ -70,6 +83,7 @@ def main() -> None:
     parser.add_argument("--data", help="as of stepcredit evaluate")
     parser.add_argument("--prompt_style", help="likewise")
     parser.add_argument("--max_new_tokens", type=int, help="default: the task's")
+    parser.add_argument("--dtype", help="likewise")
     parser.add_argument("--limit", type=int, default=200, help="test problems")
     parser.add_argument("--pool", type=int, default=64, help="largest number of samples")
     parser.add_argument("--folder_of", help="only print the folder of this method's run, of the first seed")
@@ -88,7 +102,7 @@ def main() -> None:
                 "method": method,
                 "value": args.value_method,
             }
-            params = SamplingParams(args.max_new_tokens or search.task.max_new_tokens, seed=seed)
+            params = SamplingParams(args.max_new_tokens or search.task.max_new_tokens, stop=search.task.stop, seed=seed)
             specs = searches(params, args.pool)
             rows = []
             for spec in specs:

@@ -141,6 +141,7 @@ def continuation_success(
     engine: Engine,
     continuations: int = 64,
     seed: int = 0,
+    max_new_tokens: int | None = None,
 ) -> Signal:
     """Returns the success rate of fresh continuations before the first step and after each: arrays [steps + 1].
 
@@ -155,6 +156,7 @@ def continuation_success(
         engine: engine of the policy.
         continuations: number of continuations per state.
         seed: seed of the sampling noise.
+        max_new_tokens: length limit of whole responses; None: that of the task.
     """
     by_id = {p.prompt_id: p for p in problems}
     states_of = [[_state(j, start) for start in step_starts(j.trajectory)] for j in judged]
@@ -163,7 +165,7 @@ def continuation_success(
         by_length.setdefault(len(state.written), []).append(state)
     rates: dict[State, float] = {}
     for written, states in track(sorted(by_length.items()), "continuations", len(by_length), "lengths"):
-        room = task.max_new_tokens - written
+        room = (max_new_tokens or task.max_new_tokens) - written
         drawn = _successes(task, by_id, states, engine, continuations, seed, room) if room > 0 else ()
         successes = dict.fromkeys(states, 0)
         for state, success in drawn:
@@ -203,7 +205,7 @@ def _successes(
 ) -> Iterator[tuple[State, bool]]:
     """Yields (state, whether the response is right) for every continuation."""
     pairs = [(state, state.request(k)) for state in states for k in range(continuations)]
-    params = SamplingParams(max_new_tokens=room, temperature=1.0, seed=seed)
+    params = SamplingParams(max_new_tokens=room, temperature=1.0, stop=task.stop, seed=seed)
     drawn = engine.generate([request for _, request in pairs], params)
     for (state, _), generation in zip(pairs, drawn, strict=True):
         whole = np.concatenate([np.array(state.written, dtype=np.int32), generation.ids])

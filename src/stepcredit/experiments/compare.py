@@ -24,6 +24,7 @@ from stepcredit.experiments.pairs import add_problem_errors, pair_rows
 from stepcredit.experiments.variants import VARIANTS, legend, variant_of
 from stepcredit.files import locked, write_json
 from stepcredit.flags import flag
+from stepcredit.hashes import content_of
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import versions
 from stepcredit.results.row_files import parsed, write_rows
@@ -132,6 +133,7 @@ class Comparison:
         self.out = Path(config.output_dir)
         self.settings = read_settings(config.settings, config.methods)
         self.timings: list[dict[str, Any]] = []
+        self.inputs = {"model": content_of(config.model), "episodes": content_of(config.episodes)}
         self.task = {"name": config.task, "prompt_style": config.prompt_style}
         self.sampling = {
             "max_new_tokens": config.max_new_tokens,
@@ -219,7 +221,8 @@ class Comparison:
         return self._run(f"{method}-seed{seed}-lr{rate:g}-{split}", train_and_test, settings, more)
 
     def _run(self, name: str, work: Any, settings: dict[str, Any], paths: dict[str, Any] | None = None) -> Run:
-        return Run(self.out / "runs" / name, work, settings, {"data": self.config.data, **(paths or {})})
+        data = {"data": self.config.data, **(paths or {})}
+        return Run(self.out / "runs" / name, work, settings, data, self.inputs)
 
     def _beta(self, method: str) -> float | None:
         """Returns β of a method: as set, or the default of its config; None if it has no β."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stepcredit.engines.engine import load_engine
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
@@ -85,8 +84,8 @@ def judge_credit(
     common = {"task": loaded.name, "task_version": loaded.version, "split": "test", "seed": seed}
     rows: list[SignalRow] = []
     for method, name in {"sft": initial, **{m: trained[m] for m in ("oreo",) if m in trained}}.items():
-        engine = load_engine(str(runs / name / "policy"), tokenizer=tokenizer, batch_size=512)
-        success = continuation_success(loaded, problems, judged, engine, continuations, seed)
+        engine = engine_of(str(runs / name / "policy"), tokenizer, runs / name, sampling)
+        success = continuation_success(loaded, problems, judged, engine, continuations, seed, params.max_new_tokens)
         signals[f"{method} {CEILING}"] = changes(success)
         rows += _against(judged, values, success, continuations, common, method)
     rows += credit_rows(judged, signals, common, seed)

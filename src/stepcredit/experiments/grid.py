@@ -28,22 +28,26 @@ class Run:
         work: top-level function of (folder, **settings) that returns a JSON-serialisable result.
         settings: its arguments, JSON-serialisable; a run finished with other settings is refused, not reused.
         paths: further arguments, which may be others when a run is reused: where its inputs are.
+        inputs: what is at those paths, by hash; a run finished with other inputs is refused.
     """
 
     folder: Path
     work: Callable[..., dict[str, Any]]
     settings: dict[str, Any]
     paths: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, str | None] = field(default_factory=dict)
 
     def finished(self) -> bool:
         """Whether the run has a result.
 
         Raises:
-            InputError: it was finished with other settings.
+            InputError: it was finished with other settings or inputs.
         """
         if not (self.folder / RESULT).exists():
             return False
-        changed = changed_settings(self._read()["settings"], self.settings)
+        kept = self._read()
+        changed = changed_settings(kept["settings"], self.settings)
+        changed += changed_settings(kept.get("inputs", self.inputs), self.inputs)
         if changed:
             raise InputError(
                 f"was made with another {', '.join(changed)}; choose another --output_dir", str(self.folder)
@@ -116,4 +120,5 @@ def _do(run: Run, threads: int) -> None:
         raise
     clear_device_cache(garbage_collection=True)  # for the runs beside this one
     seconds = round(time.perf_counter() - start, 2)
-    write_json(run.folder / RESULT, {"settings": run.settings, "result": result, "seconds": seconds})
+    about = {"settings": run.settings, "inputs": run.inputs}
+    write_json(run.folder / RESULT, {**about, "result": result, "seconds": seconds})

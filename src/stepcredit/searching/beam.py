@@ -87,8 +87,7 @@ def beam_search(
 
     Args:
         requests: prompts and the ids of their noise.
-        stepper: samples the steps.
-        scorer: scores the candidates.
+        stepper, scorer: sample the steps, and score the candidates.
         spec: width, continuations, length limit, budget, final choice and seed.
         answer_of: extracts the answers for `choose="vote"`.
         max_length: tokens that the policy reads, prompt and response together; None: any number.

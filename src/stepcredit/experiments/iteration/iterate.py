@@ -242,7 +242,8 @@ def _check_begun(rounds: list[Round]) -> None:
     if file.exists():
         old = read_manifest(file, tuple(new))
         changed = changed_settings(old["settings"], new["settings"])
-        if not changed and old["start"]["files"] != new["start"]["files"]:
+        known = old["start"]["files"] and new["start"]["files"]  # of a name on the hub, once it has been downloaded
+        if not changed and known and old["start"]["files"] != new["start"]["files"]:
             changed = [f"content of {config.model}"]
         if changed:
             raise InputError(f"was begun with another {', '.join(changed)}; choose another --output_dir", str(out))

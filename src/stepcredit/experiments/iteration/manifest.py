@@ -74,7 +74,10 @@ def changed_files(manifest: Mapping[str, Any], out: Path, may_be_gone: bool = Fa
         kept, found = described[kind], now[kind]
         for name in sorted({*kept, *found}):
             what = "missing" if name not in found else "new" if name not in kept else "changed"
-            if kept.get(name) != found.get(name) and not (what == "missing" and may_be_missing):
+            may_be_new = "hub" in described  # other programs download other files of it
+            if kept.get(name) != found.get(name) and not (
+                (what == "missing" and may_be_missing) or (what == "new" and may_be_new)
+            ):
                 yield f"{place / name} is {what}"
 
 
