@@ -29,8 +29,16 @@ def test_every_command_explains_itself(command, capsys):
     ("arguments", "message"),
     [
         (["trian"], "unknown command 'trian'; did you mean train?"),
-        (["train", "--method", "grpo"], "--method: choose from sft, rft, dpo, kto, topr, oapl, dro, iql, dqo, oreo"),
-        (["train"], "--method: choose from"),
+        (["train", "--method", "grpo"],
+         "--method: 'grpo' is no method (online methods sample while they train, and are not here); choose from "
+         "sft, rft, dpo, kto, topr, oapl, dro, iql, dqo, oreo; oreo is the one to begin with"),
+        (["train"], "--method: is required; choose from"),
+        (["train", "--method", "oreo", "--model", "m", "--episodes", "e/", "--output_dir", "e"],
+         "output_dir: is a folder of --episodes; give another one"),
+        (["inspect", "--episodes", "e"], "EPISODES comes first, without a flag; see stepcredit inspect --help"),
+        (["generate", "--prompt", "q", "--model", "m"], "PROMPTS comes first, without a flag"),
+        (["import", "x.jsonl", "--output_dir", "o", "--columns", "question=prompt"],
+         "columns: did you mean prompt=question? ours comes first; 'question' is none of"),
         (["train", "--method", "oreo", "--method=dqo"], "--method: is given twice"),
         (["train", "--method", "oreo"], "the following arguments are required: --model, --episodes"),
         (["train", "--method", "oreo", "--model", "m", "--episodes", "e", "--output_dir", "o", "--beta", "-1"],

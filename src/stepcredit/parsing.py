@@ -43,7 +43,10 @@ def parse(command: str, kinds: Sequence[type], arguments: Sequence[str]) -> tupl
         raise error if told is None else InputError(str(error), str(file)) from error
     if unknown:
         first = next((token for token in unknown if token.startswith("-")), unknown[0]).partition("=")[0]
-        hint = resembling(first, [*fields, "config", "help"], "--") if first.startswith("-") else ""
+        flags = [name for name in (*fields, "config", "help") if name not in positional]
+        hint = resembling(first, flags, "--") if first.startswith("-") else ""
+        if first.startswith("-") and resembling(first, positional, "--"):
+            hint = f"; {positional[0].upper()} comes first, without a flag"
         raise InputError(f"unknown {'flag' if first.startswith('-') else 'argument'} {quoted(first)}{hint}; "
                          f"see stepcredit {command} --help")  # fmt: skip
     return tuple(configs)

@@ -48,7 +48,7 @@ def test_the_flags_of_train_and_its_file(here, capsys):
     ("flags", "says"),
     [
         (["--method", "oreo"], "the following arguments are required: --model"),
-        (["--model", "model", *LENGTHS], "--method: choose from"),
+        (["--model", "model", *LENGTHS], "--method: is required; choose from"),
         (["--method", "oreo", "--model", "model"], "episodes: give --episodes DIR, or --prompt_tokens"),
         (
             ["--method", "oreo", "--model", "model", *LENGTHS, "--device", "H10"],

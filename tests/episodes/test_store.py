@@ -232,6 +232,10 @@ def test_clear_errors(tmp_path):
         load_episodes(tmp_path / "nowhere")
     with pytest.raises(InputError, match="no shards"):
         load_episodes(tmp_path)
+    (tmp_path / "logs.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"logs.jsonl: is a file, no folder of episodes; first: stepcredit import"):
+        load_episodes(tmp_path / "logs.jsonl")
+    (tmp_path / "logs.jsonl").unlink()
     shard = append_episodes(tmp_path, numbered(500, metadata={"text": "x" * 50}))
     whole = shard.read_bytes()
     middle = len(whole) // 4

@@ -283,6 +283,15 @@ def test_a_value_model_from_elsewhere_is_saved_as_a_regression_too(tmp_path):
 # ---- paths and names ----------------------------------------------------------------------------------
 
 
+def test_a_folder_of_an_output_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_llama().save_pretrained(tmp_path / "out" / "policy")
+    with pytest.raises(InputError, match=r"out/polcy: no such folder; in out there are policy$"):
+        load_tokenizer("out/polcy")
+    with pytest.raises(InputError, match=r"out: no tokenizer here \(tokenizer.json\); give out/policy$"):
+        load_tokenizer("out")
+
+
 @pytest.mark.parametrize("load", [load_policy, load_value_model, load_reward_model, load_tokenizer])
 @pytest.mark.parametrize("name", ["/none/here", "./none", "~/none", "one/two/three"])
 def test_a_path_that_is_not_there(load, name):

@@ -7,7 +7,7 @@ from rich.console import Console
 from doubles.results import LEGEND, accuracies, values
 from stepcredit.report.formatting import block_label, count_range, decimal, share
 from stepcredit.report.scores import aggregate
-from stepcredit.report.tables import group_tables, results_table, samples_table, spread_note, value_table
+from stepcredit.report.tables import group_tables, not_right, results_table, samples_table, spread_note, value_table
 from stepcredit.results.schema import AtK, GroupRow
 
 
@@ -86,6 +86,17 @@ def test_the_note_says_what_the_spread_is():
     shared = [row(method="sft", accuracy=0.5, seed=seed, stderr_problems=0.1) for seed in (0, 1)]
     assert "over seeds and problems" in spread_note(aggregate(accuracies(shared)))
     assert "otherwise" in spread_note([*one, *two])
+
+
+def test_what_counts_as_not_right_is_told():
+    rows = accuracies(
+        [row(accuracy=0.5, truncated=3, undecided=0), row(accuracy=0.5, seed=1, truncated=1, undecided=2)]
+    )
+    assert not_right(rows) == (
+        "Of the responses of a row, up to 3 reached the length limit (--max_new_tokens) and 2 are undecided; "
+        "they count as not right."
+    )
+    assert not_right(accuracies([row(accuracy=0.5, truncated=0)])) == ""
 
 
 def test_groups_name_their_search_where_there_are_several():

@@ -9,7 +9,7 @@ from rich.console import Console
 from stepcredit.commands.console import quiet
 from stepcredit.parsing import parse
 from stepcredit.report.legend import Legend
-from stepcredit.report.tables import group_tables, results_table, samples_table, value_table
+from stepcredit.report.tables import group_tables, not_right, results_table, samples_table, value_table
 from stepcredit.results.row_files import read_rows
 from stepcredit.results.schema import ValueRow
 
@@ -24,6 +24,8 @@ def run(arguments: list[str]) -> int:
     rows, groups = evaluate(config)
     out = Path(config.output_dir)
     console.print(results_table(rows, Legend.of(out)))
+    if left := not_right(rows):
+        console.print(left, soft_wrap=True)
     for table in [samples_table(rows[0]), *group_tables(groups)]:
         if table is not None:
             console.print(table)

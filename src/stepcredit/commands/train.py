@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from stepcredit.commands.console import counted, quiet
-from stepcredit.errors import InputError
+from stepcredit.errors import InputError, quoted
 from stepcredit.files import read_yaml
 from stepcredit.parsing import parse, take_flag
+
+ONLINE = ("grpo", "ppo", "rloo")
 
 
 def run(arguments: list[str]) -> int:
@@ -23,7 +26,11 @@ def run(arguments: list[str]) -> int:
         return 0
     print(counted(counts))
     if not config.dry_run:
-        print(f"Next: stepcredit evaluate --task TASK --model {args.output_dir}/policy --output_dir results")
+        if METHODS[method].needs_value:
+            where = f"--episodes {shlex.join(config.episodes)} --value_model {args.output_dir}/value"
+            print(f"Next: stepcredit credit {where} --output_dir credit")
+        print(f"{'or' if METHODS[method].needs_value else 'Next'}: stepcredit evaluate --task gsm8k --model "
+              f"{args.output_dir}/policy --output_dir results (or another task)")  # fmt: skip
     return 0
 
 
@@ -42,5 +49,7 @@ def method_and_rest(arguments: list[str]) -> tuple[str, list[str]]:
     if method is None and {"-h", "--help"} & set(rest):
         method = "oreo"
     if method not in METHODS:
-        raise InputError(f"choose from {', '.join(METHODS)}", "--method")
+        online = " (online methods sample while they train, and are not here)" if method in ONLINE else ""
+        which = "is required; " if method is None else f"{quoted(method)} is no method{online}; "
+        raise InputError(f"{which}choose from {', '.join(METHODS)}; oreo is the one to begin with", "--method")
     return method, [*rest, "--method", method]

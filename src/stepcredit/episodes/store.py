@@ -246,11 +246,14 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _find_shards(folder: Path) -> list[Path]:
+    if folder.is_file():
+        raise InputError(f"is a file, no folder of episodes; first: stepcredit import {folder} --output_dir episodes",
+                         str(folder))  # fmt: skip
     if not folder.is_dir():
         raise InputError("no such folder of episodes", str(folder))
     shards = [path for _, path in _numbered(folder)]
     if not shards:
-        raise InputError("no shards (episodes-00000.parquet, …) in this folder", str(folder))
+        raise InputError("is no folder of episodes: it has no shards (episodes-00000.parquet, …)", str(folder))
     return shards
 
 

@@ -140,7 +140,10 @@ def quickstart(config: QuickstartConfig) -> Path:
     out = Path(config.output_dir)
     with locked(out, "stepcredit quickstart"):
         if holds_something(out):
-            raise InputError("is not empty; choose another --output_dir, or remove it", str(out))
+            raise InputError(
+                "is not empty, and the quickstart does not resume; remove it, or choose another --output_dir",
+                str(out),
+            )
         return _quickstart(config, out)
 
 

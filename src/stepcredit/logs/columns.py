@@ -59,7 +59,9 @@ class ImportRules:
     def __post_init__(self) -> None:
         for ours in self.columns:
             if ours not in COLUMNS:
-                raise InputError(f"{ours!r} is none of {', '.join(COLUMNS)}", "columns")
+                turned = self.columns[ours] in COLUMNS
+                hint = f"did you mean {self.columns[ours]}={ours}? ours comes first; " if turned else ""
+                raise InputError(f"{hint}{ours!r} is none of {', '.join(COLUMNS)}", "columns")
         if not self.reward_range[0] < self.reward_range[1]:
             raise InputError("give the lowest and then the highest reward", "reward_range")
 

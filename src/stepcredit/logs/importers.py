@@ -240,7 +240,8 @@ def _outcome(
     if default is None:
         raise InputError(
             "missing: expected a column reward (a number) or label (true or false), or the verdict "
-            f"'undecided'; the row has {columns.names()} (another name: {columns.renaming('reward')})",
+            f"'undecided'; the row has {columns.names()} (another name: {columns.renaming('reward')}"
+            f"{'; an answer: grade it first, stepcredit grade' if columns.has('answer') else ''})",
             "reward",
         )
     return default

@@ -51,7 +51,11 @@ def check_tokenizer_folder(folder: Path) -> None:
     """
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
     if not files and not list(folder.glob("*.model")) and not (folder / "vocab.json").exists():
-        raise InputError("no tokenizer here (tokenizer.json); save the model's tokenizer into this folder", str(folder))
+        inner = [name for name in ("policy", "value") if (folder / name / CONFIG).exists()]
+        instead = "save the model's tokenizer into this folder"
+        if inner:
+            instead = f"give {' or '.join(str(folder / name) for name in inner)}"
+        raise InputError(f"no tokenizer here (tokenizer.json); {instead}", str(folder))
     for file in [folder / CONFIG, *files]:
         if file.exists():
             read_object(file)

@@ -318,8 +318,11 @@ def _has_tokenizer(folder: str) -> bool:
 
 def _check_not_a_path(name: str) -> None:
     """Raises InputError for a missing folder: a name on the hub is owner/name."""
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise InputError("no such folder", name)
+    parent = Path(name).parent
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or (name.count("/") == 1 and parent.is_dir()):
+        there = sorted(folder.name for folder in parent.iterdir() if folder.is_dir()) if parent.is_dir() else []
+        beside = f"; in {parent} there are {', '.join(there[:5])}" if there else ""
+        raise InputError(f"no such folder{beside}", name)
 
 
 def _one_line(error: Exception) -> str:

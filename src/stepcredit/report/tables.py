@@ -82,6 +82,14 @@ def results_table(rows: Iterable[AccuracyRow], legend: Legend | None = None) -> 
     return table
 
 
+def not_right(rows: Sequence[AccuracyRow]) -> str:
+    """Returns what counts as not right without being wrong, in words; "" if nothing does."""
+    cut, undecided = (max((getattr(row, name) or 0 for row in rows), default=0) for name in ("truncated", "undecided"))
+    said = [f"{cut} reached the length limit (--max_new_tokens)"] if cut else []
+    said += [f"{undecided} are undecided"] if undecided else []
+    return f"Of the responses of a row, up to {' and '.join(said)}; they count as not right." if said else ""
+
+
 def value_table(rows: Iterable[ValueRow], legend: Legend | None = None) -> Table:
     """Returns the table of `value.json`: estimates with intervals and chance levels.
 

@@ -57,7 +57,7 @@ class GenerateConfig(SamplingSettings):
         default=None,
         metadata={
             "help": "Whether to format a text prompt as a user message with the chat template; default: if the policy "
-            "has one. Chat messages always use it."
+            "has one, and did not learn from plain text. Chat messages always use it."
         },
     )
     output: str | None = field(default=None, metadata={"help": "New .jsonl file for the responses."})
@@ -157,7 +157,7 @@ def generate(
     _check(config)
     models = models or Models(config)
     prompts = read_prompts(config.prompts) if prompts is None else prompts
-    if config.chat or (config.chat is None and models.tokenizer.chat_template):
+    if models.asks_in_chat if config.chat is None else config.chat:
         prompts = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
     rule = _rule(config, models)
     engine, scorer = models.engine, models.scorer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from stepcredit.engines.engine import Engine
 from stepcredit.engines.packed import packed
 from stepcredit.errors import InputError
+from stepcredit.models.folders import read_object
 from stepcredit.models.loading import load_reward_model, load_value_model, placed
 from stepcredit.searching.scorers import Scorer, ValueScorer, reward_model_scorer
 
@@ -38,6 +40,16 @@ class Models:
         """Tokenizer of the policy."""
         name = self._model if isinstance(self._model, str) else getattr(self._model.config, "_name_or_path", "")
         return self._tokenizer or self._config.load_tokenizer(name, self._trust)
+
+    @property
+    def asks_in_chat(self) -> bool:
+        """Whether the policy has a chat template, and did not learn from prompts in plain text."""
+        if not self.tokenizer.chat_template:
+            return False
+        if not isinstance(self._model, str):
+            return not getattr(self._model.config, "text_prompts", False)
+        file = Path(self._model) / "config.json"
+        return not (file.is_file() and read_object(file).get("text_prompts"))
 
     @cached_property
     def engine(self) -> Engine:

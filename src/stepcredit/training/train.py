@@ -78,6 +78,9 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
         InputError: a model or the episodes cannot be loaded, no episode is left, the folder holds another run, or
             another process writes it.
     """
+    out = Path(args.output_dir).resolve()
+    if any(Path(folder).resolve() == out for folder in config.episodes):
+        raise InputError("is a folder of --episodes; give another one", "output_dir")
     locks = not config.dry_run and args.process_index == 0  # one process of a distributed run takes the lock
     if args.process_index:
         hide()

@@ -114,6 +114,11 @@ class OfflineTrainer(ResumableTrainer):
             return dataset
         data = prepare(dataset, tokenizer, args, self.method, self.ends)
         check_ids((trajectory.ids for trajectory in data.trajectories), policy, "train_dataset")
+        if data.text_prompts and tokenizer.chat_template:
+            self.notes.append(
+                f"prompts: {data.text_prompts} are plain text, without the chat template; messages get it"
+            )
+            policy.config.text_prompts = True  # as `generate` will ask
         return data
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
