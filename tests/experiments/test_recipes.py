@@ -106,6 +106,7 @@ def test_there_is_a_recipe_for_each_model_and_task():
     assert [p.stem for p in RECIPES] == sorted([*maths, "minicpm-2b-alfworld", "qwen2.5-1.5b-instruct-alfworld"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_runs_end_to_end(recipe, toy, tmp_path, capsys):
     out = tmp_path / "out"

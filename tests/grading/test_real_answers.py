@@ -94,6 +94,7 @@ def _without_units(answer: str) -> str:
     return re.sub(r"\\(?:text|mbox)\s*\{[^}]*\}(?:\^\d)?|\^\{?\\circ\}?|\\%|\\,|\s", "", answer)
 
 
+@pytest.mark.long
 def test_math_gold_answers_fail_against_another(grader: Grader) -> None:
     """Each against the next one in alphabetic order, which is the most alike, and against one far from it."""
     golds = sorted({boxed_gold(solution) or "" for solution in _math_solutions()})
@@ -105,6 +106,7 @@ def test_math_gold_answers_fail_against_another(grader: Grader) -> None:
     assert len(pairs) > 4_000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("style", [MATH, AUTO])
 def test_near_misses_of_math_gold_answers_fail(grader: Grader, style: AnswerStyle) -> None:
     golds = sorted({boxed_gold(solution) or "" for solution in _math_solutions()})

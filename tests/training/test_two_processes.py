@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from process_cases import CASES, SAVED, SHARDED, outcome
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
@@ -40,9 +42,15 @@ def in_two_processes(script, *arguments, seconds=240):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """(the folder of the runs of two processes, what came out in each)."""
-    folder = tmp_path_factory.mktemp("two")
-    in_two_processes("process_cases.py", folder)
+    """(the folder of the runs of two processes, what came out in each); made once for all workers of the suite."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            in_two_processes("process_cases.py", folder)
+            (folder / "done").touch()
     return folder, [torch.load(folder / f"found-{rank}.pt") for rank in range(2)]
 
 

@@ -28,8 +28,9 @@ from stepcredit.models.adapters import is_peft
 MANIFEST, INDEX, ROWS = "manifest.json", "index.jsonl", "rows.bin"
 _NOT_OF_WEIGHTS = {
     "_name_or_path", "architectures", "classifier_dropout", "dtype", "id2label", "label2id", "num_labels",
-    "problem_type", "stepcredit", "tie_word_embeddings", "token_classification_bias", "transformers_version",
-    "use_cache", "value_bins", "bos_token_id", "eos_token_id", "pad_token_id", "return_dict", "output_hidden_states",
+    "problem_type", "stepcredit", "text_prompts", "tie_word_embeddings", "token_classification_bias",
+    "transformers_version", "use_cache", "value_bins", "bos_token_id", "eos_token_id", "pad_token_id", "return_dict",
+    "output_hidden_states",
 }  # fmt: skip
 """Entries of a config on which the hidden states of a model do not depend."""
 
