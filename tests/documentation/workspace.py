@@ -70,8 +70,8 @@ def write_problems(folder):
     """problems/ and math/, in the columns of GSM8K and MATH."""
     (folder / "problems").mkdir()
     (folder / "math").mkdir()
-    for split, count in (("train", 4), ("validation", 3), ("test", 3)):
-        rows = [{"question": f"What is {k} + 1?", "answer": f"{k} + 1 = {k + 1}\n#### {k + 1}"} for k in range(count)]
+    for split, numbers in (("train", range(4)), ("validation", range(4, 7)), ("test", range(7, 10))):
+        rows = [{"question": f"What is {k} + 1?", "answer": f"{k} + 1 = {k + 1}\n#### {k + 1}"} for k in numbers]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "problems" / f"{split}.jsonl").write_text(text, encoding="utf-8")
     row = {"problem": "What is $1 + 1$?", "solution": "It is $\\boxed{2}$.", "answer": "2", "level": 1, "subject": "x"}

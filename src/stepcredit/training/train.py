@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -78,8 +79,8 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
         InputError: a model or the episodes cannot be loaded, no episode is left, the folder holds another run, or
             another process writes it.
     """
-    out = Path(args.output_dir).resolve()
-    if any(Path(folder).resolve() == out for folder in config.episodes):
+    out = os.path.realpath(str(args.output_dir))
+    if any(os.path.realpath(folder) == out for folder in config.episodes):
         raise InputError("is a folder of --episodes; give another one", "output_dir")
     locks = not config.dry_run and args.process_index == 0  # one process of a distributed run takes the lock
     if args.process_index:
