@@ -9,6 +9,7 @@ credit, are made again where these are missing (--value_models METHOD …), and 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from stepcredit.experiments.compare_runs import INITIAL
 from stepcredit.experiments.grid import RESULT
-from stepcredit.files import folder_written_whole, read_manifest, write_json
+from stepcredit.files import folder_written_whole, read_manifest, write_json, written_whole
 from stepcredit.hashes import content_of
 
 START = "start.json"
@@ -33,7 +34,8 @@ def keep(runs: Path, kept: Path, start: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         about = read_manifest(result)
         about.pop("inputs", None)  # the start may end in other last bits
-        write_json(folder / RESULT, about)
+        with written_whole(folder / RESULT) as part:  # on one line: thousands of verdicts
+            part.write_text(json.dumps(about) + "\n", encoding="utf-8")
     if kept.is_dir() and not (kept / START).exists():
         write_json(kept / START, {"content": content_of(str(start))})
 

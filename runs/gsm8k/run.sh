@@ -7,8 +7,9 @@
 #   gpu   all of GSM8K, all layers, 10 responses per prompt, every method, five seeds: a GPU, a day
 #
 # Finished work in DIR is not repeated: the same command resumes, in pieces of minutes. Results of finished runs are kept
-# in SIZE/runs beside this script (pieces.py), and an empty DIR on another machine goes on from them. DATA is the folder of GSM8K's, SVAMP's and MATH's files, MODEL the pretrained model, SmolLM2-135M-Instruct
-# by default (`make assets`); PARTS="start temperatures compare others search rounds errors" chooses among the parts, JOBS runs at a time.
+# in SIZE/runs beside this script (pieces.py), and an empty DIR on another machine goes on from them. DATA is the folder
+# of GSM8K's, SVAMP's and MATH's files, MODEL the pretrained model, SmolLM2-135M-Instruct by default (`make assets`);
+# PARTS="start temperatures compare others search rounds errors" chooses among the parts, JOBS runs at a time.
 set -euo pipefail
 out=${1:?the folder to run in} size=${2:-cpu}
 here=$(cd "$(dirname "$0")" && pwd)

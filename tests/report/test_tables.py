@@ -93,7 +93,7 @@ def test_what_counts_as_not_right_is_told():
         [row(accuracy=0.5, truncated=3, undecided=0), row(accuracy=0.5, seed=1, truncated=1, undecided=2)]
     )
     assert not_right(rows) == (
-        "Of the responses of a row, up to 3 reached the length limit (--max_new_tokens) and 2 are undecided; "
+        "In a row there are up to 3 responses cut at the length limit (--max_new_tokens) and 2 undecided ones; "
         "they count as not right."
     )
     assert not_right(accuracies([row(accuracy=0.5, truncated=0)])) == ""

@@ -26,3 +26,17 @@ def test_it_is_asked_as_it_has_learned(tmp_path, as_messages):
     asked = GenerateConfig(prompts=["q"], model=str(tmp_path / "policy"))
     assert Models(asked).asks_in_chat == as_messages
     assert Models(asked, trainer.model.policy, tokenizer=byte_tokenizer()).asks_in_chat == as_messages
+
+
+def test_the_mark_goes_with_messages(tmp_path):
+    """A policy that learned from plain text first, and then from chat, is asked in chat; so is one of a mixed log."""
+    policy, chat = tiny_llama(), [{"role": "user", "content": "1+2="}]
+    policy.config.text_prompts = True
+    said = [{"role": "assistant", "content": "3"}]
+    messages = [Episode(prompt=chat, completion=said, reward=float(k), prompt_id="a", sample=k) for k in range(2)]
+    text = Episode(prompt="1+2=", completion="3", reward=1.0, prompt_id="b")
+    for episodes in (messages, [*messages, text]):
+        trainer = OfflineTrainer(
+            model=policy, args=config(tmp_path), train_dataset=episodes, processing_class=byte_tokenizer()
+        )
+        assert not hasattr(trainer.model.policy.config, "text_prompts")

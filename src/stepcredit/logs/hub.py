@@ -30,7 +30,7 @@ def is_on_hub(source: str | Path) -> bool:
 
 
 def read_hub(source: str, subset: Subset) -> Iterator[Row]:
-    """Reads a split of a dataset as it arrives; nothing is kept on disk, and memory use is constant.
+    """Reads a split of a dataset, row by row as it arrives.
 
     What follows the prefix may be all that `datasets.load_dataset` takes by name, a folder too. As in Parquet files,
     keys without a value are left out.

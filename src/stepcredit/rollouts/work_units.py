@@ -51,7 +51,7 @@ def settings_of(config: Any, task: Task, *left_out: str) -> dict[str, Any]:
     """Returns the settings that determine the episodes: those of the config, without paths and the fields
     `left_out`, and those of the task."""
     versions = {"task_version": task.version, "source_versions": task.source_versions}
-    content = {CONTENT: content_of(config.model)} if hasattr(config, "model") else {}
+    content = {CONTENT: content_of(getattr(config, "model", None))}
     settings = {**asdict(config), **versions, **content, "step_delimiters": list(task.step_delimiters)}
     return {name: value for name, value in settings.items() if name not in ("output_dir", "data", "workers", *left_out)}
 

@@ -28,11 +28,12 @@ from stepcredit.training.offline_config import OfflineConfig
 
 @dataclass
 class TrainingData(Dataset[dict[str, Any]]):
-    """A dataset of encoded episodes grouped into items, with counts of those whose prompts are plain text, and of those
-    that were left out."""
+    """A dataset of encoded episodes grouped into items, with counts of all that were encoded, of those among them whose
+    prompts are plain text, and of those that were left out."""
 
     trajectories: list[Trajectory] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
+    encoded: int = 0
     text_prompts: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
@@ -100,6 +101,7 @@ def prepare(
             data.left_out[reason] += 1
         else:
             data.trajectories.append(trajectory)
+            data.encoded += 1
             data.text_prompts += isinstance(episode.prompt, str)
     threshold = getattr(config, "reward_threshold", 1.0)
     if config.max_per_outcome is not None or isinstance(config, LabelConfig):
