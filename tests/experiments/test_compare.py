@@ -202,6 +202,20 @@ def solved_by(method, seed, right, problems, split="test"):
     return {"rows": [row], "right": [right], "problems": [problems]}
 
 
+def test_a_run_of_another_model_of_the_same_name_is_refused(tmp_path):
+    def made(content):
+        return Run(tmp_path / "a", double, {"number": 1}, inputs={"model": content})
+
+    run_grid([made("one")], "test", jobs=1, threads=1)
+    assert made("one").finished()
+    with pytest.raises(InputError, match="was made with another model; choose another --output_dir"):
+        made("other").finished()
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    del result["inputs"]  # as pieces of another machine
+    write_json(tmp_path / "a" / "result.json", result)
+    assert made("other").finished()
+
+
 def test_pairs_are_of_the_same_problems_in_any_order():
     ordered = [solved_by("x", 0, [1, 0], ["a", "b"]), solved_by("y", 0, [0, 1], ["b", "a"])]
     (row,) = pair_rows("gsm8k", ordered)

@@ -21,7 +21,9 @@ from stepcredit.errors import InputError
 from stepcredit.experiments.iteration import iterate as iterating
 from stepcredit.experiments.iteration import rounds as rounds_module
 from stepcredit.experiments.iteration.iterate import IterateConfig, iterate, verify
+from stepcredit.experiments.iteration.manifest import changed_files
 from stepcredit.experiments.iteration.rounds import Round, gain_of, seeds_of
+from stepcredit.hashes import folder_hashes
 from stepcredit.verdict import Verdict
 
 TASK = f"{Path(__file__).parents[1] / 'doubles' / 'parity.py'}:Parity"
@@ -60,6 +62,34 @@ def whole(start, tmp_path_factory):
 def test_a_split_for_validation_alone_may_be_the_test(start, tmp_path):
     given = {"validation_split": "test", "validation_prompts": 5, "test_prompts": 0, "dry_run": True}
     assert iterate(config(start, tmp_path / "out", **given))["problems of test"] == 5
+
+
+def test_a_start_on_the_hub_that_was_not_downloaded_yet(start, tmp_path, monkeypatch):
+    """Its files are unknown at the first call, and another program may add some later."""
+    whole = iterating.model_files
+    out, found = tmp_path / "out", [{}, {"config.json": "a"}, {"config.json": "b"}]
+    monkeypatch.setattr(iterating, "model_files", lambda model, folder: {**whole(model, folder), "files": found[0]})
+    rounds = iterating._rounds(config(start, out), config(start, out).load_task())
+    out.mkdir()
+    iterating._check_begun(rounds)
+    for _ in range(2):
+        found.pop(0)
+        if len(found) == 2:
+            iterating._check_begun(rounds)
+    with pytest.raises(InputError, match="was begun with another content of"):
+        iterating._check_begun(rounds)
+
+
+def test_new_files_of_a_hub_snapshot_are_no_change(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    described = {"path": str(tmp_path), "hub": "commit", "files": folder_hashes(tmp_path)}
+    manifest = {"inputs": {"policy": described}, "outputs": {}}
+    (tmp_path / "README.md").write_text("of another program")
+    assert list(changed_files(manifest, tmp_path / "out")) == []
+    local = {"inputs": {"policy": {k: v for k, v in described.items() if k != "hub"}}, "outputs": {}}
+    assert [line.rpartition("/")[2] for line in changed_files(local, tmp_path / "out")] == ["README.md is new"]
+    (tmp_path / "config.json").write_text("{ }")
+    assert [line.rpartition("/")[2] for line in changed_files(manifest, tmp_path / "out")] == ["config.json is changed"]
 
 
 def test_a_round_of_balanced_episodes(start, tmp_path):
