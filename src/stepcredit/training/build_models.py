@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from stepcredit.models.loading import (
 )
 from stepcredit.models.states import ValueStates
 from stepcredit.models.value_bins import check_same_bins, set_value_bins
+from stepcredit.training.data import TrainingData
 from stepcredit.training.methods import method_of
 from stepcredit.training.offline_config import OfflineConfig
 
@@ -162,3 +163,19 @@ def tokenizer_of(model: Any, args: OfflineConfig) -> Any:
     if not name:
         raise InputError("a model made in memory has no tokenizer; pass one", "processing_class")
     return load_tokenizer(name, trust_remote_code=args.trust_remote_code)
+
+
+def note_text_prompts(policy: Any, tokenizer: Any, data: Any, say: Callable[[str], None]) -> None:
+    """Notes in the policy's config whether it learns from prompts in plain text alone: `generate` asks likewise.
+
+    Data that are no `TrainingData` say nothing about their prompts, and the config stays as it is.
+    """
+    if not isinstance(data, TrainingData):
+        return
+    plain = data.text_prompts if tokenizer.chat_template else 0
+    if plain:
+        say(f"prompts: {plain} are plain text, without the chat template; messages get it")
+    if plain and plain == data.encoded:
+        policy.config.text_prompts = True
+    elif hasattr(policy.config, "text_prompts"):  # of the policy that this one starts from
+        del policy.config.text_prompts

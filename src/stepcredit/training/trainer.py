@@ -22,7 +22,7 @@ from stepcredit.models.checks import check_ids
 from stepcredit.models.first_use import settle
 from stepcredit.models.loading import stopping
 from stepcredit.training.batching import Collator, even, sampler_of, weight_of
-from stepcredit.training.build_models import build_actor_critic, tokenizer_of
+from stepcredit.training.build_models import build_actor_critic, note_text_prompts, tokenizer_of
 from stepcredit.training.data import TrainingData, prepare
 from stepcredit.training.methods import LossTerms, Method, ObjectiveInputs, method_of
 from stepcredit.training.offline_config import OfflineConfig
@@ -103,7 +103,7 @@ class OfflineTrainer(ResumableTrainer):
         )
         check_sharding(self.accelerator, args)
         self._finite = FiniteCheck(self.accelerator)
-        self._note_prompts(actor_critic.policy, tokenizer)
+        note_text_prompts(actor_critic.policy, tokenizer, self.train_dataset, self._say)
         further = getattr(args, "value_updates_per_step", 1) - 1
         self._value_updates = ValueUpdates(further, self.method, args, self.accelerator)
         if further:
@@ -116,17 +116,6 @@ class OfflineTrainer(ResumableTrainer):
         data = prepare(dataset, tokenizer, args, self.method, self.ends)
         check_ids((trajectory.ids for trajectory in data.trajectories), policy, "train_dataset")
         return data
-
-    def _note_prompts(self, policy: Any, tokenizer: Any) -> None:
-        """Notes in the policy's config whether it learns from prompts in plain text alone: `generate` asks likewise."""
-        data = self.train_dataset
-        plain = data.text_prompts if tokenizer.chat_template else 0
-        if plain:
-            self._say(f"prompts: {plain} are plain text, without the chat template; messages get it")
-        if plain and plain == data.encoded:
-            policy.config.text_prompts = True
-        elif hasattr(policy.config, "text_prompts"):  # of the policy that this one starts from
-            del policy.config.text_prompts
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains; `resume_from_checkpoint=True` resumes from the newest whole checkpoint of this run if there is one.
