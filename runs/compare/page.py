@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import credit_tables as credit
 import markdown_tables as markdown
 import pretrained_tables as pretrained
 from reply_tables import replies, replies_svg, replies_table, temperatures_table
@@ -148,6 +149,8 @@ TABLES = {
     "trained": lambda task: markdown.cost_table(searched(task), "oreo"),
     "published": lambda paper: published_table(),
     "summary": lambda task: summary(),
+    "within": lambda task: credit.within(),
+    "mistakes": credit.mistakes,
 }
 
 

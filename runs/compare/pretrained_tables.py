@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import markdown_tables as markdown
+from credit_tables import own_errors
 from round_tables import round_table
 
 from stepcredit.report.formatting import MISSING
@@ -98,6 +99,8 @@ TABLES = {
     "against": lambda size, legend: against(size, "greedy", legend),
     "sampled": lambda size, legend: against(size, "sample", legend),
     "rates": grid,
+    "tuning": lambda size, legend: grid(size, legend, "seeds"),
+    "errors": own_errors,
     "beside": lambda size, legend: searched(size, "sft"),
     "rounds": rounds,
     "trained": lambda size, legend: searched(size, "oreo"),

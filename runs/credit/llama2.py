@@ -149,9 +149,9 @@ def results_of(
         column = WRITERS[file]
         scores = within.scores_of(train, test, column, value, rates[file])
         common = {"file": file, "seed": seed}
-        results += [{**common, **row} for row in within.measure(scores, test, column, rates[file], seed)]
-        apart = within.differences(scores, within.VALUE, test, column, rates[file], seed)
-        results += [{**common, **row} for row in apart]
+        found = within.measure(scores, test, column, rates[file], seed)
+        found += within.differences(scores, within.VALUE, test, column, rates[file], seed)
+        results += [{**common, **row} for row in found if row["pairs"]]  # no system wrote twice: no matched pairs
     return results
 
 

@@ -81,7 +81,7 @@ fi
 # Search on 100 problems with the start and with OREO's policy, by OREO's value model, at counted cost.
 if has search; then
   python "$here/../search/run.py" "$name" compare search --data "$problems" --prompt_style plain \
-    --limit 100 --pool 32 --max_new_tokens $tokens --dtype bfloat16 --seeds 0 --policies sft oreo
+    --limit 100 --pool 16 --beams 1 3 5 --max_new_tokens $tokens --dtype bfloat16 --seeds 0 --policies sft oreo
   mkdir -p "$here/$size/search" && cp search/results.json search/run.json search/timings.json "$here/$size/search/"
 fi
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.registry import load_task
 
 BEAMS = (1, 3, 5, 7)
+"""Widths of the beam by default."""
 
 
 def run_of(comparison: Path, method: str, seed: int) -> Path:
@@ -67,9 +69,9 @@ def search_of(args: argparse.Namespace, method: str, seed: int) -> ResponseSearc
     )
 
 
-def searches(params: SamplingParams, pool: int) -> list[SearchSpec]:
+def searches(params: SamplingParams, pool: int, beams: Sequence[int]) -> list[SearchSpec]:
     chosen = [SearchSpec(name, width, params) for name in CHOOSERS for width in powers_of_two(pool)]
-    return [SearchSpec("greedy", 1, params), *chosen, *(SearchSpec("beam", width, params) for width in BEAMS)]
+    return [SearchSpec("greedy", 1, params), *chosen, *(SearchSpec("beam", width, params) for width in beams)]
 
 
 def main() -> None:
@@ -86,6 +88,7 @@ def main() -> None:
     parser.add_argument("--dtype", help="likewise")
     parser.add_argument("--limit", type=int, default=200, help="test problems")
     parser.add_argument("--pool", type=int, default=64, help="largest number of samples")
+    parser.add_argument("--beams", type=int, nargs="+", default=BEAMS, help="widths of the beam")
     parser.add_argument("--folder_of", help="only print the folder of this method's run, of the first seed")
     args, watch = parser.parse_args(), Stopwatch()
     if args.folder_of:
@@ -103,7 +106,7 @@ def main() -> None:
                 "value": args.value_method,
             }
             params = SamplingParams(args.max_new_tokens or search.task.max_new_tokens, stop=search.task.stop, seed=seed)
-            specs = searches(params, args.pool)
+            specs = searches(params, args.pool, args.beams)
             rows = []
             for spec in specs:
                 with watch.phase(f"seed {seed}, {method}, {spec.label}"):
@@ -112,7 +115,7 @@ def main() -> None:
             add_rows(args.out / "results.json", rows)
             for row in rows:
                 print(seed, method, row.search, row.width, row.accuracy, row.tokens_generated, flush=True)
-    write_json(args.out / "run.json", {"prompts": args.limit, "pool": args.pool, "beams": BEAMS, **versions()})
+    write_json(args.out / "run.json", {"prompts": args.limit, "pool": args.pool, "beams": args.beams, **versions()})
     write_json(args.out / "timings.json", watch.phases)
 
 
