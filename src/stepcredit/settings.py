@@ -169,8 +169,38 @@ def check_names(given: Iterable[Any], known: Iterable[str], where: str) -> None:
             raise InputError(f"unknown setting {quoted(name)}{resembling(str(name), known)}", where)
 
 
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "bs": "per_device_train_batch_size",
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "grad_accum": "gradient_accumulation_steps",
+    "max_seq_len": "max_length",
+    "max_seq_length": "max_length",
+    "max_tokens": "max_new_tokens",
+    "temp": "temperature",
+    "lora_rank": "lora_r",
+    "resume": "resume_from_checkpoint",
+    "model_name": "model",
+    "model_name_or_path": "model",
+    "policy": "model",
+    "reference_model": "ref_model",
+    "dataset": "episodes",
+    "dataset_name": "episodes",
+    "train_file": "episodes",
+    "out": "output_dir",
+    "output": "output_dir",
+    "n": "num_generations",
+    "num_samples": "num_generations",
+}
+"""What a setting is called elsewhere → what it is called here, where it resembles that too little to be found."""
+
+
 def resembling(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Returns "; did you mean …?" for an unknown name, or nothing if it resembles none of the known ones.
+    """Returns "; did you mean …?" for an unknown name, or nothing if it resembles none of the known ones
+    and is not a known one's name elsewhere.
 
     Args:
         name: the unknown name, with or without the prefix.
@@ -178,6 +208,8 @@ def resembling(name: str, known: Iterable[str], prefix: str = "") -> str:
         prefix: what every name is written with, such as "--"; it makes no two names alike.
     """
     name, known = name.removeprefix(prefix), list(known)
+    if (ours := OTHER_NAMES.get(name)) in known:
+        return f"; did you mean {prefix}{ours}?"
     longer = [other for other in known if len(name) > 3 and other.startswith(name)]
     near = longer or difflib.get_close_matches(name, known, 1)
     return f"; did you mean {prefix}{near[0]}?" if near else ""

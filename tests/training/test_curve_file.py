@@ -40,6 +40,13 @@ def test_each_point_is_in_the_file_while_training_goes_on(tmp_path, monkeypatch)
     assert read(tmp_path) == {"oreo": curve(run.state.log_history)}
 
 
+def test_a_run_shorter_than_the_logging_interval_has_its_last_step(tmp_path):
+    run = trainer(tmp_path, logging_steps=10)
+    show_progress(run, "oreo")
+    run.train()
+    assert [point["step"] for point in read(tmp_path)["oreo"]] == [run.state.max_steps]
+
+
 def test_writes_pause_and_the_last_one_is_whole(tmp_path, monkeypatch):
     now = iter([0.0, 0.0, 1.9, 2.1, 2.1, 9.0])
     monkeypatch.setattr(curve_file.time, "monotonic", lambda: next(now))

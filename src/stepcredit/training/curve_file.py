@@ -28,6 +28,12 @@ class CurveFile(TrainerCallback):
     def __init__(self, method: str, folder: Path) -> None:
         self._method, self._folder, self._written = method, folder, float("-inf")
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Has the last step of a run logged that is shorter than `logging_steps`; its curve would be empty."""
+        if state.global_step >= state.max_steps and not curve(state.log_history):
+            control.should_log = True
+        return control
+
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Writes the curve, unless it was written just now."""
         if state.is_world_process_zero and time.monotonic() - self._written >= _PAUSE:
