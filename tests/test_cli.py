@@ -5,6 +5,7 @@ import re
 import pytest
 
 from stepcredit.cli import COMMANDS, main
+from stepcredit.settings import OTHER_NAMES
 
 
 def test_overview(capsys):
@@ -102,3 +103,11 @@ def test_what_must_be_given_stands_first_in_the_help(capsys):
     assert set(re.findall(r"^  --(\w+)", ours, re.MULTILINE)[:2]) == {"model", "episodes"}
     assert "--kl_coef" in ours
     assert "--per_device_train_batch_size" in theirs
+
+
+def test_every_name_that_is_suggested_for_another_is_a_flag(capsys):
+    for command in (["train", "--method", "oreo"], ["collect"]):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+    flags = set(re.findall(r"--(\w+)", capsys.readouterr().out))
+    assert set(OTHER_NAMES.values()) <= flags

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import markdown_tables as markdown
 
-from stepcredit.report.formatting import MISSING
+from stepcredit.report.formatting import MISSING, points, share
 from stepcredit.report.legend import Legend
 
 RUNS = Path(__file__).resolve().parent.parent
@@ -24,25 +27,23 @@ SCORES = {
 """What ranks responses within a question → its name."""
 SIGNALS = ("ΔV", "β Σρ", "position", "length", "chance")
 
-MINUS = "\N{MINUS SIGN}"
-
 Row = dict[str, Any]
 
 
-def within(file: str = LLAMA2) -> str:
+def within() -> str:
     """AUC within a question by share of the response read, and of matched pairs of whole responses."""
-    rows = [row for row in _rows("credit/llama2") if row["file"] == file]
+    rows = [row for row in _rows("credit/llama2") if row["file"] == LLAMA2]
     lines = []
     for score, name in SCORES.items():
         own = [r for r in rows if r["score"] == score and "minus" not in r]
-        cells = [_interval(_one(own, at=share, matched=False), "auc", 1) for share in SHARES]
-        lines.append([name, *cells, _interval(_one(own, at=1.0, matched=True), "auc", 1)])
+        cells = [_interval(_one(own, at=read, matched=False), "auc") for read in SHARES]
+        lines.append([name, *cells, _interval(_one(own, at=1.0, matched=True), "auc")])
     for score, name in SCORES.items():
         apart = [r for r in rows if r.get("minus") == score]
         if apart:
-            cells = [_interval(_one(apart, at=share, matched=False), "auc", 1, "+") for share in SHARES]
-            lines.append([f"V − {name}", *cells, _interval(_one(apart, at=1.0, matched=True), "auc", 1, "+")])
-    return markdown.table(["AUC, %", *(f"{share:.0%} read" for share in SHARES), "all read, matched pairs"], lines)
+            cells = [_interval(_one(apart, at=read, matched=False), "auc", points) for read in SHARES]
+            lines.append([f"V − {name}", *cells, _interval(_one(apart, at=1.0, matched=True), "auc", points)])
+    return markdown.table(["AUC, %", *(f"{read:.0%} read" for read in SHARES), "all read, matched pairs"], lines)
 
 
 def mistakes(method: str) -> str:
@@ -51,6 +52,24 @@ def mistakes(method: str) -> str:
     tasks = sorted({row["task"] for row in rows}, key=lambda task: (task == "all", task))
     lines = [[task.replace("_", " "), *_hits([r for r in rows if r["task"] == task])] for task in tasks]
     return markdown.table(["task", "traces", *SIGNALS, "ΔV − chance", "ΔV − position"], lines)
+
+
+def places(method: str) -> str:
+    """Where in wrong traces the largest drop of V is, and where the marked mistake, by task."""
+    found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    for file in sorted((RUNS / "credit/mistakes/pieces").glob(f"{method}-fold*.json")):
+        for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+            if not row["right"] and any(row["wrong"]):
+                changes = [after - before for before, after in pairwise(row["value"])]
+                found[row["task"]].append((changes.index(min(changes)), row["wrong"].index(1), len(changes)))
+    lines = []
+    for task, traces in sorted(found.items()):
+        drops, marks, steps = zip(*traces, strict=True)
+        at_ends = (mean(d == 0 for d in drops), mean(d == n - 1 for d, n in zip(drops, steps, strict=True)))
+        middle = (f"{median(numbers):g}" for numbers in (steps, [m + 1 for m in marks], [d + 1 for d in drops]))
+        lines.append([task.replace("_", " "), *middle, *(share(part) for part in at_ends)])
+    header = ["task", "steps", "step of the mistake", "step of the drop", "drop at the first step, %", "at the last, %"]
+    return markdown.table(header, lines)
 
 
 def own_errors(size: str, legend: Legend) -> str:
@@ -62,15 +81,7 @@ def own_errors(size: str, legend: Legend) -> str:
         hits = _hits([r for r in own if r["of"] == "wrong responses"])
         kind = (_one(own, signal="ΔV", metric=metric) for metric in ("below_kind_position", "below_kind_prompt"))
         lines.append([legend.label(model), *hits, *(_interval(row, "estimate") for row in kind)])
-    header = [
-        "V of",
-        "responses",
-        *SIGNALS,
-        "ΔV − chance",
-        "ΔV − position",
-        "below its kind, place",
-        "below its kind, problem",
-    ]
+    header = ["V of", "responses", *SIGNALS, "ΔV − chance", "ΔV − position", "below kind, place", "below kind, problem"]
     return markdown.table(header, lines)
 
 
@@ -82,7 +93,7 @@ def _hits(rows: list[Row]) -> list[str]:
     return [
         number,
         *(_interval(row, "estimate") for row in hits),
-        *(_interval(row, "estimate", sign="+") for row in apart),
+        *(_interval(row, "estimate", form=points) for row in apart),
     ]
 
 
@@ -95,9 +106,8 @@ def _one(rows: Iterable[Row], **wanted: Any) -> Row | None:
     return next((row for row in rows if all(row.get(name) == value for name, value in wanted.items())), None)
 
 
-def _interval(row: Row | None, name: str, digits: int = 1, sign: str = "") -> str:
+def _interval(row: Row | None, name: str, form: Callable[[float], str] = share) -> str:
     """An estimate and its interval, in percent."""
     if row is None:
         return MISSING
-    estimate, low, high = (f"{100 * row[key]:{sign}.{digits}f}" for key in (name, "low", "high"))
-    return f"{estimate} ({low} to {high})".replace("-", MINUS)
+    return f"{form(row[name])} ({form(row['low'])} to {form(row['high'])})"

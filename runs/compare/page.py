@@ -151,6 +151,7 @@ TABLES = {
     "summary": lambda task: summary(),
     "within": lambda task: credit.within(),
     "mistakes": credit.mistakes,
+    "places": credit.places,
 }
 
 

@@ -71,22 +71,21 @@ LEARNING = {
 """Options of learning, with their help."""
 
 SIZES: dict[str, dict[str, Any]] = {
-    "cpu": {
-        "train_layers": 6,
-        "micro_batch": 8,
-        "learning_rate": 1e-4,
-        "value_learning_rate": 3e-4,
-        "kl_estimator": "sampled",
-    },
-    "gpu": {
-        "train_layers": 0,
-        "micro_batch": 16,
-        "learning_rate": 2e-5,
-        "value_learning_rate": 5e-5,
-        "kl_estimator": "exact",
-    },
+    "cpu": {"micro_batch": 8},
+    "gpu": {"micro_batch": 16},
 }
-SHARED = {"model": SMOLLM2, "epochs": 2.0, "beta": 0.03, "kl_coef": 0.01, "batch": 32, "bf16": 1}
+SHARED = {
+    "model": SMOLLM2,
+    "epochs": 2.0,
+    "train_layers": 6,
+    "learning_rate": 1e-4,
+    "value_learning_rate": 3e-4,
+    "beta": 0.03,
+    "kl_coef": 0.01,
+    "kl_estimator": "sampled",
+    "batch": 32,
+    "bf16": 1,
+}
 
 
 def parsed(parser: argparse.ArgumentParser, sizes: dict[str, dict[str, Any]]) -> argparse.Namespace:

@@ -17,10 +17,11 @@ A piece is one fold by one method, all folds of a method before the next. The sa
 with `--summarise` it makes the results of what is there, without a model. `results.json`, `cases.json` (ten wrong
 traces of OREO with V of every step), `settings.json`.
 
-Cost, counted at 30 GFLOP/s of two cores with SmolLM2-135M, not run whole:
-    cpu   250 traces, 130,000 tokens, last 6 layers: 13 minutes once for the frozen layers, then 10 pieces of an hour
-          (46 minutes of training at 0.4 GFLOP a token, 12 of scoring)
-    gpu   1,400 traces, 632,000 tokens, all layers: 20 pieces of 1.8 PFLOP, 3% of it scoring
+Cost with SmolLM2-135M, the last 6 layers:
+    cpu   250 traces, 130,000 tokens, counted at 30 GFLOP/s of two cores, not run whole: 13 minutes once for the frozen
+          layers, then 10 pieces of an hour (46 minutes of training at 0.4 GFLOP a token, 12 of scoring)
+    gpu   1,400 traces, 632,000 tokens: 20 pieces of about a minute of an H200; two at a time, beside other runs, filled
+          its 139 GB
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import pytest
 from test_trainer import trainer
 from transformers import TrainerCallback
 
@@ -40,11 +41,12 @@ def test_each_point_is_in_the_file_while_training_goes_on(tmp_path, monkeypatch)
     assert read(tmp_path) == {"oreo": curve(run.state.log_history)}
 
 
-def test_a_run_shorter_than_the_logging_interval_has_its_last_step(tmp_path):
-    run = trainer(tmp_path, logging_steps=10)
+@pytest.mark.parametrize(("every", "steps"), [(10, [3]), (2, [2])])
+def test_the_last_step_is_logged_where_no_other_was(every, steps, tmp_path):
+    run = trainer(tmp_path, logging_steps=every)
     show_progress(run, "oreo")
     run.train()
-    assert [point["step"] for point in read(tmp_path)["oreo"]] == [run.state.max_steps]
+    assert [point["step"] for point in read(tmp_path)["oreo"]] == steps
 
 
 def test_writes_pause_and_the_last_one_is_whole(tmp_path, monkeypatch):

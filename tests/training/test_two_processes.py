@@ -54,7 +54,7 @@ def two(tmp_path_factory):
     return folder, [torch.load(folder / f"found-{rank}.pt") for rank in range(2)]
 
 
-def same(found, expected):
+def assert_same(found, expected):
     for name, weight in expected["weights"].items():
         torch.testing.assert_close(found["weights"][name], weight, rtol=1e-10, atol=1e-12, msg=name)
     assert len(found["logs"]) == len(expected["logs"])
@@ -72,7 +72,7 @@ def one(tmp_path_factory):
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_do_what_one_does(case, two, one):
     for found in two[1]:
-        same(found[case], one(case))
+        assert_same(found[case], one(case))
 
 
 def test_a_run_that_two_processes_resume(two):
@@ -82,12 +82,12 @@ def test_a_run_that_two_processes_resume(two):
 
 def test_one_process_goes_on_where_two_stopped(two, tmp_path):
     folder, (found, _) = two
-    same(found["resumed"], outcome(SAVED, tmp_path, 1, str(folder / SAVED / "checkpoint-2")))
+    assert_same(found["resumed"], outcome(SAVED, tmp_path, 1, str(folder / SAVED / "checkpoint-2")))
 
 
 @pytest.mark.parametrize("case", SHARDED)
 def test_fsdp2_does_what_one_process_does(case, two, one):
-    same(two[1][0]["sharded", case], one(case))
+    assert_same(two[1][0]["sharded", case], one(case))
 
 
 def test_a_run_with_fsdp2_that_is_resumed(two):

@@ -174,6 +174,7 @@ class OfflineTrainer(ResumableTrainer):
             self._value_updates.begin(rows, scale)
 
         def objective(output: ActorCriticOutput, part: slice) -> Tensor:
+            """Returns the summed loss of the rows of a part, and keeps what the step needs of them."""
             of_part = rows_of(rows, part)
             inputs_of_part = objective_inputs(output, of_part, statistics)
             terms = self.method.terms(inputs_of_part, self.args)
