@@ -12,6 +12,7 @@ from typing import Any
 
 import markdown_tables as markdown
 
+from stepcredit.metrics.ranking import auc_across, auc_within
 from stepcredit.report.formatting import MISSING, points, share
 from stepcredit.report.legend import Legend
 
@@ -26,6 +27,8 @@ SCORES = {
 }
 """What ranks responses within a question → its name."""
 SIGNALS = ("ΔV", "β Σρ", "position", "length", "chance")
+
+BELOW = ("below_kind_position", "below_kind_prompt")
 
 Row = dict[str, Any]
 
@@ -73,15 +76,37 @@ def places(method: str) -> str:
 
 
 def own_errors(size: str, legend: Legend) -> str:
-    """Share of the start's wrong responses whose largest drop is at the first false equation, by value model."""
+    """How every signal of every value model finds the first false equation of the start's own wrong responses."""
     rows = _rows(f"gsm8k/{size}/errors")
     lines = []
-    for model in dict.fromkeys(row["value_model"] for row in rows):
-        own = [r for r in rows if r["value_model"] == model]
-        hits = _hits([r for r in own if r["of"] == "wrong responses"])
-        kind = (_one(own, signal="ΔV", metric=metric) for metric in ("below_kind_position", "below_kind_prompt"))
-        lines.append([legend.label(model), *hits, *(_interval(row, "estimate") for row in kind)])
-    header = ["V of", "responses", *SIGNALS, "ΔV − chance", "ΔV − position", "below kind, place", "below kind, problem"]
+    for model, signal in dict.fromkeys((row["value_model"], row["signal"]) for row in rows):
+        own = [r for r in rows if (r["value_model"], r["signal"]) == (model, signal) and "minus" not in r]
+        cells = (_one(own, metric="hit", of="wrong responses"), *(_one(own, metric=metric) for metric in BELOW))
+        lines.append([legend.label(model), signal, *(_interval(row, "estimate") for row in cells)])
+    header = [
+        "learned by",
+        "signal",
+        "largest drop there",
+        "below its kind, same place",
+        "below its kind, same problem",
+    ]
+    return markdown.table(header, lines)
+
+
+def known(size: str, legend: Legend) -> str:
+    """What V knows of the start's own responses: AUC of right against wrong, across problems and within one."""
+    lines = []
+    for file in sorted((RUNS / f"gsm8k/{size}/errors/pieces").glob("*.json")):
+        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        right, problems = [row["right"] for row in rows], [row["problem"] for row in rows]
+        before, after = ([row["value"][k] for row in rows] for k in (0, -1))
+        found = (
+            auc_across(before, right, problems),
+            auc_across(after, right, problems),
+            auc_within(after, right, problems),
+        )
+        lines.append([legend.label(file.stem), *(_interval(one._asdict(), "estimate") for one in found)])
+    header = ["V of", "after the prompt, across", "after the response, across", "after the response, within a problem"]
     return markdown.table(header, lines)
 
 

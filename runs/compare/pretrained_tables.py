@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import markdown_tables as markdown
-from credit_tables import own_errors
+from credit_tables import known, own_errors
 from round_tables import round_table
 
 from stepcredit.report.formatting import MISSING
@@ -101,6 +101,7 @@ TABLES = {
     "rates": grid,
     "tuning": lambda size, legend: grid(size, legend, "seeds"),
     "errors": own_errors,
+    "known": known,
     "beside": lambda size, legend: searched(size, "sft"),
     "rounds": rounds,
     "trained": lambda size, legend: searched(size, "oreo"),
