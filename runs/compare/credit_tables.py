@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, median
+from statistics import fmean, median
 from typing import Any
 
 import markdown_tables as markdown
@@ -68,7 +68,7 @@ def places(method: str) -> str:
     lines = []
     for task, traces in sorted(found.items()):
         drops, marks, steps = zip(*traces, strict=True)
-        at_ends = (mean(d == 0 for d in drops), mean(d == n - 1 for d, n in zip(drops, steps, strict=True)))
+        at_ends = (fmean(d == 0 for d in drops), fmean(d == n - 1 for d, n in zip(drops, steps, strict=True)))
         middle = (f"{median(numbers):g}" for numbers in (steps, [m + 1 for m in marks], [d + 1 for d in drops]))
         lines.append([task.replace("_", " "), *middle, *(share(part) for part in at_ends)])
     header = ["task", "steps", "step of the mistake", "step of the drop", "drop at the first step, %", "at the last, %"]
