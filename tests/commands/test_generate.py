@@ -176,6 +176,109 @@ def test_prompts_of_a_file_or_the_texts_themselves(tmp_path):
         read_prompts([str(tmp_path / "none.txt")])
 
 
+def asked(folders, tmp_path, *flags):
+    """A command that writes answers to ten prompts in five batches, and its output."""
+    policy, value = folders
+    (tmp_path / "asked.txt").write_text("".join(f"{p}\n" for p in (PROMPTS * 4)[:10]))
+    output = tmp_path / "answers.jsonl"
+    command = ["generate", str(tmp_path / "asked.txt"), "--model", policy, "--value_model", value, "--output"]
+    flags = ["--search", "sample", "--num_generations", "2", "--batch_size", "4", "--max_new_tokens", "8", *flags]
+    return [*command, str(output), *flags], output
+
+
+@pytest.fixture
+def dies(monkeypatch):
+    """A function that makes the engine die after so many batches; called without a number it does no more."""
+    from stepcredit.engines import transformers
+
+    whole = transformers.TransformersEngine.generate
+
+    def after(batches=None):
+        drawn = []
+
+        def generate(self, requests, params):
+            if batches is not None and len(drawn) == batches:
+                raise KeyboardInterrupt
+            drawn.append(len(requests))
+            return whole(self, requests, params)
+
+        monkeypatch.setattr(transformers.TransformersEngine, "generate", generate)
+        return drawn
+
+    return after
+
+
+def test_an_interrupted_file_goes_on_and_is_that_of_an_undisturbed_run(folders, tmp_path, dies, capsys):
+    command, output = asked(folders, tmp_path)
+    assert main(command) == 0
+    undisturbed = output.read_text()
+    output.unlink()
+    dies(3)
+    assert main(command) == 130
+    kept = tmp_path / "answers.jsonl.unfinished"
+    assert not output.exists()
+    with (kept / "batches.jsonl").open("a") as file:
+        file.write('[{"prompt": "cut')  # as a kill within a write leaves it
+    drawn = dies()
+    assert main(command) == 0
+    assert drawn == [4, 4]
+    assert output.read_text() == undisturbed
+    assert not kept.exists()
+    assert "20 responses" in capsys.readouterr().out
+
+
+def test_a_kill_after_the_last_write_leaves_a_file_that_is_found_whole(folders, tmp_path, dies, monkeypatch, capsys):
+    from stepcredit.results import batch_file
+
+    command, output = asked(folders, tmp_path)
+
+    def written(path, rows):
+        whole(path, rows)
+        raise KeyboardInterrupt
+
+    whole = batch_file.write_lines
+    monkeypatch.setattr(batch_file, "write_lines", written)
+    assert main(command) == 130
+    undisturbed = output.read_text()
+    monkeypatch.undo()
+    drawn = dies()
+    assert main(command) == 0
+    assert (drawn, output.read_text()) == ([], undisturbed)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "asked.txt"]
+    assert main(command) == 2
+    assert "answers.jsonl: exists already; choose another --output" in capsys.readouterr().err
+
+
+def test_a_file_of_another_origin_is_not_overwritten(folders, tmp_path, dies, capsys):
+    command, output = asked(folders, tmp_path)
+    dies(1)
+    assert main(command) == 130
+    output.write_text("mine\n")
+    assert main(command) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert output.read_text() == "mine\n"
+
+
+def test_a_file_that_other_settings_have_begun_is_refused(folders, tmp_path, dies, capsys):
+    command, output = asked(folders, tmp_path)
+    dies(1)
+    assert main(command) == 130
+    dies()
+    assert main([*command, "--seed", "1"]) == 2
+    assert "was begun with another seed; remove the folder, or choose another --output" in capsys.readouterr().err
+    (tmp_path / "asked.txt").write_text("another\n")
+    assert main(command) == 2
+    assert "was begun with another prompts" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_model_that_cannot_be_loaded_leaves_nothing(folders, tmp_path, capsys):
+    command, _ = asked(folders, tmp_path)
+    assert main([*command, "--value_model", str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["asked.txt"]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

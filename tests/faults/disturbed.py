@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ COMMANDS: dict[str, list[str]] = {
     "import": ["import", "many.jsonl", "--output_dir", "out"],
     "collect": f"{_COLLECT} --num_generations 8".split(),
     "collect --balanced": f"{_COLLECT} --num_generations 8 --balanced 1".split(),
+    "collect, from a server": f"{_COLLECT} --num_generations 4 --engine openai --concurrency 4".split(),
     "collect, in environments": [
         "collect",
         "--task",
@@ -71,6 +73,24 @@ COMMANDS: dict[str, list[str]] = {
         "4",
         "--output_dir",
         "out",
+    ],
+    "generate": [
+        "generate",
+        "asked.txt",
+        "--model",
+        "policy",
+        "--value_model",
+        "value",
+        "--search",
+        "sample",
+        "--num_generations",
+        "4",
+        "--batch_size",
+        "8",
+        "--max_new_tokens",
+        "12",
+        "--output",
+        "out/answers.jsonl",
     ],
     "grade": ["grade", "graded.jsonl", "--output", "out/graded.jsonl"],
     "train": (
@@ -156,8 +176,11 @@ COMMANDS: dict[str, list[str]] = {
         ],
         *("--settings", _ROUND),
     ],
-}  # a server's engine: another line here
+}
 """Commands to disturb, run in a folder of the materials; they write to `out`."""
+SERVED = "collect, from a server"
+ONCE = ("import", "grade", "generate")
+"""Commands that refuse to be called again when they have ended."""
 OFTEN = {"train": 4, "collect": 3, "collect --balanced": 2, "evaluate": 2, "compare --jobs 2": 1}
 """How often a command is drawn, if not twice."""
 MOMENTS = ("checkpoint-*", "checkpoint-*/optimizer.pt", "checkpoint-*/rng_state.pth", ".policy.*", "policy", ".value.*",
@@ -336,7 +359,10 @@ class Case:
                 time.sleep(0.05)
                 os.kill(child, number)
 
-        return self._call({0, 143 if number == signal.SIGTERM else 130}, disturb).code == 0
+        ends = {143 if number == signal.SIGTERM else 130}
+        if again and number == signal.SIGTERM:
+            ends.add(-number)  # 143 to a shell: the second one came when the command had said why it ends
+        return self._call({0, *ends}, disturb).code == 0
 
     def _full(self) -> bool:
         limit = self.draw.randrange(1, max(2, int(self.whole["largest"])))
@@ -363,6 +389,7 @@ class Case:
                 "is writing this file",
                 "is not empty",
                 "is there already",
+                "exists already",
                 "cannot be written",
             )
             if ended not in (0, 2) or "Traceback" in said or (ended == 2 and not any(w in said for w in words)):
@@ -376,9 +403,7 @@ class Case:
     def _end(self) -> None:
         """Calls it again until it ends, and compares."""
         out = self.here / "out"
-        if not (
-            self.command in ("import", "grade") and contents(out) == self.whole["contents"]
-        ):  # refuse a second time
+        if not (self.command in ONCE and contents(out) == self.whole["contents"]):
             self._call({0})
         found = contents(out)
         differ = sorted(
@@ -402,6 +427,7 @@ def materials(folder: Path) -> None:
         shutil.rmtree(folder / name)
     rows = [{"prompt": f"{k}+1=", "completion": f"{k + 1}\n" * 20, "reward": k % 2} for k in range(4000)]
     (folder / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "asked.txt").write_text("".join(f"{k % 10} + {k // 10} =\n" for k in range(60)))
     algebra = {"response": "so \\boxed{x^2 + 3/2}", "answer": "\\boxed{1.5 + x^2}"}
     plain = [{"response": f"so \\boxed{{{k}}}", "answer": f"\\boxed{{{k + k % 2}}}"} for k in range(1500)]
     rows = [{**(algebra if k % 50 == 0 else row), "id": k} for k, row in enumerate(plain)]
@@ -412,6 +438,19 @@ def materials(folder: Path) -> None:
     tokenizer = Fetch().tokenizer()
     policy_from_scratch(tokenizer, ModelSize(16, 32, 2, 2), seed=0).save_pretrained(folder / "player")
     tokenizer.save_pretrained(folder / "player")
+
+
+@contextmanager
+def served(policy: Path) -> Iterator[str]:
+    """The address of a stand-in for a server of the policy, in a process of its own."""
+    command = [sys.executable, "-m", "faults.stand_in", str(policy)]
+    path = os.pathsep.join([str(SOURCES), str(TESTS)])
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.terminate()
 
 
 def undisturbed(command: str, inputs: Path, folder: Path) -> dict[str, Any]:
@@ -472,7 +511,9 @@ def main() -> int:
     warm()
     commands = [name for name in COMMANDS if args.only is None or args.only in name]
     kinds = {"kill": args.kills, "signal": args.signals, "full": args.full, "two": args.two}
-    results = [found for kind, total in kinds.items() for found in cases(kind, total, commands, folder)]
+    with served(folder / "materials" / "policy") as url:
+        COMMANDS[SERVED] += ["--base_url", url]
+        results = [found for kind, total in kinds.items() for found in cases(kind, total, commands, folder)]
     broken = [found for found in results if found["problems"]]
     print(
         f"{len(results)} cases, {sum(r['disturbed'] for r in results)} disturbances, {len(results) - len(broken)} held"

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from stepcredit.commands.console import quiet
-from stepcredit.files import write_lines
 from stepcredit.parsing import parse
 from stepcredit.report.formatting import legible
 
@@ -21,17 +20,16 @@ if TYPE_CHECKING:
 def run(arguments: list[str]) -> int:
     """Generates responses and writes them to a file or prints them."""
     quiet()
-    from stepcredit.rollouts.generate import GenerateConfig, generate
+    from stepcredit.rollouts.generate import GenerateConfig, generate_batches, generate_file, read_prompts
 
     (config,) = parse("generate", [GenerateConfig], arguments)
-    answers = generate(config)
     if config.output is not None:
-        write_lines(Path(config.output), (answer.row for answer in answers))
-        print(f"{config.output}: {len(answers)} responses")
+        print(f"{config.output}: {generate_file(config, Path(config.output))} responses")
         return 0
     console = Console()
-    for answer in answers:
-        _show(answer, console)
+    for batch in generate_batches(config, read_prompts(config.prompts)):
+        for answer in batch:
+            _show(answer, console)
     return 0
 
 

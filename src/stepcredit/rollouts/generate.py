@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,14 +20,16 @@ from stepcredit.episodes.episode import Episode, Message, StopReason, Tokens
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
 from stepcredit.flags import flag
+from stepcredit.hashes import content_of
 from stepcredit.logs.formats import read_rows
 from stepcredit.logs.messages import turns
 from stepcredit.models.scoring import step_starts, values_of
 from stepcredit.models.states import MAX_STEP_TOKENS, value_states
 from stepcredit.progress import track
+from stepcredit.results.batch_file import batch_file
 from stepcredit.rollouts.models import Models
 from stepcredit.rollouts.multi_turn import stepping
-from stepcredit.rollouts.task_settings import SamplingSettings
+from stepcredit.rollouts.task_settings import HOW_ASKED, SamplingSettings
 from stepcredit.searching.beam import beam_search
 from stepcredit.searching.scorers import Reading, Scorer
 from stepcredit.searching.selection import by_value
@@ -60,7 +64,9 @@ class GenerateConfig(SamplingSettings):
             "has one, and did not learn from plain text. Chat messages always use it."
         },
     )
-    output: str | None = field(default=None, metadata={"help": "New .jsonl file for the responses."})
+    output: str | None = field(
+        default=None, metadata={"help": "New .jsonl file for the responses; the same command goes on after a kill."}
+    )
     search: str = field(
         default="greedy",
         metadata={
@@ -146,7 +152,7 @@ def generate(
     """Generates responses, prompt by prompt (see `GenerateConfig`).
 
     Args:
-        config: the settings.
+        config: the settings; `output` is not used.
         prompts: prompts to use instead of `config.prompts`.
         models: models to use instead of those named in the config.
 
@@ -154,9 +160,37 @@ def generate(
         InputError: inconsistent settings, prompts that cannot be read or are too long, or a model that cannot be
             loaded.
     """
+    prompts = read_prompts(config.prompts) if prompts is None else prompts
+    return [answer for batch in generate_batches(config, prompts, models) for answer in batch]
+
+
+def generate_file(config: GenerateConfig, output: Path) -> int:
+    """Generates responses into a new .jsonl file and returns their number; called again after a kill, it goes on.
+
+    Raises:
+        InputError: as `generate`, or the file exists, was begun with other settings, or cannot be written.
+    """
+    prompts = read_prompts(config.prompts)
+    with batch_file(output, _settings_of(config, prompts), "stepcredit generate") as kept:
+        for batch in generate_batches(config, prompts, skip=kept.batches):
+            kept.keep([answer.row for answer in batch])
+        return sum(1 for _ in kept.rows())
+
+
+def _settings_of(config: GenerateConfig, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Returns the settings that determine the responses, with hashes of the prompts and of the models."""
+    settings = {name: v for name, v in asdict(config).items() if name not in ("prompts", "output", *HOW_ASKED)}
+    contents = {f"content of {name}": content_of(settings[name]) for name in ("model", "value_model", "reward_model")}
+    asked = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+    return {**settings, **contents, "prompts": asked}
+
+
+def generate_batches(
+    config: GenerateConfig, prompts: Sequence[Prompt], models: Models | None = None, skip: int = 0
+) -> Iterator[list[Answer]]:
+    """Yields the responses batch by batch, without the first `skip` batches; arguments and errors as `generate`."""
     _check(config)
     models = models or Models(config)
-    prompts = read_prompts(config.prompts) if prompts is None else prompts
     if models.asks_in_chat if config.chat is None else config.chat:
         prompts = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
     rule = _rule(config, models)
@@ -171,13 +205,11 @@ def generate(
             raise InputError("the prompt has no tokens", f"prompt {request.prompt_id}")
     at_once = max(1, engine.batch_size // (width * spec.steps if spec.name == "beam" else width))
     chunks = [requests[k : k + at_once] for k in range(0, len(requests), at_once)]
-    answers: list[Answer] = []
-    for chunk in track(chunks, "answering", len(chunks), "batches"):
+    for chunk in track(chunks[skip:], "answering", len(chunks) - skip, "batches"):
         drawn = (
             _beam(engine, scorer, chunk, spec, rule) if spec.name == "beam" else _sampled(engine, scorer, chunk, spec)
         )
-        answers += _answers(models, rule, [(prompts[int(r.prompt_id) - 1], r, g) for r, g in drawn])
-    return answers
+        yield _answers(models, rule, [(prompts[int(r.prompt_id) - 1], r, g) for r, g in drawn])
 
 
 def _check(config: GenerateConfig) -> None:
@@ -185,8 +217,6 @@ def _check(config: GenerateConfig) -> None:
         raise InputError(f"{config.search} gives one response per prompt; choose --search sample", "num_generations")
     if config.search in ("best-of", "beam") and config.value_model is None and config.reward_model is None:
         raise InputError(f"{config.search} needs --value_model or --reward_model", "search")
-    if config.output is not None and Path(config.output).exists():
-        raise InputError("exists already; choose another --output", config.output)
 
 
 def _rule(config: GenerateConfig, models: Models) -> StepRule:
