@@ -286,3 +286,33 @@ def test_a_long_list_draws_only_the_rows_in_sight(page):
     page.execute_script("document.getElementById('list').scrollTop = 1e6")
     page.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
     assert "row45" in rows(page)
+
+
+def test_the_page_says_whether_v_knows_right_from_wrong(browser, tmp_path):
+    def told():
+        yield run(("oreo", "dqo"))
+        for number in range(24):
+            right = number % 2 == 0
+            steps = (("so 13", 0.9 if right or number == 1 else 0.1), ("<eos>", None))
+            yield from episode(
+                number,
+                steps,
+                "right" if right else "wrong",
+                2,
+                prompt_id=f"p{number // 2}",
+                sample=number % 2,
+                prompt="?",
+            )
+
+    (tmp_path / "page.html").write_text(credit_page(told()), encoding="utf-8")
+    browser.get((tmp_path / "page.html").as_uri())
+    strong, weak = every(browser, "#ranking p")
+    assert strong.text.startswith(
+        "V of oreo ranks a right response above a wrong one to the same prompt in 96% of 12 pairs (95% interval "
+    )
+    assert "chance 50%" in strong.text
+    assert strong.get_attribute("class") == ""
+    assert "noise" not in strong.text
+    assert weak.get_attribute("class") == "weak"
+    assert "in 4% of 12 pairs" in weak.text
+    assert weak.text.endswith(": no better than chance; its colours may be noise.")

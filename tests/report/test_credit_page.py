@@ -53,6 +53,39 @@ def test_the_page_holds_every_line():
     assert data["scale"]["step"] == pytest.approx(0.48, abs=0.001)  # nearly the largest change
 
 
+def ranked(pairs, level="token", **more):
+    """What the page says of V where each prompt has a right and a wrong response, with these last values."""
+
+    def told():
+        yield run(levels=[level], total=2 * len(pairs))
+        for k, (right, wrong) in enumerate(pairs):
+            for sample, (value, verdict) in enumerate([(right, "right"), (wrong, "wrong")]):
+                steps = (("so 13", value), ("<eos>", None))
+                yield from episode(2 * k + sample, steps, verdict, prompt_id=f"p{k}", sample=sample, prompt="?", **more)
+
+    (found,) = page_data(told())["about"]["ranking"]
+    return found
+
+
+def test_the_page_says_how_often_v_ranks_right_above_wrong():
+    assert ranked([(0.9, 0.1)] * 12) == {"share": 1.0, "low": 1.0, "high": 1.0, "pairs": 12}
+    assert ranked([(0.9, 0.1), (0.1, 0.9)] * 12)["share"] == 0.5
+    assert ranked([(0.9, 0.1), (0.1, 0.9)] * 12)["low"] < 0.5 < ranked([(0.9, 0.1), (0.1, 0.9)] * 12)["high"]
+    assert ranked([(0.5, 0.5)] * 3)["share"] == 0.5
+    assert ranked([(0.9, 0.1)] * 3, level="response") is None  # V of the prompt alone
+    assert page_data(lines())["about"]["ranking"] == [None]  # responses to different prompts
+
+
+@pytest.mark.parametrize(("rewards", "step", "token"), [((0.0, 1.0), 0.05, 0.01), ((-1.0, 3.0), 0.2, 0.04)])
+def test_a_v_that_hardly_moves_has_hardly_any_colour(rewards, step, token):
+    def told():
+        yield run()
+        for k, reward in enumerate(rewards):
+            yield from episode(k, (("so 13", 0.501), ("<eos>", None)), reward=reward)
+
+    assert page_data(told())["scale"] == {"step": pytest.approx(step), "token": pytest.approx(token)}
+
+
 def test_the_page_is_deterministic():
     assert credit_page(lines()) == credit_page(lines())
 

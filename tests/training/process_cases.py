@@ -70,6 +70,7 @@ def trainer(case, folder, processes, sharding=None):
     """The trainer of a case: a step has the same items whatever the number of processes."""
     given = {"head": "fused", "per_device_train_batch_size": 2, **CASES[case], **(sharding or {})}
     lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"]) if given.pop("lora", False) else None
+    dtype = given.pop("dtype", torch.float64)
     method, count, evaluated = given.pop("method"), given.pop("episodes", 11), given.pop("evaluated", 0)
     per_process = given.pop("per_device_train_batch_size")
     whole = given.get("dataloader_drop_last")  # what is dropped depends on how many items are read at a time
@@ -80,7 +81,7 @@ def trainer(case, folder, processes, sharding=None):
         gradient_accumulation_steps=1 if whole else 2 // processes, **{"save_strategy": "no", **given},
     )  # fmt: skip
     run = OfflineTrainer(
-        model=tiny_llama().double(), args=args, train_dataset=episodes(count), processing_class=byte_tokenizer(),
+        model=tiny_llama().to(dtype), args=args, train_dataset=episodes(count), processing_class=byte_tokenizer(),
         eval_dataset=episodes(evaluated) if evaluated else None, peft_config=lora,
     )  # fmt: skip
     run.remove_callback(PrinterCallback)

@@ -9,15 +9,16 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from scripts import loaded
 from stepcredit import InputError, OREOConfig
+from stepcredit.training.offline_config import check_zero_stage
 from stepcredit.training.sharding import check_sharding
 
 SHIPPED = Path(__file__).parents[2] / "recipes" / "accelerate"
 
 
-def sharded(kind=DistributedType.FSDP, version=2, stage=2, **plugin):
+def sharded(kind=DistributedType.FSDP, version=2, **plugin):
     """An accelerator as far as it is asked."""
     plugin = {"cpu_ram_efficient_loading": False, "state_dict_type": "FULL_STATE_DICT", **plugin}
-    state = SimpleNamespace(fsdp_plugin=SimpleNamespace(**plugin), deepspeed_plugin=SimpleNamespace(zero_stage=stage))
+    state = SimpleNamespace(fsdp_plugin=SimpleNamespace(**plugin))
     return SimpleNamespace(distributed_type=kind, is_fsdp2=version == 2, state=state)
 
 
@@ -30,7 +31,6 @@ def sharded(kind=DistributedType.FSDP, version=2, stage=2, **plugin):
         (sharded(version=1), {}, "fsdp_version"),
         (sharded(cpu_ram_efficient_loading=True), {}, "fsdp_cpu_ram_efficient_loading"),
         (sharded(state_dict_type="SHARDED_STATE_DICT"), {}, "fsdp_state_dict_type"),
-        (sharded(DistributedType.DEEPSPEED, stage=3), {}, "zero_stage"),
         (sharded(DistributedType.DEEPSPEED), {"value_updates_per_step": 2}, "value_updates_per_step"),
         (sharded(DistributedType.MEGATRON_LM), {}, "Megatron-LM"),
     ],
@@ -39,6 +39,12 @@ def test_what_cannot_be_sharded_is_refused(accelerator, settings, names, tmp_pat
     args = OREOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **settings)
     with pytest.raises(InputError, match=f"^{names}: "):
         check_sharding(accelerator, args)
+
+
+def test_zero3_is_refused_and_zero2_is_not():
+    check_zero_stage(SimpleNamespace(zero_stage=2))
+    with pytest.raises(InputError, match=r"^zero_stage: 3 shards weights"):
+        check_zero_stage(SimpleNamespace(zero_stage=3))
 
 
 def test_the_rest_is_not(tmp_path):

@@ -3,9 +3,6 @@
 import functools
 import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,30 +11,9 @@ from filelock import FileLock
 from process_cases import CASES, SAVED, SHARDED, outcome
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
+from doubles.processes import in_two_processes
+
 HERE = Path(__file__).parent
-
-
-def in_two_processes(script, *arguments, seconds=240):
-    """Runs a script in two processes of one run; their printed lines, if both end well."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
-    shared = {**os.environ, "PYTHONPATH": path, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-              "OMP_NUM_THREADS": "1"}  # fmt: skip
-    runs = [
-        subprocess.Popen([sys.executable, str(HERE / script), *map(str, arguments)], text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                         env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        said = [run.communicate(timeout=seconds)[0] for run in runs]
-    finally:
-        for run in runs:
-            run.kill()
-    assert [run.returncode for run in runs] == [0, 0], "\n".join(said)[-4000:]
-    return said
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +25,7 @@ def two(tmp_path_factory):
         if not (folder / "done").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            in_two_processes("process_cases.py", folder)
+            in_two_processes(HERE / "process_cases.py", folder)
             (folder / "done").touch()
     return folder, [torch.load(folder / f"found-{rank}.pt") for rank in range(2)]
 

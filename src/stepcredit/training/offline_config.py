@@ -180,6 +180,7 @@ class OfflineConfig(Named, TrainingArguments):
             super().__post_init__()
         except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
             raise InputError(f"transformers refuses these settings: {error}", "train") from error
+        check_zero_stage(self.deepspeed_plugin)
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # PyTorch warns where there is nothing to copy to
         if self.split_turns and self.truncated == "bootstrap":
@@ -228,3 +229,14 @@ class OfflineConfig(Named, TrainingArguments):
     def step_rule(self) -> StepRule:
         """The rule for step boundaries; line breaks by default."""
         return StepRule(("\n",) if self.step_delimiters is None else tuple(self.step_delimiters), self.max_step_tokens)
+
+
+def check_zero_stage(plugin: Any) -> None:
+    """Checks accelerate's plugin for DeepSpeed, if there is one; before a model is loaded, which ZeRO-3 would shard.
+
+    Raises:
+        InputError: the stage is 3.
+    """
+    if plugin is not None and plugin.zero_stage == 3:
+        raise InputError("3 shards weights that are read outside of their layers; choose 2, or FSDP2 "
+                         "(recipes/accelerate/fsdp2.yaml)", "zero_stage")  # fmt: skip

@@ -52,11 +52,7 @@ def check_sharding(accelerator: Accelerator, args: OfflineConfig) -> None:
         if "FULL_STATE_DICT" not in str(plugin.state_dict_type):
             raise InputError("choose FULL_STATE_DICT, from which policy/ and value/ are saved",
                              "fsdp_state_dict_type")  # fmt: skip
-    elif accelerator.distributed_type == DistributedType.DEEPSPEED:
-        if accelerator.state.deepspeed_plugin.zero_stage == 3:
-            raise InputError("3 shards weights that are read outside of their layers; choose 2, or FSDP2 "
-                             "(recipes/accelerate/fsdp2.yaml)", "zero_stage")  # fmt: skip
-    else:
+    elif accelerator.distributed_type == DistributedType.MEGATRON_LM:
         raise InputError("not supported; choose FSDP2 (recipes/accelerate/fsdp2.yaml)", "Megatron-LM")
 
 

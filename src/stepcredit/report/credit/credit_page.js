@@ -485,6 +485,19 @@ function introduce() {
   const shift = about.policy === null ? "" : `; ρ and KL of ${about.policy} from ${about.reference}`;
   const levels = about.models.map((name, k) => `${name}${about.levels[k] ? ` (${about.levels[k]} level)` : ""}`);
   $("about").textContent = `${shown} responses of ${about.episodes.join(", ")}; V of ${levels.join(", ")}${shift}`;
+  $("ranking").append(...about.models.map((name, k) => ranking(name, about.ranking[k])).filter(Boolean));
+}
+
+/** How often V ranks a right response above a wrong one to the same prompt: whether its colours mean something. */
+function ranking(name, found) {
+  if (found === null) return null;
+  const percent = (x) => (100 * x).toFixed(0);
+  const pairs = `${found.pairs.toLocaleString("en")} pairs`;
+  const interval = `95% interval ${percent(found.low)} to ${percent(found.high)}`;
+  const text = `V of ${name} ranks a right response above a wrong one to the same prompt in ${percent(found.share)}% of ` +
+    `${pairs} (${interval}; chance 50%)`;
+  const weak = found.low <= 0.5;
+  return el("p", { class: weak ? "weak" : null, text: weak ? `${text}: no better than chance; its colours may be noise.` : `${text}.` });
 }
 
 introduce();

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from markupsafe import Markup
 
 from stepcredit.errors import InputError
+from stepcredit.metrics.ranking import auc_within
 from stepcredit.report.formatting import legible
 from stepcredit.report.html import template, write_page
 from stepcredit.results.credit_lines import (
@@ -36,6 +37,8 @@ from stepcredit.results.credit_lines import (
 DECIMALS = 4
 FULL_COLOUR = 0.98
 """The share of changes that are at most the change of full colour."""
+LEAST = {"step": 0.05, "token": 0.01}
+"""Least change of full colour, as a share of the range of rewards: a V that hardly moves has hardly any colour."""
 
 
 def write_credit_page(folder: Path, out: Path | None = None) -> Path:
@@ -73,7 +76,7 @@ def credit_page(lines: Iterable[CreditLine]) -> str:
 def page_data(lines: Iterable[CreditLine]) -> dict[str, Any]:
     """Returns the data of the page: `about`, `sources`, `scale` and `episodes`.
 
-    An episode has its texts, numbers and `parts`: observations and steps in the order of the text. Lists of a step's
+    `about` has how often V ranks a right response above a wrong one, per value model. An episode has its texts, numbers and `parts`: observations and steps in the order of the text. Lists of a step's
     tokens are columns: T texts, v and c V and its change per value model, G and K log-ratios and KL.
 
     Raises:
@@ -98,10 +101,13 @@ def page_data(lines: Iterable[CreditLine]) -> dict[str, Any]:
     if not episodes:
         raise InputError("has no episode; run `stepcredit credit` again", CREDIT_FILE)
     steps = [part for episode in episodes for part in episode["parts"] if "T" in part]
+    rewards = [episode["reward"] for episode in episodes if episode["reward"] is not None]
+    span = max(rewards) - min(rewards) if rewards else 0.0
     return {
         "about": {
             "models": [*map(legible, run.value_models)],
             "levels": run.levels,
+            "ranking": [None if level == "response" else _ranking(episodes, k) for k, level in enumerate(run.levels)],
             "policy": _legible(run.policy),
             "reference": _legible(run.ref_model),
             "episodes": [*map(legible, run.episodes)],
@@ -109,8 +115,8 @@ def page_data(lines: Iterable[CreditLine]) -> dict[str, Any]:
         },
         "sources": [*map(legible, sources)],
         "scale": {
-            "step": _scale(chain.from_iterable(step["C"] for step in steps)),
-            "token": _scale(x for step in steps for column in step["c"] for x in column),
+            "step": _scale(chain.from_iterable(step["C"] for step in steps), span * LEAST["step"]),
+            "token": _scale((x for step in steps for column in step["c"] for x in column), span * LEAST["token"]),
         },
         "episodes": episodes,
     }
@@ -170,10 +176,32 @@ def _rounded(values: Values) -> Values:
     return [None if value is None else round(value, DECIMALS) for value in values]
 
 
-def _scale(changes: Iterable[float | None]) -> float:
-    """Returns the change of full colour: nearly the largest of these."""
+def _scale(changes: Iterable[float | None], least: float) -> float:
+    """Returns the change of full colour: nearly the largest of these, and no less than `least`."""
     sizes = [abs(x) for x in changes if x is not None]
-    return max(round(float(np.quantile(sizes, FULL_COLOUR)), DECIMALS), 10**-DECIMALS) if sizes else 1.0
+    return max(round(float(np.quantile(sizes, FULL_COLOUR)), DECIMALS), least, 10**-DECIMALS) if sizes else 1.0
+
+
+def _ranking(episodes: Sequence[dict[str, Any]], model: int) -> dict[str, Any] | None:
+    """Returns in what share of pairs a right response has a higher V than a wrong one to the same prompt.
+
+    V is the last one of a response. None without such pairs.
+    """
+    decided = [(e, v) for e in episodes if e["verdict"] in ("right", "wrong") and (v := _last(e, model)) is not None]
+    prompts = [json.dumps([e["source"], e["id"], e["prompt"]]) for e, _ in decided]
+    right = [e["verdict"] == "right" for e, _ in decided]
+    found = auc_within([v for _, v in decided], right, prompts)
+    if not found.pairs:
+        return None
+    return {"share": round(found.estimate, 3), "low": round(found.low, 3), "high": round(found.high, 3),
+            "pairs": found.pairs}  # fmt: skip
+
+
+def _last(episode: dict[str, Any], model: int) -> float | None:
+    """Returns V of the last state of a response that has one."""
+    of_tokens = [v for part in episode["parts"] if "T" in part for v in part["v"][model] if v is not None]
+    value: float | None = of_tokens[-1] if of_tokens else episode["V"][model]
+    return value
 
 
 def _inline(data: Any) -> str:
