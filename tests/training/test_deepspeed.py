@@ -40,5 +40,5 @@ def test_a_run_with_zero2_that_is_resumed(two):
 
 
 def test_zero3_is_refused_before_a_model_is_loaded(tmp_path):
-    with pytest.raises(InputError, match="^zero_stage: 3 shards weights"):
+    with pytest.raises(InputError, match=r"^zero_stage: 3 shards weights"):
         OREOConfig(output_dir=str(tmp_path), report_to="none", deepspeed={"zero_optimization": {"stage": 3}})

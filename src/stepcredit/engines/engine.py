@@ -52,6 +52,18 @@ class Request:
     prompt_id: str
     sample: int = 0
 
+    def check(self, max_length: int | None) -> None:
+        """Checks that the prompt has tokens, and leaves room in a context of `max_length`; None: any length.
+
+        Raises:
+            InputError: it does not.
+        """
+        if not self.prompt_ids:
+            raise InputError("the prompt has no tokens", f"prompt {self.prompt_id}")
+        if max_length is not None and len(self.prompt_ids) >= max_length:
+            raise InputError(f"the prompt has {len(self.prompt_ids)} tokens, the model reads {max_length}; shorten it",
+                             f"prompt {self.prompt_id}")  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Generation:

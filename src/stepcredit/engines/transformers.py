@@ -16,7 +16,6 @@ from stepcredit.engines.packed import packed
 from stepcredit.engines.stepping import CachedStepper
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.turns import turn_ends
-from stepcredit.errors import InputError
 from stepcredit.models.loading import load_policy, load_tokenizer, placed
 
 
@@ -75,13 +74,7 @@ class TransformersEngine:
         """
         limit = self.max_length
         for request in requests:
-            if not request.prompt_ids:
-                raise InputError("the prompt has no tokens", f"prompt {request.prompt_id}")
-            if limit is not None and len(request.prompt_ids) >= limit:
-                raise InputError(
-                    f"the prompt has {len(request.prompt_ids)} tokens, the model reads {limit}; shorten it",
-                    f"prompt {request.prompt_id}",
-                )
+            request.check(limit)
         was_training = self.model.training
         self.model.eval()
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,26 +40,36 @@ def read_hub(source: str, subset: Subset) -> Iterator[Row]:
         InputError: there is no such dataset, configuration or split, or it cannot be read to its end.
     """
     import datasets
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    def failure(reason: str) -> InputError:
+        place = f" after row {number}" if number else ""
+        hint = (
+            "" if number else f"; see --dataset_config and --dataset_split, or https://huggingface.co/datasets/{name}"
+        )
+        return InputError(f"cannot be read{place} ({reason}){hint}", source)
 
     name, number = source.removeprefix(PREFIX), 0
     if not name:
         raise InputError(f"name a dataset, {PREFIX}OWNER/NAME", source)
-    try:
+    with hub_failures(failure):
         rows = datasets.load_dataset(name, subset.config, split=subset.split, streaming=True)
         total = _total(rows, subset.split)
         for number, data in enumerate(rows, 1):
             progress = min(1.0, number / total) if total else 0.0
             yield Row(f"{source}: row {number}", progress, {k: without_nulls(v) for k, v in data.items()})
+
+
+@contextmanager
+def hub_failures(failure: Callable[[str], InputError]) -> Iterator[None]:
+    """Context manager of reading the hub: what fails becomes the error that `failure` makes of its reason, one line."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import EntryNotFoundError, HTTPError  # type: ignore[attr-defined]
+
+    try:
+        yield
     # OSError: offline, no such host, time-out, not found, refused. ValueError: no such configuration or split.
-    except (OSError, ValueError, DatasetsError, HTTPError) as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        place = f" after row {number}" if number else ""
-        hint = (
-            "" if number else f"; see --dataset_config and --dataset_split, or https://huggingface.co/datasets/{name}"
-        )
-        raise InputError(f"cannot be read{place} ({reason}){hint}", source) from error
+    except (OSError, ValueError, DatasetsError, EntryNotFoundError, HTTPError) as error:
+        raise failure(next(iter(str(error).splitlines()), "") or type(error).__name__) from error
 
 
 def _total(rows: Any, split: str) -> int | None:

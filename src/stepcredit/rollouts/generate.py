@@ -201,8 +201,7 @@ def generate_batches(
     spec = SearchSpec(config.search, width, params)
     requests = [Request(tuple(prompt_ids(p, engine.tokenizer)), str(k + 1)) for k, p in enumerate(prompts)]
     for request in requests:
-        if not request.prompt_ids:
-            raise InputError("the prompt has no tokens", f"prompt {request.prompt_id}")
+        request.check(None)
     at_once = max(1, engine.batch_size // (width * spec.steps if spec.name == "beam" else width))
     chunks = [requests[k : k + at_once] for k in range(0, len(requests), at_once)]
     for chunk in track(chunks[skip:], "answering", len(chunks) - skip, "batches"):

@@ -21,7 +21,6 @@ from stepcredit.engines.engine import Request
 from stepcredit.engines.noise import stream_key
 from stepcredit.engines.stepping import Stepper
 from stepcredit.episodes.episode import StopReason
-from stepcredit.errors import InputError
 from stepcredit.searching.responses import AnswerOf, Node, Response, SearchResult
 from stepcredit.searching.scorers import Reading, Scorer, Scoring
 from stepcredit.searching.selection import by_value, by_weighted_vote
@@ -95,7 +94,8 @@ def beam_search(
     Raises:
         InputError: a prompt leaves no room for a response.
     """
-    _check_room(requests, max_length)
+    for request in requests:
+        request.check(max_length)
     prompts = [request.prompt_ids for request in requests]
     scoring, values, read = scorer.start(prompts)  # 1.
     stepper.start(prompts)
@@ -119,15 +119,6 @@ def beam_search(
     for request, result in zip(requests, results, strict=True):
         _choose(request, result, answer_of if spec.choose == "vote" else None)  # 7.
     return results
-
-
-def _check_room(requests: Sequence[Request], max_length: int | None) -> None:
-    for request in requests:
-        if max_length is not None and len(request.prompt_ids) >= max_length:
-            raise InputError(
-                f"the prompt has {len(request.prompt_ids)} tokens, the model reads {max_length}; shorten it",
-                f"prompt {request.prompt_id}",
-            )
 
 
 def _plan(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from stepcredit.errors import InputError
 from stepcredit.logs.formats import read_rows
+from stepcredit.logs.hub import hub_failures
 
 _NAME = re.compile(
     r"(?P<stem>.+?)(?:-(?P<shard>\d{5})-of-(?P<shards>\d{5}))?(?:\.(?:jsonl|json|csv)(?:\.gz)?|\.parquet)",
@@ -218,12 +219,9 @@ def _from_hub(hub: HubDataset) -> Source:
 def _load_dataset(hub: HubDataset, config: str | None) -> Any:
     """Loads a `datasets.Dataset`; a failure becomes one line that says what to do."""
     import datasets
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import EntryNotFoundError, HTTPError  # type: ignore[attr-defined]
 
-    try:
+    def failure(reason: str) -> InputError:
+        return InputError(f"cannot be loaded from the hub ({reason}); give --data FILE or FOLDER", hub.name)
+
+    with hub_failures(failure):
         return datasets.load_dataset(hub.name, config, split=hub.split)
-    # OSError: offline, no such host, time-out, not found, refused. ValueError: no such configuration or split.
-    except (OSError, ValueError, DatasetsError, EntryNotFoundError, HTTPError) as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise InputError(f"cannot be loaded from the hub ({reason}); give --data FILE or FOLDER", hub.name) from error

@@ -115,13 +115,7 @@ class TextServerEngine:
             ServerError: a server refuses a request, or all have failed.
         """
         for request in requests:
-            if not request.prompt_ids:
-                raise InputError("the prompt has no tokens", f"prompt {request.prompt_id}")
-            if self.max_length is not None and len(request.prompt_ids) >= self.max_length:
-                raise InputError(
-                    f"the prompt has {len(request.prompt_ids)} tokens, the model reads {self.max_length}; shorten it",
-                    f"prompt {request.prompt_id}",
-                )
+            request.check(self.max_length)
         return self._generated(requests, params)
 
     def _generated(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Generation]:
