@@ -77,8 +77,8 @@ def page_data(lines: Iterable[CreditLine]) -> dict[str, Any]:
     """Returns the data of the page: `about`, `sources`, `scale` and `episodes`.
 
     `about` has how often V ranks a right response above a wrong one, per value model. An episode has its texts, numbers
-    and `parts`: observations and steps in the order of the text. Lists of a step's tokens are columns: T texts, v and c V
-    and its change per value model, G and K log-ratios and KL.
+    and `parts`: observations and steps in the order of the text. Lists of a step's tokens are columns: T texts, v and c
+    V and its change per value model, G and K log-ratios and KL.
 
     Raises:
         InputError: the first line is not a run, or there is no episode.
