@@ -7,6 +7,7 @@ from typing import Any
 MEANINGS = {
     "model": "The policy: a folder, a .gguf file or a name on the hub",
     "value_model": "The value model, with the policy's vocabulary: a folder or a name on the hub",
+    "value_base_url": "Addresses of servers of --value_model, vLLM's with --runner pooling; default: it runs here",
     "ref_model": "The reference policy, with the policy's vocabulary: a folder or a name on the hub",
     "reward_model": "A sequence classifier with one label, used for scoring instead of --value_model",
     "output_dir": "The folder to write",

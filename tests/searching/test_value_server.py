@@ -1,5 +1,6 @@
 """V from a server that speaks vLLM's pooling interface: as from the value model here, and never a wrong number."""
 
+import json
 import threading
 
 import numpy as np
@@ -9,10 +10,13 @@ import torch
 from doubles.models import tiny_llama
 from doubles.servers import StandIn, send, serving
 from doubles.tokenizers import byte_tokenizer
+from stepcredit.cli import main
 from stepcredit.engines.engine import Request, SamplingParams, Servers
 from stepcredit.engines.server import connection
 from stepcredit.engines.server.connection import ServerError
 from stepcredit.engines.transformers import TransformersEngine
+from stepcredit.episodes.alignment import TokenTexts, align
+from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
 from stepcredit.models.loading import value_model_from
@@ -83,6 +87,37 @@ def test_values_are_those_of_the_model_here(folder, value_model):
                 state[0].keep([0, 1, 2])
             counts = [state[0].extend([(1,), (2, 3), (4,)]) for state in (ours, theirs)]
             assert counts[0] == counts[1] == [1, 3, 2]  # with the end tokens, which were unread
+
+
+def test_values_along_a_response_are_those_of_the_model_here(folder, value_model):
+    texts = ("2+3=", "5\n"), ("hello", " and\nso on")
+    episodes = [Episode(prompt=prompt, completion=text, reward=1.0, prompt_id=prompt) for prompt, text in texts]
+    rows = [align(e, TOKENIZER, StepRule(("\n",)), TokenTexts(TOKENIZER)) for e in episodes]
+    with serving(PoolingStandIn(value_model)) as url:
+        for ours, theirs in zip(scored(folder, url).values_of(rows), ValueScorer(value_model).values_of(rows)):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+            assert np.isfinite(ours).sum() > 2
+
+
+@pytest.mark.parametrize("search", ["greedy", "best-of", "beam"])
+def test_generate_gives_the_same_values_through_a_server(folder, value_model, search, tmp_path):
+    tiny_llama(seed=3).save_pretrained(tmp_path / "policy")
+    TOKENIZER.save_pretrained(tmp_path / "policy")
+    TOKENIZER.save_pretrained(folder)
+    command = ["generate", "hello", "2+3=", "--model", str(tmp_path / "policy"), "--value_model", str(folder)]
+    command += ["--search", search, "--width", "2", "--max_new_tokens", "24", "--output"]
+    with serving(PoolingStandIn(value_model)) as url:
+        assert main([*command, str(tmp_path / "server.jsonl"), "--value_base_url", url]) == 0
+        assert main([*command, str(tmp_path / "here.jsonl")]) == 0
+    ours, theirs = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("server.jsonl", "here.jsonl")
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["completion"] == other["completion"]
+        assert one["value_initial"] == pytest.approx(other["value_initial"], abs=2e-4)
+        for step, same in zip(one["steps"], other["steps"], strict=True):
+            assert step == {"text": same["text"], "value": pytest.approx(same["value"], abs=2e-4)}
 
 
 def test_a_beam_search_with_it_is_that_with_the_model_here(folder, value_model):

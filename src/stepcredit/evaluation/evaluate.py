@@ -52,11 +52,7 @@ class EvaluateConfig(SamplingSettings, TaskSettings):
     )
     value_model: str | None = field(default=None, metadata=flag("value_model", "Evaluated with --search sample."))
     value_base_url: Annotated[list[str] | None, Limits(not_empty=True)] = field(
-        default=None,
-        metadata={
-            "help": "Addresses of servers of --value_model for the searches: vLLM's with --runner pooling; default: it "
-            "runs here."
-        },
+        default=None, metadata=flag("value_base_url", "For the searches.")
     )
     method: str = field(default="", metadata={"help": "Name of the policy in the rows; default: its folder."})
     split: str = field(default="test", metadata=flag("split"))

@@ -23,8 +23,8 @@ from stepcredit.flags import flag
 from stepcredit.hashes import content_of
 from stepcredit.logs.formats import read_rows
 from stepcredit.logs.messages import turns
-from stepcredit.models.scoring import step_starts, values_of
-from stepcredit.models.states import MAX_STEP_TOKENS, value_states
+from stepcredit.models.scoring import step_starts
+from stepcredit.models.states import MAX_STEP_TOKENS
 from stepcredit.progress import track
 from stepcredit.results.batch_file import batch_file
 from stepcredit.rollouts.models import Models
@@ -56,6 +56,9 @@ class GenerateConfig(SamplingSettings):
     )
     model: Annotated[str, Limits(not_empty=True)] = field(metadata=flag("model"))
     value_model: str | None = field(default=None, metadata=flag("value_model"))
+    value_base_url: Annotated[list[str] | None, Limits(not_empty=True)] = field(
+        default=None, metadata=flag("value_base_url")
+    )
     reward_model: str | None = field(default=None, metadata=flag("reward_model"))
     chat: bool | None = field(
         default=None,
@@ -179,7 +182,9 @@ def generate_file(config: GenerateConfig, output: Path) -> int:
 
 def _settings_of(config: GenerateConfig, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """Returns the settings that determine the responses, with hashes of the prompts and of the models."""
-    settings = {name: v for name, v in asdict(config).items() if name not in ("prompts", "output", *HOW_ASKED)}
+    settings = {
+        name: v for name, v in asdict(config).items() if name not in ("prompts", "output", "value_base_url", *HOW_ASKED)
+    }
     contents = {f"content of {name}": content_of(settings[name]) for name in ("model", "value_model", "reward_model")}
     asked = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
     return {**settings, **contents, "prompts": asked}
@@ -221,7 +226,7 @@ def _check(config: GenerateConfig) -> None:
 def _rule(config: GenerateConfig, models: Models) -> StepRule:
     """Returns the step rule: that of the value model if it was trained at step level, otherwise `--step_delimiters`."""
     requested = None if config.step_delimiters is None else step_rule(config.step_delimiters, Path())
-    states = None if models.value_model is None else value_states(models.value_model)
+    states = None if models.value_scorer is None else models.value_scorer.states
     if states is not None and config.search in ("best-of", "beam"):
         states.check_scores_responses()
     if states is None or states.level != "step":
@@ -294,14 +299,14 @@ def _answers(models: Models, rule: StepRule, drawn: Sequence[tuple[Prompt, Reque
         Answer(prompt, response_text(g.ids.tolist(), tokenizer, ends), g.stop_reason, len(g.ids))
         for prompt, _, g in drawn
     ]
-    if models.value_model is None:
+    if models.value_scorer is None:
         if scorer is None:
             return answers
         scores = iter(scores_of(scorer, [(r, g) for _, r, g in drawn if g.stop_reason is StopReason.STOP]))
         return [replace(a, value=round(next(scores), 4)) if a.stop_reason is StopReason.STOP else a for a in answers]
-    pieces, states = TokenTexts(tokenizer), value_states(models.value_model)
+    pieces, states = TokenTexts(tokenizer), models.value_scorer.states
     rows = [align(_episode(*response), tokenizer, rule, pieces, ends) for response in drawn]
-    for k, value in enumerate(values_of(models.value_model, rows)):
+    for k, value in enumerate(models.value_scorer.values_of(rows)):
         starts, is_cut = step_starts(rows[k]), answers[k].stop_reason is StopReason.LENGTH
         bounds = [*starts, len(rows[k])] if is_cut else starts
         steps = [response_text(rows[k].ids[a:b].tolist(), tokenizer, ends) for a, b in pairwise(bounds)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,9 @@ from stepcredit.errors import InputError
 from stepcredit.models.folders import read_object
 from stepcredit.models.loading import load_reward_model, load_value_model, placed
 from stepcredit.searching.scorers import Scorer, ValueScorer, reward_model_scorer
+
+if TYPE_CHECKING:
+    from stepcredit.searching.value_server import ServerValueScorer
 
 
 class Models:
@@ -71,14 +74,15 @@ class Models:
         """Scorer of the reward model, else of the value model; None without either."""
         model = self._reward_model
         if model is None:
-            return self._value_scorer()
+            return self.value_scorer
         if isinstance(model, str):
             model = load_reward_model(model, trust_remote_code=self._trust, tokenizer=self.tokenizer)
             model = packed(placed(model))
         return reward_model_scorer(model, self._config.batch_size)
 
-    def _value_scorer(self) -> Scorer | None:
-        """Returns the scorer of the value model, which runs here or on servers; None without one."""
+    @cached_property
+    def value_scorer(self) -> ValueScorer | ServerValueScorer | None:
+        """Scorer of the value model, which runs here or on servers; None without one."""
         config = self._config
         servers = config.servers(getattr(config, "value_base_url", None))
         if servers is None:

@@ -13,11 +13,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from stepcredit.engines.kv_cache import CachedSequences, padded_left
+from stepcredit.episodes.alignment import Trajectory
 from stepcredit.models.heads.value_heads import values_of_logits
+from stepcredit.models.scoring import values_of
 from stepcredit.models.states import ValueStates, value_states
 
 
@@ -92,6 +94,10 @@ class ValueScorer:
         ids, mask = padded_left(prompts, self.model.device)
         values = _last_values(rows, ids, mask).numpy()
         return _ValueScoring(rows, values), values, [len(prompt) for prompt in prompts]
+
+    def values_of(self, trajectories: Sequence[Trajectory]) -> list[Float[np.ndarray, " T"]]:
+        """See `stepcredit.models.scoring.values_of`."""
+        return values_of(self.model, trajectories)
 
 
 def _last_values(rows: CachedSequences, ids: Tensor, mask: Tensor) -> Float64[Tensor, " P"]:

@@ -7,16 +7,17 @@ A value model that `stepcredit train` has saved is served so:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 
 from stepcredit.engines.engine import Servers
 from stepcredit.engines.server.answers import field, listed
 from stepcredit.engines.server.connection import Connections, Failure, Server
 from stepcredit.engines.server.recognition import named
+from stepcredit.episodes.alignment import Trajectory
 from stepcredit.errors import InputError, quoted
 from stepcredit.models.loading import load_config
 from stepcredit.models.states import ValueStates, value_states
@@ -73,9 +74,19 @@ class ServerValueScorer:
 
     def values(self, rows: Sequence[tuple[int, ...]]) -> Float64[np.ndarray, " R"]:
         """Returns V of the state after each row of ids, [R]; raises as `start`."""
+        return np.array([values[-1] for values in self._values_along(rows)])
+
+    def values_of(self, trajectories: Sequence[Trajectory]) -> list[Float[np.ndarray, " T"]]:
+        """See `stepcredit.models.scoring.values_of`; raises as `start`."""
+        along = self._values_along([tuple(t.ids[:-1].tolist()) for t in trajectories])
+        after = (np.concatenate([[np.nan], values]) for values in along)
+        return [np.where(t.action_mask, v, np.nan) for t, v in zip(trajectories, after, strict=True)]
+
+    def _values_along(self, rows: Sequence[tuple[int, ...]]) -> Iterator[Float64[np.ndarray, " I"]]:
+        """Yields V of the states after each id of each row."""
 
         def job(row: tuple[int, ...]) -> Any:
-            async def scored(server: Server) -> float:
+            async def scored(server: Server) -> Float64[np.ndarray, " I"]:
                 payload = {
                     "model": server.model,
                     "input": [list(row)],
@@ -83,15 +94,15 @@ class ServerValueScorer:
                     "use_activation": False,
                 }
                 answer = await server.ask("/pooling", payload, 100_000 + _BYTES_PER_TOKEN * len(row))
-                return _value(answer, len(row))
+                return _values(answer, len(row))
 
             return scored
 
-        return np.array(list(self._connections.results([job(row) for row in rows])), dtype=np.float64)
+        yield from self._connections.results([job(row) for row in rows])
 
 
-def _value(answer: Any, tokens: int) -> float:
-    """Returns V after the last token of an answer, with one number for each token.
+def _values(answer: Any, tokens: int) -> Float64[np.ndarray, " I"]:
+    """Returns V after each token of an answer, with one number for each token.
 
     Raises:
         Failure: it has others.
@@ -101,10 +112,13 @@ def _value(answer: Any, tokens: int) -> float:
     numbers = listed(answer, "data", 0, "data")
     if len(numbers) != tokens:
         raise Failure(f"{len(numbers)} values for {tokens} tokens")
-    last = numbers[-1]
-    value = field(last, 0) if isinstance(last, list) and len(last) == 1 else last
+    return np.array([_value(number) for number in numbers], dtype=np.float64)
+
+
+def _value(number: Any) -> float:
+    value = field(number, 0) if isinstance(number, list) and len(number) == 1 else number
     if not isinstance(value, int | float) or isinstance(value, bool) or not -1e30 < value < 1e30:
-        raise Failure(f"{quoted(last)} is no value")
+        raise Failure(f"{quoted(number)} is no value")
     return float(value)
 
 
