@@ -102,7 +102,8 @@ def test_what_must_be_given_stands_first_in_the_help(capsys):
     ours, theirs = capsys.readouterr().out.split("settings of transformers.TrainingArguments:")
     assert set(re.findall(r"^  --(\w+)", ours, re.MULTILINE)[:2]) == {"model", "episodes"}
     assert "--kl_coef" in ours
-    assert "--per_device_train_batch_size" in theirs
+    assert "--per_device_train_batch_size" in ours
+    assert "per_device_eval_batch_size" in theirs
 
 
 def test_every_name_that_is_suggested_for_another_is_a_flag(capsys):

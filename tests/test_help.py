@@ -16,7 +16,7 @@ SHARED = (
     "model", "value_model", "ref_model", "reward_model", "output_dir", "task", "data", "split", "limit",
     "num_generations", "max_new_tokens", "engine", "dtype", "seed", "batch_size", "temperature", "top_p", "top_k",
     "trust_remote_code", "dry_run", "chat_template", "merge_system_message", "step_delimiters",
-    "settings", "base_url", "server_model", "concurrency", "request_timeout", "retries",
+    "settings", "value_base_url", "base_url", "server_model", "concurrency", "request_timeout", "retries",
 )  # fmt: skip
 OLD = re.compile(r"(?<![\w-])--(policy|out|value|prompts|samples)(?![\w-])")
 CALLS = [
@@ -45,6 +45,17 @@ def test_a_flag_means_the_same_in_every_help(call, capsys, monkeypatch):
     for name in set(SHARED) & set(flags):
         stated = rf"{re.escape(MEANINGS[name])}(; default: [^.]+)?\.( |$)"
         assert re.match(stated, flags[name]), f"--{name}: {flags[name]}"
+
+
+def test_the_help_of_training_explains_our_settings_and_names_those_of_transformers(capsys, monkeypatch):
+    text = help_of(["train", "--method", "oreo"], capsys, monkeypatch)
+    ours, _, theirs = text.partition("settings of transformers.TrainingArguments:")
+    assert "  --kl_coef KL_COEF " in ours
+    assert "--kl-coef" not in text
+    assert "  -h, --help " in ours
+    assert " gradient_checkpointing_kwargs, " in " ".join(theirs.split())
+    assert "learning_rate" not in theirs  # the config has its own
+    assert "  --" not in theirs
 
 
 def test_every_shared_flag_is_one_of_a_command(capsys, monkeypatch):

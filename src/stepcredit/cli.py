@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from stepcredit.errors import InputError, one_line, quoted
 from stepcredit.files import is_full, why_not_written
@@ -78,6 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _exit_code(arguments)
 
 
+def console() -> NoReturn:
+    """The `stepcredit` script: ends the process with the exit code of `main`. Outside of a command, while modules are
+    loaded and when the process ends, an interrupt ends it at once."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(main())
+
+
 def _exit_code(arguments: list[str]) -> int:
     """Runs a command and reports errors as one line; returns the exit code."""
     try:
@@ -135,7 +143,7 @@ def _ended_by_signals() -> Iterator[None]:
         yield
         return
     handled = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL):
         handled.append(signal.SIGINT)
     before = {number: signal.signal(number, end) for number in handled}
     try:
@@ -182,4 +190,4 @@ def _overview() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

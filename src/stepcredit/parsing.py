@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import inspect
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -67,11 +69,18 @@ def _parser(command: str, kinds: Sequence[type]) -> Any:
                 return super().add_argument(names[0].removeprefix("--"), **given)
             if given.get("dest", names[0].removeprefix("--")) in own or "-h" in names:
                 return super().add_argument(*names, **given)
-            return self.inherited.add_argument(*names, **given)
+            return self.inherited.add_argument(*names, **{**given, "help": argparse.SUPPRESS})
 
         @cached_property
         def inherited(self) -> Any:
             return self.add_argument_group("settings of transformers.TrainingArguments")
+
+        def format_help(self) -> Any:
+            if "inherited" in self.__dict__:
+                names = sorted({action.dest for action in self.inherited._group_actions})
+                text = f"These are flags, too; its documentation explains them: {', '.join(names)}."
+                self.inherited.description = textwrap.fill(text, 78)
+            return super().format_help()
 
         def error(self, message: str) -> Any:
             raise InputError(f"{message}; see stepcredit {command} --help")
@@ -100,7 +109,13 @@ def _placeholder(kinds: Sequence[type]) -> str:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help formatter that keeps paragraphs, lists required flags first, and shows defaults."""
+    """Help formatter that keeps paragraphs, lists required flags first, and shows defaults and one name per flag."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        names = action.option_strings
+        shown = copy.copy(action)
+        shown.option_strings = [n for n in names if "-" not in n[2:] or f"--{n[2:].replace('-', '_')}" not in names]
+        return super()._format_action_invocation(shown)
 
     def add_arguments(self, actions: Iterable[argparse.Action]) -> None:
         super().add_arguments(sorted(actions, key=lambda action: not (action.required or action.dest == "help")))

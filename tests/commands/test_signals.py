@@ -70,6 +70,18 @@ def test_a_collection_ends_with_its_workers(number, code, word, tmp_path):
     assert not any(name.startswith(".") and name != PARTS for name in left), left
 
 
+def test_an_interrupt_while_the_process_ends_is_no_traceback():
+    code = (
+        "import atexit, os, signal, sys\n"
+        "from stepcredit import cli\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "sys.argv = ['stepcredit', '--version']\n"
+        "cli.console()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_a_signal_in_a_destructor_is_not_lost(number, error):
     class Dropped:

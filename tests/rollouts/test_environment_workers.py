@@ -320,6 +320,24 @@ def test_workers_end_with_their_parent(hangs):
     assert not is_running(pid)
 
 
+def test_a_worker_whose_parent_dies_before_it_has_started_says_nothing():
+    code = (
+        "import sys\n"
+        "from multiprocessing import get_context\n"
+        "from broken_environments import Diary\n"
+        "from stepcredit.rollouts.environment_process import serve\n"
+        "ours, theirs = get_context('spawn').Pipe()\n"
+        "ours.send(Diary)\n"
+        "ours.close()\n"
+        "worker = get_context('spawn').Process(target=serve, args=(theirs,))\n"
+        "worker.start()\n"
+        "worker.join()\n"
+        "sys.exit(worker.exitcode)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_path(), check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
 def _path():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 

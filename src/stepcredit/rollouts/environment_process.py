@@ -157,10 +157,15 @@ def serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # handled by the parent
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     end_with_parent(GRACE)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has died
+        _serve(connection)
+
+
+def _serve(connection: Connection) -> None:
     try:
         make = connection.recv()
-    except EOFError:
-        return
+    except (EOFError, ConnectionResetError):
+        raise
     except InputError as error:
         connection.send(error)
         return
@@ -168,7 +173,7 @@ def serve(connection: Connection) -> None:
         connection.send(_not_started(f"it cannot load the environment ({name_and_message(error)})"))
         return
     connection.send(None)
-    with LocalEnvironments(make) as local, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    with LocalEnvironments(make) as local:
         while (message := connection.recv()) is not None:
             released, requests = message
             local.release(released)

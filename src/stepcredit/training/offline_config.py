@@ -62,11 +62,30 @@ class OfflineConfig(Named, TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
     warmup_steps: float = field(default=0.03, metadata={"help": "Warm-up: steps, or a share of all if below 1."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the episodes."})
+    max_steps: int = field(
+        default=-1, metadata={"help": "Optimizer steps, instead of num_train_epochs; -1: as many as those take."}
+    )
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Episodes (DPO: pairs) per micro-batch."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Micro-batches per optimizer step."})
+    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16, with weights in float32."})
+    use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even if there is a GPU."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many optimizer steps."})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Kept off: training stops at the first loss that is not finite."}
     )
-    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: no, epoch, or steps."})
+    save_steps: float = field(
+        default=500, metadata={"help": "With save_strategy steps: a checkpoint every so many optimizer steps."}
+    )
+    save_total_limit: int | None = field(
+        default=None, metadata={"help": "Keep only so many newest checkpoints; default: all."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "A checkpoint to go on from, or false to start over; default: the newest whole one of the run."
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: episodes are no table."})
     max_length: Annotated[int | None, Limits(at_least=2)] = field(
         default=2048,
