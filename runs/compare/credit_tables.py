@@ -26,6 +26,7 @@ SCORES = {
     "shorter": "shorter",
 }
 """What ranks responses within a question → its name."""
+LEARNED = ("ΔV", "β Σρ")
 SIGNALS = ("ΔV", "β Σρ", "position", "length", "chance")
 
 BELOW = ("below_kind_position", "below_kind_prompt")
@@ -76,13 +77,16 @@ def places(method: str) -> str:
 
 
 def own_errors(size: str, legend: Legend) -> str:
-    """How every signal of every value model finds the first false equation of the start's own wrong responses."""
-    rows = _rows(f"gsm8k/{size}/errors")
+    """How signals find the first false equation of the start's own wrong responses: those of every value model, and
+    those that need none."""
+    rows = [row for row in _rows(f"gsm8k/{size}/errors") if "minus" not in row]
+    signals = dict.fromkeys((row["value_model"] if row["signal"] in LEARNED else "", row["signal"]) for row in rows)
     lines = []
-    for model, signal in dict.fromkeys((row["value_model"], row["signal"]) for row in rows):
-        own = [r for r in rows if (r["value_model"], r["signal"]) == (model, signal) and "minus" not in r]
+    for model, signal in sorted(signals, key=lambda pair: not pair[0]):
+        own = [r for r in rows if r["signal"] == signal and model in ("", r["value_model"])]
         cells = (_one(own, metric="hit", of="wrong responses"), *(_one(own, metric=metric) for metric in BELOW))
-        lines.append([legend.label(model), signal, *(_interval(row, "estimate") for row in cells)])
+        learned_by = legend.label(model) if model else MISSING
+        lines.append([learned_by, signal, *(_interval(row, "estimate") for row in cells)])
     header = [
         "learned by",
         "signal",

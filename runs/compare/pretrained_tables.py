@@ -9,7 +9,7 @@ import markdown_tables as markdown
 from credit_tables import known, own_errors
 from round_tables import round_table
 
-from stepcredit.report.formatting import MISSING
+from stepcredit.report.formatting import MISSING, share
 from stepcredit.report.legend import Legend
 from stepcredit.report.scores import aggregate
 from stepcredit.results.row_files import read_rows
@@ -84,6 +84,52 @@ def searched(size: str, method: str) -> str:
     return markdown.cost_table(aggregate(read_rows(SIZES / size / "search" / "results.json", AccuracyRow)), method)
 
 
+def distinct(size: str, legend: Legend) -> str:
+    """How many of the sampled responses are right, and how many of their distinct texts."""
+    lines = [
+        [
+            legend.label(row["method"]),
+            *(share(row[name]) for name in ("right", "right_of_distinct")),
+            *(f"{row[name]:.1f}" for name in ("distinct_right", "distinct_wrong")),
+        ]
+        for row in json.loads((SIZES / size / "search" / "distinct.json").read_text())
+    ]
+    header = [
+        "policy",
+        "responses right, %",
+        "distinct texts right, %",
+        "right texts a problem",
+        "wrong texts a problem",
+    ]
+    return markdown.table(header, lines)
+
+
+def guides(size: str, legend: Legend) -> str:
+    """Beams with the start's policy and other guides, and one sample each."""
+    rows = read_rows(SIZES / size / "search-attempts" / "results.json", AccuracyRow)
+    lines = [
+        [
+            MISSING if row.search == "sample" else legend.label(row.method),
+            f"{row.search}, {row.width}",
+            f"{row.temperature or 1.0:g}",
+            f"{100 * row.accuracy:.1f} ± {100 * row.stderr:.1f}",
+            f"{row.tokens_generated:,}",
+        ]
+        for row in rows
+    ]
+    return markdown.table(["V of", "search", "temperature", "right, %", "tokens generated"], lines)
+
+
+def seconds(size: str, legend: Legend) -> str:
+    """Seconds of each search on one core, where the whole work was done in one run."""
+    found = json.loads((SIZES / size / "search" / "timings.json").read_text())
+    names = {"greedy1": "greedy", "vote1": "pool of 16 samples, scored", "beam1": "beam, 1", "beam3": "beam, 3",
+             "beam5": "beam, 5"}  # fmt: skip
+    parts = [[*row["phase"].split(", "), row["seconds"]] for row in found]
+    lines = [[names[label], f"{taken:.0f}"] for _, policy, label, taken in parts if policy == "oreo" and label in names]
+    return markdown.table(["search, policy of OREO, 100 problems", "seconds"], lines)
+
+
 def rounds(size: str, legend: Legend) -> str:
     """Accuracy after each round."""
     return round_table(SIZES / size / "rounds", legend)
@@ -102,6 +148,9 @@ TABLES = {
     "tuning": lambda size, legend: grid(size, legend, "seeds"),
     "errors": own_errors,
     "known": known,
+    "distinct": distinct,
+    "guides": guides,
+    "seconds": seconds,
     "beside": lambda size, legend: searched(size, "sft"),
     "rounds": rounds,
     "trained": lambda size, legend: searched(size, "oreo"),

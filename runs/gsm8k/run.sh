@@ -82,7 +82,7 @@ fi
 if has search; then
   python "$here/../search/run.py" "$name" compare search --data "$problems" --prompt_style plain \
     --limit 100 --pool 16 --beams 1 3 5 --max_new_tokens $tokens --dtype bfloat16 --seeds 0 --policies sft oreo
-  mkdir -p "$here/$size/search" && cp search/results.json search/run.json search/timings.json "$here/$size/search/"
+  mkdir -p "$here/$size/search" && cp search/{results,run,timings,distinct}.json "$here/$size/search/"
 fi
 
 # Two rounds of collection and training, one seed.

@@ -2,18 +2,23 @@
 
 COMPARISON is an output folder of `stepcredit compare`: its SFT and OREO policies are searched with OREO's value models.
 Rows go to OUT/results.json, seconds to OUT/timings.json; finished work is kept in OUT and not done again.
+OUT/distinct.json has how many of the sampled responses are right, and how many of their distinct texts: choosing by a
+random number for each text is right as often as the latter.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from stepcredit.engines.engine import SamplingParams, load_engine
 from stepcredit.engines.packed import packed
+from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.steps import StepRule
 from stepcredit.evaluation.response_search import ResponseSearch
 from stepcredit.evaluation.rows import result_row
@@ -27,6 +32,7 @@ from stepcredit.searching.scorers import ValueScorer
 from stepcredit.searching.selection import CHOOSERS
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.registry import load_task
+from stepcredit.verdict import Verdict
 
 BEAMS = (1, 3, 5, 7)
 """Widths of the beam by default."""
@@ -74,6 +80,29 @@ def searches(params: SamplingParams, pool: int, beams: Sequence[int]) -> list[Se
     return [SearchSpec("greedy", 1, params), *chosen, *(SearchSpec("beam", width, params) for width in beams)]
 
 
+def distinct_texts(pool: Sequence[Episode], method: str, seed: int) -> dict[str, Any]:
+    """How many responses of a pool are right, and how many of their distinct texts; means over problems."""
+    texts: dict[str, dict[str, bool]] = defaultdict(dict)
+    for episode in pool:
+        texts[episode.prompt_id][str(episode.completion).strip()] = episode.verdict is Verdict.RIGHT
+    return {
+        "method": method,
+        "seed": seed,
+        "responses": len(pool),
+        "problems": len(texts),
+        "right": mean(episode.verdict is Verdict.RIGHT for episode in pool),
+        "right_of_distinct": mean(mean(found.values()) for found in texts.values()),
+        "distinct_right": mean(sum(found.values()) for found in texts.values()),
+        "distinct_wrong": mean(len(found) - sum(found.values()) for found in texts.values()),
+    }
+
+
+def with_earlier(file: Path, phases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Seconds of each phase: the most of all runs, because a run that resumes finds finished work and takes none."""
+    before = {row["phase"]: row["seconds"] for row in json.loads(file.read_text())} if file.exists() else {}
+    return [{**row, "seconds": max(row["seconds"], before.get(row["phase"], 0.0))} for row in phases]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task")
@@ -94,6 +123,7 @@ def main() -> None:
     if args.folder_of:
         print(run_of(args.comparison, args.folder_of, args.seeds[0]))
         return
+    distinct = []
     for seed in args.seeds:
         for method in args.policies:
             search = search_of(args, method, seed)
@@ -113,10 +143,13 @@ def main() -> None:
                     episodes = search.episodes(spec)
                 rows.append(result_row(episodes, search.problems, spec, common))
             add_rows(args.out / "results.json", rows)
+            pool = search.episodes(SearchSpec("sample", args.pool, params))
+            distinct.append(distinct_texts(pool, method, seed))
             for row in rows:
                 print(seed, method, row.search, row.width, row.accuracy, row.tokens_generated, flush=True)
     write_json(args.out / "run.json", {"prompts": args.limit, "pool": args.pool, "beams": args.beams, **versions()})
-    write_json(args.out / "timings.json", watch.phases)
+    write_json(args.out / "distinct.json", distinct)
+    write_json(args.out / "timings.json", with_earlier(args.out / "timings.json", watch.phases))
 
 
 if __name__ == "__main__":
