@@ -85,22 +85,17 @@ def searched(size: str, method: str) -> str:
 
 
 def distinct(size: str, legend: Legend) -> str:
-    """How many of the sampled responses are right, and how many of their distinct texts."""
+    """How many of the sampled responses are right, how many of their distinct texts, and how V ranks them."""
     lines = [
         [
             legend.label(row["method"]),
             *(share(row[name]) for name in ("right", "right_of_distinct")),
             *(f"{row[name]:.1f}" for name in ("distinct_right", "distinct_wrong")),
+            f"{share(row['ranked']['auc'])} ({share(row['ranked']['low'])} to {share(row['ranked']['high'])})",
         ]
         for row in json.loads((SIZES / size / "search" / "distinct.json").read_text())
     ]
-    header = [
-        "policy",
-        "responses right, %",
-        "distinct texts right, %",
-        "right texts a problem",
-        "wrong texts a problem",
-    ]
+    header = ["policy", "responses right, %", "distinct texts right, %", "right texts", "wrong texts", "AUC of V, %"]
     return markdown.table(header, lines)
 
 

@@ -2,8 +2,8 @@
 
 COMPARISON is an output folder of `stepcredit compare`: its SFT and OREO policies are searched with OREO's value models.
 Rows go to OUT/results.json, seconds to OUT/timings.json; finished work is kept in OUT and not done again.
-OUT/distinct.json has how many of the sampled responses are right, and how many of their distinct texts: choosing by a
-random number for each text is right as often as the latter.
+OUT/distinct.json has how many of the sampled responses are right, how many of their distinct texts (a random number for
+each text would choose a right one as often), and the AUC of V within problems.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from stepcredit.evaluation.response_search import ResponseSearch
 from stepcredit.evaluation.rows import result_row
 from stepcredit.files import write_json
 from stepcredit.hashes import content_of
+from stepcredit.metrics.ranking import auc_within
 from stepcredit.metrics.samples import powers_of_two
 from stepcredit.models.loading import load_value_model, placed
 from stepcredit.results.provenance import Stopwatch, versions
@@ -81,10 +82,14 @@ def searches(params: SamplingParams, pool: int, beams: Sequence[int]) -> list[Se
 
 
 def distinct_texts(pool: Sequence[Episode], method: str, seed: int) -> dict[str, Any]:
-    """How many responses of a pool are right, and how many of their distinct texts; means over problems."""
+    """How many responses of a pool are right, and how many of their distinct texts, as means over problems; and how often V
+    ranks a right response above a wrong one to the same problem, with its interval."""
     texts: dict[str, dict[str, bool]] = defaultdict(dict)
     for episode in pool:
         texts[episode.prompt_id][str(episode.completion).strip()] = episode.verdict is Verdict.RIGHT
+    valued = [e for e in pool if "value" in e.metadata]
+    values, right = [e.metadata["value"] for e in valued], [e.verdict is Verdict.RIGHT for e in valued]
+    ranking = auc_within(values, right, [e.prompt_id for e in valued])
     return {
         "method": method,
         "seed": seed,
@@ -94,6 +99,7 @@ def distinct_texts(pool: Sequence[Episode], method: str, seed: int) -> dict[str,
         "right_of_distinct": mean(mean(found.values()) for found in texts.values()),
         "distinct_right": mean(sum(found.values()) for found in texts.values()),
         "distinct_wrong": mean(len(found) - sum(found.values()) for found in texts.values()),
+        "ranked": {"auc": ranking.estimate, "low": ranking.low, "high": ranking.high, "pairs": ranking.pairs},
     }
 
 
