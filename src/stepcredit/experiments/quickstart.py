@@ -6,6 +6,7 @@ samples → greedy accuracy of all three, and quality of the value model → rep
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +29,7 @@ from stepcredit.experiments.initial_policy import (
     train_and_save,
 )
 from stepcredit.experiments.variants import legend
-from stepcredit.files import holds_something, locked, write_json
+from stepcredit.files import changed_settings, holds_something, locked, read_manifest, write_json
 from stepcredit.flags import flag
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import Stopwatch, versions
@@ -52,7 +53,7 @@ class QuickstartConfig(Settings):
     """
 
     output_dir: Annotated[str, Limits(not_empty=True)] = field(
-        default="quickstart", metadata=flag("output_dir", "It must be empty or new.")
+        default="quickstart", metadata=flag("output_dir", "Empty, new, or of this quickstart.")
     )
     seed: Annotated[int, Limits(at_least=0, at_most=2**32 - 1)] = field(default=0, metadata=flag("seed"))
     threads: Annotated[int, Limits(at_least=1)] = field(
@@ -134,17 +135,34 @@ class Loop:
 def quickstart(config: QuickstartConfig) -> Path:
     """Runs the pipeline; returns the path of the report (see `QuickstartConfig`).
 
+    A finished run is left as it is. One that was stopped begins anew, without what it had made.
+
     Raises:
-        InputError: the folder is not empty.
+        InputError: the folder holds something else, or a run with other settings.
     """
     out = Path(config.output_dir)
     with locked(out, "stepcredit quickstart"):
-        if holds_something(out):
-            raise InputError(
-                "is not empty, and the quickstart does not resume; remove it, or choose another --output_dir",
-                str(out),
-            )
+        if (out / RUN).exists() and not (out / UNFINISHED).exists():
+            kept, settings = read_manifest(out / RUN), {**_settings(config), **versions()}
+            if changed := changed_settings({name: kept.get(name) for name in settings}, settings):
+                raise InputError(f"was run with another {', '.join(changed)}; choose another --output_dir", str(out))
+            return out / REPORT
+        if holds_something(out, MADE if (out / UNFINISHED).exists() else ()):
+            raise InputError("is not empty; choose another --output_dir", str(out))
+        for name in MADE:
+            shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
+        write_json(out / UNFINISHED, _settings(config))
         return _quickstart(config, out)
+
+
+RUN, REPORT, UNFINISHED = "run.json", "report.html", "unfinished.json"
+MADE = ("sft", "rft", "oreo", "episodes", "responses", "results.json", "value.json", "credit.json", "curves.json", RUN,
+        REPORT, "timings.json", UNFINISHED)  # fmt: skip
+"""What a run makes; `UNFINISHED` is there until it has ended."""
+
+
+def _settings(config: QuickstartConfig) -> dict[str, Any]:
+    return {name: value for name, value in vars(config).items() if name != "output_dir"}
 
 
 def _quickstart(config: QuickstartConfig, out: Path) -> Path:
@@ -158,9 +176,12 @@ def _quickstart(config: QuickstartConfig, out: Path) -> Path:
     oreo = _oreo(loop, episodes)
     loop.test("oreo", oreo.model.policy)
     _judge_value(loop, policy, oreo.model.value)
-    _write_rest(loop)
+    write_json(out / "curves.json", loop.curves)
+    about = {"command": "quickstart", **_settings(config), "methods": legend(loop.curves), **versions()}
+    write_json(out / RUN, about)
     report = write_report(out)  # before the timings, so that the page is reproducible
     write_json(out / "timings.json", loop.watch.phases)
+    (out / UNFINISHED).unlink()
     return report
 
 
@@ -217,10 +238,3 @@ def _judge_value(loop: Loop, policy: Any, value: Any) -> None:
             "width": config.num_generations,
         }
         write_value_files(loop.out, scored, loop.task, problems, common)
-
-
-def _write_rest(loop: Loop) -> None:
-    write_json(loop.out / "curves.json", loop.curves)
-    settings = {k: v for k, v in vars(loop.config).items() if k != "output_dir"}
-    methods = legend(loop.curves)
-    write_json(loop.out / "run.json", {"command": "quickstart", **settings, "methods": methods, **versions()})
