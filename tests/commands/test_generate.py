@@ -245,8 +245,12 @@ def test_a_kill_after_the_last_write_leaves_a_file_that_is_found_whole(folders, 
     assert main(command) == 0
     assert (drawn, output.read_text()) == ([], undisturbed)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "asked.txt"]
+    left = tmp_path / "answers.jsonl.unfinished"
+    left.mkdir()
+    (left / "settings.json").write_text("{}")  # as a kill just before the end leaves it
     assert main(command) == 2
     assert "answers.jsonl: exists already; choose another --output" in capsys.readouterr().err
+    assert not left.exists()
 
 
 def test_a_file_of_another_origin_is_not_overwritten(folders, tmp_path, dies, capsys):

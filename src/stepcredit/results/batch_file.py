@@ -75,22 +75,31 @@ def batch_file(path: Path, settings: dict[str, Any], doing: str) -> Iterator[Bat
             written.
     """
     folder = path.with_name(f"{path.name}.unfinished")
-    with locked(folder, doing):
-        manifest = folder / _SETTINGS
-        kept = BatchFile(folder)
-        if path.exists() and not kept.is_whole(path):
-            raise InputError("exists already; choose another --output", str(path))
-        if not manifest.exists():
-            write_json(manifest, settings)
-        elif changed := changed_settings(read_manifest(manifest), settings):
-            raise InputError(f"was begun with another {', '.join(changed)}; remove the folder, or choose another "
-                             "--output", str(folder))  # fmt: skip
-        try:
-            yield kept
-            write_lines(path, kept.rows())
-            (folder / _BATCHES).unlink(missing_ok=True)
-        finally:
-            if not (folder / _BATCHES).exists():
-                manifest.unlink(missing_ok=True)
-    with suppress(OSError):  # not empty, or gone with the lock
-        folder.rmdir()
+    try:
+        with locked(folder, doing):
+            kept = _begun(path, folder, settings)
+            try:
+                yield kept
+                write_lines(path, kept.rows())
+                (folder / _BATCHES).unlink(missing_ok=True)
+            finally:
+                if not (folder / _BATCHES).exists():
+                    (folder / _SETTINGS).unlink(missing_ok=True)
+    finally:
+        with suppress(OSError):  # not empty, or gone with the lock
+            folder.rmdir()
+
+
+def _begun(path: Path, folder: Path, settings: dict[str, Any]) -> BatchFile:
+    """Checks what is there, and writes the settings."""
+    manifest, kept = folder / _SETTINGS, BatchFile(folder)
+    if path.exists() and not kept.is_whole(path):
+        if not kept.batches:  # a kill at the very end has left the settings
+            manifest.unlink(missing_ok=True)
+        raise InputError("exists already; choose another --output", str(path))
+    if not manifest.exists():
+        write_json(manifest, settings)
+    elif changed := changed_settings(read_manifest(manifest), settings):
+        raise InputError(f"was begun with another {', '.join(changed)}; remove the folder, or choose another --output",
+                         str(folder))  # fmt: skip
+    return kept
