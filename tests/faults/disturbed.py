@@ -1,6 +1,6 @@
 """Commands that are disturbed at random: killed, told to end, on a full disk, two at once.
 
-    python tests/faults/disturbed.py [--kills 100] [--signals 30] [--full 10] [--only train] [--table PAGE]
+    python tests/faults/disturbed.py [--kills 100] [--signals 30] [--full 10] [--disk 12] [--only train] [--table PAGE]
 
 Every command first runs undisturbed. A case disturbs it, and then calls it again until it ends by itself. It holds if
 the result is the undisturbed one, byte for byte (times, and pages with times, aside), no call shows a traceback or ends
@@ -37,6 +37,8 @@ from faults.run import warm, write_between  # noqa: E402
 
 MARK = "STEPCREDIT_DISTURBED"
 """Variable in the environment of all processes of a call, by which those left over are found."""
+BLOCK = 4096
+"""Bytes of a block of a disk."""
 BEGIN, END = "<!-- disturbed -->", "<!-- end of disturbed -->"
 SECONDS = 900.0
 LEFT_SECONDS = 15.0
@@ -209,14 +211,14 @@ def call(
         disturb: gets its process id, once it has started.
         limit: bytes that a file may have, as on a full disk.
     """
-    mark, err, start = f"{os.getpid()}-{time.monotonic_ns()}", here / "err.txt", time.monotonic()
+    mark, err, start = f"{os.getpid()}-{time.monotonic_ns()}", here.parent / "err.txt", time.monotonic()
     child = os.fork()
     if child == 0:
         try:
             os.setsid()
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: an interrupted campaign leaves nothing
             os.chdir(here)
-            for number, name in ((1, "/dev/null"), (2, "err.txt")):
+            for number, name in ((1, "/dev/null"), (2, "../err.txt")):  # beside the folder, whose disk may be full
                 os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
             os.environ[MARK] = mark
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # as `stepcredit.cli.console` does
@@ -300,6 +302,16 @@ def temporary(folder: Path) -> list[str]:
     ]
 
 
+@contextmanager
+def mounted(folder: Path, size: int) -> Iterator[None]:
+    """A disk in memory of so many bytes at an empty folder; only root may have one."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 class Case:
     """One command that is disturbed in one way, in a fresh folder."""
 
@@ -369,10 +381,30 @@ class Case:
 
     def _full(self) -> bool:
         limit = self.draw.randrange(1, max(2, int(self.whole["largest"])))
-        done = self._call({0, 2}, limit=limit)
+        return self._is_refused(self._call({0, 2}, limit=limit), f"{limit} bytes a file")
+
+    def _disk(self) -> bool:
+        """On a disk that its materials fill but for a part of what the command writes."""
+        room = self.draw.uniform(0.05, 1.0) * float(self.whole["total"])
+        size = sum(1 + path.stat().st_size // BLOCK for path in self.here.rglob("*")) * BLOCK + int(room)
+        inputs = self.here.with_name("inputs")
+        self.here.rename(inputs)
+        self.here.mkdir()
+        with mounted(self.here, size):
+            shutil.copytree(inputs, self.here, dirs_exist_ok=True)
+            ended = self._is_refused(self._call({0, 2}), f"a disk with room for {room:.0f} bytes")
+            subprocess.run(["mount", "-o", f"remount,size={2**30}", str(self.here)], check=True)
+            self._end()
+            shutil.copytree(self.here, inputs, dirs_exist_ok=True)
+        shutil.rmtree(self.here)
+        inputs.rename(self.here)
+        return ended
+
+    def _is_refused(self, done: Call, what: str) -> bool:
+        """Whether a call has ended by itself; otherwise it says in one line that something cannot be written."""
         lines = [line for line in done.err.splitlines() if line.startswith("stepcredit: ")]
         if done.code == 2 and (len(lines) != 1 or "cannot be written" not in lines[0]):
-            self.problems.append(f"{limit} bytes: {done.err[-600:]}")
+            self.problems.append(f"{what}: {done.err[-600:]}")
         return done.code == 0
 
     def _two(self) -> bool:
@@ -465,12 +497,12 @@ def undisturbed(command: str, inputs: Path, folder: Path) -> dict[str, Any]:
     if done.code or done.left:
         raise SystemExit(f"{command}: exit code {done.code}, {len(done.left)} processes left: {done.err[-2000:]}")
     sizes = [path.stat().st_size for path in (folder / "out").rglob("*") if path.is_file()]
-    found = {"seconds": done.seconds, "largest": max(sizes), "contents": contents(folder / "out")}
+    found = {"seconds": done.seconds, "largest": max(sizes), "total": sum(sizes), "contents": contents(folder / "out")}
     shutil.rmtree(folder)
     return found
 
 
-TIMES = {"kill": 4, "signal": 2, "full": 1, "two": 1}
+TIMES = {"kill": 4, "signal": 2, "full": 1, "disk": 1, "two": 1}
 """How often a case of each kind is disturbed at most."""
 
 
@@ -504,6 +536,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--signals", type=int, default=30)
     parser.add_argument("--full", type=int, default=10)
+    parser.add_argument("--disk", type=int, default=12, help="small disks; without root there are none")
     parser.add_argument("--two", type=int, default=len(COMMANDS))
     parser.add_argument("--only", help="commands whose name contains this")
     parser.add_argument("--table", type=Path, help="the page whose table is written anew")
@@ -514,6 +547,8 @@ def main() -> int:
     warm()
     commands = [name for name in COMMANDS if args.only is None or args.only in name]
     kinds = {"kill": args.kills, "signal": args.signals, "full": args.full, "two": args.two}
+    if os.geteuid() == 0:
+        kinds["disk"] = args.disk
     with served(folder / "materials" / "policy") as url:
         COMMANDS[SERVED] += ["--base_url", url]
         results = [found for kind, total in kinds.items() for found in cases(kind, total, commands, folder)]
@@ -542,7 +577,13 @@ def begun(folder: Path) -> Path:
 
 def table(results: list[dict[str, Any]]) -> str:
     """Disturbances per command and kind, and how many cases held."""
-    kinds = {"kill": "SIGKILL", "signal": "SIGTERM, SIGINT", "full": "full disk", "two": "two at once"}
+    kinds = {
+        "kill": "SIGKILL",
+        "signal": "SIGTERM, SIGINT",
+        "full": "limit of a file",
+        "disk": "small disk",
+        "two": "two at once",
+    }
     lines = [f"| command | {' | '.join(kinds.values())} | cases | held |", "| --- |" + " ---: |" * (len(kinds) + 2)]
     for command in [*(c for c in COMMANDS if any(r["command"] == c for r in results)), "all"]:
         rows = [r for r in results if command in ("all", r["command"])]
