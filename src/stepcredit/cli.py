@@ -45,7 +45,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("train a policy, and a value model, on episodes; resumes automatically", "train"),
     "estimate": Command("memory and time of a training run, before it is started", "estimate"),
     "evaluate": Command("measure the accuracy of a policy, with standard errors and token costs", "evaluate"),
-    "generate": Command("responses to your own prompts, with V per step", "generate"),
+    "generate": Command("responses to your own prompts, with V per step; resumes automatically", "generate"),
     "credit": Command("where responses went wrong: V of every token and step, as a page", "credit"),
     "compare": Command("all methods on the same episodes; resumes automatically", "experiments", "compare"),
     "iterate": Command("train in rounds: collect, train, evaluate; resumes automatically", "experiments", "iterate"),
@@ -83,7 +83,11 @@ def console() -> NoReturn:
     loaded and when the process ends, an interrupt ends it at once."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(main())
+    try:
+        code = main()
+    except KeyboardInterrupt as interrupt:  # a second one, while the first is told
+        code = 143 if isinstance(interrupt, Terminated) else 130
+    sys.exit(code)
 
 
 def _exit_code(arguments: list[str]) -> int:

@@ -78,7 +78,7 @@ def _parser(command: str, kinds: Sequence[type]) -> Any:
         def format_help(self) -> Any:
             if "inherited" in self.__dict__:
                 names = sorted({action.dest for action in self.inherited._group_actions})
-                text = f"These are flags, too; its documentation explains them: {', '.join(names)}."
+                text = f"Also accepted; transformers' documentation explains them: {', '.join(names)}."
                 self.inherited.description = textwrap.fill(text, 78)
             return super().format_help()
 

@@ -143,7 +143,7 @@ def test_the_command_writes_rows_and_shows_untrusted_text_as_it_is(folders, tmp_
     assert [row["prompt"] for row in written] == PROMPTS
     assert list(written[0]) == ["prompt", "completion", "stop_reason", "tokens", "value", "value_initial", "steps"]
     assert main(["generate", str(rows), *given, "--output", str(out)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "is there already; --overwrite replaces it" in capsys.readouterr().err
     assert main(["generate", *PROMPTS[:2], *given]) == 0
     shown = capsys.readouterr().out
     assert PROMPTS[0] in shown
@@ -215,52 +215,21 @@ def test_an_interrupted_file_goes_on_and_is_that_of_an_undisturbed_run(folders, 
     output.unlink()
     dies(3)
     assert main(command) == 130
-    kept = tmp_path / "answers.jsonl.unfinished"
     assert not output.exists()
-    with (kept / "batches.jsonl").open("a") as file:
-        file.write('[{"prompt": "cut')  # as a kill within a write leaves it
+    partial = tmp_path / "answers.jsonl.partial"
+    lines = partial.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 12
+    partial.write_bytes(b"".join(lines[:9]) + lines[9][:7])  # a kill within a write, after the first of two responses
     drawn = dies()
-    assert main(command) == 0
-    assert drawn == [4, 4]
+    assert main([*command, "--batch_size", "6"]) == 0
+    assert drawn == [6, 6]
     assert output.read_text() == undisturbed
-    assert not kept.exists()
-    assert "20 responses" in capsys.readouterr().out
-
-
-def test_a_kill_after_the_last_write_leaves_a_file_that_is_found_whole(folders, tmp_path, dies, monkeypatch, capsys):
-    from stepcredit.results import batch_file
-
-    command, output = asked(folders, tmp_path)
-
-    def written(path, rows):
-        whole(path, rows)
-        raise KeyboardInterrupt
-
-    whole = batch_file.write_lines
-    monkeypatch.setattr(batch_file, "write_lines", written)
-    assert main(command) == 130
-    undisturbed = output.read_text()
-    monkeypatch.undo()
-    drawn = dies()
-    assert main(command) == 0
-    assert (drawn, output.read_text()) == ([], undisturbed)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "asked.txt"]
-    left = tmp_path / "answers.jsonl.unfinished"
-    left.mkdir()
-    (left / "settings.json").write_text("{}")  # as a kill just before the end leaves it
+    assert "20 responses" in capsys.readouterr().out
     assert main(command) == 2
-    assert "answers.jsonl: exists already; choose another --output" in capsys.readouterr().err
-    assert not left.exists()
-
-
-def test_a_file_of_another_origin_is_not_overwritten(folders, tmp_path, dies, capsys):
-    command, output = asked(folders, tmp_path)
-    dies(1)
-    assert main(command) == 130
-    output.write_text("mine\n")
-    assert main(command) == 2
-    assert "exists already" in capsys.readouterr().err
-    assert output.read_text() == "mine\n"
+    assert "is there already; --overwrite replaces it" in capsys.readouterr().err
+    assert main([*command, "--overwrite", "true", "--search", "greedy", "--num_generations", "1"]) == 0
+    assert len(output.read_text().splitlines()) == 10
 
 
 def test_a_file_that_other_settings_have_begun_is_refused(folders, tmp_path, dies, capsys):
@@ -269,11 +238,22 @@ def test_a_file_that_other_settings_have_begun_is_refused(folders, tmp_path, die
     assert main(command) == 130
     dies()
     assert main([*command, "--seed", "1"]) == 2
-    assert "was begun with another seed; remove the folder, or choose another --output" in capsys.readouterr().err
+    assert "was begun with seed 0 (now 1); delete it, or choose another --output" in capsys.readouterr().err
     (tmp_path / "asked.txt").write_text("another\n")
     assert main(command) == 2
-    assert "was begun with another prompts" in capsys.readouterr().err
+    assert "was begun with prompts " in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_a_prompt_that_is_too_long_is_found_before_any_is_answered(folders, tmp_path, dies, capsys):
+    command, _ = asked(folders, tmp_path)
+    with (tmp_path / "asked.txt").open("a") as file:
+        file.write("1 " * 5000)
+    drawn = dies()
+    assert main(command) == 2
+    assert "prompt 11: the prompt has " in capsys.readouterr().err
+    assert drawn == []
+    assert [path.name for path in tmp_path.iterdir()] == ["asked.txt"]
 
 
 def test_a_model_that_cannot_be_loaded_leaves_nothing(folders, tmp_path, capsys):

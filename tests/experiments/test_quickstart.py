@@ -46,45 +46,36 @@ def test_one_seed_one_result_byte_for_byte(easy, tmp_path, capsys):
     assert {"auc_within_prompt", "first_wrong_step"} <= {r["metric"] for r in json.loads(runs[0]["value.json"])}
 
 
-@pytest.fixture
-def tiny(easy, monkeypatch, tmp_path):
-    """A run of seconds, and a function that makes it stop after SFT."""
+@pytest.mark.long
+def test_a_stopped_run_begins_anew_and_a_finished_one_is_shown(easy, tmp_path, capsys, monkeypatch):
     from stepcredit.experiments import quickstart
 
-    command = ["quickstart", "--output_dir", str(tmp_path / "out"), *SMALL.split()]
-    collect = quickstart._collect
+    def stopped(loop, episodes):
+        raise KeyboardInterrupt
 
-    def stop(stops):
-        def stopped(*given):
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(quickstart, "_collect", stopped if stops else collect)
-
-    return command, stop
-
-
-@pytest.mark.long
-def test_a_stopped_run_begins_anew_and_a_finished_one_is_shown(tiny, tmp_path, capsys, monkeypatch):
-    command, stop = tiny
     out = tmp_path / "out"
-    stop(True)
-    assert main(command) == 130
-    assert {path.name for path in out.iterdir()} == {"sft", "unfinished.json"}
+    command = ["quickstart", "--output_dir", str(out), *SMALL.split()]
+    with monkeypatch.context() as stopping:
+        stopping.setattr(quickstart, "_rft", stopped)
+        assert main(command) == 130
+    assert {path.name for path in out.iterdir()} == {"sft", "episodes", "responses", "results.json", "unfinished.json"}
     (out / "mine.txt").write_text("keep")
     assert main(command) == 2
     assert "is not empty" in capsys.readouterr().err
     (out / "mine.txt").unlink()
-    stop(False)
-    assert main(command) == 0
-    assert len(json.loads((out / "results.json").read_text())) == 3
-    made = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert "unfinished.json" not in made
+
+    files = run(out, 0)
+    assert {name.partition("/")[0] for name in files} == {*quickstart._MADE} - {"unfinished.json"}
+    undisturbed = run(tmp_path / "undisturbed", 0)
+    compared = [name for name in files if name.startswith("episodes") or name in ("results.json", "value.json")]
+    assert len(compared) >= 3
+    assert all(files[name] == undisturbed[name] for name in compared)
+
     capsys.readouterr()
-    assert main(command) == 0
+    assert run(out, 0) == files
     assert "report.html" in capsys.readouterr().out
-    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == made
     assert main([*command, "--seed", "1"]) == 2
-    assert "was run with another seed; choose another --output_dir" in capsys.readouterr().err
+    assert "was run with another seed; remove it, or choose another --output_dir" in capsys.readouterr().err
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):

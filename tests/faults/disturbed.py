@@ -328,7 +328,7 @@ class Case:
         return {"command": self.command, "kind": self.kind, "disturbed": self.count, "problems": self.problems}
 
     def _is_done(self) -> bool:
-        """Whether the output is there, beside what a kill has left: a command that runs once refuses it, and cleans up."""
+        """Whether the output is there, beside what a kill may have left: a command that runs once refuses it."""
         return self.command in ONCE and self.whole["contents"].items() <= contents(self.here / "out").items()
 
     def _call(self, expected: set[int], disturb: Any = None, limit: int | None = None) -> Call:
@@ -376,8 +376,14 @@ class Case:
                 time.sleep(0.05)
                 os.kill(child, number)
 
-        ends = {128 + number, -number}  # the same to a shell; the latter where it comes when the command has ended
-        return self._call({0, *ends}, disturb).code == 0
+        done = self._call({0, 128 + number, -number}, disturb)
+        if (
+            done.code == -number
+            and not again
+            and not self.whole["contents"].keys() <= contents(self.here / "out").keys()
+        ):
+            self.problems.append(f"{number} ended it without a word, before it had ended")
+        return done.code == 0
 
     def _full(self) -> bool:
         limit = self.draw.randrange(1, max(2, int(self.whole["largest"])))
@@ -483,7 +489,9 @@ def served(policy: Path) -> Iterator[str]:
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
-            yield server.stdout.readline().strip()
+            url = server.stdout.readline().strip()
+            assert url, "the server has not started"
+            yield url
         finally:
             server.terminate()
 

@@ -289,30 +289,27 @@ def test_a_long_list_draws_only_the_rows_in_sight(page):
 
 
 def test_the_page_says_whether_v_knows_right_from_wrong(browser, tmp_path):
-    def told():
+    """V of oreo is right for all prompts but one, that of dqo the other way round; or there are only two prompts."""
+
+    def told(prompts):
         yield run(("oreo", "dqo"))
-        for number in range(24):
+        for number in range(2 * prompts):
             right = number % 2 == 0
             steps = (("so 13", 0.9 if right or number == 1 else 0.1), ("<eos>", None))
-            yield from episode(
-                number,
-                steps,
-                "right" if right else "wrong",
-                2,
-                prompt_id=f"p{number // 2}",
-                sample=number % 2,
-                prompt="?",
-            )
+            about = {"prompt_id": f"p{number // 2}", "sample": number % 2, "prompt": "?"}
+            yield from episode(number, steps, "right" if right else "wrong", 2, **about)
 
-    (tmp_path / "page.html").write_text(credit_page(told()), encoding="utf-8")
-    browser.get((tmp_path / "page.html").as_uri())
-    strong, weak = every(browser, "#ranking p")
-    assert strong.text.startswith(
-        "V of oreo ranks a right response above a wrong one to the same prompt in 96% of 12 pairs (95% interval "
-    )
-    assert "chance 50%" in strong.text
-    assert strong.get_attribute("class") == ""
-    assert "noise" not in strong.text
-    assert weak.get_attribute("class") == "weak"
-    assert "in 4% of 12 pairs" in weak.text
-    assert weak.text.endswith(": no better than chance; its colours may be noise.")
+    def shown(prompts):
+        (tmp_path / "page.html").write_text(credit_page(told(prompts)), encoding="utf-8")
+        browser.get((tmp_path / "page.html").as_uri())
+        return [(p.text, p.get_attribute("class")) for p in every(browser, "#ranking p")]
+
+    (strong, plain), (inverted, weak) = shown(12)
+    first = "ranks a right response above a wrong one to the same prompt in"
+    assert strong.startswith(f"V of oreo {first} 96% of 12 pairs of 12 prompts (95% interval ")
+    assert strong.endswith("; chance 50%).")
+    assert inverted.startswith(f"V of dqo {first} 4% of 12 pairs of 12 prompts (95% interval ")
+    assert inverted.endswith(": worse than chance; its colours may be noise.")
+    assert (plain, weak) == ("", "weak")
+    (few, weak), _ = shown(1)
+    assert (few, weak) == (f"V of oreo {first} 50% of 1 pair of 1 prompt: too few to tell whether it can.", "weak")

@@ -68,9 +68,10 @@ def ranked(pairs, level="token", **more):
 
 
 def test_the_page_says_how_often_v_ranks_right_above_wrong():
-    assert ranked([(0.9, 0.1)] * 12) == {"share": 1.0, "low": 1.0, "high": 1.0, "pairs": 12}
-    assert ranked([(0.9, 0.1), (0.1, 0.9)] * 12)["share"] == 0.5
-    assert ranked([(0.9, 0.1), (0.1, 0.9)] * 12)["low"] < 0.5 < ranked([(0.9, 0.1), (0.1, 0.9)] * 12)["high"]
+    assert ranked([(0.9, 0.1)] * 12) == {"share": 1.0, "low": 1.0, "high": 1.0, "pairs": 12, "prompts": 12}
+    mixed = ranked([(0.9, 0.1), (0.1, 0.9), (0.9, 0.1)] * 8)
+    assert (mixed["share"], mixed["pairs"], mixed["prompts"]) == (0.667, 24, 24)
+    assert mixed["low"] < 0.5 < mixed["share"] < mixed["high"]
     assert ranked([(0.5, 0.5)] * 3)["share"] == 0.5
     assert ranked([(0.9, 0.1)] * 3, level="response") is None  # V of the prompt alone
     assert page_data(lines())["about"]["ranking"] == [None]  # responses to different prompts

@@ -33,7 +33,7 @@ PROMPTS = [tuple(text.encode()) for text in ("2+3=", "hello", "A longer question
 class PoolingStandIn(StandIn):
     """A server of a value model."""
 
-    fault = None
+    fault, read = None, 0
 
     def __init__(self, value_model, name="tiny-value"):
         super().__init__(value_model, TOKENIZER, "text", name)
@@ -44,6 +44,7 @@ class PoolingStandIn(StandIn):
             return super().handle(handler, body)
         assert body["task"] == "token_classify"
         assert body["use_activation"] is False
+        self.read += 1
         with self._one, torch.inference_mode():
             values = self.model(torch.tensor(body["input"])).logits[0].tolist()
         answer = {"data": [{"index": 0, "object": "pooling", "data": values}], "usage": {}}
@@ -106,9 +107,12 @@ def test_generate_gives_the_same_values_through_a_server(folder, value_model, se
     TOKENIZER.save_pretrained(folder)
     command = ["generate", "hello", "2+3=", "--model", str(tmp_path / "policy"), "--value_model", str(folder)]
     command += ["--search", search, "--width", "2", "--max_new_tokens", "24", "--output"]
-    with serving(PoolingStandIn(value_model)) as url:
-        assert main([*command, str(tmp_path / "server.jsonl"), "--value_base_url", url]) == 0
+    stand_in = PoolingStandIn(value_model)
+    with serving(stand_in) as url:
         assert main([*command, str(tmp_path / "here.jsonl")]) == 0
+        assert stand_in.read == 0
+        assert main([*command, str(tmp_path / "server.jsonl"), "--value_base_url", url]) == 0
+        assert stand_in.read >= 2
     ours, theirs = (
         [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
         for name in ("server.jsonl", "here.jsonl")

@@ -76,8 +76,10 @@ def test_a_run_that_loses_a_process_ends_and_goes_on(materials, tmp_path, monkey
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert not (tmp_path / "broken" / "policy").exists()
 
+    kept = (tmp_path / "broken" / "checkpoint-2" / "whole.json").stat().st_mtime_ns
     code, said = ended(started(materials, tmp_path / "broken"))
     assert code == 0, said[-3000:]
+    assert (tmp_path / "broken" / "checkpoint-2" / "whole.json").stat().st_mtime_ns == kept
     for part in ("policy", "value"):
         paths = (tmp_path / name / part / "model.safetensors" for name in ("whole", "broken"))
         assert len({path.read_bytes() for path in paths}) == 1, part

@@ -52,17 +52,19 @@ class Request:
     prompt_id: str
     sample: int = 0
 
-    def check(self, max_length: int | None) -> None:
-        """Checks that the prompt has tokens, and leaves room in a context of `max_length`; None: any length.
 
-        Raises:
-            InputError: it does not.
-        """
-        if not self.prompt_ids:
-            raise InputError("the prompt has no tokens", f"prompt {self.prompt_id}")
-        if max_length is not None and len(self.prompt_ids) >= max_length:
-            raise InputError(f"the prompt has {len(self.prompt_ids)} tokens, the model reads {max_length}; shorten it",
-                             f"prompt {self.prompt_id}")  # fmt: skip
+def check_prompts(requests: Sequence[Request], max_length: int | None) -> None:
+    """Checks that every prompt has tokens, and leaves room in a context of `max_length`; None: any length.
+
+    Raises:
+        InputError: one does not.
+    """
+    for request in requests:
+        where, tokens = f"prompt {request.prompt_id}", len(request.prompt_ids)
+        if not tokens:
+            raise InputError("the prompt has no tokens", where)
+        if max_length is not None and tokens >= max_length:
+            raise InputError(f"the prompt has {tokens} tokens, the model reads {max_length}; shorten it", where)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from stepcredit.engines.decoding import ContinuationRequest, DecodingState, EndConditions, Sampler, decode
-from stepcredit.engines.engine import Generation, Request, SamplingParams
+from stepcredit.engines.engine import Generation, Request, SamplingParams, check_prompts
 from stepcredit.engines.kv_cache import GenerationCache
 from stepcredit.engines.noise import stream_key
 from stepcredit.engines.packed import packed
@@ -73,8 +73,7 @@ class TransformersEngine:
             InputError: a prompt is empty, or fills the context.
         """
         limit = self.max_length
-        for request in requests:
-            request.check(limit)
+        check_prompts(requests, limit)
         was_training = self.model.training
         self.model.eval()
         try:

@@ -29,11 +29,11 @@ from stepcredit.experiments.initial_policy import (
     train_and_save,
 )
 from stepcredit.experiments.variants import legend
-from stepcredit.files import changed_settings, holds_something, locked, read_manifest, write_json
+from stepcredit.files import changed_settings, holds_something, locked, write_json
 from stepcredit.flags import flag
 from stepcredit.report.page import write_report
 from stepcredit.results.provenance import Stopwatch, versions
-from stepcredit.results.row_files import add_rows
+from stepcredit.results.row_files import add_rows, read_object
 from stepcredit.results.schema import AccuracyRow
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.settings import Limits, Settings
@@ -42,6 +42,13 @@ from stepcredit.training.configs import OREOConfig, RFTConfig
 from stepcredit.training.curve_file import curve
 from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.trainer import OfflineTrainer
+
+_RUN, _UNFINISHED = "run.json", "unfinished.json"
+_MADE = (
+    *("sft", "rft", "oreo", "episodes", "responses", "results.json", "value.json", "credit.json", "curves.json"),
+    *(_RUN, "report.html", "timings.json", _UNFINISHED),
+)
+"""What a run makes; `_UNFINISHED` is there until it has ended."""
 
 
 @dataclass
@@ -53,7 +60,8 @@ class QuickstartConfig(Settings):
     """
 
     output_dir: Annotated[str, Limits(not_empty=True)] = field(
-        default="quickstart", metadata=flag("output_dir", "Empty, new, or of this quickstart.")
+        default="quickstart",
+        metadata=flag("output_dir", "A new or empty one, or that of an earlier run with the same settings."),
     )
     seed: Annotated[int, Limits(at_least=0, at_most=2**32 - 1)] = field(default=0, metadata=flag("seed"))
     threads: Annotated[int, Limits(at_least=1)] = field(
@@ -142,23 +150,19 @@ def quickstart(config: QuickstartConfig) -> Path:
     """
     out = Path(config.output_dir)
     with locked(out, "stepcredit quickstart"):
-        if (out / RUN).exists() and not (out / UNFINISHED).exists():
-            kept, settings = read_manifest(out / RUN), {**_settings(config), **versions()}
+        kept = read_object(out / _RUN)
+        if kept.get("command") == "quickstart" and not (out / _UNFINISHED).exists():
+            settings = {**_settings(config), **versions()}
             if changed := changed_settings({name: kept.get(name) for name in settings}, settings):
-                raise InputError(f"was run with another {', '.join(changed)}; choose another --output_dir", str(out))
-            return out / REPORT
-        if holds_something(out, MADE if (out / UNFINISHED).exists() else ()):
-            raise InputError("is not empty; choose another --output_dir", str(out))
-        for name in MADE:
+                names = ", ".join(changed)
+                raise InputError(f"was run with another {names}; remove it, or choose another --output_dir", str(out))
+            return write_report(out)
+        if holds_something(out, _MADE if (out / _UNFINISHED).exists() else ()):
+            raise InputError("is not empty; remove it, or choose another --output_dir", str(out))
+        for name in _MADE:
             shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
-        write_json(out / UNFINISHED, _settings(config))
+        write_json(out / _UNFINISHED, {"command": "quickstart"})
         return _quickstart(config, out)
-
-
-RUN, REPORT, UNFINISHED = "run.json", "report.html", "unfinished.json"
-MADE = ("sft", "rft", "oreo", "episodes", "responses", "results.json", "value.json", "credit.json", "curves.json", RUN,
-        REPORT, "timings.json", UNFINISHED)  # fmt: skip
-"""What a run makes; `UNFINISHED` is there until it has ended."""
 
 
 def _settings(config: QuickstartConfig) -> dict[str, Any]:
@@ -178,10 +182,10 @@ def _quickstart(config: QuickstartConfig, out: Path) -> Path:
     _judge_value(loop, policy, oreo.model.value)
     write_json(out / "curves.json", loop.curves)
     about = {"command": "quickstart", **_settings(config), "methods": legend(loop.curves), **versions()}
-    write_json(out / RUN, about)
+    write_json(out / _RUN, about)
     report = write_report(out)  # before the timings, so that the page is reproducible
     write_json(out / "timings.json", loop.watch.phases)
-    (out / UNFINISHED).unlink()
+    (out / _UNFINISHED).unlink()
     return report
 
 

@@ -152,7 +152,7 @@ class RowWriter:
         changed = [k for k in {**found, **self._settings} if found.get(k) != self._settings.get(k)]
         if changed:
             was = ", ".join(f"{k} {found.get(k)} (now {self._settings.get(k)})" for k in changed)
-            raise InputError(f"was begun with {was}; delete it, or choose another --output_dir", str(self._partial))
+            raise InputError(f"was begun with {was}; delete it, or choose another --output", str(self._partial))
 
     def _bad_before(self, good: int) -> int:
         """Counts the bad rows before the last good one; later bad rows are removed and will be written again."""

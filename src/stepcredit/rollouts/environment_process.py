@@ -164,7 +164,7 @@ def serve(connection: Connection) -> None:
 def _serve(connection: Connection) -> None:
     try:
         make = connection.recv()
-    except (EOFError, ConnectionResetError):
+    except EOFError:
         raise
     except InputError as error:
         connection.send(error)

@@ -12,21 +12,22 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from stepcredit.engines.engine import Engine, Generation, Request, SamplingParams
+from stepcredit.engines.engine import Engine, Generation, Request, SamplingParams, check_prompts
 from stepcredit.episodes.alignment import TokenTexts, align
 from stepcredit.episodes.delimiters import step_rule
 from stepcredit.episodes.encoding import prompt_ids, response_text
 from stepcredit.episodes.episode import Episode, Message, StopReason, Tokens
 from stepcredit.episodes.steps import StepRule
 from stepcredit.errors import InputError
+from stepcredit.files import why_not_written
 from stepcredit.flags import flag
 from stepcredit.hashes import content_of
 from stepcredit.logs.formats import read_rows
 from stepcredit.logs.messages import turns
+from stepcredit.logs.writers import RowWriter, output_path
 from stepcredit.models.scoring import step_starts
 from stepcredit.models.states import MAX_STEP_TOKENS
 from stepcredit.progress import track
-from stepcredit.results.batch_file import batch_file
 from stepcredit.rollouts.models import Models
 from stepcredit.rollouts.multi_turn import stepping
 from stepcredit.rollouts.task_settings import HOW_ASKED, SamplingSettings
@@ -67,9 +68,11 @@ class GenerateConfig(SamplingSettings):
             "has one, and did not learn from plain text. Chat messages always use it."
         },
     )
-    output: str | None = field(
-        default=None, metadata={"help": "New .jsonl file for the responses; the same command goes on after a kill."}
+    output: Annotated[str | None, Limits(not_empty=True)] = field(
+        default=None,
+        metadata={"help": "New .jsonl or .jsonl.gz file for the responses; the same command goes on after a kill."},
     )
+    overwrite: bool = field(default=False, metadata={"help": "Replace a file that is there."})
     search: str = field(
         default="greedy",
         metadata={
@@ -173,27 +176,41 @@ def generate_file(config: GenerateConfig, output: Path) -> int:
     Raises:
         InputError: as `generate`, or the file exists, was begun with other settings, or cannot be written.
     """
+    _check(config)
     prompts = read_prompts(config.prompts)
-    with batch_file(output, _settings_of(config, prompts), "stepcredit generate") as kept:
-        for batch in generate_batches(config, prompts, skip=kept.batches):
-            kept.keep([answer.row for answer in batch])
-        return sum(1 for _ in kept.rows())
+    try:
+        with RowWriter(output_path(str(output)), _settings_of(config, prompts), overwrite=config.overwrite) as writer:
+            skip, more = divmod(writer.done, _responses(config))
+            for batch in generate_batches(config, prompts, skip=skip):
+                writer.write([answer.row for answer in batch][more:], [])
+                more = 0
+            writer.finish()
+            return writer.done
+    except OSError as error:
+        raise InputError(why_not_written(error), str(output)) from error
+
+
+def _responses(config: GenerateConfig) -> int:
+    """Returns the number of responses to each prompt."""
+    return config.num_generations if config.search == "sample" else 1
 
 
 def _settings_of(config: GenerateConfig, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """Returns the settings that determine the responses, with hashes of the prompts and of the models."""
-    settings = {
-        name: v for name, v in asdict(config).items() if name not in ("prompts", "output", "value_base_url", *HOW_ASKED)
-    }
+    settings = {name: value for name, value in asdict(config).items() if name not in _UNBOUND}
     contents = {f"content of {name}": content_of(settings[name]) for name in ("model", "value_model", "reward_model")}
     asked = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
     return {**settings, **contents, "prompts": asked}
 
 
+_UNBOUND = ("prompts", "output", "overwrite", "batch_size", "value_base_url", *HOW_ASKED)
+"""Settings that do not determine the responses; `prompts` is replaced by a hash."""
+
+
 def generate_batches(
     config: GenerateConfig, prompts: Sequence[Prompt], models: Models | None = None, skip: int = 0
 ) -> Iterator[list[Answer]]:
-    """Yields the responses batch by batch, without the first `skip` batches; arguments and errors as `generate`."""
+    """Yields the responses batch by batch, without those to the first `skip` prompts; otherwise as `generate`."""
     _check(config)
     models = models or Models(config)
     if models.asks_in_chat if config.chat is None else config.chat:
@@ -205,11 +222,11 @@ def generate_batches(
     width = {"greedy": 1, "sample": config.num_generations}.get(config.search, config.width)
     spec = SearchSpec(config.search, width, params)
     requests = [Request(tuple(prompt_ids(p, engine.tokenizer)), str(k + 1)) for k, p in enumerate(prompts)]
-    for request in requests:
-        request.check(None)
+    check_prompts(requests, getattr(engine, "max_length", None))
+    requests = requests[skip:]
     at_once = max(1, engine.batch_size // (width * spec.steps if spec.name == "beam" else width))
     chunks = [requests[k : k + at_once] for k in range(0, len(requests), at_once)]
-    for chunk in track(chunks[skip:], "answering", len(chunks) - skip, "batches"):
+    for chunk in track(chunks, "answering", len(chunks), "batches"):
         drawn = (
             _beam(engine, scorer, chunk, spec, rule) if spec.name == "beam" else _sampled(engine, scorer, chunk, spec)
         )

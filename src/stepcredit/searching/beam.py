@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stepcredit.engines.decoding import Continuation, ContinuationRequest
-from stepcredit.engines.engine import Request
+from stepcredit.engines.engine import Request, check_prompts
 from stepcredit.engines.noise import stream_key
 from stepcredit.engines.stepping import Stepper
 from stepcredit.episodes.episode import StopReason
@@ -94,8 +94,7 @@ def beam_search(
     Raises:
         InputError: a prompt leaves no room for a response.
     """
-    for request in requests:
-        request.check(max_length)
+    check_prompts(requests, max_length)
     prompts = [request.prompt_ids for request in requests]
     scoring, values, read = scorer.start(prompts)  # 1.
     stepper.start(prompts)

@@ -62,12 +62,12 @@ class OfflineConfig(Named, TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
     warmup_steps: float = field(default=0.03, metadata={"help": "Warm-up: steps, or a share of all if below 1."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the episodes."})
-    max_steps: int = field(
-        default=-1, metadata={"help": "Optimizer steps, instead of num_train_epochs; -1: as many as those take."}
+    max_steps: int = field(default=-1, metadata={"help": "Optimizer steps; -1: as many as num_train_epochs take."})
+    per_device_train_batch_size: int = field(
+        default=8, metadata={"help": "Episodes (DPO: pairs) of a micro-batch on each device."}
     )
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Episodes (DPO: pairs) per micro-batch."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Micro-batches per optimizer step."})
-    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16, with weights in float32."})
+    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16; what is trained stays in float32."})
     use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even if there is a GPU."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many optimizer steps."})
     logging_nan_inf_filter: bool = field(

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import GenerationConfig
 
 from stepcredit.engines.decoding import ContinuationRequest, EndConditions
-from stepcredit.engines.engine import Generation, Request, SamplingParams, Servers
+from stepcredit.engines.engine import Generation, Request, SamplingParams, Servers, check_prompts
 from stepcredit.engines.noise import stream_key
 from stepcredit.engines.server.answers import Proof
 from stepcredit.engines.server.connection import Connections, Server
@@ -114,8 +114,7 @@ class TextServerEngine:
             InputError: a prompt is empty or fills the context, or a filter that the servers do not have.
             ServerError: a server refuses a request, or all have failed.
         """
-        for request in requests:
-            request.check(self.max_length)
+        check_prompts(requests, self.max_length)
         return self._generated(requests, params)
 
     def _generated(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Generation]:

@@ -488,16 +488,20 @@ function introduce() {
   $("ranking").append(...about.models.map((name, k) => ranking(name, about.ranking[k])).filter(Boolean));
 }
 
+const ENOUGH = 10; // prompts, below which an interval over them says nothing
+
 /** How often V ranks a right response above a wrong one to the same prompt: whether its colours mean something. */
 function ranking(name, found) {
   if (found === null) return null;
   const percent = (x) => (100 * x).toFixed(0);
-  const pairs = `${found.pairs.toLocaleString("en")} pairs`;
-  const interval = `95% interval ${percent(found.low)} to ${percent(found.high)}`;
-  const text = `V of ${name} ranks a right response above a wrong one to the same prompt in ${percent(found.share)}% of ` +
-    `${pairs} (${interval}; chance 50%)`;
-  const weak = found.low <= 0.5;
-  return el("p", { class: weak ? "weak" : null, text: weak ? `${text}: no better than chance; its colours may be noise.` : `${text}.` });
+  const counted = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
+  const told = `V of ${name} ranks a right response above a wrong one to the same prompt in ${percent(found.share)}% of ` +
+    `${counted(found.pairs, "pair")} of ${counted(found.prompts, "prompt")}`;
+  const interval = ` (95% interval ${percent(found.low)} to ${percent(found.high)}; chance 50%)`;
+  if (found.prompts < ENOUGH) return el("p", { class: "weak", text: `${told}: too few to tell whether it can.` });
+  if (found.low > 0.5) return el("p", { text: `${told}${interval}.` });
+  const verdict = found.high < 0.5 ? "worse than chance" : "not shown to be better than chance";
+  return el("p", { class: "weak", text: `${told}${interval}: ${verdict}; its colours may be noise.` });
 }
 
 introduce();

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from itertools import chain
@@ -37,7 +38,7 @@ from stepcredit.results.credit_lines import (
 DECIMALS = 4
 FULL_COLOUR = 0.98
 """The share of changes that are at most the change of full colour."""
-LEAST = {"step": 0.05, "token": 0.01}
+LEAST_FULL_COLOUR = {"step": 0.05, "token": 0.01}
 """Least change of full colour, as a share of the range of rewards: a V that hardly moves has hardly any colour."""
 
 
@@ -116,8 +117,10 @@ def page_data(lines: Iterable[CreditLine]) -> dict[str, Any]:
         },
         "sources": [*map(legible, sources)],
         "scale": {
-            "step": _scale(chain.from_iterable(step["C"] for step in steps), span * LEAST["step"]),
-            "token": _scale((x for step in steps for column in step["c"] for x in column), span * LEAST["token"]),
+            "step": _scale(chain.from_iterable(step["C"] for step in steps), span * LEAST_FULL_COLOUR["step"]),
+            "token": _scale(
+                (x for step in steps for column in step["c"] for x in column), span * LEAST_FULL_COLOUR["token"]
+            ),
         },
         "episodes": episodes,
     }
@@ -186,23 +189,22 @@ def _scale(changes: Iterable[float | None], least: float) -> float:
 def _ranking(episodes: Sequence[dict[str, Any]], model: int) -> dict[str, Any] | None:
     """Returns in what share of pairs a right response has a higher V than a wrong one to the same prompt.
 
-    V is the last one of a response. None without such pairs.
+    V is that of the last state of a response that has one. None without such pairs. The interval is over prompts.
     """
-    decided = [(e, v) for e in episodes if e["verdict"] in ("right", "wrong") and (v := _last(e, model)) is not None]
-    prompts = [json.dumps([e["source"], e["id"], e["prompt"]]) for e, _ in decided]
-    right = [e["verdict"] == "right" for e, _ in decided]
-    found = auc_within([v for _, v in decided], right, prompts)
-    if not found.pairs:
+    by_prompt: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    for e in episodes:
+        values = [v for part in e["parts"] if "T" in part for v in part["v"][model] if v is not None]
+        if values and e["verdict"] in ("right", "wrong"):
+            by_prompt[json.dumps([e["source"], e["id"], e["prompt"]])][e["verdict"] == "right"].append(values[-1])
+    mixed = [(wrong, right) for wrong, right in by_prompt.values() if wrong and right]
+    if not mixed:
         return None
+    scores = [v for both in mixed for part in both for v in part]
+    is_right = [k == 1 for both in mixed for k, part in enumerate(both) for _ in part]
+    prompts = [k for k, both in enumerate(mixed) for part in both for _ in part]
+    found = auc_within(scores, is_right, prompts)
     return {"share": round(found.estimate, 3), "low": round(found.low, 3), "high": round(found.high, 3),
-            "pairs": found.pairs}  # fmt: skip
-
-
-def _last(episode: dict[str, Any], model: int) -> float | None:
-    """Returns V of the last state of a response that has one."""
-    of_tokens = [v for part in episode["parts"] if "T" in part for v in part["v"][model] if v is not None]
-    value: float | None = of_tokens[-1] if of_tokens else episode["V"][model]
-    return value
+            "pairs": found.pairs, "prompts": len(mixed)}  # fmt: skip
 
 
 def _inline(data: Any) -> str:
