@@ -82,8 +82,8 @@ def searches(params: SamplingParams, pool: int, beams: Sequence[int]) -> list[Se
 
 
 def distinct_texts(pool: Sequence[Episode], method: str, seed: int) -> dict[str, Any]:
-    """How many responses of a pool are right, and how many of their distinct texts, as means over problems; and the AUC of V
-    within problems, with its interval."""
+    """How many responses of a pool are right, and how many of their distinct texts, as means over problems; and the AUC
+    of V within problems, with its interval."""
     texts: dict[str, dict[str, bool]] = defaultdict(dict)
     for episode in pool:
         texts[episode.prompt_id][str(episode.completion).strip()] = episode.verdict is Verdict.RIGHT
