@@ -100,7 +100,7 @@ def distinct(size: str, legend: Legend) -> str:
 
 
 def guides(size: str, legend: Legend) -> str:
-    """Beams with the start's policy and other guides, and one sample each."""
+    """Searches with the policy of the start and other guides; the sample has none."""
     rows = read_rows(SIZES / size / "search-attempts" / "results.json", AccuracyRow)
     lines = [
         [

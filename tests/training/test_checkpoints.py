@@ -331,6 +331,26 @@ def test_a_full_disk_is_one_line_and_half_a_checkpoint_does_not_stay(inputs, who
     assert files(out) == files(whole)
 
 
+def test_a_whole_checkpoint_stays_where_another_process_is_lost_after_it(inputs, whole, tmp_path, monkeypatch):
+    """The last wait of a save fails: once a checkpoint is whole, that is no reason to remove it."""
+    from accelerate import Accelerator
+
+    out = tmp_path / "out"
+
+    def wait(self):
+        if (out / "checkpoint-4" / WHOLE).exists():
+            raise RuntimeError("connection closed by peer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Accelerator, "wait_for_everyone", wait)
+        with pytest.raises(RuntimeError, match="closed by peer"):
+            trained(inputs, out)
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    check_checkpoint(out / "checkpoint-4")
+    trained(inputs, out)
+    assert files(out) == files(whole)
+
+
 def test_older_checkpoints_are_removed_once_the_new_one_is_whole(inputs, tmp_path, monkeypatch):
     seen = []
     mark = mark_whole

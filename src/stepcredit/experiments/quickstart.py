@@ -43,10 +43,10 @@ from stepcredit.training.curve_file import curve
 from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.trainer import OfflineTrainer
 
-_RUN, _UNFINISHED = "run.json", "unfinished.json"
+_RUN, _REPORT, _UNFINISHED = "run.json", "report.html", "unfinished.json"
 _MADE = (
     *("sft", "rft", "oreo", "episodes", "responses", "results.json", "value.json", "credit.json", "curves.json"),
-    *(_RUN, "report.html", "timings.json", _UNFINISHED),
+    *(_RUN, _REPORT, "timings.json", _UNFINISHED),
 )
 """What a run makes; `_UNFINISHED` is there until it has ended."""
 
@@ -156,7 +156,7 @@ def quickstart(config: QuickstartConfig) -> Path:
             if changed := changed_settings({name: kept.get(name) for name in settings}, settings):
                 names = ", ".join(changed)
                 raise InputError(f"was run with another {names}; remove it, or choose another --output_dir", str(out))
-            return write_report(out)
+            return report if (report := out / _REPORT).exists() else write_report(out)
         if holds_something(out, _MADE if (out / _UNFINISHED).exists() else ()):
             raise InputError("is not empty; remove it, or choose another --output_dir", str(out))
         for name in _MADE:

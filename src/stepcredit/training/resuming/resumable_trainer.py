@@ -19,7 +19,7 @@ from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 from stepcredit.errors import InputError
 from stepcredit.files import is_write_failure, read_manifest, why_not_written
 from stepcredit.training.optimizer_step.totals import Totals
-from stepcredit.training.resuming.checkpoints import check_checkpoint, last_checkpoint, mark_whole, readable
+from stepcredit.training.resuming.checkpoints import WHOLE, check_checkpoint, last_checkpoint, mark_whole, readable
 from stepcredit.training.resuming.run_identity import run_identity
 from stepcredit.training.resuming.saving import SavingTrainer
 
@@ -118,7 +118,7 @@ class ResumableTrainer(SavingTrainer):
                 mark_whole(folder, self.identity)
             self.accelerator.wait_for_everyone()  # at SIGTERM all end, none before the checkpoint is whole
         except BaseException as error:
-            if self.args.should_save:
+            if self.args.should_save and not (folder / WHOLE).exists():
                 shutil.rmtree(folder, ignore_errors=True)  # half of one is of no use, and takes space
             if is_write_failure(error):
                 raise InputError(why_not_written(error), str(folder)) from error
