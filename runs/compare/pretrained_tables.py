@@ -116,7 +116,7 @@ def guides(size: str, legend: Legend) -> str:
 
 
 def seconds(size: str, legend: Legend) -> str:
-    """Seconds of each search on one core, where the whole work was done in one run."""
+    """Seconds of each search with OREO's policy on one core; with that of the start, parts had been done before."""
     found = json.loads((SIZES / size / "search" / "timings.json").read_text())
     names = {"greedy1": "greedy", "vote1": "pool of 16 samples, scored", "beam1": "beam, 1", "beam3": "beam, 3",
              "beam5": "beam, 5"}  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from doubles.models import tiny_llama
+from stepcredit import cli
 from stepcredit.cli import Terminated, _ended_by_signals
 from stepcredit.rollouts.work_units import PARTS
 from stepcredit.tasks.fetch import Fetch
@@ -68,6 +69,17 @@ def test_a_collection_ends_with_its_workers(number, code, word, tmp_path):
     assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), 10)
     left = {path.name for path in (tmp_path / "out").iterdir()} if (tmp_path / "out").exists() else set()
     assert not any(name.startswith(".") and name != PARTS for name in left), left
+
+
+@pytest.mark.parametrize(("interrupt", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_a_second_interrupt_while_the_first_is_told_ends_the_process(interrupt, code, monkeypatch):
+    def interrupted():
+        raise interrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.console()
+    assert ended.value.code == code
 
 
 def test_an_interrupt_while_the_process_ends_is_no_traceback():

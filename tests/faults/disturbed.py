@@ -50,6 +50,7 @@ _ROUND = (
     '"truncated": "zero"}}'
 )
 _COLLECT = "collect --max_new_tokens 12 --batch_size 8 --output_dir out --task arithmetic --model policy --limit 60"
+_SAMPLED = "--search sample --num_generations 4 --batch_size 8"
 COMMANDS: dict[str, list[str]] = {
     "import": ["import", "many.jsonl", "--output_dir", "out"],
     "collect": f"{_COLLECT} --num_generations 8".split(),
@@ -76,50 +77,19 @@ COMMANDS: dict[str, list[str]] = {
         "--output_dir",
         "out",
     ],
-    "generate": [
-        "generate",
-        "asked.txt",
-        "--model",
-        "policy",
-        "--value_model",
-        "value",
-        "--search",
-        "sample",
-        "--num_generations",
-        "4",
-        "--batch_size",
-        "8",
-        "--max_new_tokens",
-        "12",
-        "--output",
-        "out/answers.jsonl",
-    ],
+    "generate": (
+        f"generate asked.txt --model policy --value_model value {_SAMPLED} --max_new_tokens 12 "
+        "--output out/answers.jsonl"
+    ).split(),
     "grade": ["grade", "graded.jsonl", "--output", "out/graded.jsonl"],
     "train": (
         f"train --method oreo --model policy --episodes episodes --max_steps 10 --save_strategy steps --save_steps 1 "
         f"--save_total_limit 2 {_TINY} --output_dir out"
     ).split(),
-    "evaluate": [
-        "evaluate",
-        "--task",
-        "arithmetic",
-        "--model",
-        "policy",
-        "--value_model",
-        "value",
-        "--limit",
-        "60",
-        "--max_new_tokens",
-        "8",
-        "--search",
-        "sample",
-        "--num_generations",
-        "4",
-        "--batch_size",
-        "8",
-        "--output_dir",
-        "out",
-    ],
+    "evaluate": (
+        f"evaluate --task arithmetic --model policy --value_model value --limit 60 {_SAMPLED} --max_new_tokens 8 "
+        "--output_dir out"
+    ).split(),
     "compare --jobs 2": [
         "compare",
         "--jobs",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -24,7 +23,7 @@ def run(arguments: list[str]) -> int:
 
     (config,) = parse("generate", [GenerateConfig], arguments)
     if config.output is not None:
-        print(f"{config.output}: {generate_file(config, Path(config.output))} responses")
+        print(f"{config.output}: {generate_file(config, config.output)} responses")
         return 0
     console = Console()
     for batch in generate_batches(config, read_prompts(config.prompts)):

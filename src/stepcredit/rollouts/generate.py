@@ -170,7 +170,7 @@ def generate(
     return [answer for batch in generate_batches(config, prompts, models) for answer in batch]
 
 
-def generate_file(config: GenerateConfig, output: Path) -> int:
+def generate_file(config: GenerateConfig, output: str) -> int:
     """Generates responses into a new .jsonl file and returns their number; called again after a kill, it goes on.
 
     Raises:
@@ -179,7 +179,7 @@ def generate_file(config: GenerateConfig, output: Path) -> int:
     _check(config)
     prompts = read_prompts(config.prompts)
     try:
-        with RowWriter(output_path(str(output)), _settings_of(config, prompts), overwrite=config.overwrite) as writer:
+        with RowWriter(output_path(output), _settings_of(config, prompts), overwrite=config.overwrite) as writer:
             skip, more = divmod(writer.done, _responses(config))
             for batch in generate_batches(config, prompts, skip=skip):
                 writer.write([answer.row for answer in batch][more:], [])
@@ -187,7 +187,7 @@ def generate_file(config: GenerateConfig, output: Path) -> int:
             writer.finish()
             return writer.done
     except OSError as error:
-        raise InputError(why_not_written(error), str(output)) from error
+        raise InputError(why_not_written(error), output) from error
 
 
 def _responses(config: GenerateConfig) -> int:
