@@ -227,7 +227,7 @@ def holds_something(folder: Path, besides: Collection[str] = ()) -> bool:
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file; give a folder", str(folder))
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    left = [name for name in names if not (name.startswith(".") and name.endswith((".part", ".claim")))]
+    left = [name for name in names if not (name.startswith(".") and name.endswith(".part"))]
     return not {LOCK, HOLDER, *besides}.issuperset(left)
 
 

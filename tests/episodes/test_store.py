@@ -199,12 +199,11 @@ def test_others_can_read_the_columns(tmp_path):
     assert table.schema.field("behavior_log_prob").type == pa.list_(pa.float32())
 
 
-def test_leftovers_are_ignored_and_numbers_never_reused(tmp_path):
+def test_leftovers_are_ignored(tmp_path):
     append_episodes(tmp_path, numbered(1))
     (tmp_path / ".episodes-1-dead.part").write_bytes(b"PAR1")
-    (tmp_path / ".episodes-00001.parquet.claim").touch()
     (tmp_path / "notes.parquet").write_bytes(b"")
-    assert append_episodes(tmp_path, numbered(2)).name == "episodes-00002.parquet"
+    assert append_episodes(tmp_path, numbered(2)).name == "episodes-00001.parquet"
     assert len(load_episodes(tmp_path)) == 3
 
 
@@ -325,6 +324,14 @@ def test_kill_in_the_middle_of_a_write(tmp_path):
     assert len(load_episodes(tmp_path)) == 2
     append_episodes(tmp_path, numbered(3))
     assert len(load_episodes(tmp_path)) == 5
+
+
+def test_kill_where_a_shard_gets_its_name(tmp_path):
+    dying = "import os, pathlib; pathlib.Path.rename = lambda *_: os.kill(os.getpid(), 9)\n" + WRITER
+    command = [sys.executable, "-c", dying, str(tmp_path), "killed", "1", "0"]
+    assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == -signal.SIGKILL
+    assert [p.suffix for p in tmp_path.iterdir()] == [".part"]
+    assert append_episodes(tmp_path, numbered(1)).name == "episodes-00000.parquet"
 
 
 def test_kill_at_any_time(tmp_path):

@@ -268,7 +268,7 @@ def temporary(folder: Path) -> list[str]:
     return [
         str(path.relative_to(folder))
         for path in folder.parent.rglob("*")
-        if path.name.startswith(".") or path.name.endswith((".part", ".partial", ".draft", ".claim"))
+        if path.name.startswith(".") or path.name.endswith((".part", ".partial", ".draft"))
     ]
 
 

@@ -6,6 +6,7 @@ complete shards. One row is one episode; `records` defines the columns.
 
 from __future__ import annotations
 
+import fcntl
 import operator
 import os
 import re
@@ -216,28 +217,21 @@ def _batches(episodes: Iterator[Episode]) -> Iterator[Any]:
 
 
 def _publish(draft: Path, folder: Path) -> Path:
-    """Renames a finished draft to the next free number, which is claimed first so that no shard is replaced."""
-    number = max((n for n, _ in _numbered(folder)), default=-1) + 1
-    while True:
-        shard = folder / f"episodes-{number:05d}.parquet"
-        with _claimed(folder / f".{shard.name}.claim") as is_claimed:
-            if is_claimed and not shard.exists():
-                return draft.rename(shard)
-        number += 1
+    """Renames a finished draft to the next free number; one process at a time, so that no shard is replaced."""
+    with _alone_in(folder):
+        number = max((n for n, _ in _numbered(folder)), default=-1) + 1
+        return draft.rename(folder / f"episodes-{number:05d}.parquet")
 
 
 @contextmanager
-def _claimed(claim: Path) -> Iterator[bool]:
-    """Yields whether this process got the claim. The number of a claim left by a killed writer is skipped."""
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Locks a folder for a moment, by itself rather than by a file that a killed process would leave."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        yield False
-        return
-    try:
-        yield True
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
-        claim.unlink()
+        os.close(descriptor)
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:
