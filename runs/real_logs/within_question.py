@@ -47,10 +47,15 @@ def split_by_question(episodes: Sequence[Episode], test_share: float) -> tuple[l
     return [e for e in episodes if e.prompt_id not in test], [e for e in episodes if e.prompt_id in test]
 
 
+def position_at(trajectory: Trajectory, share: float) -> int:
+    """Position of the action before which this share of the response's tokens was read; 1.0: the end token."""
+    positions = np.flatnonzero(trajectory.action_mask)
+    return int(positions[int(share * (len(positions) - 1))])
+
+
 def value_at(trajectory: Trajectory, value: NDArray[np.float32], share: float) -> float:
     """V after this share of the response's tokens; 1.0 is the state before the end token."""
-    positions = np.flatnonzero(trajectory.action_mask)
-    return float(value[positions[int(share * (len(positions) - 1))]])
+    return float(value[position_at(trajectory, share)])
 
 
 def variant_rates(train: Sequence[Episode], column: str) -> dict[str, float]:
