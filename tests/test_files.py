@@ -215,3 +215,26 @@ def test_a_folder_is_written_whole_or_stays_as_it_was(tmp_path):
         shutil.rmtree(part)  # so that the last step, its renaming, fails
     assert (folder / "weights").read_text() == "two"
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+FULL = """
+import resource, signal, sys, torch
+from stepcredit.files import is_full
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+told, size = set(), 6000
+for limit in range(0, size, 60):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        torch.save({"weight": torch.zeros(1000)}, sys.argv[1])
+    except Exception as error:
+        assert is_full(error), f"{limit}: {error}"
+        told.add(type(error))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert told, "no limit was too low"
+"""
+
+
+def test_whatever_torch_says_of_a_full_disk_is_known(tmp_path):
+    """The place at which the disk is full decides which of its layers notices."""
+    run = subprocess.run([sys.executable, "-c", FULL, str(tmp_path / "x.pt")], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -89,7 +89,8 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_WORDS = ("os error 28", "os error 27", "No space left", "File too large", "PytorchStreamWriter", "unexpected pos")
+_OF_TORCH = ("PytorchStreamWriter", "unexpected pos", "iostream error")
+_FULL_WORDS = ("os error 28", "os error 27", "No space left", "File too large", *_OF_TORCH)
 """What safetensors, tokenizers and torch say where a disk is full: they give no error number."""
 
 
