@@ -40,13 +40,13 @@ def within() -> str:
     lines = []
     for score, name in SCORES.items():
         own = [r for r in rows if r["score"] == score and "minus" not in r]
-        cells = [_interval(_one(own, at=read, matched=False), "auc") for read in SHARES]
-        lines.append([name, *cells, _interval(_one(own, at=1.0, matched=True), "auc")])
+        cells = [interval(one(own, at=read, matched=False), "auc") for read in SHARES]
+        lines.append([name, *cells, interval(one(own, at=1.0, matched=True), "auc")])
     for score, name in SCORES.items():
         apart = [r for r in rows if r.get("minus") == score]
         if apart:
-            cells = [_interval(_one(apart, at=read, matched=False), "auc", points) for read in SHARES]
-            lines.append([f"V − {name}", *cells, _interval(_one(apart, at=1.0, matched=True), "auc", points)])
+            cells = [interval(one(apart, at=read, matched=False), "auc", points) for read in SHARES]
+            lines.append([f"V − {name}", *cells, interval(one(apart, at=1.0, matched=True), "auc", points)])
     return markdown.table(["AUC, %", *(f"{read:.0%} read" for read in SHARES), "all read, matched pairs"], lines)
 
 
@@ -84,9 +84,9 @@ def own_errors(size: str, legend: Legend) -> str:
     lines = []
     for model, signal in sorted(signals, key=lambda pair: not pair[0]):
         own = [r for r in rows if r["signal"] == signal and model in ("", r["value_model"])]
-        cells = (_one(own, metric="hit", of="wrong responses"), *(_one(own, metric=metric) for metric in BELOW))
+        cells = (one(own, metric="hit", of="wrong responses"), *(one(own, metric=metric) for metric in BELOW))
         learned_by = legend.label(model) if model else MISSING
-        lines.append([learned_by, signal, *(_interval(row, "estimate") for row in cells)])
+        lines.append([learned_by, signal, *(interval(row, "estimate") for row in cells)])
     header = [
         "learned by",
         "signal",
@@ -109,20 +109,20 @@ def known(size: str, legend: Legend) -> str:
             auc_across(after, right, problems),
             auc_within(after, right, problems),
         )
-        lines.append([legend.label(file.stem), *(_interval(one._asdict(), "estimate") for one in found)])
+        lines.append([legend.label(file.stem), *(interval(auc._asdict(), "estimate") for auc in found)])
     header = ["V of", "after the prompt, across", "after the response, across", "after the response, within a problem"]
     return markdown.table(header, lines)
 
 
 def _hits(rows: list[Row]) -> list[str]:
     """Number of responses, the hits of every signal, and how far ΔV is above chance and position."""
-    hits = [_one(rows, signal=signal, metric="hit") for signal in SIGNALS]
-    apart = [_one(rows, signal="ΔV", metric="hit_minus", minus=other) for other in ("chance", "position")]
+    hits = [one(rows, signal=signal, metric="hit") for signal in SIGNALS]
+    apart = [one(rows, signal="ΔV", metric="hit_minus", minus=other) for other in ("chance", "position")]
     number = next(str(row["n"]) for row in hits if row)
     return [
         number,
-        *(_interval(row, "estimate") for row in hits),
-        *(_interval(row, "estimate", form=points) for row in apart),
+        *(interval(row, "estimate") for row in hits),
+        *(interval(row, "estimate", form=points) for row in apart),
     ]
 
 
@@ -131,11 +131,11 @@ def _rows(folder: str) -> list[Row]:
     return rows
 
 
-def _one(rows: Iterable[Row], **wanted: Any) -> Row | None:
+def one(rows: Iterable[Row], **wanted: Any) -> Row | None:
     return next((row for row in rows if all(row.get(name) == value for name, value in wanted.items())), None)
 
 
-def _interval(row: Row | None, name: str, form: Callable[[float], str] = share) -> str:
+def interval(row: Row | None, name: str, form: Callable[[float], str] = share) -> str:
     """An estimate and its interval, in percent."""
     if row is None:
         return MISSING

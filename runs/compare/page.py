@@ -13,6 +13,7 @@ from typing import Any
 import credit_tables as credit
 import markdown_tables as markdown
 import pretrained_tables as pretrained
+import probe_tables
 from reply_tables import replies, replies_svg, replies_table, temperatures_table
 from round_tables import ROUNDS, round_table
 
@@ -152,6 +153,7 @@ TABLES = {
     "within": lambda task: credit.within(),
     "mistakes": credit.mistakes,
     "places": credit.places,
+    "probed": lambda source: probe_tables.TABLES[source](),
 }
 
 

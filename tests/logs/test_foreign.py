@@ -4,7 +4,8 @@
 - groups: NeMo-RL's PreferenceDataset and the OAPLDataset of its pull request 3825; written by hand.
 - verifiers: `state_to_output` of verifiers/utils/save_utils.py, and `Trace` version 1 of verifiers/v1/trace.py; written
   by hand from these.
-- Inspect: samples/inspect.eval is written by inspect-ai 0.3.285 with mockllm/model; the others by hand.
+- Inspect: samples/inspect.eval and inspect-tools.eval are written by inspect-ai 0.3.285 with mockllm/model; the others
+  by hand.
 """
 
 import json
@@ -254,6 +255,24 @@ def test_attachments_reasoning_and_calls_of_inspect(tmp_path):
     assert episode.completion[0]["tool_calls"][0]["function"] == {"name": "add", "arguments": {"a": 2}}
 
 
+def test_tools_of_inspect_are_those_of_the_first_call(tmp_path):
+    tool = {"name": "add", "description": "attachment://d", "parameters": {"properties": {"a": {"type": "integer"}}}}
+    calls = [{"event": "model", "tools": tools} for tools in ([tool], [], "none")]
+    events = [{"event": "state"}, "x", *calls]
+    samples = [
+        sample(events=events, attachments={"d": "long"}),
+        sample(events=events[:2], id=2),
+        sample(events=calls[1:], id=3),
+        sample(events=calls[2:], id=4),
+    ]
+    imported(tmp_path, log(tmp_path / "log.json", samples))
+    episodes = load_episodes(tmp_path / "out")
+    assert episodes[0].tools == ({"type": "function", "function": {**tool, "description": "long"}},)
+    assert [e.tools for e in episodes[1:]] == [None, None, None]
+    with pytest.raises(InputError, match=r"sample 1: attachments: attachment://d is not among"):
+        imported(tmp_path / "2", log(tmp_path / "log.json", [sample(events=events)]))
+
+
 def packed(path, entries, method=zipfile.ZIP_DEFLATED):
     with zipfile.ZipFile(path, "w", method) as archive:
         for name, content in entries.items():
@@ -293,6 +312,19 @@ def test_a_log_that_inspect_wrote(tmp_path):
     report, read = imported(tmp_path, file)
     assert report.episodes == report.rows == len(rows)
     assert ("2 + 3 = 5\nANSWER: 5", 1.0, "stop") in read
+
+
+def test_a_log_with_tools_that_inspect_wrote(tmp_path):
+    imported(tmp_path, SAMPLES / "inspect-tools.eval")
+    episodes = load_episodes(tmp_path / "out")
+    assert [(e.completion[-1]["content"], e.reward) for e in episodes] == [("ANSWER: 5", 1.0), ("ANSWER: 8", 0.0)]
+    for episode in episodes:
+        (tool,) = episode.tools
+        assert tool["function"]["name"] == "add"
+        assert tool["function"]["description"].startswith("Add two whole numbers")
+        assert tool["function"]["parameters"]["required"] == ["x", "y"]
+        assert [m["role"] for m in episode.completion] == ["assistant", "tool", "assistant"]
+        assert episode.completion[0]["tool_calls"][0]["function"]["arguments"]["y"] == 3
 
 
 def test_damaged_bytes_of_a_real_log_never_pass_as_other_samples(tmp_path):

@@ -3,8 +3,8 @@
 A sample's prompt is its messages before the first that was generated. C, P, I and N are 1, 0.5, 0 and 0, as Inspect
 counts them. Every score is a column with the name of its scorer (`scorer.key` where it has several values), "undecided"
 where it could not be computed; where there is one, it is the reward, else `--columns reward=scorer` chooses. A sample
-with an error, or stopped by a person, is undecided; one that a limit stopped is truncated. Tools are not in the log's
-samples.
+with an error, or stopped by a person, is undecided; one that a limit stopped is truncated. Tools are those of the
+sample's first call of the model; one that gets others later is not told from one that keeps them.
 """
 
 from __future__ import annotations
@@ -139,13 +139,15 @@ def _row(sample: Any) -> dict[str, Any]:
     """
     if not isinstance(sample, Mapping):
         raise InputError(f"a sample must be an object, not {shown(sample)}")
-    attached = sample.get("attachments")
-    prompt, completion = _turns(sample, attached if isinstance(attached, Mapping) else {})
+    attachments = given if isinstance(given := sample.get("attachments"), Mapping) else {}
+    prompt, completion = _turns(sample, attachments)
     scores = _scores(sample.get("scores"))
     kept = {
         name: sample[name] for name in ("id", "epoch", "target", "metadata", "uuid") if sample.get(name) is not None
     }
     row = {**scores, **kept, "prompt": prompt, "completion": completion, **_end(sample)}
+    if tools := _tools(sample.get("events")):
+        row["tools"] = _attached(tools, attachments)
     if len(scores) == 1:
         (row["reward"],) = scores.values()
     return checked(row)
@@ -164,6 +166,22 @@ def _turns(sample: Mapping[str, Any], attached: Mapping[str, Any]) -> tuple[list
     if not sample.get("error"):
         raise InputError("no message of the model: nothing the policy wrote", "messages")
     return messages, [dict(NO_RESPONSE)]
+
+
+def _tools(events: Any) -> list[Any]:
+    """The tools of the first call of the model among a sample's events."""
+    calls = (
+        (e for e in events if isinstance(e, Mapping) and e.get("event") == "model") if isinstance(events, list) else ()
+    )
+    tools = next(iter(calls), {}).get("tools")
+    return [as_function(tool) for tool in tools] if isinstance(tools, list) else []
+
+
+def _attached(value: Any, attached: Mapping[str, Any]) -> Any:
+    """A JSON value with all its attachments; see `_text`."""
+    if isinstance(value, Mapping):
+        return {key: _attached(inner, attached) for key, inner in value.items()}
+    return [_attached(inner, attached) for inner in value] if isinstance(value, list) else _text(value, attached)
 
 
 def _message(message: Mapping[str, Any], attached: Mapping[str, Any]) -> dict[str, Any]:
