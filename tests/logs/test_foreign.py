@@ -3,7 +3,8 @@
 - batches: vllm/entrypoints/openai/run_batch.py (BatchRequestOutput) and OpenAI's batch guide; written by hand.
 - groups: NeMo-RL's PreferenceDataset and the OAPLDataset of its pull request 3825; written by hand.
 - verifiers: `state_to_output` of verifiers/utils/save_utils.py, and `Trace` version 1 of verifiers/v1/trace.py; written
-  by hand from these.
+  by hand from these. samples/verifiers-traces.jsonl is written by `write_episode` of verifiers 0.4.0, from made-up
+  messages: a right response with a judge's trace beside it, a wrong one, one that was cut, one that failed at once.
 - Inspect: samples/inspect.eval and inspect-tools.eval are written by inspect-ai 0.3.285 with mockllm/model; the others
   by hand.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
 from stepcredit.logs.foreign import inspect_logs
@@ -118,6 +120,47 @@ def test_every_path_of_a_trace_is_a_response_with_the_weighted_reward(tmp_path):
     assert read == [("a", 1.0, unknown), ("b", 1.0, unknown), ("a", 1.0, "length"), ("a", None, unknown),
                     ("", None, unknown), ("a", 1.0, unknown), ("a", None, unknown)]  # fmt: skip
     assert report.undecided == 3
+
+
+def test_episodes_that_verifiers_wrote(tmp_path):
+    report, _ = imported(tmp_path, SAMPLES / "verifiers-traces.jsonl", reward_range=[0.0, 1.5])
+    right, wrong, cut, failed = load_episodes(tmp_path / "out")
+    assert (report.episodes, report.undecided) == (4, 1)
+    assert [(e.reward, e.stop_reason) for e in (right, wrong, cut, failed)] == [
+        (1.5, StopReason.UNKNOWN), (0.5, StopReason.UNKNOWN), (0.5, StopReason.LENGTH), (None, StopReason.UNKNOWN)
+    ]  # fmt: skip
+    assert [m["role"] for m in right.prompt] == ["system", "user"]
+    assert [m["role"] for m in right.completion] == ["assistant", "tool", "assistant"]
+    assert right.completion[0]["tool_calls"][0]["function"] == {"name": "add", "arguments": {"x": 0, "y": 3}}
+    assert right.tools[0]["function"]["parameters"]["required"] == ["x", "y"]
+    assert (failed.prompt[-1]["content"], failed.completion[0]["content"]) == ("What is 3 + 3?", "")
+
+
+def test_episodes_that_failed_are_undecided_and_judges_are_left_out(tmp_path):
+    nodes = [node(None, "user", "q"), node(0, "assistant", "a", True)]
+    judge, policy = trace(nodes, agent={"trainable": False}), trace(nodes, agent={"trainable": True})
+    task = {"data": {"prompt": [{"role": "user", "content": "q"}], "system_prompt": "s"}}
+    rows = [
+        {"task": {}, "ok": True, "traces": [policy, judge, trace(nodes)]},
+        {"task": {}, "ok": False, "traces": [policy]},
+        {"task": task, "ok": False, "traces": []},
+    ]
+    _, read = imported(tmp_path, write(tmp_path / "traces.jsonl", rows))
+    assert [(text, reward) for text, reward, _ in read] == [("a", 1.0), ("a", 1.0), ("a", None), ("", None)]
+    assert [m["content"] for m in list(load_episodes(tmp_path / "out"))[3].prompt] == ["s", "q"]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"ok": True, "traces": ["x"]}, r"traces\[0\]: must be an object with nodes"),
+        ({"ok": False, "traces": []}, "nodes: failed before there was a message, and its task has no prompt"),
+        ({"ok": True, "traces": []}, "traces: no trace of an agent that is trained"),
+    ],
+)
+def test_broken_episodes_are_bad_rows(tmp_path, row, says):
+    with pytest.raises(InputError, match=r"a\.jsonl:1: " + says):
+        imported(tmp_path, write(tmp_path / "a.jsonl", [{"task": {"data": {}}, **row}]))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,14 @@ from stepcredit.errors import InputError
 from stepcredit.logs.foreign.batches import Joined, is_joined, is_response
 from stepcredit.logs.foreign.grouped import from_group, is_group
 from stepcredit.logs.foreign.inspect_logs import is_inspect_log, read_inspect_log
-from stepcredit.logs.foreign.verifiers import from_rollout, from_trace, is_rollout, is_trace
+from stepcredit.logs.foreign.verifiers import (
+    from_episode,
+    from_rollout,
+    from_trace,
+    is_episode,
+    is_rollout,
+    is_trace,
+)
 from stepcredit.logs.formats import Row, read_rows
 from stepcredit.logs.hub import Subset, is_on_hub, read_hub
 
@@ -21,6 +28,7 @@ _KINDS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Mapping[str, 
     (is_group, from_group),
     (is_rollout, from_rollout),
     (is_trace, from_trace),
+    (is_episode, from_episode),
 )
 _LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 

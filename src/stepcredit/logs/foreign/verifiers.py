@@ -1,8 +1,10 @@
-"""Rollouts of `verifiers`: rows of `results.jsonl`, and the traces that later versions write to `traces.jsonl`.
+"""Rollouts of `verifiers`: rows of `results.jsonl`, and the traces that later versions write to `traces.jsonl`, by
+themselves or as episodes of several agents.
 
 A rollout that ended with an error is undecided, whatever its reward; one that a limit cut is truncated. A trace is a
 graph of messages; every path from a root to a leaf with a sampled message is a response, and has the reward of the
-trace. Advantages, token ids and log-probabilities of the tokens are not read.
+trace. Traces of agents that are not trained, such as judges, are left out, and all traces of an episode that failed are
+undecided. Advantages, token ids and log-probabilities of the tokens are not read.
 """
 
 from __future__ import annotations
@@ -56,20 +58,67 @@ def from_trace(row: Mapping[str, Any]) -> list[dict[str, Any] | InputError]:
     nodes = row["nodes"]
     for k, node in enumerate(nodes):
         _check_node(node, k)
-    failed = not row["ok"] if "ok" in row else bool(row.get("errors") or row.get("error"))
+    failed = _failed(row)
     shared = {
         **{name: row[name] for name in _TRACE_KEPT if row.get(name) is not None},
         **({"trace_id": row["id"]} if "id" in row else {}),
-        **({"tools": [as_function(tool) for tool in row["tools"]]} if isinstance(row.get("tools"), list) else {}),
         **_outcome(row, failed),
     }
+    tools = row.get("tools")
     paths = [_path(nodes, leaf) for leaf in _leaves(nodes)]
     if sampled := [path for path in paths if any(node.get("sampled") for node in path)]:
-        return [_response(path, shared) for path in sampled]
-    if not failed or not nodes:
+        return [_response(path, {**shared, **_tools(path[0].get("tools", tools))}) for path in sampled]
+    if not failed:
         return [InputError("no message was sampled: nothing the policy wrote", "nodes")]
-    prompt = with_functions([node["message"] for node in _path(nodes, len(nodes) - 1)], "nodes")
-    return [{**shared, "prompt": prompt, "completion": [NO_RESPONSE]}]
+    asked = [node["message"] for node in _path(nodes, len(nodes) - 1)] if nodes else _asked(row)
+    return [{**shared, **_tools(tools), "prompt": with_functions(asked, "nodes"), "completion": [NO_RESPONSE]}]
+
+
+def is_episode(row: Mapping[str, Any]) -> bool:
+    """Whether a row is an episode of `traces.jsonl`."""
+    return isinstance(row.get("traces"), list) and "task" in row and "prompt" not in row and "messages" not in row
+
+
+def from_episode(row: Mapping[str, Any]) -> list[dict[str, Any] | InputError]:
+    """The rows of its traces; of a failed episode without a trace, its task with no response."""
+    traces = row["traces"]
+    for k, trace in enumerate(traces):
+        if not isinstance(trace, Mapping) or not isinstance(trace.get("nodes"), list):
+            raise InputError(f"must be an object with nodes, not {shown(trace)}", f"traces[{k}]")
+    failed = _failed(row)
+    if not traces and failed:
+        traces = [{"nodes": [], "ok": False, **{name: row[name] for name in ("task", "errors") if name in row}}]
+    if not (trained := [trace for trace in traces if _is_trained(trace)]):
+        raise InputError("no trace of an agent that is trained", "traces")
+    return [ours for trace in trained for ours in from_trace({**trace, "ok": False} if failed else trace)]
+
+
+def _is_trained(trace: Mapping[str, Any]) -> bool:
+    agent = trace.get("agent")
+    return not isinstance(agent, Mapping) or agent.get("trainable") is not False
+
+
+def _failed(row: Mapping[str, Any]) -> bool:
+    return not row["ok"] if "ok" in row else bool(row.get("errors") or row.get("error"))
+
+
+def _tools(tools: Any) -> dict[str, Any]:
+    return {"tools": [as_function(tool) for tool in tools]} if isinstance(tools, list) and tools else {}
+
+
+def _asked(row: Mapping[str, Any]) -> list[Any]:
+    """What the task asks of an agent.
+
+    Raises:
+        InputError: the task has no prompt.
+    """
+    task = row.get("task")
+    data = task.get("data") if isinstance(task, Mapping) else None
+    prompt, system = (data.get(name) if isinstance(data, Mapping) else None for name in ("prompt", "system_prompt"))
+    before = [{"role": "system", "content": system}] if system else []
+    if not prompt:
+        raise InputError("failed before there was a message, and its task has no prompt", "nodes")
+    return [*before, *(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}])]
 
 
 def _check_node(node: Any, k: int) -> None:
