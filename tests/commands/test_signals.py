@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -94,16 +95,40 @@ def test_an_interrupt_while_the_process_ends_is_no_traceback():
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
 
 
+@pytest.mark.parametrize("dropped", ["destructor", "callback of a weak reference"])
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
-def test_a_signal_in_a_destructor_is_not_lost(number, error):
+def test_a_signal_where_python_drops_what_is_raised_is_not_lost(number, error, dropped, capfd):
     class Dropped:
         def __del__(self):
+            if dropped == "destructor":
+                signal.raise_signal(number)
+
+    def callback(_):
+        if dropped != "destructor":
             signal.raise_signal(number)
 
     @_ended_by_signals()
     def run():
-        Dropped()
+        thing = Dropped()
+        reference = weakref.ref(thing, callback)
+        del thing
         time.sleep(30)
+        return reference
 
     with pytest.raises(error):
         run()
+    assert capfd.readouterr().err == ""
+
+
+def test_other_errors_that_python_drops_are_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+
+    class Faulty:
+        def __del__(self):
+            raise ValueError("x")
+
+    with _ended_by_signals():
+        Faulty()
+    assert [type(one.exc_value) for one in told] == [ValueError]
+    assert sys.unraisablehook == told.append
