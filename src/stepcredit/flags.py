@@ -11,6 +11,7 @@ MEANINGS = {
     "ref_model": "The reference policy, with the policy's vocabulary: a folder or a name on the hub",
     "reward_model": "A sequence classifier with one label, used for scoring instead of --value_model",
     "output_dir": "The folder to write",
+    "reward_threshold": "A response is right if its outcome is at least this: its reward, without those of its steps",
     "task": "The task: its name, or one of your own, file.py:Class",
     "data": "The file or folder that the task's problems are read from",
     "split": "Split of the task",

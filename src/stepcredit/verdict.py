@@ -11,3 +11,7 @@ class Verdict(StrEnum):
     RIGHT = "right"
     WRONG = "wrong"
     UNDECIDED = "undecided"
+
+
+REWARD_THRESHOLD = 1.0
+"""A response without a verdict is right from this reward on."""

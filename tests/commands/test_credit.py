@@ -98,6 +98,30 @@ def test_the_same_command_writes_the_same_files(folder, tmp_path):
     assert files[0] == files[1]
 
 
+def test_a_page_that_is_there_is_written_anew_only_where_that_is_said(folder, tmp_path, capsys):
+    assert credit(folder, tmp_path, "--limit", 1) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert credit(folder, tmp_path) == 2
+    assert "credit.jsonl: is there already; choose another --output_dir, or --overwrite" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert credit(folder, tmp_path, "--overwrite") == 0
+    assert len([row for row in rows_of(tmp_path) if row["line"] == "episode"]) == 6
+
+
+def test_graded_rewards_and_columns_of_the_logs(folder, tmp_path):
+    said = "work even 7 so odd\nanswer odd"
+    for r in (1, 5):
+        about = {"prompt_id": "p", "sample": r, "metadata": {"id": f"row{r}"}}
+        append_episodes(
+            tmp_path / "some" / "episodes",
+            [Episode(prompt="digits 1", completion=said, reward=float(r), **about)],
+        )
+    (tmp_path / "some" / "token").symlink_to(folder / "token")
+    assert credit(tmp_path / "some", tmp_path / "out", "--reward_threshold", 4) == 0
+    heads = [row for row in rows_of(tmp_path / "out") if row["line"] == "episode"]
+    assert [(r["verdict"], r["metadata"]) for r in heads] == [("wrong", {"id": "row1"}), ("right", {"id": "row5"})]
+
+
 def test_responses_that_cannot_be_encoded_are_left_out_and_named(folder, tmp_path, capsys):
     bad = Episode(prompt="digits 1", completion="no such words\n", reward=0.0, prompt_id="bad")
     good = Episode(prompt="digits 1", completion="answer odd", reward=None, prompt_id="good")

@@ -84,6 +84,24 @@ def test_remarks(tmp_path):
     assert cells(output, "no right or wrong response") == ["1", "100.0%", ""]
 
 
+@pytest.mark.parametrize("plain", [True, False])
+def test_right_begins_at_the_threshold(tmp_path, plain):
+    """Rewards of 1 to 5: all are right from 1 on, two of four from 4 on; from columns and from episodes."""
+    steps = None if plain else ("x",)
+    rows = [make(f"q{k // 2}", reward, "x", sample=k % 2, steps=steps) for k, reward in enumerate([1.0, 2.0, 4.0, 5.0])]
+    append_episodes(
+        tmp_path, [*rows, make("both", 4.0, "x", steps=steps), make("both", 4.0, "x", sample=1, steps=steps)]
+    )
+    shown = {}
+    for threshold in (1.0, 4.0):
+        config = InspectConfig(str(tmp_path), reward_threshold=threshold)
+        shown[threshold] = text(dataset_tables(inspect_episodes(config)))
+    assert cells(shown[1.0], "right") == ["6", "100.0%"]
+    assert cells(shown[4.0], "right") == ["4", "66.7%"]
+    assert cells(shown[4.0], "no training signal: all right") == ["1", "33.3%", ""]
+    assert "83.3% of the rewards are neither 0 nor 1; right is a reward of at least 4 (--reward" in shown[4.0]
+
+
 def test_preview(folder):
     output = text(preview_panels(step_previews(load_episodes(folder)[:1], StepRule())))
     assert "prompt a, sample 0, reward 1.0" in output

@@ -132,7 +132,8 @@ def test_append_goes_on_counting_in_one_shard(tmp_path):
     )
     import_logs(ImportConfig([first], str(out), append=True))
     report = import_logs(ImportConfig([second], str(out), append=True))
-    assert report.shards == 1
+    assert (report.shards, report.episodes, report.total) == (1, 4, 5)
+    assert f"4 episodes written to {out}; it holds 5 now" in report.summary()
     assert len(load_episodes(out).shards) == 2
     assert outcomes(out) == EXPECTED
     with pytest.raises(InputError, match=r"x\.jsonl:2: "):
@@ -174,6 +175,14 @@ def test_samples_that_stand_twice_are_told_with_both_places(tmp_path):
     assert len(load_episodes(out)) == 3
     report = import_logs(ImportConfig([second], str(out), append=True, skip_bad=True))
     assert (report.episodes, report.bad) == (1, 1)
+
+
+def test_rewards_between_right_and_wrong_are_remarked(tmp_path):
+    for name, rewards, is_graded in (("binary", (0, 1), False), ("graded", (1, 0.5), True)):
+        file = write(tmp_path / f"{name}.jsonl", [row(k, reward=reward) for k, reward in enumerate(rewards)])
+        report = import_logs(ImportConfig([file], str(tmp_path / name)))
+        assert report.graded is is_graded
+        assert ("right is a reward of at least 1: give --reward_threshold" in report.summary()) is is_graded
 
 
 def test_what_is_undecided_is_counted(tmp_path):

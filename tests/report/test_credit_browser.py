@@ -213,6 +213,22 @@ def test_colours_are_of_tokens_or_of_whole_steps(page):
     assert "over a token" in one(page, ".key").text
 
 
+@pytest.mark.parametrize(("levels", "shown"), [(["step"], "over a step"), (["token"], "over a token")])
+def test_v_of_steps_alone_colours_whole_steps_from_the_start(browser, tmp_path, levels, shown):
+    page = tmp_path / "credit.html"
+    first = run(("oreo",), levels=levels)
+    page.write_text(credit_page([first, *episode(0, STEPS, "wrong")]), encoding="utf-8")
+    browser.get(page.as_uri())
+    assert shown in one(browser, ".key").text
+
+
+def test_the_list_marks_drops_of_the_threshold_alone(page):
+    assert one(page, "#row0 .fall").text == "▼ −0.30"
+    one(page, "#threshold").clear()
+    one(page, "#threshold").send_keys("0.5")
+    assert one(page, "#row0 .fall").text == "−0.30"
+
+
 def test_a_link_opens_a_step_of_a_response(page, address):
     page.get("about:blank")
     page.get(f"{address}#p%2F0%20%C3%BC/0/2")

@@ -18,6 +18,7 @@ from stepcredit.parsing import parse
 from stepcredit.progress import Meter
 from stepcredit.report.dataset import dataset_tables, preview_panels
 from stepcredit.settings import Limits, Settings
+from stepcredit.verdict import REWARD_THRESHOLD
 
 
 @dataclass
@@ -31,6 +32,7 @@ class InspectConfig(Settings):
         default=None, metadata={"help": "Counts tokens if no ids are stored: a folder or a name on the hub."}
     )
     step_delimiters: list[str] | None = field(default=None, metadata=flag("step_delimiters", OF_EPISODES))
+    reward_threshold: float = field(default=REWARD_THRESHOLD, metadata=flag("reward_threshold"))
     preview: Annotated[int, Limits(at_least=0)] = field(default=0, metadata={"help": "Responses to show, in steps."})
     json: bool = field(default=False, metadata={"help": "Print JSON instead of tables."})
 
@@ -44,7 +46,7 @@ def inspect_episodes(config: InspectConfig) -> Summary:
 
         tokenizer = load_tokenizer(config.tokenizer)
     with Meter("reading", len(store), "episodes") as meter:
-        return summarise(store.rows(), rule, tokenizer, meter.advance)
+        return summarise(store.rows(), rule, tokenizer, meter.advance, config.reward_threshold)
 
 
 def run(arguments: list[str]) -> int:

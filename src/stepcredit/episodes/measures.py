@@ -19,10 +19,7 @@ from numpy.typing import NDArray
 from stepcredit.episodes.episode import Episode, Message, StopReason
 from stepcredit.episodes.records import turns_as_text
 from stepcredit.episodes.steps import StepRule
-from stepcredit.verdict import Verdict
-
-RIGHT_ABOVE = 0.5
-"""A response without a verdict counts as right if its reward is above this."""
+from stepcredit.verdict import REWARD_THRESHOLD, Verdict
 
 Outcome = Literal["right", "wrong", "undecided", "truncated"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -58,7 +55,7 @@ class Measures:
     drawn: dict[int, tuple[int, int, int]]
 
 
-def measures_of_rows(batch: Any, rule: StepRule) -> Measures | None:
+def measures_of_rows(batch: Any, rule: StepRule, threshold: float = REWARD_THRESHOLD) -> Measures | None:
     """Measures the rows of a record batch by their columns; None unless all of them are valid and of plain text."""
     metadata = _plain_metadata(batch)
     if metadata is None:
@@ -66,7 +63,7 @@ def measures_of_rows(batch: Any, rule: StepRule) -> Measures | None:
     prompts, completions = (batch.column(name).to_pylist() for name in ("prompt", "completion"))
     reward = batch.column("reward").to_numpy(zero_copy_only=False).astype(np.float64)  # null is NaN
     verdict = batch.column("verdict").fill_null("").to_numpy(zero_copy_only=False)
-    right = np.where(verdict == "", reward > RIGHT_ABOVE, verdict == str(Verdict.RIGHT))
+    right = np.where(verdict == "", reward >= threshold, verdict == str(Verdict.RIGHT))
     outcome = np.where(right, 0, 1)
     outcome[np.isnan(reward)] = 2
     outcome[batch.column("stop_reason").to_numpy(zero_copy_only=False) == str(StopReason.LENGTH)] = 3
@@ -111,7 +108,7 @@ def _plain_metadata(batch: Any) -> list[dict[str, Any]] | None:
     return metadata if all(isinstance(one, dict) for one in metadata) else None
 
 
-def measures_of_episodes(episodes: Sequence[Episode], rule: StepRule) -> Measures:
+def measures_of_episodes(episodes: Sequence[Episode], rule: StepRule, threshold: float = REWARD_THRESHOLD) -> Measures:
     """Measures episodes one by one."""
     prompts = [turns_as_text(episode.prompt) for episode in episodes]
     turns = [policy_turns(episode.completion) for episode in episodes]
@@ -119,7 +116,7 @@ def measures_of_episodes(episodes: Sequence[Episode], rule: StepRule) -> Measure
         prompt_id=_hashes(episode.prompt_id for episode in episodes),
         prompt=_hashes(prompts),
         response=_hashes((p, turns_as_text(e.completion)) for p, e in zip(prompts, episodes, strict=True)),
-        outcome=np.array([OUTCOMES.index(outcome_of(episode)) for episode in episodes], dtype=np.int8),
+        outcome=np.array([OUTCOMES.index(outcome_of(episode, threshold)) for episode in episodes], dtype=np.int8),
         reward=np.array([np.nan if e.reward is None else e.reward for e in episodes], dtype=np.float64),
         has_step_rewards=np.array([any(e.step_rewards or ()) for e in episodes], dtype=np.bool_),
         prompt_characters=[_characters(episode.prompt) for episode in episodes],
@@ -132,15 +129,16 @@ def measures_of_episodes(episodes: Sequence[Episode], rule: StepRule) -> Measure
     )
 
 
-def outcome_of(episode: Episode) -> Outcome:
-    """Returns `truncated`, `undecided`, `right` or `wrong`; the last two by the verdict, or else by the reward."""
+def outcome_of(episode: Episode, threshold: float = REWARD_THRESHOLD) -> Outcome:
+    """Returns `truncated`, `undecided`, `right` or `wrong`; the last two by the verdict, or else by whether the reward
+    is at least `threshold`."""
     if episode.truncated:
         return "truncated"
     if episode.reward is None:
         return "undecided"
     if episode.verdict is not None:
         return episode.verdict.value
-    return "right" if episode.reward > RIGHT_ABOVE else "wrong"
+    return "right" if episode.reward >= threshold else "wrong"
 
 
 def policy_turns(completion: str | Iterable[Message]) -> list[str]:

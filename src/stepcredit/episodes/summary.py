@@ -19,7 +19,6 @@ from stepcredit.episodes.encoding import tokenise
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.measures import (
     OUTCOMES,
-    RIGHT_ABOVE,
     Measures,
     measures_of_episodes,
     measures_of_rows,
@@ -31,6 +30,7 @@ from stepcredit.episodes.turns import Tokenizer
 from stepcredit.errors import InputError
 from stepcredit.metrics.dataset import HISTOGRAM_BINS, Summary, distribution
 from stepcredit.progress import unseen
+from stepcredit.verdict import REWARD_THRESHOLD
 
 
 def summarise(
@@ -38,6 +38,7 @@ def summarise(
     rule: StepRule,
     tokenizer: Tokenizer | None = None,
     advance: Callable[[int], object] = unseen,
+    threshold: float = REWARD_THRESHOLD,
 ) -> Summary:
     """Summarises stored episodes in one pass; `EpisodeStore.rows` gives them.
 
@@ -46,11 +47,12 @@ def summarise(
         rule: the rule for step boundaries, for episodes without steps of their own.
         tokenizer: counts the tokens of episodes without ids.
         advance: progress callback, with the number of further rows.
+        threshold: the reward from which on a response without a verdict is right.
 
     Raises:
         InputError: there are no episodes, or one is not valid.
     """
-    tally = _Tally(rule, tokenizer)
+    tally = _Tally(rule, tokenizer, threshold)
     for rows in parts:
         tally.add(rows)
         advance(rows.batch.num_rows)
@@ -58,26 +60,27 @@ def summarise(
 
 
 class _Tally:
-    def __init__(self, rule: StepRule, tokenizer: Tokenizer | None) -> None:
-        self._rule, self._tokenizer = rule, tokenizer
+    def __init__(self, rule: StepRule, tokenizer: Tokenizer | None, threshold: float) -> None:
+        self._rule, self._tokenizer, self._threshold = rule, tokenizer, threshold
         self._prompts = _Prompts()
         self._responses = array("q")  # hashes
         self._lengths: dict[str, array[int]] = defaultdict(lambda: array("I"))  # one number per response
         self._outcomes = np.zeros(len(OUTCOMES), dtype=np.int64)
-        self._own_ids = self._multi_turn = self._untokenised = 0
+        self._own_ids = self._multi_turn = self._untokenised = self._graded = 0
 
     def add(self, rows: StoredRows) -> None:
         """Adds rows to the counts."""
-        measures = measures_of_rows(rows.batch, self._rule) if self._tokenizer is None else None
+        measures = measures_of_rows(rows.batch, self._rule, self._threshold) if self._tokenizer is None else None
         if measures is None:
             episodes = rows.episodes()
-            measures = measures_of_episodes(episodes, self._rule)
+            measures = measures_of_episodes(episodes, self._rule, self._threshold)
             for episode in episodes:
                 self._add_tokens(episode)
         self._prompts.add(measures)
         self._responses.frombytes(measures.response.tobytes())
         self._outcomes += np.bincount(measures.outcome, minlength=len(OUTCOMES))
         self._multi_turn += measures.multi_turn
+        self._graded += int((~np.isin(measures.reward, (0.0, 1.0)) & ~np.isnan(measures.reward)).sum())
         for name in ("prompt_characters", "completion_characters", "steps"):
             self._lengths[name].extend(getattr(measures, name))
 
@@ -101,7 +104,7 @@ class _Tally:
         lengths = {name: np.frombuffer(numbers, dtype=np.uint32) for name, numbers in self._lengths.items()}
         prompts = self._prompts.counts()
         mean, stderr = _reward_mean(prompts)
-        without_signal = _without_signal(prompts)
+        without_signal = _without_signal(prompts, self._threshold)
         return Summary(
             episodes=episodes,
             prompts=len(prompts["prompt_id"]),
@@ -126,6 +129,8 @@ class _Tally:
             own_ids=self._own_ids / episodes,
             multi_turn=self._multi_turn / episodes,
             drawn=self._prompts.drawn_in_all(),
+            graded=self._graded / episodes,
+            reward_threshold=self._threshold,
         )
 
 
@@ -213,14 +218,14 @@ def _merged(parts: list[Counts]) -> Counts:
     return found
 
 
-def _without_signal(prompts: Counts) -> dict[str, int]:
+def _without_signal(prompts: Counts, threshold: float) -> dict[str, int]:
     """The numbers of prompts that give no learning signal, by the reason."""
     rewards, lowest = prompts["rewards"], prompts["lowest"]
     equal = (rewards > 0) & ~prompts["has_step_rewards"] & ~(lowest < prompts["highest"])
     several = equal & (rewards > 1)
     return {
-        "all right": int((several & (lowest > RIGHT_ABOVE)).sum()),
-        "all wrong": int((several & ~(lowest > RIGHT_ABOVE)).sum()),
+        "all right": int((several & (lowest >= threshold)).sum()),
+        "all wrong": int((several & ~(lowest >= threshold)).sum()),
         "single": int((equal & (rewards == 1)).sum()),
         "undecided": int((rewards == 0).sum()),
     }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stepcredit.episodes.alignment import TokenTexts, Trajectory, action_runs, align
 from stepcredit.episodes.episode import Episode, Message
-from stepcredit.episodes.measures import outcome_of
+from stepcredit.episodes.measures import Outcome, outcome_of
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.turns import turn_ends
 from stepcredit.grading.equations import false_steps
@@ -28,6 +28,7 @@ from stepcredit.results.credit_lines import (
     CreditToken,
     Values,
 )
+from stepcredit.verdict import REWARD_THRESHOLD
 
 DECIMALS = 5
 _UNDECODED, _LONGEST = "\N{REPLACEMENT CHARACTER}", 4
@@ -127,7 +128,13 @@ def _after(value: NDArray[Any], trajectory: Trajectory) -> NDArray[Any]:
 
 
 def credit_lines(
-    number: int, source: str, episode: Episode, trajectory: Trajectory, credit: TokenCredit, tokenizer: Any
+    number: int,
+    source: str,
+    episode: Episode,
+    trajectory: Trajectory,
+    credit: TokenCredit,
+    tokenizer: Any,
+    threshold: float = REWARD_THRESHOLD,
 ) -> Iterator[CreditLine]:
     """Yields the lines of an episode: itself, and its observations, steps and tokens in the order of the text.
 
@@ -136,9 +143,10 @@ def credit_lines(
         source: where it is from.
         episode, trajectory, credit: the episode, encoded, with its credit.
         tokenizer: the tokenizer of the models.
+        threshold: the reward from which on a response without a verdict is right.
     """
     runs = action_runs(trajectory.action_mask)
-    yield _episode_line(number, source, episode, credit.value[:, runs[0][0]])
+    yield _episode_line(number, source, episode, outcome_of(episode, threshold), credit.value[:, runs[0][0]])
     after, cut = _messages_after_turns(episode, len(runs)), _is_cut(episode, trajectory, tokenizer)
     for turn, (first, last) in enumerate(runs):
         texts = shown_texts(trajectory.ids[first:last].tolist(), tokenizer)
@@ -165,18 +173,19 @@ def credit_lines(
             yield CreditObservation(episode=number, role=role, text=message_text(message))
 
 
-def _episode_line(number: int, source: str, episode: Episode, value: NDArray[Any]) -> CreditEpisode:
+def _episode_line(number: int, source: str, episode: Episode, verdict: Outcome, value: NDArray[Any]) -> CreditEpisode:
     prompt = episode.prompt if isinstance(episode.prompt, str) else [dict(message) for message in episode.prompt]
     return CreditEpisode(
         episode=number,
         source=source,
         prompt_id=episode.prompt_id,
         sample=episode.sample,
-        verdict=outcome_of(episode),
+        verdict=verdict,
         reward=episode.reward,
         prompt=prompt,
         extracted=_plain(episode.metadata.get("extracted")),
         answer=_plain(episode.metadata.get("answer")),
+        metadata={k: v for k, v in episode.metadata.items() if k not in ("extracted", "answer")},
         value=_listed(value),
     )
 

@@ -24,6 +24,7 @@ from stepcredit.progress import track
 from stepcredit.results.credit_lines import CREDIT_FILE, CreditLine, CreditRun, line_of
 from stepcredit.results.provenance import versions
 from stepcredit.settings import Limits, Settings
+from stepcredit.verdict import REWARD_THRESHOLD
 
 CHUNK = 256
 """Episodes scored before their lines are written; sorted by length within."""
@@ -49,8 +50,10 @@ class CreditConfig(Settings):
     step_delimiters: list[str] | None = field(
         default=None, metadata=flag("step_delimiters", OF_EPISODES, default="as V was trained")
     )
+    reward_threshold: float = field(default=REWARD_THRESHOLD, metadata=flag("reward_threshold"))
     batch_size: Annotated[int, Limits(at_least=1)] = field(default=32, metadata=flag("batch_size"))
     trust_remote_code: bool = field(default=False, metadata=flag("trust_remote_code"))
+    overwrite: bool = field(default=False, metadata={"help": f"Write {CREDIT_FILE} and the page anew."})
 
 
 class Counts(NamedTuple):
@@ -68,13 +71,15 @@ def write_credit(config: CreditConfig, models: CreditModels | None = None) -> Co
         models: models to use instead of those named in the config.
 
     Raises:
-        InputError: inconsistent settings, a model or the episodes cannot be loaded, no episode can be encoded, or
-            another process writes the folder.
+        InputError: inconsistent settings, a model or the episodes cannot be loaded, no episode can be encoded, the
+            folder holds credit already, or another process writes it.
     """
     if (config.model is None) != (config.ref_model is None):
         missing = "model" if config.model is None else "ref_model"
         raise InputError("log-ratios and KL need --model and --ref_model", missing)
     with locked(Path(config.output_dir), "stepcredit credit"):
+        if (file := Path(config.output_dir) / CREDIT_FILE).exists() and not config.overwrite:
+            raise InputError("is there already; choose another --output_dir, or --overwrite", str(file))
         return _written(config, models)
 
 
@@ -115,7 +120,9 @@ def _lines(
                 refused.append(f"prompt {episode.prompt_id}, sample {episode.sample}: {error}")
         credit = credit_of([trajectory for _, _, trajectory in fit], models, config.batch_size)
         for (source, episode, trajectory), numbers in zip(fit, credit, strict=True):
-            yield from credit_lines(number, source, episode, trajectory, numbers, models.tokenizer)
+            yield from credit_lines(
+                number, source, episode, trajectory, numbers, models.tokenizer, config.reward_threshold
+            )
             number += 1
     if not number:
         raise InputError(f"no response can be encoded; the first: {refused[0]}", "episodes")

@@ -25,7 +25,7 @@ from stepcredit.logs.importers import EpisodeImporter
 from stepcredit.logs.sample_numbers import SampleNumbers
 from stepcredit.progress import Meter
 from stepcredit.settings import Limits, Settings
-from stepcredit.verdict import Verdict
+from stepcredit.verdict import REWARD_THRESHOLD, Verdict
 
 EPISODES_PER_SHARD = 10_000
 QUARANTINE = "quarantine.jsonl"
@@ -72,6 +72,8 @@ class ImportReport:
         rows: rows read, good and bad.
         episodes: episodes written.
         undecided: episodes without a reward, because of their verdict or stop reason.
+        graded: whether there is a reward other than 0 and 1.
+        total: episodes in the folder, with those of before.
         bad: quarantined rows.
         shards: shards written.
         quarantine: the file of bad rows, if any.
@@ -82,6 +84,8 @@ class ImportReport:
     rows: int
     episodes: int
     undecided: int
+    graded: bool
+    total: int
     bad: int
     shards: int
     quarantine: Path | None
@@ -90,9 +94,15 @@ class ImportReport:
     def summary(self) -> str:
         """A few lines with the counts and the next command."""
         undecided = f", {self.undecided:,} of them undecided" if self.undecided else ""
-        lines = [f"{self.rows:,} rows read, {self.episodes:,} episodes written to {self.out}{undecided}"]
+        total = f"; it holds {self.total:,} now" if self.total > self.episodes else ""
+        lines = [f"{self.rows:,} rows read, {self.episodes:,} episodes written to {self.out}{undecided}{total}"]
         if self.quarantine:
             lines += [f"{self.bad:,} bad rows are in {self.quarantine}; the first: {self.first_error}"]
+        if self.graded:
+            lines += [
+                f"Some rewards are neither 0 nor 1; right is a reward of at least {REWARD_THRESHOLD:g}: give "
+                "--reward_threshold to inspect, to credit, and to train with rft, dpo, kto and topr"
+            ]
         return "\n".join([*lines, f"Look at them with: stepcredit inspect {self.out}"])
 
 
@@ -126,7 +136,16 @@ def import_logs(config: ImportConfig) -> ImportReport:
             raise InputError(f"{out} {why_not_written(error)}", "output_dir") from error
     quarantined = out / QUARANTINE if intake.bad else None
     return ImportReport(
-        out, intake.rows, intake.episodes, intake.undecided, intake.bad, shards, quarantined, intake.first_error
+        out=out,
+        rows=intake.rows,
+        episodes=intake.episodes,
+        undecided=intake.undecided,
+        graded=intake.graded,
+        total=len(load_episodes(out)),
+        bad=intake.bad,
+        shards=shards,
+        quarantine=quarantined,
+        first_error=intake.first_error,
     )
 
 
@@ -161,6 +180,7 @@ class _Intake(Iterator[Episode]):
     def __init__(self, rows: Iterator[Row], importer: EpisodeImporter, quarantine: IO[str] | None) -> None:
         self._source, self._importer, self._quarantine = rows, importer, quarantine
         self.rows = self.episodes = self.undecided = self.bad = 0
+        self.graded = False
         self.first_error: str | None = None
 
     def __next__(self) -> Episode:
@@ -174,6 +194,7 @@ class _Intake(Iterator[Episode]):
             else:
                 self.episodes += 1
                 self.undecided += episode.verdict is Verdict.UNDECIDED
+                self.graded |= episode.reward not in (None, 0, 1)
                 return episode
 
     def _reject(self, row: Row, error: InputError) -> None:

@@ -56,6 +56,8 @@ class Summary:
         multi_turn: the share of responses with more than one turn of the policy.
         drawn: right, wrong and other responses that balanced collection drew, of which the episodes are the kept ones;
             None where all were kept.
+        graded: the share of responses whose reward is neither 0 nor 1.
+        reward_threshold: the reward from which on a response without a verdict counts as right.
     """
 
     episodes: int
@@ -84,6 +86,8 @@ class Summary:
     own_ids: float
     multi_turn: float
     drawn: dict[str, int] | None = None
+    graded: float = 0.0
+    reward_threshold: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON-serialisable values."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -62,6 +62,7 @@ class CreditEpisode:
         reward: the outcome reward; null if undecided.
         prompt: text or chat messages.
         extracted, answer: the answer that was graded, and the gold answer.
+        metadata: the other columns of the logs, such as an id of theirs.
         value: V before the first action.
     """
 
@@ -76,6 +77,7 @@ class CreditEpisode:
     prompt: str | list[Any]
     extracted: str | int | float | None = None
     answer: str | int | float | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
     value: Values
 
 

@@ -35,7 +35,7 @@ from stepcredit.errors import InputError
 from stepcredit.tasks.digits import SPLITS
 from stepcredit.tasks.environment import InteractiveTaskDefaults, Observation
 from stepcredit.tasks.task import Problem
-from stepcredit.verdict import Verdict
+from stepcredit.verdict import REWARD_THRESHOLD, Verdict
 
 BOXES = "abcdef"
 SIZES = (4, 5, 6)
@@ -176,7 +176,7 @@ def _played(problem: Problem, max_turns: int, rng: np.random.Generator) -> Episo
         prompt=[*_PROMPT, {"role": "user", "content": seen[0].text}],
         completion=messages[:-1],
         reward=reward,
-        verdict=Verdict.RIGHT if reward >= 1 else Verdict.WRONG,
+        verdict=Verdict.RIGHT if reward >= REWARD_THRESHOLD else Verdict.WRONG,
         prompt_id=problem.prompt_id,
         stop_reason=StopReason.STOP,
         metadata={"answer": problem.answer, "extracted": None, **problem.metadata},

@@ -60,7 +60,11 @@ def preference_pairs(episodes: Sequence[Trajectory], config: Any) -> list[Item]:
         sampled = rng.permutation(len(right) * len(wrong))[: config.max_pairs_per_prompt]
         items += [(right[k // len(wrong)], wrong[k % len(wrong)]) for k in sampled]
     if not items:
-        raise InputError("no prompt has both a right and a wrong response, so there are no pairs", "train_dataset")
+        raise InputError(
+            "no prompt has both a right and a wrong response, so there are no pairs; right is a reward of at least "
+            f"{config.reward_threshold:g} (--reward_threshold)",
+            "train_dataset",
+        )
     return items
 
 

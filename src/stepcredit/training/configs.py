@@ -7,8 +7,10 @@ from typing import Annotated, ClassVar
 
 from stepcredit.episodes.alignment import Level
 from stepcredit.errors import InputError, quoted
+from stepcredit.flags import flag
 from stepcredit.settings import Limits
 from stepcredit.training.offline_config import OfflineConfig
+from stepcredit.verdict import REWARD_THRESHOLD
 
 
 @dataclass
@@ -25,11 +27,11 @@ class LabelConfig(OfflineConfig):
     """Settings of the methods that only distinguish right from wrong responses."""
 
     reward_threshold: float = field(
-        default=1.0,
-        metadata={
-            "help": "A response is right if its outcome is at least this: its reward, without those of its steps. Logs "
-            "that label steps alone have no outcome; add one in a column reward or label."
-        },
+        default=REWARD_THRESHOLD,
+        metadata=flag(
+            "reward_threshold",
+            "Logs that label steps alone have no outcome; add one in a column reward or label.",
+        ),
     )
 
 

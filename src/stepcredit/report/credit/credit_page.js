@@ -3,7 +3,8 @@
 // What the page shows: the data, and the state that the address, the filters and the keys change.
 const data = JSON.parse(document.getElementById("data").textContent);
 const { about, sources, scale, episodes } = data;
-const state = { shown: [], current: -1, step: null, whole: false, by: 0 };
+const whole = about.levels.every((level) => level === "step"); // tokens within a step have no V then
+const state = { shown: [], current: -1, step: null, whole, by: 0 };
 
 const MARKS = { right: "✓", wrong: "✗", undecided: "?", truncated: "…" };
 const ROW = 54; // height of a row of the list, in px
@@ -134,9 +135,14 @@ function row(episode) {
       el("span", { class: "said", text: question.trim().replace(/\s+/g, " ").slice(0, 200) }),
       el("span", { class: "id said", text: [episode.extracted, `${episode.id} · ${episode.sample}`].filter(Boolean).join(" · ") })),
     el("span", {}, sparkline(episode),
-      el("span", { class: "fall", text: episode.falls[state.by] < 0 ? `▼ ${decimal(episode.falls[state.by])}` : "" })));
+      el("span", { class: "fall", text: fallen(episode.falls[state.by]) })));
   node.addEventListener("click", () => go(episode, null, true));
   return node;
+}
+
+/** The largest fall of a response, marked where it is a drop. */
+function fallen(change) {
+  return change < 0 ? `${change <= -threshold() ? "▼ " : ""}${decimal(change)}` : "";
 }
 
 function sparkline(episode) {
