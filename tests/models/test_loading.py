@@ -286,8 +286,13 @@ def test_a_value_model_from_elsewhere_is_saved_as_a_regression_too(tmp_path):
 def test_a_folder_of_an_output_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_llama().save_pretrained(tmp_path / "out" / "policy")
-    with pytest.raises(InputError, match=r"out/polcy: no such folder; in out there are policy$"):
+    (tmp_path / "out" / "polcies").mkdir()  # no model
+    with pytest.raises(InputError, match=r"out/polcy: no such folder; did you mean out/policy\?$"):
         load_tokenizer("out/polcy")
+    with pytest.raises(InputError, match=r"out/x: no such folder; models in out: policy$"):
+        load_tokenizer("out/x")
+    with pytest.raises(InputError, match=r"\./none: no such folder; models in \.: out$"):
+        load_tokenizer("./none")
     with pytest.raises(InputError, match=r"out: no tokenizer here \(tokenizer.json\); give out/policy$"):
         load_tokenizer("out")
 
@@ -299,9 +304,13 @@ def test_a_path_that_is_not_there(load, name):
         load(name)
 
 
-def test_a_name_that_is_not_on_the_hub_is_one_line():
-    with pytest.raises(InputError, match="owner/none: cannot load a policy") as caught:
-        load_policy("owner/none")
+@pytest.mark.parametrize("name", ["owner/none", "none"])
+@pytest.mark.parametrize("load", [load_policy, load_value_model, load_reward_model, load_tokenizer])
+def test_a_name_that_is_not_on_the_hub_is_one_line(load, name):
+    what = r"(a (policy|value model|reward model|tokenizer)|its config)"
+    offline = r"nor can " + what + r" be loaded from the hub \(HF_HUB_OFFLINE is set\): "
+    with pytest.raises(InputError, match=f"^{name}: no such folder; {offline}") as caught:
+        load(name)
     assert "\n" not in str(caught.value)
 
 

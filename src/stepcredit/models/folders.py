@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from stepcredit.errors import InputError
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 WEIGHTS, INDEX, ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_SHOWN = 5
+"""Models that an error message names."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -41,6 +44,31 @@ def check_config_folder(folder: Path, trust_remote_code: bool = False) -> None:
         hint = f" (its {inner}/ folder has one)" if inner else ""
         raise InputError(f"no config.json here{hint}; give the folder of a saved model", str(folder))
     _check_config(read_object(folder / CONFIG), folder, trust_remote_code)
+
+
+def check_not_a_path(name: str) -> None:
+    """Checks that what is no folder may be a name on the hub, which is owner/name.
+
+    Raises:
+        InputError: it is the path of a folder that does not exist.
+    """
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or (name.count("/") == 1 and Path(name).parent.is_dir()):
+        raise InputError(f"no such folder{models_like(name)}", name)
+
+
+def models_like(name: str) -> str:
+    """Returns, for an error message, the folder of a model that was meant by the name of none, or those beside it."""
+    parent = Path(name).parent
+    there = sorted(folder.name for folder in parent.iterdir() if _is_model(folder)) if parent.is_dir() else []
+    if near := difflib.get_close_matches(Path(name).name, there, 1):
+        return f"; did you mean {parent / near[0]}?"
+    more = ", …" if len(there) > _SHOWN else ""
+    return f"; models in {parent}: {', '.join(there[:_SHOWN])}{more}" if there else ""
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder holds a model or, as the output of a training, several."""
+    return any((folder / part / CONFIG).exists() for part in ("", "policy", "value"))
 
 
 def check_tokenizer_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.constants import HF_HUB_OFFLINE
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -39,7 +40,9 @@ from stepcredit.models.folders import (
     TOKENIZER_FILES,
     check_config_folder,
     check_model_folder,
+    check_not_a_path,
     check_tokenizer_folder,
+    models_like,
 )
 from stepcredit.models.gguf import gguf_policy, gguf_tokenizer, is_gguf
 from stepcredit.models.value_bins import set_value_bins, value_bins
@@ -119,13 +122,13 @@ def load_config(name_or_path: str, *, trust_remote_code: bool = False) -> Any:
     if is_adapter(name_or_path):
         return _load_base(name_or_path, partial(load_config, trust_remote_code=trust_remote_code))
     if not Path(name_or_path).exists():
-        _check_not_a_path(name_or_path)
+        check_not_a_path(name_or_path)
     else:
         check_config_folder(Path(name_or_path), trust_remote_code)
     try:
         return AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
     except Exception as error:  # an inconsistent config may raise any error
-        raise InputError(f"cannot load its config: {_one_line(error)}", name_or_path) from error
+        raise _not_loaded("its config", name_or_path, error) from error
 
 
 def load_reference(
@@ -251,11 +254,11 @@ def _tokenizer(name_or_path: str, trust_remote_code: bool) -> Any:
     if Path(name_or_path).is_dir():
         check_tokenizer_folder(Path(name_or_path))
     else:
-        _check_not_a_path(name_or_path)
+        check_not_a_path(name_or_path)
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
     except Exception as error:  # a damaged tokenizer may raise any error
-        raise InputError(f"cannot load a tokenizer: {_one_line(error)}", name_or_path) from error
+        raise _not_loaded("a tokenizer", name_or_path, error) from error
 
 
 def _load(
@@ -267,7 +270,7 @@ def _load(
     if is_adapter(name_or_path):
         raise InputError(f"is only an adapter, not a {role}; give a folder with the whole model", name_or_path)
     if not Path(name_or_path).exists():
-        _check_not_a_path(name_or_path)
+        check_not_a_path(name_or_path)
     elif not model_init_kwargs.keys() & _PATH_ARGUMENTS:
         check_model_folder(Path(name_or_path), trust_remote_code)
     kwargs = {**model_init_kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -280,7 +283,7 @@ def _load(
         if text.startswith("Unrecognized configuration class"):
             text = f"transformers {transformers.__version__} has no class for {MODEL_TYPES[role]} of this model_type"
         settings = f" (model_init_kwargs {model_init_kwargs})" if model_init_kwargs else ""
-        raise InputError(f"cannot load a {role}{settings}: {text}", name_or_path) from error
+        raise _not_loaded(f"a {role}", name_or_path, error, f"{text}{settings}") from error
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError("has a model and an adapter (adapter_config.json); give a folder with only the whole model or "
                          "only the adapter", name_or_path)  # fmt: skip
@@ -316,13 +319,16 @@ def _has_tokenizer(folder: str) -> bool:
     return any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
 
 
-def _check_not_a_path(name: str) -> None:
-    """Raises InputError for a missing folder: a name on the hub is owner/name."""
-    parent = Path(name).parent
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or (name.count("/") == 1 and parent.is_dir()):
-        there = sorted(folder.name for folder in parent.iterdir() if folder.is_dir()) if parent.is_dir() else []
-        beside = f"; in {parent} there are {', '.join(there[:5])}" if there else ""
-        raise InputError(f"no such folder{beside}", name)
+def _not_loaded(what: str, name: str, error: Exception, reason: str = "") -> InputError:
+    """Returns the error of what transformers does not load; where there is no folder of that name, it looked for it on
+    the hub."""
+    reason = reason or _one_line(error)
+    if Path(name).exists():
+        return InputError(f"cannot load {what}: {reason}", name)
+    offline = " (HF_HUB_OFFLINE is set)" if HF_HUB_OFFLINE else ""
+    return InputError(
+        f"no such folder{models_like(name)}; nor can {what} be loaded from the hub{offline}: {reason}", name
+    )
 
 
 def _one_line(error: Exception) -> str:
