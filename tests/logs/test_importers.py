@@ -63,6 +63,41 @@ def test_outcomes(outcome, reward):
     assert episode.completion == ""
 
 
+@pytest.mark.parametrize(
+    ("word", "reward"),
+    [("right", 1.0), ("Correct ", 1.0), ("WRONG", 0.0), ("incorrect", 0.0), ("yes", 1.0), ("No", 0.0), ("true", 1.0)],
+)
+def test_words_for_right_and_wrong(word, reward):
+    row = {"prompt": "q", "completion": "a", "verdict of mine": word}
+    assert episode_from_row(row, ImportRules({"label": "verdict of mine"})).reward == reward
+    if word not in ("yes", "No"):
+        assert episode_from_row(row, ImportRules({"reward": "verdict of mine"})).reward == reward
+
+
+@pytest.mark.parametrize(("verdict", "reward"), [("right", 1.0), ("wrong", 0.0), ("undecided", None)])
+def test_a_verdict_is_an_outcome(verdict, reward):
+    assert episode_from_row({"prompt": "q", "completion": "a", "verdict": verdict}).reward == reward
+    assert episode_from_row({"prompt": "q", "completion": "a", "verdict": "right", "reward": 0.5}).reward == 0.5
+
+
+def test_text_becomes_chat_where_that_is_asked_for():
+    rules = ImportRules(chat=True)
+    plain = episode_from_row({"prompt": "2 + 3?", "completion": "5", "reward": 1, "system": "Add."}, rules)
+    assert plain.prompt == [{"role": "system", "content": "Add."}, {"role": "user", "content": "2 + 3?"}]
+    assert plain.completion == [{"role": "assistant", "content": "5"}]
+    with pytest.raises(InputError, match="completions: a list of steps is plain text; import such rows without --chat"):
+        episode_from_row(STEPS, rules)
+    chat = {"prompt": [user("q")], "completion": "a", "reward": 1}
+    assert episode_from_row(chat, rules) == episode_from_row(chat)
+    assert episode_from_row(PLAIN).prompt_id != episode_from_row(PLAIN, rules).prompt_id
+
+
+def test_what_was_mapped_already_stays_in_the_hint():
+    row = {"question": "q", "completion": "a", "is_correct": "x"}
+    with pytest.raises(InputError, match="another name: --columns prompt=question label=is_correct"):
+        episode_from_row(row, ImportRules({"prompt": "question"}))
+
+
 def test_plain_chat_drops_empty_keys():
     messages = [{**policy("a"), "tool_calls": None, "name": "x"}]
     episode = episode_from_row({"prompt": [user("q")], "completion": messages, "label": 0})
@@ -212,7 +247,16 @@ BAD = [
     ({}, {"reward": 3}, r"reward: 3 lies outside \[0, 1\]; widen it with --reward_range 0 3"),
     ({}, {"reward": -0.5}, r"reward: -0.5 lies outside \[0, 1\]; widen it with --reward_range -0.5 1"),
     ({}, {"reward": None, "label": 0.5}, "label: must be true or false .*, not the float 0.5"),
-    ({}, {"reward": None, "label": "yes"}, "label: must be true or false"),
+    (
+        {},
+        {"reward": None, "label": "good"},
+        r"label: must be true or false \(or 1 or 0\) or right or correct or wrong or",
+    ),
+    (
+        {},
+        {"reward": None, "label": "yes"},
+        "label: 'yes' may be an answer; if it is the verdict: --columns label=label",
+    ),
     ({}, {"completion": None}, "expected columns prompt and completion .* the row has 'prompt', 'completion'"),
     ({}, {"prompt": 7}, "prompt: must be text or a list of chat messages, not the int 7"),
     ({}, {"prompt": ""}, "the prompt is empty"),
@@ -256,8 +300,12 @@ BAD = [
     ({"reward": 1}, {"messages": CHAT, "prompt_messages": 5}, "completion: no assistant message"),
     ({"reward": 1}, {"messages": CHAT, "response": "a"}, "messages: stands beside response; .*prompt=messages"),
     ({"x": 1}, {}, "expected columns prompt and completion .* the row has 'x' .*--columns prompt=… completion=…"),
-    ({"prompt": "q", "output": "a", "score": 1}, {}, r"other names: --columns completion=output\)"),
-    ({"question": "q", "generation": "a"}, {}, "other names: --columns prompt=question completion=generation"),
+    ({"prompt": "q", "output": "a", "score": 1}, {}, r"other names: --columns completion=output reward=score\)"),
+    (
+        {"question": "q", "generation": "a", "is_correct": "yes"},
+        {},
+        "other names: --columns prompt=question completion=generation label=is_correct",
+    ),
     ({"prompt": "q", "completion": "a", "score": 1}, {}, "reward: missing: .*another name: --columns reward=score"),
     ({"prompt": "q", "chosen": "a", "rejected": "b"}, {}, "chosen and rejected are a pair; write them as two rows"),
 ]

@@ -20,7 +20,7 @@ def test_it_is_asked_as_it_has_learned(tmp_path, as_messages):
     ]
     given = {"model": tiny_llama(), "args": config(tmp_path), "processing_class": byte_tokenizer()}
     trainer = OfflineTrainer(**given, train_dataset=episodes)
-    note = "prompts: 4 are plain text, without the chat template; messages get it"
+    note = "prompts: 4 are plain text, without the chat template, which messages get (import --chat)"
     assert (note in trainer.notes) == (not as_messages)
     trainer.save_model()
     asked = GenerateConfig(prompts=["q"], model=str(tmp_path / "policy"))

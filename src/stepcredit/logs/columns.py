@@ -25,9 +25,13 @@ _ALIASES = {"messages": "conversations"}
 _OTHER_NAMES = {
     "prompt": ("question", "problem", "query"),
     "completion": ("output", "generation", "generated_text", "answer_text", "model_output", "solution"),
-    "reward": ("score", "correct", "is_correct", "acc", "accuracy", "success", "passed", "rewards", "return"),
+    "reward": ("score", "acc", "accuracy", "rewards", "return"),
+    "label": ("correct", "is_correct", "is_right", "success", "passed"),
 }
 """Common names of columns, suggested in errors but not read by default: an `output` may be a gold answer."""
+_WORDS = {"right": True, "correct": True, "wrong": False, "incorrect": False}
+_ANSWERS = {"yes": True, "no": False}
+"""Words of labels; these only in a column that was named as the label, as they may be answers."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class ImportRules:
     Attributes:
         columns: our name → the name in the log, where they differ.
         reward_range: closed interval of valid rewards and step labels.
+        chat: whether prompt and completion in plain text are a message of the user and one of the assistant.
 
     Raises:
         InputError: an unknown column name, or an empty range.
@@ -44,9 +49,12 @@ class ImportRules:
 
     columns: Mapping[str, str] = field(default_factory=dict)
     reward_range: tuple[float, float] = (0.0, 1.0)
+    chat: bool = False
 
     @classmethod
-    def of_range(cls, ends: Sequence[float], columns: Mapping[str, str] | None = None) -> ImportRules:
+    def of_range(
+        cls, ends: Sequence[float], columns: Mapping[str, str] | None = None, chat: bool = False
+    ) -> ImportRules:
         """Builds rules from the reward range of a setting.
 
         Raises:
@@ -54,7 +62,7 @@ class ImportRules:
         """
         if len(ends) != 2:
             raise InputError("give the lowest and then the highest reward", "reward_range")
-        return cls(columns or {}, (ends[0], ends[1]))
+        return cls(columns or {}, (ends[0], ends[1]), chat)
 
     def __post_init__(self) -> None:
         for ours in self.columns:
@@ -106,7 +114,7 @@ class RowView:
     """View of a row under our column names; records the columns that were taken."""
 
     def __init__(self, data: Mapping[str, Any], rules: ImportRules, text_cells: bool) -> None:
-        self._data, self._text_cells = data, text_cells
+        self._data, self._text_cells, self._mapping = data, text_cells, rules.columns
         self._theirs = _names(tuple(data), tuple(rules.columns.items()))
         self._taken: set[str | None] = set()
 
@@ -115,9 +123,33 @@ class RowView:
         return _listed(self._data)
 
     def renaming(self, *ours: str) -> str:
-        """The `--columns` setting that maps columns of the row to ours, guessed from their names."""
-        guesses = ((name, next((n for n in _OTHER_NAMES.get(name, ()) if n in self._data), "…")) for name in ours)
-        return "--columns " + " ".join(f"{name}={theirs}" for name, theirs in guesses)
+        """The `--columns` setting that maps columns of the row to ours, guessed from their names, with those given."""
+        mapping = {**self._mapping, **{name: self._guess(name) or "…" for name in ours}}
+        return "--columns " + " ".join(f"{name}={theirs}" for name, theirs in mapping.items())
+
+    def outcome_name(self) -> str:
+        """`label` where a column looks like one, else `reward`."""
+        return "reward" if self._guess("reward") or not self._guess("label") else "label"
+
+    def _guess(self, name: str) -> str | None:
+        return next((n for n in _OTHER_NAMES.get(name, ()) if n in self._data), None)
+
+    def label(self) -> bool:
+        """Returns the label and excludes its column from the metadata.
+
+        Raises:
+            InputError: it is neither true or false nor one of the words for them.
+        """
+        raw, is_named = self.take("label"), "label" in self._mapping
+        words = _WORDS | (_ANSWERS if is_named else {})
+        if (found := of_word(raw, words)) is not None:
+            return found
+        if of_word(raw, _ANSWERS) is not None:
+            raise InputError(f"{raw!r} may be an answer; if it is the verdict: {self._named('label')}", "label")
+        return flag(raw, "label", f" or {' or '.join(words)}")
+
+    def _named(self, name: str) -> str:
+        return "--columns " + " ".join(f"{k}={v}" for k, v in {**self._mapping, name: self._theirs[name]}.items())
 
     def has(self, name: str) -> bool:
         """Whether the column has a value; an empty CSV cell is a value only for responses."""
@@ -262,11 +294,16 @@ def texts(value: Any, name: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def flag(value: Any, name: str) -> bool:
-    """Validates a boolean: true or false, also as 1 or 0 and as text, but not yes or no, which may be answers."""
+def of_word(value: Any, words: Mapping[str, bool] = _WORDS) -> bool | None:
+    """Returns whether a word, of any case, says right or wrong; None if it is none of them."""
+    return words.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def flag(value: Any, name: str, more: str = "") -> bool:
+    """Validates a boolean: true or false, also as 1 or 0 and as text; `more` says what else the caller takes."""
     raw, value = value, scalar(value)
     if not isinstance(value, bool | int | float) or value not in (0, 1):
-        raise InputError(f"must be true or false (or 1 or 0), not {shown(raw)}", name)
+        raise InputError(f"must be true or false (or 1 or 0){more}, not {shown(raw)}", name)
     return bool(value)
 
 

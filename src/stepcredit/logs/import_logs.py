@@ -52,6 +52,13 @@ class ImportConfig(Settings):
         default=None, metadata={"help": "Configuration of datasets of the hub. Default: their only one."}
     )
     dataset_split: str = field(default="train", metadata={"help": "Split of datasets of the hub."})
+    chat: bool = field(
+        default=False,
+        metadata={
+            "help": "Make prompts in plain text a message of the user, and completions one of the assistant: for a "
+            "policy with a chat template."
+        },
+    )
     reward_range: list[float] = field(
         default_factory=lambda: [0.0, 1.0],
         metadata={"help": "Lowest and highest reward; a row outside is bad."},
@@ -116,7 +123,7 @@ def import_logs(config: ImportConfig) -> ImportReport:
         InputError: the folder is not empty or in use, a file cannot be read, there is nothing to import, or, without
             `skip_bad`, a row is bad. Nothing is written.
     """
-    rules = ImportRules.of_range(config.reward_range, parse_columns(config.columns))
+    rules = ImportRules.of_range(config.reward_range, parse_columns(config.columns), config.chat)
     if not config.files:
         raise InputError("name at least one file", "files")
     sources = read_logs(config.files, Subset(config.dataset_config, config.dataset_split))

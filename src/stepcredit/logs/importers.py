@@ -7,10 +7,10 @@ Three kinds of rows, tried in this order:
 - chat: `messages` (or `conversations`); the prompt consists of the messages before the first assistant message, or of
   the first `prompt_messages` messages.
 
-The outcome is `reward` (a number, or "undecided") or `label` (true or false), also as text. `prompt_id`, `sample`,
-`finish_reason` (or `stop_reason`), `truncated`, `verdict`, `steps`, `step_rewards` and, with chat messages, `tools` and
-`system` (the first message) are read; all other columns become metadata. A response cut by a filter or an error is
-undecided.
+The outcome is `reward` (a number, or "undecided"), `label` (true or false, right or wrong) or `verdict`, also as text.
+`prompt_id`, `sample`, `finish_reason` (or `stop_reason`), `truncated`, `steps`, `step_rewards` and, with chat messages,
+`tools` and `system` (the first message) are read; all other columns become metadata. A response cut by a filter or an
+error is undecided.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from stepcredit.logs.columns import (
     flag,
     number,
     numbers,
+    of_word,
     shown,
     texts,
 )
@@ -148,6 +149,8 @@ def _what_is_missing(columns: RowView, answer: str) -> str:
     if columns.has("chosen") and columns.has("rejected"):
         return "chosen and rejected are a pair; write them as two rows, completion with label true and with label false"
     missing = [name for name in ("prompt", answer) if not columns.has(name)]
+    if not any(columns.has(name) for name in ("reward", "label", "verdict")):
+        missing.append(columns.outcome_name())
     return (
         "expected columns prompt and completion (or response), or messages, or prompt, completions and labels, with "
         f"values; the row has {columns.names()} (other names: {columns.renaming(*missing)})"
@@ -160,7 +163,9 @@ def _plain(columns: RowView, answer: str, rules: ImportRules) -> _Body:
     if isinstance(prompt, str):
         if not isinstance(completion, str):
             raise InputError(f"prompt is text but {answer} is chat messages; make both text or both chat")
-        return _Body(prompt, completion, steps, _step_rewards(columns, rules))
+        if not rules.chat:
+            return _Body(prompt, completion, steps, _step_rewards(columns, rules))
+        prompt = [{"role": "user", "content": prompt}]
     if isinstance(completion, str):
         completion = [{"role": "assistant", "content": completion}]
     return _chat(columns, rules, prompt, completion)._replace(steps=steps)
@@ -202,6 +207,8 @@ def _stepwise(columns: RowView, rules: ImportRules) -> _Body:
     if not written or len(written) != len(labels):
         raise InputError(f"{len(labels)} labels for {len(written)} steps; give one a step", "labels")
     steps = (*(t if t.endswith("\n") else t + "\n" for t in written[:-1]), written[-1])
+    if rules.chat:
+        raise InputError("a list of steps is plain text; import such rows without --chat", "completions")
     return _Body(prompt, "".join(steps), steps, labels, default_reward=0.0)
 
 
@@ -232,15 +239,18 @@ def _outcome(
     if isinstance(reward, list):
         raise InputError("a list; if it is one a step or a turn: --columns step_rewards=reward", "reward")
     if reward is not None:
-        return number(reward, "reward", rules)
+        word = of_word(reward)
+        return number(reward, "reward", rules) if word is None else float(word)
     if columns.has("label"):
-        return float(flag(columns.take("label"), "label"))
+        return float(columns.label())
+    if verdict is not None:
+        return float(verdict is Verdict.RIGHT)
     if default is None and stop_reason is StopReason.LENGTH:
         return None
     if default is None:
         raise InputError(
-            "missing: expected a column reward (a number) or label (true or false), or the verdict "
-            f"'undecided'; the row has {columns.names()} (another name: {columns.renaming('reward')}"
+            "missing: expected a column reward (a number) or label (true or false), or a verdict (right, wrong, "
+            f"undecided); the row has {columns.names()} (another name: {columns.renaming(columns.outcome_name())}"
             f"{'; an answer: grade it first, stepcredit grade' if columns.has('answer') else ''})",
             "reward",
         )

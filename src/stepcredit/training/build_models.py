@@ -174,7 +174,7 @@ def note_text_prompts(policy: Any, tokenizer: Any, data: Any, say: Callable[[str
         return
     plain = data.text_prompts if tokenizer.chat_template else 0
     if plain:
-        say(f"prompts: {plain} are plain text, without the chat template; messages get it")
+        say(f"prompts: {plain} are plain text, without the chat template, which messages get (import --chat)")
     if plain and plain == data.encoded:
         policy.config.text_prompts = True
     elif hasattr(policy.config, "text_prompts"):  # of the policy that this one starts from
