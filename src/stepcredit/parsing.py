@@ -9,7 +9,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,33 @@ def parse(command: str, kinds: Sequence[type], arguments: Sequence[str]) -> tupl
             return_remaining_strings=True,
         )
     except InputError as error:
+        if "are required" in str(error):  # one of them may be misspelled
+            _check_known(_misspelled(rest, fields), command, fields)
         told = next((name for name in from_file if re.search(rf"\b{name}\b", str(error))), None)
         raise error if told is None else InputError(str(error), str(file)) from error
-    if unknown:
-        first = next((token for token in unknown if token.startswith("-")), unknown[0]).partition("=")[0]
-        flags = [name for name in (*fields, "config", "help") if name not in positional]
-        hint = resembling(first, flags, "--") if first.startswith("-") else ""
-        if first.startswith("-") and resembling(first, positional, "--"):
-            hint = f"; {positional[0].upper()} comes first, without a flag"
-        raise InputError(f"unknown {'flag' if first.startswith('-') else 'argument'} {quoted(first)}{hint}; "
-                         f"see stepcredit {command} --help")  # fmt: skip
+    _check_known(unknown, command, fields)
     return tuple(configs)
+
+
+def _check_known(unknown: Sequence[str], command: str, fields: Mapping[str, dataclasses.Field[Any]]) -> None:
+    """Raises InputError for the first unknown flag, or else argument, if there is one."""
+    if not unknown:
+        return
+    first = next((token for token in unknown if token.startswith("-")), unknown[0]).partition("=")[0]
+    positional = [name for name, f in fields.items() if f.metadata.get("positional")]
+    flags = [name for name in (*fields, "config", "help") if name not in positional]
+    hint = resembling(first, flags, "--") if first.startswith("-") else ""
+    if first.startswith("-") and resembling(first, positional, "--"):
+        hint = f"; {positional[0].upper()} comes first, without a flag"
+    raise InputError(f"unknown {'flag' if first.startswith('-') else 'argument'} {quoted(first)}{hint}; "
+                     f"see stepcredit {command} --help")  # fmt: skip
+
+
+def _misspelled(arguments: Sequence[str], fields: Collection[str]) -> list[str]:
+    """Returns the flags that are no setting's, but resemble one."""
+    flags = [token for token in arguments if token.startswith("--")]
+    names = [flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in flags]
+    return [flag for flag, name in zip(flags, names, strict=True) if name not in fields and resembling(name, fields)]
 
 
 def _parser(command: str, kinds: Sequence[type]) -> Any:

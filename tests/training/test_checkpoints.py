@@ -60,14 +60,19 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(said
 def test_checkpoints_of_another_run_are_refused_unless_there_is_one_of_this(tmp_path, capsys):
     checkpoint(tmp_path, 10, {**RUN, "learning_rate": 0.2})
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    with pytest.raises(InputError, match=r"checkpoint-10: is of a run with another learning_rate; choose another"):
+    with pytest.raises(
+        InputError,
+        match=r"checkpoint-10: is of a run with another learning_rate \(0.2 there, 0.1 here\); choose another",
+    ):
         last_checkpoint(tmp_path, RUN)
     with pytest.raises(InputError, match="is of a run with another method; "):
         last_checkpoint(tmp_path, {**RUN, "method": "iql"})
     checkpoint(tmp_path, 8)
     capsys.readouterr()
     assert last_checkpoint(tmp_path, RUN) == str(tmp_path / "checkpoint-8")
-    left_out = "checkpoint-10: is of a run with another learning_rate: checkpoint-10 is left out\n"
+    left_out = (
+        "checkpoint-10: is of a run with another learning_rate (0.2 there, 0.1 here): checkpoint-10 is left out\n"
+    )
     assert capsys.readouterr().err.endswith(left_out)
     longer = {**RUN, "max_steps": 40}
     assert last_checkpoint(tmp_path, longer) == str(tmp_path / "checkpoint-8")
@@ -145,6 +150,17 @@ def test_epochs_end_where_they_end(inputs, epochs, tmp_path):
     trained(inputs, out, **given)
     assert files(out) == before
     assert sorted(p.name for p in out.glob("checkpoint-*")) == numbers
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_dry_run_leaves_the_output_folder_as_it_was(inputs, tmp_path, is_there):
+    out = tmp_path / "some" / "out"
+    if is_there:
+        out.mkdir(parents=True)
+    about = TrainConfig(model=str(inputs / "policy"), episodes=[str(inputs / "episodes")], dry_run=True)
+    assert train(about, config(out, max_steps=1))["episodes"] == 12
+    assert out.exists() is is_there
+    assert not list(out.glob("*"))
 
 
 def test_a_fraction_of_an_epoch_goes_on_to_its_last_step(inputs, tmp_path):
@@ -233,7 +249,9 @@ def test_the_folder_of_another_run_is_refused_and_a_longer_run_goes_on(inputs, w
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     before = files(out)
-    with pytest.raises(InputError, match=r"out: is of a run with another learning_rate; choose another"):
+    with pytest.raises(
+        InputError, match=r"out: is of a run with another learning_rate \(0.001 there, 0.0001 here\); choose another"
+    ):
         trained(inputs, out, learning_rate=1e-4)
     with pytest.raises(InputError, match="out: is of a run with another method"):
         trained(inputs, out, IQLConfig)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -85,8 +85,14 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     locks = not config.dry_run and args.process_index == 0  # one process of a distributed run takes the lock
     if args.process_index:
         hide()
+    is_new = not os.path.exists(out)
     with locked(str(args.output_dir), "stepcredit train") if locks else nullcontext(), _with_others(args):
-        return _train(config, args)
+        try:
+            return _train(config, args)
+        finally:
+            if config.dry_run and is_new:  # transformers' trainer makes it
+                with suppress(OSError):
+                    os.rmdir(out)
 
 
 @contextmanager

@@ -76,14 +76,26 @@ def check_run(folder: Path, kept: Mapping[str, Any], run: Mapping[str, Any]) -> 
     """
     changed = changed_settings(kept, run)
     if another := [name for name in changed if name not in END]:
-        raise InputError(f"is of a run with another {_in_words(another)}; choose another --output_dir, or start over "
-                         "with --resume_from_checkpoint false", str(folder))  # fmt: skip
+        raise InputError(
+            f"is of a run with another {_in_words(another, kept, run)}; choose another --output_dir, or start over "
+            "with --resume_from_checkpoint false",
+            str(folder),
+        )
     return changed
 
 
-def _in_words(changed: list[str]) -> str:
-    """Names what differs between two runs; the settings of another method differ anyway."""
-    return "method" if "method" in changed else ", ".join(changed)
+def _in_words(changed: list[str], kept: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """Names what differs between two runs, numbers with their values; the settings of another method differ anyway."""
+    changed = ["method"] if "method" in changed else changed
+    numbers = {name: (kept.get(name), run.get(name)) for name in changed}
+    return ", ".join(
+        f"{name} ({there:g} there, {here:g} here)" if _is_number(there) and _is_number(here) else name
+        for name, (there, here) in numbers.items()
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def last_checkpoint(
