@@ -77,6 +77,6 @@ def test_train(row, message, policy, tmp_path, capsys):
     assert message in err
     assert not out.exists()
     assert main(["train", "--method", "oreo", *flags, *small, "--skip_bad"]) == 0
-    assert "1 left_out/bad" in capsys.readouterr().out
+    assert "; left out: 1 bad" in capsys.readouterr().out
     (bad,) = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
     assert message in bad["error"]

@@ -81,7 +81,7 @@ def test_training_counts_and_limits_the_responses_of_all_folders(tmp_path, capsy
     folders.append(str(append_episodes(tmp_path / "more", again).parent))
     assert main([*command, "--method", "oreo", "--max_per_outcome", "1", "--dry_run", *folders]) == 0
     assert "8 episodes" in (printed := capsys.readouterr().out)
-    assert "4 left_out/balanced" in printed
+    assert "; left out: 4 balanced" in printed
     (tmp_path / "c.yaml").write_text(f"episodes: [{folders[1]}, {folders[1]}]\n")
     assert main([*command, "--method", "oreo", "--config", str(tmp_path / "c.yaml")]) == 2
     assert "holds the same episodes as" in capsys.readouterr().err

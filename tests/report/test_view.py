@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,11 @@ def test_the_page_has_curves_results_and_credit_pages(folder):
 
 def test_an_empty_folder_says_so(tmp_path):
     assert "Nothing to show yet" in view_page(tmp_path)
+
+
+def test_the_folder_where_one_is_has_its_name(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert f"<h1>{folder.name}</h1>" in view_page(Path("."))
 
 
 def test_models_episodes_checkpoints_and_hidden_folders_are_passed_over(folder):
