@@ -30,6 +30,17 @@ def counted(counts: Mapping[str, Any]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
+def counts_of_training(counts: Mapping[str, int]) -> str:
+    """Says what a training learns from, and what was left out."""
+    said = [f"{counts['episodes']:,} episodes", f"{counts['action_tokens']:,} tokens of responses"]
+    if "items" in counts:
+        said.insert(1, f"{counts['items']:,} items")
+    if counts["retokenised"]:
+        said.append(f"ids of {counts['retokenised']:,} encoded from text")
+    left = [f"{n:,} {name.partition('/')[2]}" for name, n in counts.items() if name.startswith("left_out/")]
+    return ", ".join(said) + (f"; left out: {', '.join(left)}" if left else "; none left out")
+
+
 def show_results(folder: Path) -> Console:
     """Prints the table of a folder's `results.json`; returns the console for further output."""
     console = Console()

@@ -29,7 +29,7 @@ class InspectConfig(Settings):
         metadata={"help": "The folder of episodes.", "positional": True}
     )
     tokenizer: str | None = field(
-        default=None, metadata={"help": "Counts tokens if no ids are stored: a folder or a name on the hub."}
+        default=None, metadata={"help": "Counts tokens without ids: a folder or a name on the hub."}
     )
     step_delimiters: list[str] | None = field(default=None, metadata=flag("step_delimiters", OF_EPISODES))
     reward_threshold: float = field(default=REWARD_THRESHOLD, metadata=flag("reward_threshold"))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 
-from stepcredit.commands.console import quiet
+from stepcredit.commands.console import counts_of_training, quiet
 from stepcredit.errors import InputError, quoted
 from stepcredit.files import read_yaml
 from stepcredit.parsing import parse, take_flag
@@ -25,7 +24,7 @@ def run(arguments: list[str]) -> int:
     counts = train(config, args)
     if args.process_index:
         return 0
-    print(_in_words(counts))
+    print(counts_of_training(counts))
     if not config.dry_run:
         if METHODS[method].needs_value:
             where = f"--episodes {shlex.join(config.episodes)} --value_model {args.output_dir}/value"
@@ -33,17 +32,6 @@ def run(arguments: list[str]) -> int:
         print(f"{'or' if METHODS[method].needs_value else 'Next'}: stepcredit evaluate --task gsm8k --model "
               f"{args.output_dir}/policy --output_dir results (or another task)")  # fmt: skip
     return 0
-
-
-def _in_words(counts: Mapping[str, int]) -> str:
-    """What was trained on and what was left out, in words."""
-    said = [f"{counts['episodes']:,} episodes", f"{counts['action_tokens']:,} tokens of responses"]
-    if "items" in counts:
-        said.insert(1, f"{counts['items']:,} items")
-    if counts["retokenised"]:
-        said.append(f"ids of {counts['retokenised']:,} encoded from text")
-    left = [f"{n:,} {name.partition('/')[2]}" for name, n in counts.items() if name.startswith("left_out/")]
-    return ", ".join(said) + (f"; left out: {', '.join(left)}" if left else "; none left out")
 
 
 def method_and_rest(arguments: list[str]) -> tuple[str, list[str]]:
