@@ -26,6 +26,7 @@ SCHEMES = {
     "recomputed activations": {"recompute_activations": True},
     "all": {"share_prompts": True, "precompute_ref_log_probs": True, "head": "fused", "recompute_activations": True},
 }
+ONE_OF_A_KIND = ("sft", "dpo", "kto", "dqo", "oreo", "oreo, steps", "oreo, sampled KL")
 LAYERS = {
     "last layers": {"train_layers": 2},
     "last layers, shared prompts, fused head": {
@@ -93,9 +94,11 @@ def assert_close(found, expected, tolerance=1e-6):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_scheme_gives_the_losses_gradients_and_metrics_of_the_plain_pass(tmp_path, name):
+    """Each by itself for one method of a kind, together for all."""
     expected = whole_steps(tmp_path / "plain", name, head="naive")
-    for number, given in enumerate(SCHEMES.values()):
-        assert_close(whole_steps(tmp_path / str(number), name, **given), expected)
+    for scheme, given in SCHEMES.items():
+        if scheme == "all" or name in ONE_OF_A_KIND:
+            assert_close(whole_steps(tmp_path / scheme, name, **given), expected)
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo", "kto", "dqo", "oreo", "oreo, steps", "oreo, sampled KL"])

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from doubles.processes import in_two_processes
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,7 @@ class InspectConfig(Settings):
     episodes: Annotated[str, Limits(not_empty=True)] = field(
         metadata={"help": "The folder of episodes.", "positional": True}
     )
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "Counts tokens without ids: a folder or a name on the hub."}
-    )
+    tokenizer: str | None = field(default=None, metadata={"help": "Counts tokens without ids: a folder or hub name."})
     step_delimiters: list[str] | None = field(default=None, metadata=flag("step_delimiters", OF_EPISODES))
     reward_threshold: float = field(default=REWARD_THRESHOLD, metadata=flag("reward_threshold"))
     preview: Annotated[int, Limits(at_least=0)] = field(default=0, metadata={"help": "Responses to show, in steps."})
