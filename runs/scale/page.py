@@ -91,7 +91,7 @@ def row(scenario: Scenario) -> list[str]:
     seconds = (found.compute.step - found.compute.seconds["optimizer"] * (1 - 1 / gpus)) / scenario.batch
     hours = scenario.episodes * seconds / 3600
     once = found.compute.precomputing / scenario.batch * scenario.episodes / 3600
-    disk = found.disk / scenario.batch * scenario.episodes
+    disk = found.disk.kept / scenario.batch * scenario.episodes
     return [
         scenario.model,
         scenario.what,

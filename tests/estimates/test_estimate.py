@@ -68,7 +68,7 @@ def test_every_method(method, given, folder, tmp_path):
     assert found.memory.peak == max(sum(parts.values()) for parts in found.memory.phases.values())
     assert all(size > 0 for parts in found.memory.phases.values() for size in parts.values())
     assert all(seconds > 0 for seconds in found.compute.seconds.values())
-    assert (found.disk > 0) is (found.compute.break_even is not None) is ("train_layers" in given)
+    assert (found.disk.kept > 0) is (found.compute.break_even is not None) is ("train_layers" in given)
     assert found.to_json()["memory_gb"]["at"] in found.memory.phases
     assert estimate_tables(found).renderables
 
@@ -133,7 +133,40 @@ def test_disk_is_that_of_the_run(given, tmp_path):
     run = OfflineTrainer(model=policy, args=args, train_dataset=ragged(), processing_class=byte_tokenizer())
     run.train()
     kept = sum(path.stat().st_size for path in (tmp_path / "out").rglob("rows.bin"))
-    assert found.disk == kept
+    assert found.disk.kept == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "checkpoints"),
+    [
+        ({"save_strategy": "steps", "save_steps": 2, "max_steps": 5}, 3),
+        ({"save_strategy": "steps", "save_steps": 0.5, "max_steps": 4}, 2),
+        ({"save_strategy": "epoch", "num_train_epochs": 2, "max_steps": -1}, 2),
+        ({"save_strategy": "epoch", "num_train_epochs": 2, "max_steps": -1, "save_total_limit": 1}, 1),
+        ({"save_strategy": "no", "max_steps": 2}, 0),
+        ({"save_strategy": "steps", "save_steps": 2, "max_steps": 2, "shared_trunk": True}, 1),
+    ],
+)
+def test_checkpoints_and_models_take_what_is_said(given, checkpoints, tmp_path):
+    policy = tiny_llama(hidden=32, layers=3)
+    policy.save_pretrained(tmp_path / "policy")
+    byte_tokenizer().save_pretrained(tmp_path / "policy")
+    append_episodes(tmp_path / "episodes", ragged())
+    args = config(tmp_path / "out", OREOConfig, per_device_train_batch_size=8, **given)
+    found = of(tmp_path / "policy", args, episodes=[str(tmp_path / "episodes")])
+    run = OfflineTrainer(model=policy, args=args, train_dataset=ragged(), processing_class=byte_tokenizer())
+    run.train()
+    run.save_model()
+
+    def size(folder):
+        return sum(path.stat().st_size for name in ("model.safetensors", "optimizer.pt") for path in folder.rglob(name))
+
+    folders = list((tmp_path / "out").glob("checkpoint-*"))
+    assert found.disk.checkpoints == len(folders) == checkpoints
+    assert all(size(folder) == pytest.approx(found.disk.checkpoint, rel=0.15) for folder in folders)
+    models = size(tmp_path / "out") - sum(map(size, folders))
+    assert models == pytest.approx(found.disk.models, rel=0.05)
+    assert found.to_json()["disk_gb"]["checkpoints"] == checkpoints
 
 
 def test_this_machine_is_measured(folder, tmp_path):

@@ -16,6 +16,7 @@ from stepcredit.episodes.joined import joint_step_rule, load_folders
 from stepcredit.errors import InputError
 from stepcredit.estimates.compute import Compute, step_of
 from stepcredit.estimates.devices import CONTEXT, Device, device_of
+from stepcredit.estimates.disk import Disk, disk_of
 from stepcredit.estimates.empty_models import build_empty, pretend
 from stepcredit.estimates.memory import KEPT, PROCESS, Memory, Parts, memory_of, parameters_of, state_bytes, weights_of
 from stepcredit.estimates.micro_batches import (
@@ -90,7 +91,7 @@ class Estimate:
         device: where.
         trained, frozen: numbers of parameters, the reference's among the frozen ones.
         memory: bytes by phase and part.
-        disk: bytes of what is kept of precomputing.
+        disk: bytes of checkpoints, of the models at the end, and of what is kept of precomputing.
         compute: operations and seconds.
         head: "naive" or "fused", and who chose it.
         notes: what is worth a line.
@@ -102,7 +103,7 @@ class Estimate:
     trained: int
     frozen: int
     memory: Memory
-    disk: float
+    disk: Disk
     compute: Compute
     head: str
     notes: tuple[str, ...]
@@ -122,7 +123,10 @@ class Estimate:
                 "parts": giga(self.memory.parts),
                 "phases": {phase: round(sum(parts.values()) / 1e9, 4) for phase, parts in self.memory.phases.items()},
             },
-            "disk_gb": round(self.disk / 1e9, 4),
+            "disk_gb": {
+                **giga({name: getattr(self.disk, name) for name in ("checkpoint", "models", "kept", "run")}),
+                "checkpoints": self.disk.checkpoints,
+            },
             "gflop_per_step": {name: round(count / 1e9, 3) for name, count in compute.flops.items()},
             "seconds_per_step": {name: float(f"{seconds:.4g}") for name, seconds in compute.seconds.items()},
             "seconds": {
@@ -241,7 +245,7 @@ class _Estimator:
             trained,
             frozen,
             memory,
-            kept,
+            disk_of(self.models, self.args, self.state_bytes, compute.steps, compute.steps_per_epoch, kept),
             compute,
             "fused" if self.models.fused else "naive",
             tuple(self.notes),

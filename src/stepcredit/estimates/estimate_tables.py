@@ -50,9 +50,16 @@ def _lines(found: Estimate) -> list[str]:
         f"time: {duration(compute.epoch)} an epoch of {compute.steps_per_epoch:,} steps, "
         f"{compute.tokens_per_second:,.0f} tokens/s; {duration(compute.run)} for {compute.steps:,} steps",
     ]
+    disk = found.disk
+    lines.append(
+        f"disk: {_gigabytes(disk.run)} GB: {disk.checkpoints} checkpoints of {_gigabytes(disk.checkpoint)} GB "
+        f"(--save_total_limit 1 keeps one), and the models, {_gigabytes(disk.models)} GB"
+        if disk.checkpoints > 1
+        else f"disk: {_gigabytes(disk.run)} GB, of which {_gigabytes(disk.models)} GB for the models"
+    )
     if compute.break_even is not None:
         lines.append(
-            f"precomputing: {duration(compute.precomputing)}, {found.disk / 1e9:,.2f} GB on disk; "
+            f"precomputing: {duration(compute.precomputing)}, {found.disk.kept / 1e9:,.2f} GB on disk; "
             f"pays after {compute.break_even:.1f} epochs"
         )
     return [*lines, *(f"note: {note}" for note in found.notes)]

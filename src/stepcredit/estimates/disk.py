@@ -1,0 +1,64 @@
+"""Disk that a run takes: its checkpoints and the models at the end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from stepcredit.models.actor_critic import POLICY, ActorCritic
+from stepcredit.models.heads.value_heads import TrunkValue
+from stepcredit.training.offline_config import OfflineConfig
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes on disk.
+
+    Attributes:
+        checkpoint: of one checkpoint.
+        checkpoints: how many are kept.
+        models: of the models at the end.
+        kept: of what is kept of precomputing.
+    """
+
+    checkpoint: float
+    checkpoints: int
+    models: float
+    kept: float
+
+    @property
+    def run(self) -> float:
+        """Bytes of all checkpoints that are kept, and of the models at the end."""
+        return self.checkpoints * self.checkpoint + self.models
+
+
+def disk_of(
+    models: ActorCritic, args: OfflineConfig, per_number: float, steps: int, steps_per_epoch: int, kept: float
+) -> Disk:
+    """Returns the disk that a run takes; small files are not counted.
+
+    Args:
+        models, args: the run.
+        per_number: bytes of the optimizer's state for a trained number.
+        steps, steps_per_epoch: optimizer steps.
+        kept: bytes of what is kept of precomputing.
+    """
+    trained = sum(p.numel() for p in models.parameters() if p.requires_grad)
+    saved = _saved(models)
+    return Disk(saved + per_number * trained, _checkpoints(args, steps, steps_per_epoch), saved, kept)
+
+
+def _saved(models: ActorCritic) -> float:
+    """Returns the bytes of the models as they are saved: an adapter is merged, a value head has the policy's layers."""
+    sizes = {
+        name: float(sum(p.numel() * p.element_size() for p in part.parameters()))
+        for name, part in models.parts().items()
+    }
+    return sum(sizes.values()) + (sizes[POLICY] if isinstance(models.value, TrunkValue) else 0.0)
+
+
+def _checkpoints(args: OfflineConfig, steps: int, steps_per_epoch: int) -> int:
+    """Returns how many checkpoints a run keeps."""
+    every = {"epoch": float(steps_per_epoch), "steps": args.save_steps}.get(args.save_strategy, math.inf)
+    every = every * steps if every < 1 else every  # a share of the steps
+    return min(math.ceil(steps / every), args.save_total_limit or steps)
