@@ -42,6 +42,7 @@ def test_every_command_explains_itself(command, capsys):
          "columns: did you mean prompt=question? ours comes first; 'question' is none of"),
         (["train", "--method", "oreo", "--method=dqo"], "--method: is given twice"),
         (["train", "--method", "oreo"], "the following arguments are required: --model, --episodes"),
+        (["train", "--method", "oreo", "--no_length_sorted"], "arguments are required: --model, --episodes"),
         (["train", "--method", "oreo", "--episode", "x"], "unknown flag '--episode'; did you mean --episodes?"),
         (["train", "--method", "oreo", "--model", "m", "--episodes", "e", "--output_dir", "o", "--beta", "-1"],
          "beta: -1.0 must be above 0"),

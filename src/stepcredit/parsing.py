@@ -42,7 +42,7 @@ def parse(command: str, kinds: Sequence[type], arguments: Sequence[str]) -> tupl
         )
     except InputError as error:
         if "are required" in str(error):  # one of them may be misspelled
-            _check_known(_misspelled(rest, fields), command, fields)
+            _check_known(_misspelled(rest, parser, fields), command, fields)
         told = next((name for name in from_file if re.search(rf"\b{name}\b", str(error))), None)
         raise error if told is None else InputError(str(error), str(file)) from error
     _check_known(unknown, command, fields)
@@ -63,11 +63,11 @@ def _check_known(unknown: Sequence[str], command: str, fields: Mapping[str, data
                      f"see stepcredit {command} --help")  # fmt: skip
 
 
-def _misspelled(arguments: Sequence[str], fields: Collection[str]) -> list[str]:
-    """Returns the flags that are no setting's, but resemble one."""
-    flags = [token for token in arguments if token.startswith("--")]
-    names = [flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in flags]
-    return [flag for flag, name in zip(flags, names, strict=True) if name not in fields and resembling(name, fields)]
+def _misspelled(arguments: Sequence[str], parser: Any, fields: Collection[str]) -> list[str]:
+    """Returns the flags that the parser does not know, but that resemble a setting."""
+    known = {name for action in parser._actions for name in action.option_strings}
+    flags = [token for token in arguments if token.startswith("--") and token.partition("=")[0] not in known]
+    return [flag for flag in flags if resembling(flag.partition("=")[0], fields, "--")]
 
 
 def _parser(command: str, kinds: Sequence[type]) -> Any:

@@ -327,11 +327,27 @@ def test_kill_in_the_middle_of_a_write(tmp_path):
 
 
 def test_kill_where_a_shard_gets_its_name(tmp_path):
-    dying = "import os, pathlib; pathlib.Path.rename = lambda *_: os.kill(os.getpid(), 9)\n" + WRITER
+    dying = "import os; os.link = lambda *_: os.kill(os.getpid(), 9)\n" + WRITER
     command = [sys.executable, "-c", dying, str(tmp_path), "killed", "1", "0"]
     assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == -signal.SIGKILL
     assert [p.suffix for p in tmp_path.iterdir()] == [".part"]
     assert append_episodes(tmp_path, numbered(1)).name == "episodes-00000.parquet"
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_number_that_another_writer_takes_in_the_meantime_is_left_to_it(tmp_path, monkeypatch, has_links):
+    def no_links(*_):
+        raise PermissionError("no links here")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr("stepcredit.episodes.store._numbered", lambda folder: [])
+    first = append_episodes(tmp_path, numbered(1))
+    kept = first.read_bytes()
+    second = append_episodes(tmp_path, numbered(2))
+    assert [first.name, second.name] == ["episodes-00000.parquet", "episodes-00001.parquet"]
+    assert first.read_bytes() == kept
+    assert sorted(tmp_path.iterdir()) == [first, second]
 
 
 def test_kill_at_any_time(tmp_path):

@@ -1,12 +1,11 @@
 """Storage of episodes in a folder of Parquet shards, with concurrent, atomic appends.
 
-A shard is written under a temporary name, synced, and then renamed to the next free number, so readers only see
+A shard is written under a temporary name, synced, and then linked to the next free number, so readers only see
 complete shards. One row is one episode; `records` defines the columns.
 """
 
 from __future__ import annotations
 
-import fcntl
 import operator
 import os
 import re
@@ -217,21 +216,20 @@ def _batches(episodes: Iterator[Episode]) -> Iterator[Any]:
 
 
 def _publish(draft: Path, folder: Path) -> Path:
-    """Renames a finished draft to the next free number; one process at a time, so that no shard is replaced."""
-    with _alone_in(folder):
-        number = max((n for n, _ in _numbered(folder)), default=-1) + 1
-        return draft.rename(folder / f"episodes-{number:05d}.parquet")
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Locks a folder for a moment, by itself rather than by a file that a killed process would leave."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    """Gives a finished draft the next free number, and returns its path. No shard is replaced: a link, unlike a renamed
+    file, never takes the place of another one."""
+    number = max((n for n, _ in _numbered(folder)), default=-1) + 1
+    while True:
+        shard = folder / f"episodes-{number:05d}.parquet"
+        try:
+            os.link(draft, shard)
+            return shard
+        except FileExistsError:
+            number += 1
+        except OSError:  # a file system without links
+            if not shard.exists():
+                return draft.rename(shard)
+            number += 1
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ from stepcredit.errors import InputError
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 WEIGHTS, INDEX, ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _SHOWN = 5
 """Models that an error message names."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def check_model_folder(folder: Path, trust_remote_code: bool = False) -> None:
@@ -59,7 +61,9 @@ def check_not_a_path(name: str) -> None:
 def models_like(name: str) -> str:
     """Returns, for an error message, the folder of a model that was meant by the name of none, or those beside it."""
     parent = Path(name).parent
-    there = sorted(folder.name for folder in parent.iterdir() if _is_model(folder)) if parent.is_dir() else []
+    there: list[str] = []
+    with suppress(OSError):  # not there, or not ours to read
+        there = sorted(folder.name for folder in parent.iterdir() if _is_model(folder))
     if near := difflib.get_close_matches(Path(name).name, there, 1):
         return f"; did you mean {parent / near[0]}?"
     more = ", …" if len(there) > _SHOWN else ""
@@ -68,7 +72,8 @@ def models_like(name: str) -> str:
 
 def _is_model(folder: Path) -> bool:
     """Whether a folder holds a model or, as the output of a training, several."""
-    return any((folder / part / CONFIG).exists() for part in ("", "policy", "value"))
+    files = (folder / part / name for part in ("", "policy", "value") for name in (CONFIG, ADAPTER_CONFIG))
+    return any(map(os.path.exists, files))
 
 
 def check_tokenizer_folder(folder: Path) -> None:
