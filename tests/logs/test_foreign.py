@@ -138,22 +138,27 @@ def test_episodes_that_verifiers_wrote(tmp_path):
 
 def test_episodes_that_failed_are_undecided_and_judges_are_left_out(tmp_path):
     nodes = [node(None, "user", "q"), node(0, "assistant", "a", True)]
-    judge, policy = trace(nodes, agent={"trainable": False}), trace(nodes, agent={"trainable": True})
+    tools = [{"name": "add", "parameters": {}}]
+    judge = trace(nodes, agent={"trainable": False})
+    policy = trace([{**nodes[0], "tools": None}, nodes[1]], agent={"trainable": True}, tools=tools)
     task = {"data": {"prompt": [{"role": "user", "content": "q"}], "system_prompt": "s"}}
     rows = [
         {"task": {}, "ok": True, "traces": [policy, judge, trace(nodes)]},
         {"task": {}, "ok": False, "traces": [policy]},
-        {"task": task, "ok": False, "traces": []},
+        {"task": task, "ok": False, "traces": [judge]},
     ]
     _, read = imported(tmp_path, write(tmp_path / "traces.jsonl", rows))
     assert [(text, reward) for text, reward, _ in read] == [("a", 1.0), ("a", 1.0), ("a", None), ("", None)]
-    assert [m["content"] for m in list(load_episodes(tmp_path / "out"))[3].prompt] == ["s", "q"]
+    episodes = list(load_episodes(tmp_path / "out"))
+    assert [m["content"] for m in episodes[3].prompt] == ["s", "q"]
+    assert episodes[0].tools[0]["function"]["name"] == "add"
 
 
 @pytest.mark.parametrize(
     ("row", "says"),
     [
         ({"ok": True, "traces": ["x"]}, r"traces\[0\]: must be an object with nodes"),
+        ({"ok": False, "traces": [], "task": {"data": {"prompt": {}}}}, "nodes: failed before there was a message"),
         ({"ok": False, "traces": []}, "nodes: failed before there was a message, and its task has no prompt"),
         ({"ok": True, "traces": []}, "traces: no trace of an agent that is trained"),
     ],

@@ -177,6 +177,13 @@ def test_samples_that_stand_twice_are_told_with_both_places(tmp_path):
     assert (report.episodes, report.bad) == (1, 1)
 
 
+def test_questions_and_answers_become_chat(tmp_path):
+    file = write(tmp_path / "a.jsonl", [row(0)])
+    import_logs(ImportConfig([file], str(tmp_path / "out"), chat=True))
+    (episode,) = load_episodes(tmp_path / "out")
+    assert [m["role"] for m in (*episode.prompt, *episode.completion)] == ["user", "assistant"]
+
+
 def test_rewards_between_right_and_wrong_are_remarked(tmp_path):
     for name, rewards, is_graded in (("binary", (0, 1), False), ("graded", (1, 0.5), True)):
         file = write(tmp_path / f"{name}.jsonl", [row(k, reward=reward) for k, reward in enumerate(rewards)])

@@ -70,6 +70,8 @@ def test_outcomes(outcome, reward):
 def test_words_for_right_and_wrong(word, reward):
     row = {"prompt": "q", "completion": "a", "verdict of mine": word}
     assert episode_from_row(row, ImportRules({"label": "verdict of mine"})).reward == reward
+    with pytest.raises(InputError, match="reward: 0 lies outside"):
+        episode_from_row({**row, "verdict of mine": "wrong"}, ImportRules({"reward": "verdict of mine"}, (1.0, 5.0)))
     if word not in ("yes", "No"):
         assert episode_from_row(row, ImportRules({"reward": "verdict of mine"})).reward == reward
 
@@ -87,6 +89,10 @@ def test_text_becomes_chat_where_that_is_asked_for():
     assert plain.completion == [{"role": "assistant", "content": "5"}]
     with pytest.raises(InputError, match="completions: a list of steps is plain text; import such rows without --chat"):
         episode_from_row(STEPS, rules)
+    with pytest.raises(InputError, match="steps: are of plain text; import such rows without --chat"):
+        episode_from_row({**PLAIN, "steps": ["2"]}, rules)
+    with pytest.raises(InputError, match="the prompt is empty"):
+        episode_from_row({**PLAIN, "prompt": ""}, rules)
     chat = {"prompt": [user("q")], "completion": "a", "reward": 1}
     same = [(e.prompt, e.completion, e.prompt_id) for e in (episode_from_row(chat, rules), episode_from_row(chat))]
     assert same[0] == same[1]
@@ -247,12 +253,8 @@ BAD = [
     ({}, {"reward": [0, 1]}, "reward: a list; if it is one a step or a turn: --columns step_rewards=reward"),
     ({}, {"reward": 3}, r"reward: 3 lies outside \[0, 1\]; widen it with --reward_range 0 3"),
     ({}, {"reward": -0.5}, r"reward: -0.5 lies outside \[0, 1\]; widen it with --reward_range -0.5 1"),
-    ({}, {"reward": None, "label": 0.5}, "label: must be true or false .*, not the float 0.5"),
-    (
-        {},
-        {"reward": None, "label": "good"},
-        r"label: must be true or false \(or 1 or 0\) or right or correct or wrong or",
-    ),
+    ({}, {"reward": None, "label": 0.5}, "label: must be true, false, 1, 0, .*, not the float 0.5"),
+    ({}, {"reward": None, "label": "good"}, "label: must be true, false, 1, 0, right, .*, not the str 'good'"),
     (
         {},
         {"reward": None, "label": "yes"},

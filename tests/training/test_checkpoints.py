@@ -15,7 +15,7 @@ from doubles.models import tiny_llama
 from doubles.tokenizers import byte_tokenizer
 from stepcredit import InputError, IQLConfig, OREOConfig
 from stepcredit.episodes.store import append_episodes
-from stepcredit.training.resuming.checkpoints import WHOLE, check_checkpoint, last_checkpoint, mark_whole
+from stepcredit.training.resuming.checkpoints import WHOLE, check_checkpoint, check_run, last_checkpoint, mark_whole
 from stepcredit.training.resuming.resumable_trainer import _AroundSteps, saving_at_sigterm
 from stepcredit.training.train import TrainConfig, train
 
@@ -67,6 +67,11 @@ def test_checkpoints_of_another_run_are_refused_unless_there_is_one_of_this(tmp_
         last_checkpoint(tmp_path, RUN)
     with pytest.raises(InputError, match="is of a run with another method; "):
         last_checkpoint(tmp_path, {**RUN, "method": "iql"})
+    several = {**RUN, "learning_rate": 0.2, "seed": 20240101, "bf16": True, "number of items per step": 8}
+    with pytest.raises(InputError) as caught:
+        check_run(tmp_path, several, {**several, "seed": 20240102, "bf16": False, "number of items per step": 16})
+    assert "another bf16, per_device_train_batch_size × gradient_accumulation_steps × number of processes (8 " \
+           "there, 16 here), seed (20240101 there, 20240102 here); choose" in str(caught.value)  # fmt: skip
     checkpoint(tmp_path, 8)
     capsys.readouterr()
     assert last_checkpoint(tmp_path, RUN) == str(tmp_path / "checkpoint-8")
@@ -159,7 +164,7 @@ def test_a_dry_run_leaves_the_output_folder_as_it_was(inputs, tmp_path, is_there
         out.mkdir(parents=True)
     about = TrainConfig(model=str(inputs / "policy"), episodes=[str(inputs / "episodes")], dry_run=True)
     assert train(about, config(out, max_steps=1))["episodes"] == 12
-    assert out.exists() is is_there
+    assert out.exists() is out.parent.exists() is is_there
     assert not list(out.glob("*"))
 
 

@@ -146,7 +146,7 @@ class RowView:
             return found
         if of_word(raw, _ANSWERS) is not None:
             raise InputError(f"{raw!r} may be an answer; if it is the verdict: {self._named('label')}", "label")
-        return flag(raw, "label", f" or {' or '.join(words)}")
+        return flag(raw, "label", f"true, false, 1, 0, {', '.join(words)}")
 
     def _named(self, name: str) -> str:
         return "--columns " + " ".join(f"{k}={v}" for k, v in {**self._mapping, name: self._theirs[name]}.items())
@@ -299,11 +299,11 @@ def of_word(value: Any, words: Mapping[str, bool] = _WORDS) -> bool | None:
     return words.get(value.strip().lower()) if isinstance(value, str) else None
 
 
-def flag(value: Any, name: str, more: str = "") -> bool:
-    """Validates a boolean: true or false, also as 1 or 0 and as text; `more` says what else the caller takes."""
+def flag(value: Any, name: str, known: str = "true or false (or 1 or 0)") -> bool:
+    """Validates a boolean: true or false, also as 1 or 0 and as text; `known` says in an error what is taken."""
     raw, value = value, scalar(value)
     if not isinstance(value, bool | int | float) or value not in (0, 1):
-        raise InputError(f"must be true or false (or 1 or 0){more}, not {shown(raw)}", name)
+        raise InputError(f"must be {known}, not {shown(raw)}", name)
     return bool(value)
 
 

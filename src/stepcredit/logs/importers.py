@@ -7,7 +7,7 @@ Three kinds of rows, tried in this order:
 - chat: `messages` (or `conversations`); the prompt consists of the messages before the first assistant message, or of
   the first `prompt_messages` messages.
 
-The outcome is `reward` (a number, or "undecided"), `label` (true or false, right or wrong) or `verdict`, also as text.
+The outcome is `reward` (a number, "undecided", right or wrong), `label` (true or false, right or wrong) or `verdict`.
 `prompt_id`, `sample`, `finish_reason` (or `stop_reason`), `truncated`, `steps`, `step_rewards` and, with chat messages,
 `tools` and `system` (the first message) are read; all other columns become metadata. A response cut by a filter or an
 error is undecided.
@@ -163,8 +163,10 @@ def _plain(columns: RowView, answer: str, rules: ImportRules) -> _Body:
     if isinstance(prompt, str):
         if not isinstance(completion, str):
             raise InputError(f"prompt is text but {answer} is chat messages; make both text or both chat")
-        if not rules.chat:
+        if not rules.chat or not prompt:
             return _Body(prompt, completion, steps, _step_rewards(columns, rules))
+        if steps:
+            raise InputError("are of plain text; import such rows without --chat", "steps")
         prompt = [{"role": "user", "content": prompt}]
     if isinstance(completion, str):
         completion = [{"role": "assistant", "content": completion}]
@@ -229,8 +231,8 @@ def _verdict(columns: RowView) -> Verdict | None:
 def _outcome(
     columns: RowView, rules: ImportRules, verdict: Verdict | None, stop_reason: StopReason, default: float | None
 ) -> float | None:
-    """The reward from `reward`, else from `label`; None for undecided responses and for truncated responses without
-    either."""
+    """The reward from `reward`, else from `label`, else from the verdict; None for undecided responses, and for
+    truncated ones without any of them."""
     if verdict is Verdict.UNDECIDED:
         columns.take("reward")
         columns.take("label")
@@ -240,7 +242,7 @@ def _outcome(
         raise InputError("a list; if it is one a step or a turn: --columns step_rewards=reward", "reward")
     if reward is not None:
         word = of_word(reward)
-        return number(reward, "reward", rules) if word is None else float(word)
+        return number(reward if word is None else float(word), "reward", rules)
     if columns.has("label"):
         return float(columns.label())
     if verdict is not None:

@@ -85,14 +85,15 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     locks = not config.dry_run and args.process_index == 0  # one process of a distributed run takes the lock
     if args.process_index:
         hide()
-    is_new = not os.path.exists(out)
+    made = [path for path in (Path(out), *Path(out).parents) if not path.exists()]
     with locked(str(args.output_dir), "stepcredit train") if locks else nullcontext(), _with_others(args):
         try:
             return _train(config, args)
         finally:
-            if config.dry_run and is_new:  # transformers' trainer makes it
+            if config.dry_run:  # transformers' trainer makes them
                 with suppress(OSError):
-                    os.rmdir(out)
+                    for path in made:
+                        path.rmdir()
 
 
 @contextmanager

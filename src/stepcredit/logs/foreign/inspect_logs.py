@@ -4,7 +4,7 @@ A sample's prompt is its messages before the first that was generated. C, P, I a
 counts them. Every score is a column with the name of its scorer (`scorer.key` where it has several values), "undecided"
 where it could not be computed; where there is one, it is the reward, else `--columns reward=scorer` chooses. A sample
 with an error, or stopped by a person, is undecided; one that a limit stopped is truncated. Tools are those of the
-sample's first call of the model; one that gets others later is not told from one that keeps them.
+sample's first call of the model; changes of them later in the sample are not read.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def from_trace(row: Mapping[str, Any]) -> list[dict[str, Any] | InputError]:
     tools = row.get("tools")
     paths = [_path(nodes, leaf) for leaf in _leaves(nodes)]
     if sampled := [path for path in paths if any(node.get("sampled") for node in path)]:
-        return [_response(path, {**shared, **_tools(path[0].get("tools", tools))}) for path in sampled]
+        return [_response(path, {**shared, **_tools(path[0].get("tools") or tools)}) for path in sampled]
     if not failed:
         return [InputError("no message was sampled: nothing the policy wrote", "nodes")]
     asked = [node["message"] for node in _path(nodes, len(nodes) - 1)] if nodes else _asked(row)
@@ -80,15 +80,20 @@ def is_episode(row: Mapping[str, Any]) -> bool:
 
 
 def from_episode(row: Mapping[str, Any]) -> list[dict[str, Any] | InputError]:
-    """The rows of its traces; of a failed episode without a trace, its task with no response."""
+    """The rows of its traces; of a failed episode without a trace of the policy, its task with no response.
+
+    Raises:
+        InputError: a trace is none, or none is of an agent that is trained.
+    """
     traces = row["traces"]
     for k, trace in enumerate(traces):
         if not isinstance(trace, Mapping) or not isinstance(trace.get("nodes"), list):
             raise InputError(f"must be an object with nodes, not {shown(trace)}", f"traces[{k}]")
     failed = _failed(row)
-    if not traces and failed:
-        traces = [{"nodes": [], "ok": False, **{name: row[name] for name in ("task", "errors") if name in row}}]
-    if not (trained := [trace for trace in traces if _is_trained(trace)]):
+    trained = [trace for trace in traces if _is_trained(trace)]
+    if not trained and failed:
+        trained = [{"nodes": [], "ok": False, **{name: row[name] for name in ("task", "errors") if name in row}}]
+    if not trained:
         raise InputError("no trace of an agent that is trained", "traces")
     return [ours for trace in trained for ours in from_trace({**trace, "ok": False} if failed else trace)]
 
@@ -116,7 +121,7 @@ def _asked(row: Mapping[str, Any]) -> list[Any]:
     data = task.get("data") if isinstance(task, Mapping) else None
     prompt, system = (data.get(name) if isinstance(data, Mapping) else None for name in ("prompt", "system_prompt"))
     before = [{"role": "system", "content": system}] if system else []
-    if not prompt:
+    if not prompt or not isinstance(prompt, str | list):
         raise InputError("failed before there was a message, and its task has no prompt", "nodes")
     return [*before, *(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}])]
 

@@ -68,6 +68,10 @@ def _run_of_whole(folder: Path) -> dict[str, Any]:
     return run
 
 
+_NAMES = {"number of items per step": "per_device_train_batch_size × gradient_accumulation_steps × number of processes"}
+"""What a run is known by → the settings that it comes from."""
+
+
 def check_run(folder: Path, kept: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
     """Checks that what a folder holds is of a run, but for its `END`; returns the settings of that which differ.
 
@@ -86,16 +90,14 @@ def check_run(folder: Path, kept: Mapping[str, Any], run: Mapping[str, Any]) -> 
 
 def _in_words(changed: list[str], kept: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     """Names what differs between two runs, numbers with their values; the settings of another method differ anyway."""
-    changed = ["method"] if "method" in changed else changed
-    numbers = {name: (kept.get(name), run.get(name)) for name in changed}
-    return ", ".join(
-        f"{name} ({there:g} there, {here:g} here)" if _is_number(there) and _is_number(here) else name
-        for name, (there, here) in numbers.items()
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if "method" in changed:
+        return "method"
+    words = []
+    for name in changed:
+        values = [kept.get(name), run.get(name)]
+        are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        words.append(_NAMES.get(name, name) + (f" ({values[0]} there, {values[1]} here)" if are_numbers else ""))
+    return ", ".join(words)
 
 
 def last_checkpoint(

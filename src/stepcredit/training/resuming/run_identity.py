@@ -43,9 +43,7 @@ def run_identity(args: OfflineConfig, models: ActorCritic, data: TrainingData) -
         **{name: _hash_of_model(model) for name, model in models_by_name.items()},
         **{f"adapter of {name}": _adapter(model) for name, model in models.parts().items() if is_peft(model)},
         "training data": _hash_of_data(data),
-        "batch (per_device_train_batch_size × gradient_accumulation_steps × processes)": args.train_batch_size
-        * args.gradient_accumulation_steps
-        * args.world_size,
+        "number of items per step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         **{name: getattr(args, name) for name in (*_THEIRS, *ours)},
     }
 
