@@ -138,13 +138,13 @@ def _ended_by_signals() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    def again(dropped: sys.UnraisableHookArgs) -> None:
+    def send_again(dropped: sys.UnraisableHookArgs) -> None:
         """Python drops what is raised in destructors and callbacks of weak references: once more, a little later."""
         if issubclass(dropped.exc_type, KeyboardInterrupt):
             number = signal.SIGTERM if issubclass(dropped.exc_type, Terminated) else signal.SIGINT
             threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
         else:
-            hook(dropped)
+            previous_hook(dropped)
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -153,11 +153,11 @@ def _ended_by_signals() -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL):
         handled.append(signal.SIGINT)
     before = {number: signal.signal(number, end) for number in handled}
-    hook, sys.unraisablehook = sys.unraisablehook, again
+    previous_hook, sys.unraisablehook = sys.unraisablehook, send_again
     try:
         yield
     finally:
-        sys.unraisablehook = hook
+        sys.unraisablehook = previous_hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

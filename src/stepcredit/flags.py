@@ -53,6 +53,10 @@ OF_EPISODES = (
 """Addition to the help of `step_delimiters` for commands that read episodes."""
 
 
+BY_VERDICT = "A verdict, where there is one, comes first."
+"""Addition to the help of `reward_threshold` for commands that do not train."""
+
+
 def flag(name: str, more: str = "", *, default: str = "", **metadata: Any) -> dict[str, Any]:
     """Returns the metadata of a config field whose flag is shared.
 

@@ -12,6 +12,7 @@ from stepcredit.episodes.store import append_episodes, load_episodes
 from stepcredit.episodes.summary import step_previews
 from stepcredit.errors import InputError
 from stepcredit.report.dataset import dataset_tables, preview_panels
+from stepcredit.verdict import Verdict
 
 
 def make(prompt_id, reward, completion, **given):
@@ -92,6 +93,13 @@ def test_right_begins_at_the_threshold(tmp_path, plain):
     append_episodes(
         tmp_path, [*rows, make("both", 4.0, "x", steps=steps), make("both", 4.0, "x", sample=1, steps=steps)]
     )
+    decided = [
+        make("verdict", 1.0, "x", verdict=Verdict.WRONG),
+        make("verdict", 5.0, "x", sample=1, verdict=Verdict.RIGHT),
+    ]
+    append_episodes(tmp_path / "decided", decided)
+    summary = inspect_episodes(InspectConfig(str(tmp_path / "decided"), reward_threshold=9.0))
+    assert (summary.right, summary.wrong) == (0.5, 0.5)  # a verdict comes first
     shown = {}
     for threshold in (1.0, 4.0):
         config = InspectConfig(str(tmp_path), reward_threshold=threshold)
@@ -99,7 +107,7 @@ def test_right_begins_at_the_threshold(tmp_path, plain):
     assert cells(shown[1.0], "right") == ["6", "100.0%"]
     assert cells(shown[4.0], "right") == ["4", "66.7%"]
     assert cells(shown[4.0], "no training signal: all right") == ["1", "33.3%", ""]
-    assert "83.3% of the rewards are neither 0 nor 1; right is a reward of at least 4 (--reward" in shown[4.0]
+    assert "5 rewards are neither 0 nor 1; right is a reward of at least 4 (--reward" in shown[4.0]
 
 
 def test_preview(folder):

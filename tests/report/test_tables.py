@@ -93,12 +93,9 @@ def test_what_counts_as_not_right_is_told():
         [row(accuracy=0.5, truncated=3, undecided=0), row(accuracy=0.5, seed=1, truncated=1, undecided=2)]
     )
     assert not_right(rows) == (
-        "Responses of a row that count as not right: at most, cut at the length limit (--max_new_tokens): 3, "
-        "undecided: 2."
+        "Counted as not right at most per row: 3 cut at the length limit (--max_new_tokens) and 2 undecided."
     )
-    assert not_right(rows[:1]) == (
-        "Responses of a row that count as not right: cut at the length limit (--max_new_tokens): 3."
-    )
+    assert not_right(rows[:1]) == "Counted as not right: 3 cut at the length limit (--max_new_tokens)."
     assert not_right(accuracies([row(accuracy=0.5, truncated=0)])) == ""
 
 

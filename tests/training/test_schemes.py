@@ -101,7 +101,7 @@ def test_every_scheme_gives_the_losses_gradients_and_metrics_of_the_plain_pass(t
             assert_close(whole_steps(tmp_path / scheme, name, **given), expected)
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo", "kto", "dqo", "oreo", "oreo, steps", "oreo, sampled KL"])
+@pytest.mark.parametrize("name", ONE_OF_A_KIND)
 def test_last_layers_on_kept_states_train_as_the_whole_model_with_the_others_frozen(tmp_path, name):
     expected = whole_steps(tmp_path / "plain", name, freeze=True)
     for number, given in enumerate(LAYERS.values()):

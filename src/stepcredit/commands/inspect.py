@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from stepcredit.episodes.delimiters import step_rule
 from stepcredit.episodes.store import load_episodes
 from stepcredit.episodes.summary import step_previews, summarise
-from stepcredit.flags import OF_EPISODES, flag
+from stepcredit.flags import BY_VERDICT, OF_EPISODES, flag
 from stepcredit.metrics.dataset import Summary
 from stepcredit.parsing import parse
 from stepcredit.progress import Meter
@@ -28,9 +28,9 @@ class InspectConfig(Settings):
     episodes: Annotated[str, Limits(not_empty=True)] = field(
         metadata={"help": "The folder of episodes.", "positional": True}
     )
-    tokenizer: str | None = field(default=None, metadata={"help": "Counts tokens without ids: a folder or hub name."})
+    tokenizer: str | None = field(default=None, metadata={"help": "For episodes without ids: a folder or a hub name."})
     step_delimiters: list[str] | None = field(default=None, metadata=flag("step_delimiters", OF_EPISODES))
-    reward_threshold: float = field(default=REWARD_THRESHOLD, metadata=flag("reward_threshold"))
+    reward_threshold: float = field(default=REWARD_THRESHOLD, metadata=flag("reward_threshold", BY_VERDICT))
     preview: Annotated[int, Limits(at_least=0)] = field(default=0, metadata={"help": "Responses to show, in steps."})
     json: bool = field(default=False, metadata={"help": "Print JSON instead of tables."})
 

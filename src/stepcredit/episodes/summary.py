@@ -129,7 +129,7 @@ class _Tally:
             own_ids=self._own_ids / episodes,
             multi_turn=self._multi_turn / episodes,
             drawn=self._prompts.drawn_in_all(),
-            graded=self._graded / episodes,
+            graded=self._graded,
             reward_threshold=self._threshold,
         )
 

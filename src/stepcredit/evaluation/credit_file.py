@@ -17,7 +17,7 @@ from stepcredit.episodes.store import EpisodeStore
 from stepcredit.errors import InputError
 from stepcredit.evaluation.credit import CreditModels, credit_lines, credit_of, encoded
 from stepcredit.files import locked, read_manifest, write_lines
-from stepcredit.flags import OF_EPISODES, flag
+from stepcredit.flags import BY_VERDICT, OF_EPISODES, flag
 from stepcredit.models.loading import load_policy, load_tokenizer, load_value_model, placed
 from stepcredit.models.states import value_states
 from stepcredit.progress import track
@@ -50,10 +50,10 @@ class CreditConfig(Settings):
     step_delimiters: list[str] | None = field(
         default=None, metadata=flag("step_delimiters", OF_EPISODES, default="as V was trained")
     )
-    reward_threshold: float = field(default=REWARD_THRESHOLD, metadata=flag("reward_threshold"))
+    reward_threshold: float = field(default=REWARD_THRESHOLD, metadata=flag("reward_threshold", BY_VERDICT))
     batch_size: Annotated[int, Limits(at_least=1)] = field(default=32, metadata=flag("batch_size"))
     trust_remote_code: bool = field(default=False, metadata=flag("trust_remote_code"))
-    overwrite: bool = field(default=False, metadata={"help": f"Write {CREDIT_FILE} and the page anew."})
+    overwrite: bool = field(default=False, metadata={"help": f"Replace {CREDIT_FILE} and the page."})
 
 
 class Counts(NamedTuple):

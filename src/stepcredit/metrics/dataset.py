@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stepcredit.verdict import REWARD_THRESHOLD
+
 HISTOGRAM_BINS = ("0", "0 to 0.2", "0.2 to 0.4", "0.4 to 0.6", "0.6 to 0.8", "0.8 to 1", "1")
 """Bins of a prompt's success rate: exactly 0, five ranges (a bound belongs to the range above it), exactly 1."""
 
@@ -56,7 +58,7 @@ class Summary:
         multi_turn: the share of responses with more than one turn of the policy.
         drawn: right, wrong and other responses that balanced collection drew, of which the episodes are the kept ones;
             None where all were kept.
-        graded: the share of responses whose reward is neither 0 nor 1.
+        graded: responses whose reward is neither 0 nor 1.
         reward_threshold: the reward from which on a response without a verdict counts as right.
     """
 
@@ -86,8 +88,8 @@ class Summary:
     own_ids: float
     multi_turn: float
     drawn: dict[str, int] | None = None
-    graded: float = 0.0
-    reward_threshold: float = 1.0
+    graded: int = 0
+    reward_threshold: float = REWARD_THRESHOLD
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON-serialisable values."""

@@ -94,8 +94,8 @@ def _remarks(summary: Summary) -> list[Text]:
     remarks = []
     if summary.graded:
         remarks.append(
-            f"{summary.graded:.1%} of the rewards are neither 0 nor 1; right is a reward of at least "
-            f"{summary.reward_threshold:g} (--reward_threshold, here and in train)."
+            f"{summary.graded:,} rewards are neither 0 nor 1; right is a reward of at least "
+            f"{summary.reward_threshold:g} (--reward_threshold of inspect, credit and train)."
         )
     if summary.prompt_id_clashes:
         remarks.append(f"{summary.prompt_id_clashes:,} prompt ids belong to more than one prompt; fix prompt_id.")

@@ -85,10 +85,10 @@ def results_table(rows: Iterable[AccuracyRow], legend: Legend | None = None) -> 
 def not_right(rows: Sequence[AccuracyRow]) -> str:
     """Returns what counts as not right without being wrong, in words; "" if nothing does."""
     cut, undecided = (max((getattr(row, name) or 0 for row in rows), default=0) for name in ("truncated", "undecided"))
-    said = [f"cut at the length limit (--max_new_tokens): {cut}"] if cut else []
-    said += [f"undecided: {undecided}"] if undecided else []
-    most = "at most, " if len(rows) > 1 else ""
-    return f"Responses of a row that count as not right: {most}{', '.join(said)}." if said else ""
+    said = [f"{cut} cut at the length limit (--max_new_tokens)"] if cut else []
+    said += [f"{undecided} undecided"] if undecided else []
+    most = " at most per row" if len(rows) > 1 else ""
+    return f"Counted as not right{most}: {' and '.join(said)}." if said else ""
 
 
 def value_table(rows: Iterable[ValueRow], legend: Legend | None = None) -> Table:

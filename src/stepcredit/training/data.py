@@ -24,6 +24,7 @@ from stepcredit.training.batching import PADDING, Item
 from stepcredit.training.configs import LabelConfig
 from stepcredit.training.methods import Method
 from stepcredit.training.offline_config import OfflineConfig
+from stepcredit.verdict import REWARD_THRESHOLD
 
 
 @dataclass
@@ -103,7 +104,7 @@ def prepare(
             data.trajectories.append(trajectory)
             data.encoded += 1
             data.text_prompts += isinstance(episode.prompt, str)
-    threshold = getattr(config, "reward_threshold", 1.0)
+    threshold = getattr(config, "reward_threshold", REWARD_THRESHOLD)
     if config.max_per_outcome is not None or isinstance(config, LabelConfig):
         _check_outcomes(data.trajectories, threshold)
     if config.max_per_outcome is not None:

@@ -3,8 +3,10 @@
 // What the page shows: the data, and the state that the address, the filters and the keys change.
 const data = JSON.parse(document.getElementById("data").textContent);
 const { about, sources, scale, episodes } = data;
-const whole = about.levels.every((level) => level === "step"); // tokens within a step have no V then
-const state = { shown: [], current: -1, step: null, whole, by: 0 };
+const state = {
+  shown: [], current: -1, step: null, by: 0,
+  whole: about.levels.every((level) => level === "step"), // V of steps says nothing of the tokens within
+};
 
 const MARKS = { right: "✓", wrong: "✗", undecided: "?", truncated: "…" };
 const ROW = 54; // height of a row of the list, in px
