@@ -1,4 +1,4 @@
-"""Tables of docs/results.md about linear probes of hidden states, from the files of runs/credit/probes."""
+"""Tables of docs/results.md about linear probes of hidden states, from the files that runs/credit/probes.py writes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def mistakes() -> str:
 
 def own() -> str:
     """How often it is at the first false equation of the start's own responses, and what V knows of them at the end."""
-    rows = _rows("own")
+    rows = _rows("own", "gsm8k/cpu/probes")
     lines = []
     for labels, layer in dict.fromkeys((row["labels"], row["layer"]) for row in rows):
         mine = [r for r in rows if (r["labels"], r["layer"], r["signal"]) == (labels, layer, "ΔV")]
@@ -66,6 +66,6 @@ def llama2() -> str:
 TABLES = {"mistakes": mistakes, "own": own, "llama2": llama2}
 
 
-def _rows(source: str) -> list[Row]:
-    rows: list[Row] = read_json(RUNS / "credit/probes" / f"{source}.json")
+def _rows(source: str, folder: str = "credit/probes") -> list[Row]:
+    rows: list[Row] = read_json(RUNS / folder / f"{source}.json")
     return rows

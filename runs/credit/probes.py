@@ -14,8 +14,9 @@ several layers, and its strength is chosen within the training problems. On the 
     python runs/credit/probes.py --model DIR --on own --episodes DIR --train_episodes DIR
 
 Hidden states are computed once, a few hundred responses at a time, into --work_dir; an interrupted run goes on there.
-`SOURCE.json` for each, and `settings.json`. Needs scikit-learn. Cost with SmolLM2-135M in bf16 on one core, 480 tokens
-a second: 22 minutes for mistakes, 10 for own, two hours and a half for all of llama2, one for 200 and 120 questions.
+`SOURCE.json` for each, and `settings.json`; of the shared options those of learning do nothing here. Needs
+scikit-learn. Cost with SmolLM2-135M in bf16 on one core, 480 tokens a second: 22 minutes for mistakes, 10 for own, two
+hours and a half for all of llama2, one for 200 and 120 questions.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ from stepcredit import load_episodes
 from stepcredit.episodes.alignment import Trajectory
 from stepcredit.evaluation.first_error import Marked, first_error_rows, with_controls
 from stepcredit.files import write_json
+from stepcredit.hashes import content_of
 from stepcredit.metrics.ranking import auc_across, auc_within
 from stepcredit.models.loading import load_policy, load_tokenizer
 from stepcredit.models.scoring import step_starts
@@ -75,16 +78,26 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=600, help="llama2: train on at most so many questions")
     parser.add_argument("--test_questions", type=int, default=200, help="llama2: measure on at most so many")
     options = parsed(parser, SIZES)
+    folders = {name: getattr(options, name) for name in ("episodes", "train_episodes")}
+    if "own" in options.on and None in folders.values():
+        parser.error("own needs --episodes and --train_episodes")
+    if options.data is None and options.on != ["own"]:
+        parser.error("give --data, the folder of the data files")
     sources = {"mistakes": of_mistakes, "llama2": of_llama2, "own": of_own}
     options.output_dir.mkdir(parents=True, exist_ok=True)
     settings = options.output_dir / "settings.json"
     kept = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
-    about = {"model": options.model.name, "layers": options.layers, "strengths": STRENGTHS, "versions": versions()}
-    sizes = {"questions": options.questions, "test_questions": options.test_questions}
+    model = {"model": options.model.name, "content": content_of(str(options.model))}
+    about = {**model, "layers": options.layers, "strengths": STRENGTHS, "versions": versions()}
+    sizes = {
+        "mistakes": {"limit": options.limit},
+        "llama2": {"questions": options.questions, "test_questions": options.test_questions},
+        "own": {name: content_of(path and str(path)) for name, path in folders.items()},
+    }
     for name in options.on:
         rows = sources[name](options)
         write_json(options.output_dir / f"{name}.json", rows)
-        kept[name] = {**about, **(sizes if name == "llama2" else {})}
+        kept[name] = {**about, **sizes[name]}
         write_json(settings, kept)
         show(name, rows)
 
@@ -221,7 +234,8 @@ def known_of(responses: Sequence[Marked]) -> dict[str, Any]:
 def states_of(name: str, trajectories: Sequence[Trajectory], places: Places, options: Namespace) -> States:
     """Hidden states before the actions at these places, computed or from --work_dir."""
     layers = "-".join(map(str, options.layers))
-    folder: Path = options.work_dir / "probes" / f"{name}-{options.model.name}-{layers}-{len(trajectories)}"
+    ids = sha256(b"".join(t.ids.tobytes() for t in trajectories)).hexdigest()[:16]
+    folder: Path = options.work_dir / "probes" / f"{name}-{layers}-{content_of(str(options.model))}-{ids}"
     folder.mkdir(parents=True, exist_ok=True)
     policy, states = None, []
     for first in tqdm(range(0, len(trajectories), RESPONSES_PER_FILE), desc=f"states of {name}", mininterval=10):

@@ -99,7 +99,7 @@ if has errors; then
   stepcredit collect $task --split test --data "$problems" --model "$start" --num_generations 4 --max_new_tokens $tokens \
     --limit $tested --output_dir responses
   python "$here/../credit/probes.py" --on own --model "$start" --episodes responses \
-    --train_episodes compare/runs/sft-seed0/episodes --work_dir probes
+    --train_episodes compare/runs/sft-seed0/episodes --work_dir probes --output_dir "$here/$size/probes"
   for method in oreo oreo-step dqo; do
     folder=$(python "$here/../search/run.py" --folder_of "$method" "$name" compare search)
     python "$here/../credit/own_errors.py" --model "$start" --episodes responses --value_model "$folder/value" \
