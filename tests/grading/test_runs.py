@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stepcredit.grading.extraction.runs import runs
@@ -93,6 +93,7 @@ def test_the_value_of_the_last_run(run: str, value: str) -> None:
     assert last_value(run) == value
 
 
+@example("the ratio is 1 : 2")
 @given(st.text(alphabet="abx =.:-$,%^12\n", max_size=40))
 def test_the_quick_way_finds_what_the_slow_one_does(text: str) -> None:
     quick = plain_number(text)

@@ -29,7 +29,7 @@ _LAST_NUMBER = re.compile(
 )
 _PLAINLY = re.compile(
     r"""
-    (?: (?<!minus)(?<!negative)(?<!times)(?<!plus)(?<=[A-Za-z]{2}) | [=:] ) [ ]
+    (?: (?<!minus)(?<!negative)(?<!times)(?<!plus)(?<=[A-Za-z]{2}) | = | (?<![ ]): ) [ ]
     (?P<number> -?\$? (?:\d{1,3}(?:,\d{3})+|\d+) (?:\.\d+)? )
     (?= [.!?]?\s*$ | [.!?]?\n | [ ](?!times|plus|minus|pi|sqrt|per|log)[a-z]{2} )
     """,
