@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from doubles.models import tiny_llama
+from doubles.models import saved_policy, tiny_llama
 from doubles.tokenizers import byte_tokenizer
 from scripts import loaded
 from stepcredit.episodes.alignment import align
@@ -21,10 +21,7 @@ LEARNING = ["--epochs", "1", "--batch", "4", "--micro_batch", "4", "--device", "
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Folder of a tiny policy."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    tiny_llama().save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
+    return saved_policy(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def write(file, rows):

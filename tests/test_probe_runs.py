@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("sklearn")
 
-from doubles.models import tiny_llama
+from doubles.models import saved_policy, tiny_llama
 from doubles.tokenizers import byte_tokenizer
 from scripts import loaded
 from stepcredit.episodes.alignment import align
@@ -29,10 +29,7 @@ def probes():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Folder of a tiny policy of two layers."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    tiny_llama().save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
+    return saved_policy(tmp_path_factory.mktemp("model") / "tiny")
 
 
 def run(probes, monkeypatch, *arguments):

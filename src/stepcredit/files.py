@@ -154,27 +154,37 @@ def locked(folder: str | Path, doing: str, wait: float = 0.0) -> Iterator[None]:
         InputError: another process (named in the message) has locked the folder, or it cannot be written.
     """
     folder = Path(folder).absolute()
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder / LOCK, is_singleton=True)
     if lock.is_locked:
         yield
         return
+    with removed_if_empty(folder):
+        try:
+            _acquire(lock, folder, max(wait, _PATIENCE))
+        except Timeout:
+            raise InputError(f"is being written by {_holder(folder)}; wait for it, or choose another --output_dir",
+                             str(folder)) from None  # fmt: skip
+        except OSError as error:
+            raise InputError(why_not_written(error), str(folder)) from error
+        try:
+            remove_leftovers(folder)
+            about = {"doing": doing, "pid": os.getpid(), "host": socket.gethostname()}
+            write_json(folder / HOLDER, {**about, "since": datetime.now().strftime("%Y-%m-%d %H:%M")})
+            yield
+        finally:
+            (folder / HOLDER).unlink(missing_ok=True)
+            (folder / LOCK).unlink(missing_ok=True)  # before the release, so that a waiting process locks a new file
+            lock.release()
+
+
+@contextmanager
+def removed_if_empty(folder: Path) -> Iterator[None]:
+    """Context manager at whose end a folder, and those above it, are removed if they were missing before and are
+    empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        _acquire(lock, folder, max(wait, _PATIENCE))
-    except Timeout:
-        raise InputError(f"is being written by {_holder(folder)}; wait for it, or choose another --output_dir",
-                         str(folder)) from None  # fmt: skip
-    except OSError as error:
-        raise InputError(why_not_written(error), str(folder)) from error
-    try:
-        remove_leftovers(folder)
-        about = {"doing": doing, "pid": os.getpid(), "host": socket.gethostname()}
-        write_json(folder / HOLDER, {**about, "since": datetime.now().strftime("%Y-%m-%d %H:%M")})
         yield
     finally:
-        (folder / HOLDER).unlink(missing_ok=True)
-        (folder / LOCK).unlink(missing_ok=True)  # before the release, so that a waiting process locks a new file
-        lock.release()
         with suppress(OSError):  # not empty
             for path in made:
                 path.rmdir()

@@ -80,6 +80,7 @@ def _parser(command: str, kinds: Sequence[type]) -> Any:
         errors as `InputError`. Its arguments are the fields of the configs and their metadata."""
 
         def add_argument(self, *names: str, positional: bool = False, **given: Any) -> Any:
+            """Adds an argument: a positional one under its own name, one of transformers without help."""
             if positional:
                 given.pop("required", None)
                 return super().add_argument(names[0].removeprefix("--"), **given)

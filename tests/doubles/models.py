@@ -3,6 +3,15 @@
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from doubles.tokenizers import byte_tokenizer
+
+
+def saved_policy(folder, **given):
+    """A folder with a tiny policy and the byte tokenizer."""
+    tiny_llama(**given).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
 
 def tiny_llama(vocab_size=259, seed=0, tied=True, hidden=16, layers=2, kv_heads=2, **more):
     torch.manual_seed(seed)

@@ -7,7 +7,7 @@ from test_splits import ragged
 from test_trainer import config
 from transformers import LlamaConfig
 
-from doubles.models import tiny_llama
+from doubles.models import saved_policy, tiny_llama
 from doubles.tokenizers import byte_tokenizer
 from estimates.test_simulation import LORA, SCHEMES, split_given
 from stepcredit import InputError, OfflineTrainer, OREOConfig, SFTConfig
@@ -122,16 +122,20 @@ def test_cheaper_schemes_take_less(folder, tmp_path):
     assert "passes without gradient" not in total(precompute_ref_log_probs=True)[2].compute.seconds
 
 
+def estimated_and_trained(folder, **given):
+    """(the estimate of a run into `out`, the trainer after it)."""
+    policy = saved_policy(folder / "policy", hidden=32, layers=3)
+    append_episodes(folder / "episodes", ragged())
+    args = config(folder / "out", OREOConfig, **given)
+    found = of(policy, args, episodes=[str(folder / "episodes")])
+    run = OfflineTrainer(model=str(policy), args=args, train_dataset=ragged(), processing_class=byte_tokenizer())
+    run.train()
+    return found, run
+
+
 @pytest.mark.parametrize("given", [{"train_layers": 2}, {"precompute_ref_log_probs": True, "kl_estimator": "sampled"}])
 def test_disk_is_that_of_the_run(given, tmp_path):
-    policy = tiny_llama(hidden=32, layers=3)
-    policy.save_pretrained(tmp_path / "policy")
-    byte_tokenizer().save_pretrained(tmp_path / "policy")
-    append_episodes(tmp_path / "episodes", ragged())
-    args = config(tmp_path / "out", OREOConfig, max_steps=1, **given)
-    found = of(tmp_path / "policy", args, episodes=[str(tmp_path / "episodes")])
-    run = OfflineTrainer(model=policy, args=args, train_dataset=ragged(), processing_class=byte_tokenizer())
-    run.train()
+    found, _ = estimated_and_trained(tmp_path, max_steps=1, **given)
     kept = sum(path.stat().st_size for path in (tmp_path / "out").rglob("rows.bin"))
     assert found.disk.kept == kept
 
@@ -148,14 +152,7 @@ def test_disk_is_that_of_the_run(given, tmp_path):
     ],
 )
 def test_checkpoints_and_models_take_what_is_said(given, checkpoints, tmp_path):
-    policy = tiny_llama(hidden=32, layers=3)
-    policy.save_pretrained(tmp_path / "policy")
-    byte_tokenizer().save_pretrained(tmp_path / "policy")
-    append_episodes(tmp_path / "episodes", ragged())
-    args = config(tmp_path / "out", OREOConfig, per_device_train_batch_size=8, **given)
-    found = of(tmp_path / "policy", args, episodes=[str(tmp_path / "episodes")])
-    run = OfflineTrainer(model=policy, args=args, train_dataset=ragged(), processing_class=byte_tokenizer())
-    run.train()
+    found, run = estimated_and_trained(tmp_path, per_device_train_batch_size=8, **given)
     run.save_model()
 
     def size(folder):

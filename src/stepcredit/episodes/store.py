@@ -226,7 +226,7 @@ def _publish(draft: Path, folder: Path) -> Path:
             return shard
         except FileExistsError:
             number += 1
-        except OSError:  # a file system without links
+        except OSError:  # a file system without links, where two writers at the same moment may still collide
             if not shard.exists():
                 return draft.rename(shard)
             number += 1

@@ -124,8 +124,7 @@ class RowView:
 
     def renaming(self, *ours: str) -> str:
         """The `--columns` setting that maps columns of the row to ours, guessed from their names, with those given."""
-        mapping = {**self._mapping, **{name: self._guess(name) or "…" for name in ours}}
-        return "--columns " + " ".join(f"{name}={theirs}" for name, theirs in mapping.items())
+        return self._setting({name: self._guess(name) or "…" for name in ours})
 
     def outcome_name(self) -> str:
         """`label` where a column looks like one, else `reward`."""
@@ -138,18 +137,21 @@ class RowView:
         """Returns the label and excludes its column from the metadata.
 
         Raises:
-            InputError: it is neither true or false nor one of the words for them.
+            InputError: it is not true or false, nor a word for right or wrong.
         """
         raw, is_named = self.take("label"), "label" in self._mapping
         words = _WORDS | (_ANSWERS if is_named else {})
         if (found := of_word(raw, words)) is not None:
             return found
         if of_word(raw, _ANSWERS) is not None:
-            raise InputError(f"{raw!r} may be an answer; if it is the verdict: {self._named('label')}", "label")
+            raise InputError(
+                f"{raw!r} may be an answer; if it is the verdict: {self._setting({'label': self._theirs['label']})}",
+                "label",
+            )
         return flag(raw, "label", f"true, false, 1, 0, {', '.join(words)}")
 
-    def _named(self, name: str) -> str:
-        return "--columns " + " ".join(f"{k}={v}" for k, v in {**self._mapping, name: self._theirs[name]}.items())
+    def _setting(self, more: Mapping[str, str | None]) -> str:
+        return "--columns " + " ".join(f"{ours}={theirs}" for ours, theirs in {**self._mapping, **more}.items())
 
     def has(self, name: str) -> bool:
         """Whether the column has a value; an empty CSV cell is a value only for responses."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch.distributed import DistBackendError
 from stepcredit.episodes.episode import Episode
 from stepcredit.episodes.joined import joint_step_rule, load_folders
 from stepcredit.errors import InputError
-from stepcredit.files import locked, read_manifest, write_json, write_lines
+from stepcredit.files import locked, read_manifest, removed_if_empty, write_json, write_lines
 from stepcredit.flags import flag
 from stepcredit.models.adapters import lora_config
 from stepcredit.progress import hide, track
@@ -82,18 +82,14 @@ def train(config: TrainConfig, args: OfflineConfig) -> dict[str, Any]:
     out = os.path.realpath(str(args.output_dir))
     if any(os.path.realpath(folder) == out for folder in config.episodes):
         raise InputError("is a folder of --episodes; give another one", "output_dir")
-    locks = not config.dry_run and args.process_index == 0  # one process of a distributed run takes the lock
+    locks = args.process_index == 0  # one process of a distributed run takes the lock
     if args.process_index:
         hide()
-    made = [path for path in (Path(out), *Path(out).parents) if not path.exists()]
-    with locked(str(args.output_dir), "stepcredit train") if locks else nullcontext(), _with_others(args):
-        try:
+    if config.dry_run:
+        with removed_if_empty(Path(out)):  # transformers' trainer makes it
             return _train(config, args)
-        finally:
-            if config.dry_run:  # transformers' trainer makes them
-                with suppress(OSError):
-                    for path in made:
-                        path.rmdir()
+    with locked(str(args.output_dir), "stepcredit train") if locks else nullcontext(), _with_others(args):
+        return _train(config, args)
 
 
 @contextmanager

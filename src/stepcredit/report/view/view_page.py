@@ -80,7 +80,7 @@ def view_page(folder: Path) -> str:
     parts = parts_of(folder)
     training = [part for part in parts if part.file.name == CURVES]
     return template("view/view_page.html.j2", {}).render(
-        folder=str(folder) if folder.name else folder.resolve().name,
+        folder=str(folder) if folder.name else folder.resolve().name or str(folder),
         version_of_parts=version_of(parts),
         training=[_training(part) for part in training[:MOST_CURVES]],
         others=training[MOST_CURVES:],

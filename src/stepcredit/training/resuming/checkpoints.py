@@ -22,6 +22,8 @@ from stepcredit.training.resuming.run_identity import END
 
 WHOLE = "whole.json"
 _OTHERS = "resume from another checkpoint"
+_NAMES = {"number of items per step": "per_device_train_batch_size × gradient_accumulation_steps × number of processes"}
+"""What a run is known by → the settings that it comes from."""
 
 
 def mark_whole(checkpoint: Path, run: Mapping[str, Any]) -> None:
@@ -66,10 +68,6 @@ def _run_of_whole(folder: Path) -> dict[str, Any]:
             raise InputError(f"{name} is damaged; {_OTHERS}", str(folder))
     read_manifest(folder / "trainer_state.json", ("global_step", "max_steps", "epoch"))
     return run
-
-
-_NAMES = {"number of items per step": "per_device_train_batch_size × gradient_accumulation_steps × number of processes"}
-"""What a run is known by → the settings that it comes from."""
 
 
 def check_run(folder: Path, kept: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
