@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 
 from stepcredit.cli import COMMANDS
-from stepcredit.training.batching import MISMATCHED, PAIRS
+from stepcredit.training.items import MISMATCHED, PAIRS
 from stepcredit.training.methods import METHODS
 from stepcredit.training.offline_config import OfflineConfig
 

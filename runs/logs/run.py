@@ -1,11 +1,13 @@
-"""How much memory and time do `import`, `inspect`, `grade` and the reading of episodes take, from 10^4 to 10^6 rows?
+"""How much memory and time do `import`, `inspect`, `grade`, and the reading of episodes take, from 10^4 to 10^6 rows?
 
 Rows are the Llama-2 responses to GSM8K of DATA, repeated with other prompts until there are enough: 1.2 kB a row, 16
 responses a prompt, or one. `grade` gets rows of 0.1 kB with a number each. Every command runs in a process of its own;
 memory is the highest that the operating system has seen of it, time is processor time, which other work on the machine
 disturbs less than time on the clock (which is measured, too). The stages are measured on 10,000 rows in this process.
 
-    python -m runs.logs.run DATA runs/logs/results.json [ROWS …]      # 10^4 10^5 10^6: 3 GB in the temporary folder
+`train` is what training does with the episodes before a model reads them, with SmolLM2's tokenizer (`make assets`).
+
+    python -m runs.logs.run DATA runs/logs/results.json [ROWS …]      # 10^4 10^5 10^6: 9 GB in the temporary folder
 
 goes on where it stopped, and writes the tables into docs/reliability.md.
 """
@@ -21,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -44,6 +45,20 @@ ROLLOUTS = "gsm8k_test_rollouts_llama2chat_k16.jsonl.gz"
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 MARKER = re.compile(r"(<!-- logs -->\n)(.*?)(<!-- end of logs -->)", re.DOTALL)
 READ = "from stepcredit import load_episodes; import sys; print(sum(1 for e in load_episodes(sys.argv[1])))"
+LOAD = """
+import sys
+from torch.utils.data import DataLoader
+from stepcredit import OREOConfig, load_episodes
+from stepcredit.models.loading import load_tokenizer
+from stepcredit.training.batching import Collator, sampler_of
+from stepcredit.training.data import prepare
+from stepcredit.training.methods import METHODS
+args = OREOConfig(output_dir="none", use_cpu=True, report_to="none")
+data = prepare(load_episodes(sys.argv[1]), load_tokenizer(sys.argv[2]), args, METHODS["oreo"])
+batches = DataLoader(data, 8, sampler=sampler_of(data.items, args, 8), collate_fn=Collator(0))
+print(sum(len(batch["prompt_id"]) for batch in batches))
+"""
+"""What training does with episodes before a model reads them: encodes them, and reads an epoch's micro-batches."""
 LAUNCHER = """
 import json, resource, subprocess, sys, time
 start = time.perf_counter()
@@ -52,7 +67,8 @@ used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(json.dumps([time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss]))
 """
 """A small process that starts a command: the highest memory of a process counts that of the one which started it."""
-STAGE_ROWS, ENCODED = 10_000, 500
+STAGE_ROWS = 10_000
+ASSETS = Path(os.environ.get("STEPCREDIT_ASSETS", Path.home() / ".cache" / "stepcredit"))
 
 
 def responses(data: Path, samples: int) -> Iterator[dict[str, Any]]:
@@ -97,6 +113,7 @@ def commands(data: Path, rows: int, samples: int, scratch: Path) -> Iterator[tup
     logs.unlink()
     yield "inspect", {**size, **measured("-m", "stepcredit.cli", "inspect", episodes, "--json")}
     yield "read", {**size, **measured("-c", READ, episodes)}
+    yield "train", {**size, **measured("-c", LOAD, episodes, str(ASSETS / "smollm2"))}
 
 
 def graded(rows: int, scratch: Path) -> dict[str, float]:
@@ -144,32 +161,9 @@ def stages(data: Path, scratch: Path) -> dict[str, float]:
     return found
 
 
-def encoded(data: Path, scratch: Path) -> dict[str, float]:
-    """Bytes that training holds per episode and per token, of real responses and SmolLM2's tokenizer."""
-    from stepcredit.models.loading import load_tokenizer
-    from stepcredit.training.configs import OREOConfig
-    from stepcredit.training.data import prepare
-    from stepcredit.training.methods import METHODS
-
-    cache = Path(os.environ.get("STEPCREDIT_ASSETS", Path.home() / ".cache" / "stepcredit"))
-    tokenizer = load_tokenizer(str(cache / "smollm2"))
-    rows = list(islice(responses(data, 16), 2 * ENCODED))
-    config = OREOConfig(output_dir=str(scratch / "none"), use_cpu=True, report_to="none")
-    prepare(rows[:ENCODED], tokenizer, config, METHODS["oreo"])
-    tracemalloc.start()
-    found = prepare(rows[ENCODED:], tokenizer, config, METHODS["oreo"])
-    held = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    arrays = [a for t in found.trajectories for a in (t.ids, t.action_mask, t.step_id, t.reward)]
-    tokens = sum(map(len, found.trajectories))
-    in_arrays = sum(a.nbytes for a in arrays)
-    return {"tokens an episode": round(tokens / ENCODED), "bytes a token in arrays": round(in_arrays / tokens, 2),
-            "other bytes an episode": round((held - in_arrays) / ENCODED)}  # fmt: skip
-
-
 def main(data: Path, output: Path, sizes: list[int]) -> None:
     """Measures what is not in the output yet, and writes it and the tables."""
-    found = json.loads(output.read_text()) if output.exists() else {"stages": {}, "encoded": {}, "rows": {}}
+    found = json.loads(output.read_text()) if output.exists() else {"stages": {}, "rows": {}}
 
     def keep(part: str, name: str, result: Any) -> None:
         found[part] = {**found[part], name: result} if name else result
@@ -178,17 +172,16 @@ def main(data: Path, output: Path, sizes: list[int]) -> None:
 
     for rows in sizes:
         for samples in (16, 1):
-            if f"read {rows} {samples}" not in found["rows"]:
+            if f"train {rows} {samples}" not in found["rows"]:
                 with tempfile.TemporaryDirectory() as scratch:
                     for name, result in commands(data, rows, samples, Path(scratch)):
                         keep("rows", f"{name} {rows} {samples}", result)
         if f"grade {rows} 1" not in found["rows"]:
             with tempfile.TemporaryDirectory() as scratch:
                 keep("rows", f"grade {rows} 1", graded(rows, Path(scratch)))
-    for part, measure in (("stages", stages), ("encoded", encoded)):
-        if not found[part]:
-            with tempfile.TemporaryDirectory() as scratch:
-                keep(part, "", measure(data, Path(scratch)))
+    if not found["stages"]:
+        with tempfile.TemporaryDirectory() as scratch:
+            keep("stages", "", stages(data, Path(scratch)))
     text = tables(found)
     page = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(MARKER.sub(lambda m: f"{m[1]}\n{text}\n{m[3]}", page), encoding="utf-8")

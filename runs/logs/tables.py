@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-WHAT = {"import": "`import`", "inspect": "`inspect`", "read": "all episodes, one after another", "grade": "`grade`"}
+WHAT = {"import": "`import`", "inspect": "`inspect`", "read": "all episodes, one after another",
+        "train": "encoding and an epoch of micro-batches", "grade": "`grade`"}  # fmt: skip
 
 
 def tables(found: dict[str, Any]) -> str:

@@ -114,7 +114,7 @@ def compare(given, kind, folder, tmp_path):
 def test_a_fused_head_on_a_gpu_has_larger_tiles(folder, tmp_path):
     estimated, args = split_given({"head": "fused"}, OREOConfig, folder, tmp_path)
     method = method_of(args)
-    rows = prepare(ragged(), byte_tokenizer(), args, method).trajectories * 60
+    rows = list(prepare(ragged(), byte_tokenizer(), args, method).trajectories) * 60
     heads = []
     for on_gpu in (False, True):
         models = build_empty(estimated, args)

@@ -14,7 +14,8 @@ from test_trainer import trainer
 from doubles.models import tiny_llama
 from stepcredit import DPOConfig, Episode, InputError, KTOConfig, TOPRConfig
 from stepcredit.episodes.alignment import Trajectory, splice
-from stepcredit.training.batching import mismatched_pairs, preference_pairs, single_items
+from stepcredit.episodes.trajectories import stored
+from stepcredit.training.items import MISMATCHED, PAIRS, SINGLE, mismatched_pairs, preference_pairs
 
 
 def row(prompt, response, reward, prompt_id=""):
@@ -56,27 +57,32 @@ def test_pairs_are_right_over_wrong_of_one_prompt_capped_and_seeded(counts, cap,
     possible = [right * wrong for right, wrong in counts]
     if not any(possible):
         with pytest.raises(InputError, match="no prompt has both a right and a wrong response"):
-            preference_pairs(episodes, config)
+            preference_pairs(stored(episodes), config)
         return
-    items = preference_pairs(episodes, config)
+    pairs = preference_pairs(stored(episodes), config).tolist()
+    items = [(episodes[good], episodes[bad]) for good, bad in pairs]
     assert all(good.reward.sum() == 1 and bad.reward.sum() == 0 for good, bad in items)
     assert all(good.prompt_id == bad.prompt_id for good, bad in items)
-    assert len({(id(good), id(bad)) for good, bad in items}) == len(items)
+    assert len(set(map(tuple, pairs))) == len(pairs)
     found = Counter(good.prompt_id for good, _ in items)
     assert [found[f"p{k}"] for k in range(len(counts))] == [min(cap, n) for n in possible]
-    again = preference_pairs(episodes, config)
-    assert [tuple(map(id, item)) for item in again] == [tuple(map(id, item)) for item in items]
+    assert preference_pairs(stored(episodes), config).tolist() == pairs
 
 
 def test_another_seed_takes_other_pairs():
-    episodes = labelled({"p": (6, 6)})
-    taken = [{tuple(map(id, item)) for item in preference_pairs(episodes, settings_of(seed=seed))} for seed in range(4)]
-    assert len({frozenset(t) for t in taken}) > 1
+    episodes = stored(labelled({"p": (6, 6)}))
+    taken = [preference_pairs(episodes, settings_of(seed=seed)) for seed in range(4)]
+    assert len({frozenset(map(tuple, pairs.tolist())) for pairs in taken}) > 1
 
 
-def test_single_items():
-    episodes = labelled({"p": (1, 1)})
-    assert single_items(episodes, None) == [(e,) for e in episodes]
+def test_items_read_their_trajectories():
+    episodes = labelled({"p": (1, 2), "q": (1, 0)})
+    single = SINGLE.items(stored(episodes), None)
+    assert [[t.ids.tolist() for t in item] for item in single] == [[e.ids.tolist()] for e in episodes]
+    assert single.lengths.tolist() == [3] * 4
+    assert single.prompts.tolist() == [0, 0, 0, 1]
+    pairs = PAIRS.items(stored(episodes), settings_of())
+    assert sorted([t.ids.tolist() for t in item] for item in pairs) == [[[1, 2, 10], [1, 2, k]] for k in (11, 12)]
 
 
 def test_spliced_by_hand():
@@ -92,8 +98,8 @@ def test_spliced_by_hand():
 
 def test_mismatched_pairs_join_a_prompt_and_a_response_to_another_prompt():
     episodes = [row([k % 3], [10 + k], float(k % 2), f"p{k % 3}") for k in range(9)]
-    items = mismatched_pairs(episodes, settings_of())
-    assert [item[0] for item in items] == episodes
+    items = MISMATCHED.items(stored(episodes), settings_of())
+    assert [item[0].ids.tolist() for item in items] == [e.ids.tolist() for e in episodes]
     assert [item[1].prompt_id for item in items] == [e.prompt_id for e in episodes]
     for k, (_, stranger) in enumerate(items):
         prompt, response = stranger.ids.tolist()
@@ -102,9 +108,18 @@ def test_mismatched_pairs_join_a_prompt_and_a_response_to_another_prompt():
     used = Counter(stranger.ids[1] for _, stranger in items)
     assert len(used) > 4
     with pytest.raises(InputError, match="needs a response to another prompt"):
-        mismatched_pairs([e for e in episodes if e.prompt_id == "p0"], settings_of())
+        mismatched_pairs(stored(e for e in episodes if e.prompt_id == "p0"), settings_of())
     with pytest.raises(InputError, match="needs a response to another prompt"):
-        mismatched_pairs(episodes, settings_of(max_length=1))
+        mismatched_pairs(stored(episodes), settings_of(max_length=1))
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=2, max_size=8), st.integers(0, 3))
+def test_lengths_of_mismatched_pairs_are_those_of_their_rows(drawn, seed):
+    episodes = stored(row([1] * p, [2] * r, 0.0, f"p{k}") for k, (p, r) in enumerate(drawn))
+    limit = max(p for p, _ in drawn) + min(sorted(r for _, r in drawn)[:2][-1:])
+    items = MISMATCHED.items(episodes, settings_of(seed=seed, max_length=limit))
+    assert items.lengths.tolist() == [max(map(len, item)) for item in items]
+    assert all(len(item[1]) <= limit for item in items)
 
 
 def data():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from stepcredit.episodes.alignment import Trajectory
 from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.trajectories import stored
 from stepcredit.errors import InputError
 from stepcredit.training.configs import DPOConfig, OREOConfig, RFTConfig
 from stepcredit.training.data import balanced, prepare
@@ -38,14 +39,15 @@ def labelled(prompt: str, reward: float, number: int) -> Trajectory:
 def test_four_and_four_by_hand(right: int, wrong: int, kept: tuple[int, int]) -> None:
     """What OREO's 7B runs keep of a prompt's responses."""
     episodes = [labelled("p", float(k < right), k) for k in range(right + wrong)]
-    rewards = [e.outcome for e in balanced(episodes, 4, 1.0, 0)]
+    rewards = [episodes[k].outcome for k in balanced(stored(episodes), 4, 1.0, 0)]
     assert (rewards.count(1.0), rewards.count(0.0)) == kept
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())), st.integers(1, 3), st.integers(0, 5))
 def test_counts_and_order(drawn: list[tuple[str, bool]], most: int, seed: int) -> None:
     episodes = [labelled(prompt, float(right), k) for k, (prompt, right) in enumerate(drawn)]
-    kept = balanced(episodes, most, 1.0, seed)
+    indices = balanced(stored(episodes), most, 1.0, seed).tolist()
+    kept = [episodes[k] for k in indices]
     found, left = Counter(drawn), Counter((e.prompt_id, e.outcome >= 1) for e in kept)
     for prompt in "abc":
         right, wrong = left[prompt, True], left[prompt, False]
@@ -53,19 +55,16 @@ def test_counts_and_order(drawn: list[tuple[str, bool]], most: int, seed: int) -
         assert right <= most
         assert right <= max(wrong, 1)
         assert right == found[prompt, True] or right in (most, max(wrong, 1))  # no fewer than those bounds ask for
-    order = [int(e.ids[1]) for e in kept]
-    assert order == sorted(order)
-    assert {id(e) for e in kept} <= {id(e) for e in episodes}
-    again = balanced(episodes, most, 1.0, seed)
-    assert again == kept
+    assert indices == sorted(set(indices))
+    assert balanced(stored(episodes), most, 1.0, seed).tolist() == indices
 
 
 def test_every_response_has_its_chance() -> None:
-    episodes = [labelled("p", 1.0, k) for k in range(4)]
+    episodes = stored(labelled("p", 1.0, k) for k in range(4))
     kept: Counter[int] = Counter()
     for seed in range(200):
         (only,) = balanced(episodes, 2, 1.0, seed)
-        kept[int(only.ids[1])] += 1
+        kept[int(only)] += 1
     assert set(kept) == {0, 1, 2, 3}
     assert min(kept.values()) > 25
 

@@ -379,7 +379,7 @@ def test_the_sampler_is_a_shuffle_keyed_by_epoch_sorted_within_steps():
 def test_the_items_of_a_prompt_stay_together_in_a_step():
     prompts = [name for name in "abcd" for _ in range(3)]
     lengths = [5, 9, 4, 1, 2, 3, 7, 7, 8, 6, 6, 2]
-    sampler = LengthSortedSampler(lengths, per_step=6, seed=3, prompts=prompts)
+    sampler = LengthSortedSampler(lengths, per_step=6, seed=3, groups=[ord(name) - ord("a") for name in prompts])
     order = list(sampler)
     assert sorted(order) == list(range(12))
     for start in range(0, 12, 3):

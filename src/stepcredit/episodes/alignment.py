@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,8 @@ from stepcredit.episodes.turns import Tokenizer, TurnEnds, turn_ends
 from stepcredit.errors import InputError
 
 Level = Literal["token", "step", "response"]
+_CACHED = 1 << 18
+"""Texts of tokens in context that are kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +74,14 @@ class Trajectory:
 
 
 class TokenTexts:
-    """Decodes single tokens in context, keeping leading spaces; caches what it has decoded."""
+    """Decodes single tokens in context, keeping leading spaces; caches what it has decoded last."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._cache: dict[tuple[int, ...], str] = {}
+        self._text = lru_cache(_CACHED)(self._decoded)
 
-    def _text(self, ids: tuple[int, ...]) -> str:
-        if ids not in self._cache:
-            self._cache[ids] = self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
-        return self._cache[ids]
+    def _decoded(self, ids: tuple[int, ...]) -> str:
+        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
     def __call__(self, ids: Sequence[int]) -> list[str]:
         """Returns the text that each id adds to the one before it (sentencepiece drops the space of a lone token)."""

@@ -38,8 +38,9 @@ from stepcredit.models.heads.linear_heads import LinearHead, linear_head
 from stepcredit.models.loading import load_config, load_tokenizer
 from stepcredit.progress import track
 from stepcredit.settings import Limits
-from stepcredit.training.batching import Collator, Item
+from stepcredit.training.batching import Collator
 from stepcredit.training.data import prepare
+from stepcredit.training.items import Item, Items
 from stepcredit.training.methods import Method, method_of
 from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.training.optimizer_step.optimizers import trainable
@@ -162,7 +163,7 @@ def estimate(config: EstimateConfig, args: OfflineConfig, clock: Clock = time.pe
     return _Estimator(config, args, method, device, models, items, clock).estimate()
 
 
-def _items(config: EstimateConfig, args: OfflineConfig, method: Method) -> list[Item]:
+def _items(config: EstimateConfig, args: OfflineConfig, method: Method) -> Items:
     """Returns the items to train on: of the episodes, or of responses of given lengths."""
     if config.episodes:
         args.step_delimiters = list(joint_step_rule(args.step_delimiters, config.episodes).delimiters)
@@ -196,7 +197,7 @@ class _Estimator:
         method: Method,
         device: Device,
         models: ActorCritic,
-        items: list[Item],
+        items: Items,
         clock: Clock,
     ) -> None:
         self.config, self.args, self.method, self.device = config, args, method, device
@@ -227,7 +228,7 @@ class _Estimator:
         if precomputing is not None and self.method.needs_reference:
             self.models.release_reference()
         kept = self._kept()
-        passes = [self._pass(items) for items in self.run.largest]
+        passes = [self._pass(self.run.micro_batch(number)) for number in self.run.largest]
         memory = memory_of(
             self.models,
             self.state_bytes,
@@ -274,14 +275,17 @@ class _Estimator:
 
     def _precomputing(self) -> Recorded:
         """Returns what one batch of precomputing takes, and the operations of all."""
-        chunks = chunks_of({t.ids.tobytes(): t for item in self.items for t in item}.values())
-        tokens = [shape_of(chunk, shared=True).tokens for chunk in chunks]
+        chunks = chunks_of(self.items)
+        tokens = [shape_of(self._at(chunk), shared=True).tokens for chunk in chunks]
         largest = max(range(len(chunks)), key=lambda k: tokens[k])
-        recorded = self.simulation.precomputing(self._batch(chunks[largest], shared=True))
+        recorded = self.simulation.precomputing(self._batch(self._at(chunks[largest]), shared=True))
         scale = sum(tokens) / tokens[largest]
         for part in recorded.flops:
             recorded.flops[part] = round(recorded.flops[part] * scale)
         return recorded
+
+    def _at(self, places: Sequence[tuple[int, int]]) -> list[Trajectory]:
+        return [self.items[item][row] for item, row in places]
 
     def _kept(self) -> float:
         """Returns the bytes of what precomputing keeps."""
@@ -315,7 +319,7 @@ class _Estimator:
     def _speed(self, head: LinearHead | None) -> Speed:
         if not self.device.is_here:
             return published(self.device, self.half is not None)
-        rows = self._rows(rows_of(self.run.micro_batches[self.run.typical], self.method)[0])
+        rows = self._rows(rows_of(self.run.micro_batch(self.run.typical), self.method)[0])
         policy = load_config(self.config.model, trust_remote_code=self.args.trust_remote_code)
         on = "cuda" if self.device.is_gpu else "cpu"
         return measured(self.config, self.args, policy, rows, head, self.needs, on, self.clock)
@@ -330,7 +334,7 @@ class _Estimator:
         return by_size or (faster_head(speed.head) if speed.head else "naive")
 
     def _compute(self, speed: Speed, trained: int, precomputing: Recorded | None) -> Compute:
-        items = self.run.micro_batches[self.run.typical]
+        items = self.run.micro_batch(self.run.typical)
         others = rows_of(items, self.method)[1]
         without_loss = None
         if others:

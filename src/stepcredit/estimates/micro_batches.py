@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from stepcredit.episodes.alignment import Trajectory
 from stepcredit.episodes.prefixes import prefix_length
-from stepcredit.training.batching import Item, sampler_of
+from stepcredit.episodes.trajectories import stored
+from stepcredit.models.activation_store import key_of
+from stepcredit.training.batching import sampler_of
+from stepcredit.training.items import Item, Items
 from stepcredit.training.methods import Method
 from stepcredit.training.offline_config import OfflineConfig
 
@@ -38,24 +41,25 @@ class Run(NamedTuple):
     """The micro-batches of a run.
 
     Attributes:
-        micro_batches: those of the first epochs, in order.
+        items: its items.
+        micro_batches: the numbers of the items of those of the first epochs, in order.
         shapes: their sizes.
         per_epoch: micro-batches of an epoch.
         steps_per_epoch: optimizer steps of an epoch.
         steps: optimizer steps of the run.
     """
 
-    micro_batches: list[list[Item]]
+    items: Items
+    micro_batches: list[list[int]]
     shapes: list[Shape]
     per_epoch: int
     steps_per_epoch: int
     steps: int
 
     @property
-    def largest(self) -> list[list[Item]]:
-        """The micro-batch with the most tokens, and that with the most actions, if it is another."""
-        most = {max(range(len(self.shapes)), key=lambda k: self.shapes[k][field]) for field in (0, 1)}
-        return [self.micro_batches[k] for k in sorted(most)]
+    def largest(self) -> list[int]:
+        """The number of the micro-batch with the most tokens, and of that with the most actions, if it is another."""
+        return sorted({max(range(len(self.shapes)), key=lambda k: self.shapes[k][field]) for field in (0, 1)})
 
     @property
     def typical(self) -> int:
@@ -67,22 +71,26 @@ class Run(NamedTuple):
         """The mean size."""
         return Shape(*(round(sum(column) / len(self.shapes)) for column in zip(*self.shapes, strict=True)))
 
+    def micro_batch(self, number: int) -> list[Item]:
+        """Returns the items of a micro-batch."""
+        return [self.items[k] for k in self.micro_batches[number]]
 
-def run_of(items: Sequence[Item], args: OfflineConfig, method: Method) -> Run:
+
+def run_of(items: Items, args: OfflineConfig, method: Method) -> Run:
     """Returns the micro-batches that the trainer would make of items."""
     size, accumulated = args.per_device_train_batch_size, args.gradient_accumulation_steps
     sampler = sampler_of(items, args, size)
     per_epoch = -(-len(items) // size)
     steps_per_epoch = -(-per_epoch // accumulated)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
-    micro_batches: list[list[Item]] = []
+    micro_batches: list[list[int]] = []
     for epoch in range(min(_EPOCHS, -(-steps // steps_per_epoch))):
         sampler.set_epoch(epoch)
         order = list(sampler)
-        micro_batches += [[items[k] for k in order[start : start + size]] for start in range(0, len(order), size)]
+        micro_batches += [order[start : start + size] for start in range(0, len(order), size)]
     micro_batches = micro_batches[: steps * accumulated]
-    shapes = [shape_of(rows_of(some, method)[0], args.share_prompts) for some in micro_batches]
-    return Run(micro_batches, shapes, per_epoch, steps_per_epoch, steps)
+    shapes = [shape_of(rows_of([items[k] for k in some], method)[0], args.share_prompts) for some in micro_batches]
+    return Run(items, micro_batches, shapes, per_epoch, steps_per_epoch, steps)
 
 
 def rows_of(items: Sequence[Item], method: Method) -> tuple[list[Trajectory], list[Trajectory]]:
@@ -114,14 +122,14 @@ def even(rows: Sequence[Trajectory]) -> list[Trajectory]:
 
 def made_up_items(
     prompts: int, generations: int, prompt_tokens: int, response_tokens: int, args: OfflineConfig, method: Method
-) -> list[Item]:
+) -> Items:
     """Returns the items of a method from responses of equal length, so many to each prompt, every second one right.
 
     Raises:
         InputError: the method cannot make items of them.
     """
-    samples = [(prompt, sample) for prompt in range(prompts) for sample in range(generations)]
-    rows = [made_up(*sample, prompt_tokens, response_tokens) for sample in samples]
+    samples = ((prompt, sample) for prompt in range(prompts) for sample in range(generations))
+    rows = stored(made_up(*sample, prompt_tokens, response_tokens) for sample in samples)
     return method.batch_layout.items(rows, args)
 
 
@@ -143,13 +151,13 @@ def made_up(prompt: int, sample: int, prompt_tokens: int, response_tokens: int) 
     )
 
 
-def kept_positions(items: Sequence[Item]) -> tuple[int, int]:
+def kept_positions(items: Iterable[Item]) -> tuple[int, int]:
     """Returns how many positions are computed and kept before training: all of distinct responses, with each distinct
     prefix once; and those of their actions' states."""
-    prefixes: dict[bytes, int] = {}
-    rest: dict[bytes, int] = {}
+    prefixes: dict[str, int] = {}
+    rest: dict[str, int] = {}
     for trajectory in (t for item in items for t in item):
         start = prefix_length(trajectory)
-        prefixes[trajectory.ids[:start].tobytes()] = start
-        rest[trajectory.ids.tobytes()] = len(trajectory) - start
+        prefixes[key_of(trajectory.ids[:start])] = start
+        rest[key_of(trajectory.ids)] = len(trajectory) - start
     return sum(prefixes.values()) + sum(rest.values()), sum(rest.values()) - len(rest)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from stepcredit.episodes.alignment import TokenTexts, Trajectory, align
 from stepcredit.episodes.episode import Episode
+from stepcredit.episodes.trajectories import Trajectories, stored
 from stepcredit.episodes.turns import TurnEnds, split_into_turns, turn_ends
 from stepcredit.errors import InputError, quoted
 from stepcredit.logs.columns import ImportRules, check_rewards
 from stepcredit.logs.formats import Row, without_nulls
 from stepcredit.logs.importers import EpisodeImporter
-from stepcredit.training.batching import PADDING, Item
+from stepcredit.training.batching import PADDING
 from stepcredit.training.configs import LabelConfig
+from stepcredit.training.items import Items
 from stepcredit.training.methods import Method
 from stepcredit.training.offline_config import OfflineConfig
 from stepcredit.verdict import REWARD_THRESHOLD
@@ -32,12 +35,12 @@ class TrainingData(Dataset[dict[str, Any]]):
     """A dataset of encoded episodes grouped into items, with counts of all that were encoded, of those among them whose
     prompts are plain text, and of those that were left out."""
 
-    trajectories: list[Trajectory] = field(default_factory=list)
-    items: list[Item] = field(default_factory=list)
-    encoded: int = 0
-    text_prompts: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    quarantine: list[dict[str, Any]] = field(default_factory=list)
+    trajectories: Trajectories
+    items: Items
+    encoded: int
+    text_prompts: int
+    left_out: Counter[str]
+    quarantine: list[dict[str, Any]]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -53,8 +56,7 @@ class TrainingData(Dataset[dict[str, Any]]):
         return {
             "episodes": len(self.trajectories),
             **({"items": len(self)} if len(self) != len(self.trajectories) else {}),
-            "action_tokens": int(sum(t.action_mask.sum() for t in self.trajectories)),
-            "retokenised": sum(t.retokenised for t in self.trajectories),
+            **self.trajectories.counts(),
             **{f"left_out/{reason}": count for reason, count in sorted(self.left_out.items())},
         }
 
@@ -83,44 +85,28 @@ def prepare(
     Raises:
         InputError: a row is invalid, no episode is left, or episodes lack data that the method needs.
     """
-    token_texts, ends = TokenTexts(tokenizer), ends or turn_ends(tokenizer)
-    data = TrainingData()
-    returns: dict[str, list[float]] = defaultdict(list)
-    for number, episode in enumerate(_training_episodes(episodes, config)):
-        if (total := _return_of(episode, config)) is not None:
-            returns[episode.prompt_id].append(total)
-        try:
-            reason, trajectory = _encode(episode, tokenizer, config, method, token_texts, ends)
-        except InputError as error:
-            where = f"episode {number} (prompt {episode.prompt_id})"
-            if not config.skip_bad:
-                raise InputError(f"{error}; --skip_bad leaves such episodes out", where) from error
-            row = json.dumps({"prompt": episode.prompt, "completion": episode.completion, "reward": episode.reward})
-            data.quarantine.append({"where": where, "error": str(error), "row": row})
-            reason, trajectory = "bad", None
-        if trajectory is None:
-            data.left_out[reason] += 1
-        else:
-            data.trajectories.append(trajectory)
-            data.encoded += 1
-            data.text_prompts += isinstance(episode.prompt, str)
+    encoder = _Encoder(tokenizer, config, method, ends or turn_ends(tokenizer))
+    trajectories = stored(encoder.encode(episodes))
+    encoded, left_out = len(trajectories), encoder.left_out
     threshold = getattr(config, "reward_threshold", REWARD_THRESHOLD)
     if config.max_per_outcome is not None or isinstance(config, LabelConfig):
-        _check_outcomes(data.trajectories, threshold)
+        _check_outcomes(trajectories, threshold)
     if config.max_per_outcome is not None:
-        _keep(data, "balanced", balanced(data.trajectories, config.max_per_outcome, threshold, config.seed))
-    _keep(data, "filtered", [e for e in data.trajectories if method.keeps(e.outcome, config)])
-    if not data.trajectories:
-        raise InputError(f"no episode is left to train on ({dict(data.left_out)})", "train_dataset")
-    if method.group_number is not None:
-        numbers = {t.prompt_id: method.group_number(returns[t.prompt_id], config) for t in data.trajectories}
-        data.trajectories = [replace(t, group_number=numbers[t.prompt_id]) for t in data.trajectories]
-    data.items = method.batch_layout.items(data.trajectories, config)
-    return data
+        trajectories = trajectories.select(balanced(trajectories, config.max_per_outcome, threshold, config.seed))
+        left_out += Counter(balanced=encoded - len(trajectories))
+    kept = [k for k, outcome in enumerate(trajectories.outcomes.tolist()) if method.keeps(outcome, config)]
+    left_out += Counter(filtered=len(trajectories) - len(kept))
+    trajectories = trajectories.select(kept)
+    if not trajectories:
+        raise InputError(f"no episode is left to train on ({dict(left_out)})", "train_dataset")
+    if (number := method.group_number) is not None:
+        trajectories = trajectories.with_group_numbers(lambda prompt: number(encoder.returns[prompt], config))
+    items = method.batch_layout.items(trajectories, config)
+    return TrainingData(trajectories, items, encoded, encoder.text_prompts, left_out, encoder.quarantine)
 
 
-def balanced(episodes: Sequence[Trajectory], limit: int, threshold: float, seed: int) -> list[Trajectory]:
-    """Keeps at most `limit` right and `limit` wrong responses of each prompt, in their original order.
+def balanced(trajectories: Trajectories, limit: int, threshold: float, seed: int) -> NDArray[np.int64]:
+    """Picks at most `limit` right and `limit` wrong responses of each prompt, in their original order.
 
     Of the right responses at most as many are kept as there are wrong ones, but at least one if there is any. OREO's
     7B runs keep at most 4 of each outcome out of 16 (arXiv 2412.16145, experiments): (right, wrong) responses (8, 8)
@@ -129,21 +115,19 @@ def balanced(episodes: Sequence[Trajectory], limit: int, threshold: float, seed:
     The sample is random, seeded by `seed` and the order of the episodes.
 
     Args:
-        episodes: encoded responses of any number of prompts.
+        trajectories: encoded responses of any number of prompts.
         limit: the maximal number per outcome.
         threshold: a response is right if its outcome is at least this.
         seed: the seed of the sample.
     """
-    prompts: dict[str, dict[bool, list[int]]] = defaultdict(lambda: {True: [], False: []})
-    for index, episode in enumerate(episodes):
-        prompts[episode.prompt_id][episode.outcome >= threshold].append(index)
     rng = np.random.default_rng([seed, 4])
-    indices: list[int] = []
-    for by_label in prompts.values():
-        right, wrong = by_label[True], by_label[False]
-        indices += [right[k] for k in rng.permutation(len(right))[: min(limit, max(len(wrong), 1))]]
-        indices += [wrong[k] for k in rng.permutation(len(wrong))[:limit]]
-    return [episodes[index] for index in sorted(indices)]
+    is_right = trajectories.outcomes >= threshold
+    is_kept = np.zeros(len(trajectories), dtype=np.bool_)
+    for indices in trajectories.by_prompt():
+        right, wrong = indices[is_right[indices]], indices[~is_right[indices]]
+        is_kept[right[rng.permutation(len(right))[: min(limit, max(len(wrong), 1))]]] = True
+        is_kept[wrong[rng.permutation(len(wrong))[:limit]]] = True
+    return np.flatnonzero(is_kept)
 
 
 def _training_episodes(rows: Iterable[Any], config: OfflineConfig) -> Iterator[Episode]:
@@ -163,14 +147,15 @@ def _return_of(episode: Episode, config: OfflineConfig) -> float | None:
     return None if episode.reward is None else episode.reward + math.fsum(episode.step_rewards or ())
 
 
-def _check_outcomes(trajectories: Sequence[Trajectory], threshold: float) -> None:
+def _check_outcomes(trajectories: Trajectories, threshold: float) -> None:
     """Checks that data with step rewards has outcomes too: step rewards alone do not tell right from wrong responses.
 
     Raises:
         InputError: there are rewards before the last action, and no outcome reaches the threshold.
     """
-    has_steps = any(t.reward[: np.flatnonzero(t.action_mask)[-1]].any() for t in trajectories)
-    if has_steps and not any(t.outcome >= threshold for t in trajectories):
+    if (trajectories.outcomes >= threshold).any():
+        return
+    if any(t.reward[: np.flatnonzero(t.action_mask)[-1]].any() for t in trajectories):
         raise InputError(
             f"steps have rewards, but no response has an outcome of {threshold:g} or more, so none is right; add "
             "outcomes in a column reward or label, or lower --reward_threshold",
@@ -181,12 +166,6 @@ def _check_outcomes(trajectories: Sequence[Trajectory], threshold: float) -> Non
 def _with_zero_return(episode: Episode) -> Episode:
     """Returns a truncated episode with return 0, without its step rewards."""
     return replace(episode, reward=0.0, outcome=None, step_rewards=None, verdict=None)
-
-
-def _keep(data: TrainingData, reason: str, trajectories: list[Trajectory]) -> None:
-    """Keeps only some of the trajectories and counts the rest under `reason`."""
-    data.left_out += Counter({reason: len(data.trajectories) - len(trajectories)})
-    data.trajectories = trajectories
 
 
 def as_episodes(rows: Iterable[Any], rules: ImportRules, *, check: bool = False) -> Iterator[Episode]:
@@ -219,26 +198,65 @@ def as_episodes(rows: Iterable[Any], rules: ImportRules, *, check: bool = False)
         yield row
 
 
-def _encode(
-    episode: Episode, tokenizer: Any, config: OfflineConfig, method: Method, token_texts: TokenTexts, ends: TurnEnds
-) -> tuple[str, Trajectory | None]:
-    """Returns ("", trajectory), or (reason, None) where the episode is left out."""
-    is_cut = episode.truncated and config.truncated == "bootstrap"
-    if episode.truncated:
-        if config.truncated == "drop":
-            return "truncated", None
-        episode = replace(_with_zero_return(episode), step_rewards=episode.step_rewards if is_cut else None)
-    if episode.reward is None:
-        return "undecided", None
-    trajectory = align(episode, tokenizer, config.step_rule, token_texts, ends, as_written=config.split_turns)
-    if method.needs_behavior and trajectory.behavior_log_prob is None:
-        raise InputError(f"{config.method} needs log-probabilities of the behaviour policy", "behavior_log_prob")
-    if config.max_length is not None and len(trajectory) > config.max_length:
-        prompt_length = int(trajectory.action_mask.argmax())
-        if prompt_length >= config.max_length:
-            raise InputError(
-                f"the prompt has {prompt_length} tokens, which leaves no room for a response within max_length "
-                f"{config.max_length}", "prompt",
-            )  # fmt: skip
-        return "too_long", None
-    return "", replace(trajectory, cut=is_cut)
+class _Encoder:
+    """Encodes the episodes of a run.
+
+    Attributes:
+        left_out: how many episodes were left out, by reason.
+        quarantine: those that cannot be encoded.
+        text_prompts: how many prompts of those that were encoded are plain text.
+        returns: the returns of the graded responses to each prompt, where the method has a number of each prompt.
+    """
+
+    def __init__(self, tokenizer: Any, config: OfflineConfig, method: Method, ends: TurnEnds) -> None:
+        self._tokenizer, self._config, self._method, self._ends = tokenizer, config, method, ends
+        self._texts = TokenTexts(tokenizer)
+        self.left_out: Counter[str] = Counter()
+        self.quarantine: list[dict[str, Any]] = []
+        self.text_prompts = 0
+        self.returns: dict[str, list[float]] = defaultdict(list)
+
+    def encode(self, episodes: Iterable[Any]) -> Iterator[Trajectory]:
+        """Yields the trajectories of episodes or rows."""
+        for number, episode in enumerate(_training_episodes(episodes, self._config)):
+            if self._method.group_number is not None and (total := _return_of(episode, self._config)) is not None:
+                self.returns[episode.prompt_id].append(total)
+            try:
+                reason, trajectory = self._encode(episode)
+            except InputError as error:
+                where = f"episode {number} (prompt {episode.prompt_id})"
+                if not self._config.skip_bad:
+                    raise InputError(f"{error}; --skip_bad leaves such episodes out", where) from error
+                row = json.dumps({"prompt": episode.prompt, "completion": episode.completion, "reward": episode.reward})
+                self.quarantine.append({"where": where, "error": str(error), "row": row})
+                reason, trajectory = "bad", None
+            if trajectory is None:
+                self.left_out[reason] += 1
+            else:
+                self.text_prompts += isinstance(episode.prompt, str)
+                yield trajectory
+
+    def _encode(self, episode: Episode) -> tuple[str, Trajectory | None]:
+        """Returns ("", trajectory), or (reason, None) where the episode is left out."""
+        config = self._config
+        is_cut = episode.truncated and config.truncated == "bootstrap"
+        if episode.truncated:
+            if config.truncated == "drop":
+                return "truncated", None
+            episode = replace(_with_zero_return(episode), step_rewards=episode.step_rewards if is_cut else None)
+        if episode.reward is None:
+            return "undecided", None
+        trajectory = align(
+            episode, self._tokenizer, config.step_rule, self._texts, self._ends, as_written=config.split_turns
+        )
+        if self._method.needs_behavior and trajectory.behavior_log_prob is None:
+            raise InputError(f"{config.method} needs log-probabilities of the behaviour policy", "behavior_log_prob")
+        if config.max_length is not None and len(trajectory) > config.max_length:
+            prompt_length = int(trajectory.action_mask.argmax())
+            if prompt_length >= config.max_length:
+                raise InputError(
+                    f"the prompt has {prompt_length} tokens, which leaves no room for a response within max_length "
+                    f"{config.max_length}", "prompt",
+                )  # fmt: skip
+            return "too_long", None
+        return "", replace(trajectory, cut=is_cut)

@@ -29,7 +29,6 @@ from stepcredit.objectives.oreo import kl_penalty, oreo_policy_loss, oreo_value_
 from stepcredit.objectives.sums import Sums, effective_share_of, mean_of
 from stepcredit.objectives.topr import topr_loss
 from stepcredit.objectives.value_losses import Categorical, ValueLoss, squared
-from stepcredit.training.batching import MISMATCHED, PAIRS, SINGLE, BatchLayout
 from stepcredit.training.configs import (
     DPOConfig,
     DQOConfig,
@@ -43,6 +42,7 @@ from stepcredit.training.configs import (
     TOPRConfig,
     ValueConfig,
 )
+from stepcredit.training.items import MISMATCHED, PAIRS, SINGLE, BatchLayout
 from stepcredit.training.offline_config import OfflineConfig
 
 

@@ -30,6 +30,7 @@ from stepcredit.models.heads.fused_head import head_statistics
 from stepcredit.models.heads.linear_heads import linear_head
 from stepcredit.models.heads.value_heads import TrunkValue
 from stepcredit.progress import track
+from stepcredit.training.items import Item
 from stepcredit.training.offline_config import OfflineConfig
 
 STATES, VALUE_STATES, REF_STATES, REF_LOG_PROB = "states", "value_states", "ref_states", "ref_log_prob"
@@ -97,8 +98,8 @@ class Precomputed:
 
     # ---- before training --------------------------------------------------------------------------
 
-    def compute(self, trajectories: Iterable[Trajectory]) -> None:
-        """Computes what is missing, and shows progress; another run that computes the same is waited for.
+    def compute(self, datasets: Iterable[Sequence[Item]]) -> None:
+        """Computes what is missing of the items, and shows progress; another run that computes the same is waited for.
 
         Raises:
             InputError: a folder is of other weights, or cannot be written; or trajectories are missing after the
@@ -107,12 +108,13 @@ class Precomputed:
         with locked(self.folder, "stepcredit train (precomputing)", _WAIT):
             for field, weights in self._weights.items():
                 self._stores[field] = self._store(field, weights)
-            chunks = chunks_of({key: t for t in trajectories if not self._has(key := _key(t))}.values())
-            if chunks and self._reference is not None and self._released:
-                raise InputError("has episodes for which the reference was not computed before training; give it as "
-                                 "eval_dataset before training", "eval_dataset")  # fmt: skip
-            for chunk in track(chunks, "computing frozen layers", len(chunks), "batches"):
-                self._compute(chunk)
+            for items in datasets:
+                chunks = chunks_of(items, self._has)
+                if chunks and self._reference is not None and self._released:
+                    raise InputError("has episodes for which the reference was not computed before training; give it "
+                                     "as eval_dataset before training", "eval_dataset")  # fmt: skip
+                for chunk in track(chunks, "computing frozen layers", len(chunks), "batches"):
+                    self._compute([items[item][row] for item, row in chunk])
         if self._reference is not None and not self._released:
             self.models.release_reference()
             self._released = True
@@ -204,17 +206,27 @@ def _prefix(trajectory: Trajectory) -> NDArray[np.int32]:
     return trajectory.ids[: prefix_length(trajectory)]
 
 
-def chunks_of(trajectories: Iterable[Trajectory]) -> list[list[Trajectory]]:
-    """Returns batches of trajectories, those of a prompt together, of at most `_TOKENS` tokens or one trajectory."""
-    chunks: list[list[Trajectory]] = []
-    tokens, last = 0, b""
-    for trajectory in sorted(trajectories, key=lambda t: (prefix_length(t), _prefix(t).tobytes(), len(t))):
-        prefix = _prefix(trajectory).tobytes()
-        more = len(trajectory) - (prefix_length(trajectory) if prefix == last else 0)
+def chunks_of(items: Sequence[Item], has: Callable[[str], bool] = lambda key: False) -> list[list[tuple[int, int]]]:
+    """Returns the places (item, row) of distinct trajectories in batches, those of a prompt together, of at most
+    `_TOKENS` tokens or one trajectory.
+
+    Args:
+        items: the items.
+        has: whether the trajectory with a key is left out.
+    """
+    missing: dict[str, tuple[int, str, int, tuple[int, int]]] = {}
+    for k, item in enumerate(items):
+        for row, t in enumerate(item):
+            if (key := _key(t)) not in missing and not has(key):
+                missing[key] = (prefix_length(t), key_of(_prefix(t)), len(t), (k, row))
+    chunks: list[list[tuple[int, int]]] = []
+    tokens, last = 0, ""
+    for before, prefix, length, place in sorted(missing.values()):
+        more = length - (before if prefix == last else 0)
         if not chunks or tokens + more > _TOKENS:
             chunks.append([])
-            tokens, more = 0, len(trajectory)
-        chunks[-1].append(trajectory)
+            tokens, more = 0, length
+        chunks[-1].append(place)
         tokens, last = tokens + more, prefix
     return chunks
 

@@ -273,9 +273,7 @@ class OfflineTrainer(ResumableTrainer):
         home = models.policy.device
         models.to(self.args.device)  # where they are not yet, because they will be sharded
         with self.accelerator.main_process_first():
-            collator.precomputed.compute(
-                t for data in datasets if data is not None for item in data.items for t in item
-            )
+            collator.precomputed.compute([data.items for data in datasets if data is not None])
         models.to(home)
         self._say(collator.precomputed.describe())
 

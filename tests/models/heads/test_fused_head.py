@@ -15,7 +15,7 @@ from stepcredit.models.heads import logit_tiles
 from stepcredit.models.heads.action_statistics import ActionStatistics, action_statistics
 from stepcredit.models.heads.fused_head import head_statistics, one_pass_loss
 from stepcredit.models.heads.linear_heads import LinearHead
-from stepcredit.training.batching import PAIRS, SINGLE
+from stepcredit.training.items import PAIRS, SINGLE
 from stepcredit.training.methods import METHODS, ObjectiveInputs, response_log_ratio
 
 F = torch.float64

@@ -10,7 +10,7 @@ from torch import Tensor
 from stepcredit.episodes.alignment import add_bootstrap_value, at_states
 from stepcredit.models.actor_critic import ActorCriticOutput
 from stepcredit.objectives.sums import Sums, count, mean, mean_of, spread_of, total
-from stepcredit.training.batching import BatchLayout
+from stepcredit.training.items import BatchLayout
 from stepcredit.training.methods import LossTerms, Method, ObjectiveInputs
 
 Batch = dict[str, Any]

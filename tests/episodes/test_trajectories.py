@@ -1,0 +1,161 @@
+"""Trajectories in a temporary file."""
+
+import errno
+import gc
+import os
+import tempfile
+from dataclasses import replace
+from io import FileIO
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from stepcredit import InputError
+from stepcredit.episodes.alignment import Trajectory
+from stepcredit.episodes.trajectories import stored
+
+FIELDS = Trajectory.__dataclass_fields__
+
+
+def made(prompt, actions, name="p", outcome=1.0, **given):
+    """A trajectory of so many tokens before and after its first action."""
+    mask = np.arange(prompt + actions) >= prompt
+    ids = np.arange(prompt + actions, dtype=np.int32) + 7 * prompt
+    step_id = np.where(mask, np.arange(prompt + actions) - prompt, -1)
+    reward = np.where(mask, 0.1, 0).astype(np.float32)
+    about = {"behavior_log_prob": None, "retokenised": False, "prompt_id": name, "outcome": outcome, **given}
+    return Trajectory(ids, mask, step_id, reward, **about)
+
+
+def same(a, b):
+    """Whether two trajectories have the same fields of the same types."""
+    for field in FIELDS:
+        x, y = getattr(a, field), getattr(b, field)
+        if type(x) is not type(y):
+            return False
+        if isinstance(x, np.ndarray) and x.dtype != y.dtype:
+            return False
+        if not np.array_equal(x, y, equal_nan=isinstance(x, np.ndarray)):
+            return False
+    return True
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+
+
+@st.composite
+def trajectories(draw):
+    prompt, actions = draw(st.integers(0, 4)), draw(st.integers(1, 5))
+    length = prompt + actions
+    behavior = draw(
+        st.none() | st.lists(st.floats(-9, 0, width=32) | st.just(np.nan), min_size=length, max_size=length)
+    )
+    return made(
+        prompt, actions, draw(texts), draw(st.floats(-1, 1)),
+        behavior_log_prob=None if behavior is None else np.array(behavior, dtype=np.float32),
+        retokenised=draw(st.booleans()), cut=draw(st.booleans()), group_number=draw(st.none() | st.floats(-5, 5)),
+    )  # fmt: skip
+
+
+@given(st.lists(trajectories(), max_size=6), st.data())
+def test_what_is_read_is_what_was_written(rows, data):
+    found = stored(iter(rows))
+    assert len(found) == len(rows)
+    assert all(map(same, found, rows))
+    indices = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=4)) if rows else []
+    some = found.select(indices)
+    assert all(same(some[k], rows[index]) for k, index in enumerate(indices))
+    assert some.counts() == {
+        "action_tokens": sum(int(rows[k].action_mask.sum()) for k in indices),
+        "retokenised": sum(rows[k].retokenised for k in indices),
+    }
+    assert some.lengths.tolist() == [len(rows[k]) for k in indices]
+    assert some.prompt_lengths.tolist() == [int(rows[k].action_mask.argmax()) for k in indices]
+    assert some.outcomes.tolist() == [rows[k].outcome for k in indices]
+
+
+def test_an_index_beyond_the_end_is_none():
+    found = stored([made(1, 2), made(2, 3)])
+    assert len(found[-1]) == 5
+    with pytest.raises(IndexError):
+        found[2]
+
+
+def test_prompts_are_numbered_as_they_come():
+    found = stored(made(1, k + 1, name) for k, name in enumerate("bcabac"))
+    assert found.prompts.tolist() == [0, 1, 2, 0, 2, 1]
+    assert [indices.tolist() for indices in found.by_prompt()] == [[0, 3], [1, 5], [2, 4]]
+    assert list(stored([]).by_prompt()) == []
+    assert found.select([4, 2, 1]).prompts.tolist() == [0, 0, 1]
+
+
+def test_a_number_of_each_prompt():
+    found = stored(made(1, k + 1, name) for k, name in enumerate("bab"))
+    numbered = found.with_group_numbers(lambda prompt: {"a": 1.5, "b": -2.0}[prompt])
+    assert [t.group_number for t in numbered] == [-2.0, 1.5, -2.0]
+    assert [t.group_number for t in found] == [None] * 3
+
+
+def test_every_reading_is_a_copy():
+    found = stored([made(1, 2)])
+    torch.from_numpy(found[0].reward).fill_(9)
+    assert same(found[0], made(1, 2))
+
+
+def test_the_file_has_no_name_and_is_closed_with_the_last_that_reads_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = set(os.listdir("/proc/self/fd"))
+    found = stored([made(1, 2), made(2, 3)])
+    assert list(tmp_path.iterdir()) == []
+    some = found.select([1])
+    del found
+    gc.collect()
+    assert len(some[0]) == 5
+    assert len(set(os.listdir("/proc/self/fd")) - before) == 1
+    del some
+    gc.collect()
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_full_disk_is_one_line(monkeypatch, tmp_path):
+    class Full(FileIO):
+        """Takes a few bytes, and then no more."""
+
+        taken = 0
+
+        def write(self, data):
+            if self.taken:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.taken = min(10, len(data))
+            return self.taken
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **given: Full(os.devnull, "w"))
+    with pytest.raises(InputError, match=r"No space left.*make space.*TMPDIR") as refused:
+        stored([made(1, 2)])
+    assert str(tmp_path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_errors_of_what_is_written_stay_what_they_are():
+    def rows():
+        yield made(1, 2)
+        raise FileNotFoundError("shard")
+
+    with pytest.raises(FileNotFoundError, match="shard"):
+        stored(rows())
+
+
+def first(batch):
+    return batch[0]
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_the_workers_of_a_loader_read_it_too(start):
+    rows = [made(1, 2), replace(made(2, 5), cut=True), made(3, 1, behavior_log_prob=np.zeros(4, dtype=np.float32))]
+    loader = DataLoader(stored(rows), batch_size=1, collate_fn=first, num_workers=1, multiprocessing_context=start)
+    assert all(map(same, loader, rows))
