@@ -4,7 +4,6 @@ import errno
 import gc
 import os
 import tempfile
-from dataclasses import replace
 from io import FileIO
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from stepcredit import InputError
 from stepcredit.episodes.alignment import Trajectory
-from stepcredit.episodes.trajectories import stored
+from stepcredit.episodes.trajectories import ABOUT, stored
 
 FIELDS = Trajectory.__dataclass_fields__
 
@@ -37,7 +36,7 @@ def same(a, b):
         x, y = getattr(a, field), getattr(b, field)
         if type(x) is not type(y):
             return False
-        if isinstance(x, np.ndarray) and x.dtype != y.dtype:
+        if isinstance(x, np.ndarray) and (x.dtype != y.dtype or not x.flags.aligned):
             return False
         if not np.array_equal(x, y, equal_nan=isinstance(x, np.ndarray)):
             return False
@@ -67,12 +66,16 @@ def test_what_is_read_is_what_was_written(rows, data):
     assert len(found) == len(rows)
     assert all(map(same, found, rows))
     indices = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=4)) if rows else []
-    some = found.select(indices)
+    some = found.select(np.array(indices, dtype=np.int64))
     assert all(same(some[k], rows[index]) for k, index in enumerate(indices))
     assert some.counts() == {
         "action_tokens": sum(int(rows[k].action_mask.sum()) for k in indices),
         "retokenised": sum(rows[k].retokenised for k in indices),
     }
+    arrays = (t.ids.nbytes + t.step_id.nbytes + t.reward.nbytes + t.action_mask.nbytes for t in some)
+    others = (0 if t.behavior_log_prob is None else t.behavior_log_prob.nbytes for t in some)
+    names = (len(t.prompt_id.encode()) for t in some)
+    assert some.nbytes == sum(arrays) + sum(others) + sum(names)
     assert some.lengths.tolist() == [len(rows[k]) for k in indices]
     assert some.prompt_lengths.tolist() == [int(rows[k].action_mask.argmax()) for k in indices]
     assert some.outcomes.tolist() == [rows[k].outcome for k in indices]
@@ -90,7 +93,17 @@ def test_prompts_are_numbered_as_they_come():
     assert found.prompts.tolist() == [0, 1, 2, 0, 2, 1]
     assert [indices.tolist() for indices in found.by_prompt()] == [[0, 3], [1, 5], [2, 4]]
     assert list(stored([]).by_prompt()) == []
-    assert found.select([4, 2, 1]).prompts.tolist() == [0, 0, 1]
+    assert found.select(np.array([4, 2, 1])).prompts.tolist() == [0, 0, 1]
+    assert found.select(found.lengths < 4).prompts.tolist() == [0, 1]
+
+
+def test_any_prompt_id_can_be_kept():
+    """JSON may hold half a pair of surrogates."""
+    assert stored([made(1, 2, "a\ud800")])[0].prompt_id == "a\ud800"
+
+
+def test_memory_of_each_is_what_the_docs_say():
+    assert ABOUT.itemsize == 72
 
 
 def test_a_number_of_each_prompt():
@@ -111,7 +124,7 @@ def test_the_file_has_no_name_and_is_closed_with_the_last_that_reads_it(tmp_path
     before = set(os.listdir("/proc/self/fd"))
     found = stored([made(1, 2), made(2, 3)])
     assert list(tmp_path.iterdir()) == []
-    some = found.select([1])
+    some = found.select(np.array([1]))
     del found
     gc.collect()
     assert len(some[0]) == 5
@@ -141,6 +154,24 @@ def test_a_full_disk_is_one_line(monkeypatch, tmp_path):
     assert "\n" not in str(refused.value)
 
 
+def test_no_folder_of_temporary_files_is_one_line(monkeypatch):
+    def none(**given):
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setattr(tempfile, "TemporaryFile", none)
+    with pytest.raises(InputError, match=r"No usable temporary directory found.*TMPDIR"):
+        stored([made(1, 2)])
+
+
+def test_a_file_that_was_cut_is_no_data():
+    found = stored([made(1, 2), made(2, 3)])
+    os.ftruncate(found._file._descriptor, 3)
+    with pytest.raises(OSError, match="shorter than it was written"):
+        found[1]
+
+
 def test_errors_of_what_is_written_stay_what_they_are():
     def rows():
         yield made(1, 2)
@@ -155,7 +186,12 @@ def first(batch):
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_the_workers_of_a_loader_read_it_too(start):
-    rows = [made(1, 2), replace(made(2, 5), cut=True), made(3, 1, behavior_log_prob=np.zeros(4, dtype=np.float32))]
-    loader = DataLoader(stored(rows), batch_size=1, collate_fn=first, num_workers=1, multiprocessing_context=start)
-    assert all(map(same, loader, rows))
+def test_the_workers_of_a_loader_read_it_while_others_do(start):
+    rows = [made(k % 5, k % 7 + 1, behavior_log_prob=None if k % 2 else np.zeros(k % 5 + k % 7 + 1, dtype=np.float32))
+            for k in range(60)]  # fmt: skip
+    found = stored(rows)
+    loader = DataLoader(found, batch_size=1, collate_fn=first, num_workers=2, multiprocessing_context=start)
+    for k, read in enumerate(loader):
+        assert same(read, rows[k])
+        assert same(found[59 - k], rows[59 - k])
+    assert os.lseek(found._file._descriptor, 0, os.SEEK_CUR) == found.nbytes  # where writing ended: no reading moves it

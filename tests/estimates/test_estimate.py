@@ -135,7 +135,8 @@ def estimated_and_trained(folder, **given):
 
 @pytest.mark.parametrize("given", [{"train_layers": 2}, {"precompute_ref_log_probs": True, "kl_estimator": "sampled"}])
 def test_disk_is_that_of_the_run(given, tmp_path):
-    found, _ = estimated_and_trained(tmp_path, max_steps=1, **given)
+    found, run = estimated_and_trained(tmp_path, max_steps=1, **given)
+    assert found.disk.encoded == run.train_dataset.trajectories.nbytes > 0
     kept = sum(path.stat().st_size for path in (tmp_path / "out").rglob("rows.bin"))
     assert found.disk.kept == kept
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_methods import moved
 from test_trainer import trainer
+from torch.utils.data import DataLoader
 
 from doubles.models import tiny_llama
 from stepcredit import DPOConfig, Episode, InputError, KTOConfig, TOPRConfig
@@ -85,6 +86,12 @@ def test_items_read_their_trajectories():
     assert sorted([t.ids.tolist() for t in item] for item in pairs) == [[[1, 2, 10], [1, 2, k]] for k in (11, 12)]
 
 
+def test_prompts_of_items_are_numbered_without_a_gap():
+    """Those without a pair have no number: the order of an epoch is drawn over all numbers."""
+    pairs = PAIRS.items(stored(labelled({"p": (2, 0), "q": (1, 1), "r": (0, 1), "s": (1, 1)})), settings_of())
+    assert pairs.prompts.tolist() == [0, 1]
+
+
 def test_spliced_by_hand():
     ours, theirs = row([1, 2, 3], [4, 5], 1.0, "ours"), row([6], [7, 8, 9], 1.0, "theirs")
     found = splice(ours, theirs)
@@ -116,7 +123,7 @@ def test_mismatched_pairs_join_a_prompt_and_a_response_to_another_prompt():
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=2, max_size=8), st.integers(0, 3))
 def test_lengths_of_mismatched_pairs_are_those_of_their_rows(drawn, seed):
     episodes = stored(row([1] * p, [2] * r, 0.0, f"p{k}") for k, (p, r) in enumerate(drawn))
-    limit = max(p for p, _ in drawn) + min(sorted(r for _, r in drawn)[:2][-1:])
+    limit = max(p for p, _ in drawn) + sorted(r for _, r in drawn)[1]
     items = MISMATCHED.items(episodes, settings_of(seed=seed, max_length=limit))
     assert items.lengths.tolist() == [max(map(len, item)) for item in items]
     assert all(len(item[1]) <= limit for item in items)
@@ -164,6 +171,17 @@ def test_kto_measures_its_baseline_on_mismatched_responses(tmp_path, swapped):
     assert terms.metrics["kl"].number() == pytest.approx(baseline.item())
     assert len(signals.log_prob) == 12  # no loss, no gradient and no metric of the mismatched ones
     assert signals.outcome.tolist() == [1.0, 0.0] * 6
+
+
+def test_the_workers_of_a_loader_read_items(tmp_path):
+    run = trainer(tmp_path, KTOConfig, data=data(), dataloader_num_workers=1)
+    loader = DataLoader(
+        run.train_dataset, 5, collate_fn=run.data_collator, num_workers=1, multiprocessing_context="spawn"
+    )
+    for number, batch in enumerate(loader):
+        here = [run.train_dataset[k] for k in range(5 * number, min(5 * number + 5, 12))]
+        assert torch.equal(batch["input_ids"], run.data_collator(here)["input_ids"])
+    assert number == 2
 
 
 def test_topr_requires_behaviour_log_probabilities(tmp_path):

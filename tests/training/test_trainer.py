@@ -376,6 +376,16 @@ def test_the_sampler_is_a_shuffle_keyed_by_epoch_sorted_within_steps():
     assert list(LengthSortedSampler(lengths, 4, seed=2)) != first
 
 
+def test_the_order_of_an_epoch_by_hand():
+    """torch draws [2, 0, 1] of three; a step is sorted by the longest item of each group, then by length."""
+    assert torch.randperm(3, generator=torch.Generator().manual_seed(6)).tolist() == [2, 0, 1]
+    lengths, groups = [4, 9, 3, 7, 8], [0, 1, 2, 0, 2]
+    assert list(LengthSortedSampler(lengths, 9, seed=6, sort=False, groups=groups)) == [2, 4, 0, 3, 1]
+    assert list(LengthSortedSampler(lengths, 9, seed=6, groups=groups)) == [0, 3, 2, 4, 1]
+    assert list(LengthSortedSampler([5, 5, 5, 5, 5], 9, seed=6, groups=groups)) == [2, 4, 0, 3, 1]
+    assert list(LengthSortedSampler(lengths, 4, seed=6, groups=groups)) == [0, 3, 2, 4, 1]
+
+
 def test_the_items_of_a_prompt_stay_together_in_a_step():
     prompts = [name for name in "abcd" for _ in range(3)]
     lengths = [5, 9, 4, 1, 2, 3, 7, 7, 8, 6, 6, 2]

@@ -72,16 +72,21 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def prompt_length(self) -> int:
+        """The number of tokens before the first action."""
+        return int(self.action_mask.argmax())
+
 
 class TokenTexts:
     """Decodes single tokens in context, keeping leading spaces; caches what it has decoded last."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._text = lru_cache(_CACHED)(self._decoded)
+        @lru_cache(_CACHED)
+        def text(ids: tuple[int, ...]) -> str:
+            return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
-    def _decoded(self, ids: tuple[int, ...]) -> str:
-        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+        self._text = text
 
     def __call__(self, ids: Sequence[int]) -> list[str]:
         """Returns the text that each id adds to the one before it (sentencepiece drops the space of a lone token)."""
@@ -145,7 +150,7 @@ def splice(prompt: Trajectory, response: Trajectory) -> Trajectory:
 
     The result has no reward, no outcome and no behaviour log-probabilities.
     """
-    before, start = int(prompt.action_mask.argmax()), int(response.action_mask.argmax())
+    before, start = prompt.prompt_length, response.prompt_length
     outside = np.full(before, -1, dtype=np.int64)
     return Trajectory(
         ids=np.concatenate([prompt.ids[:before], response.ids[start:]]),

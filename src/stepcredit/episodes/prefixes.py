@@ -26,7 +26,7 @@ from stepcredit.episodes.alignment import Trajectory, collate
 
 def prefix_length(trajectory: Trajectory) -> int:
     """Returns the number of tokens before the last token of the prompt."""
-    return max(int(trajectory.action_mask.argmax()) - 1, 0)
+    return max(trajectory.prompt_length - 1, 0)
 
 
 def after_prefix(trajectory: Trajectory) -> Trajectory:

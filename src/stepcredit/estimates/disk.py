@@ -19,12 +19,14 @@ class Disk:
         checkpoints: how many are kept.
         models: of the models at the end.
         kept: of what is kept of precomputing.
+        encoded: of the temporary file of encoded episodes.
     """
 
     checkpoint: float
     checkpoints: int
     models: float
     kept: float
+    encoded: float
 
     @property
     def run(self) -> float:
@@ -33,7 +35,13 @@ class Disk:
 
 
 def disk_of(
-    models: ActorCritic, args: OfflineConfig, per_number: float, steps: int, steps_per_epoch: int, kept: float
+    models: ActorCritic,
+    args: OfflineConfig,
+    per_number: float,
+    steps: int,
+    steps_per_epoch: int,
+    kept: float,
+    encoded: float,
 ) -> Disk:
     """Returns the disk that a run takes; small files are not counted.
 
@@ -42,10 +50,11 @@ def disk_of(
         per_number: bytes of the optimizer's state for a trained number.
         steps, steps_per_epoch: optimizer steps.
         kept: bytes of what is kept of precomputing.
+        encoded: bytes of the encoded episodes.
     """
     trained = sum(p.numel() for p in models.parameters() if p.requires_grad)
     saved = _saved(models)
-    return Disk(saved + per_number * trained, _checkpoints(args, steps, steps_per_epoch), saved, kept)
+    return Disk(saved + per_number * trained, _checkpoints(args, steps, steps_per_epoch), saved, kept, encoded)
 
 
 def _saved(models: ActorCritic) -> float:

@@ -190,7 +190,7 @@ class State:
 
 def _state(judged: Judged, position: int) -> State:
     ids = judged.trajectory.ids
-    first = int(judged.trajectory.action_mask.argmax())
+    first = judged.trajectory.prompt_length
     return State(judged.prompt_id, tuple(ids[:first].tolist()), tuple(ids[first:position].tolist()))
 
 

@@ -94,9 +94,9 @@ def prepare(
     if config.max_per_outcome is not None:
         trajectories = trajectories.select(balanced(trajectories, config.max_per_outcome, threshold, config.seed))
         left_out += Counter(balanced=encoded - len(trajectories))
-    kept = [k for k, outcome in enumerate(trajectories.outcomes.tolist()) if method.keeps(outcome, config)]
-    left_out += Counter(filtered=len(trajectories) - len(kept))
-    trajectories = trajectories.select(kept)
+    is_kept = np.fromiter((method.keeps(float(outcome), config) for outcome in trajectories.outcomes), np.bool_)
+    left_out += Counter(filtered=len(trajectories) - int(is_kept.sum()))
+    trajectories = trajectories.select(is_kept)
     if not trajectories:
         raise InputError(f"no episode is left to train on ({dict(left_out)})", "train_dataset")
     if (number := method.group_number) is not None:
@@ -252,11 +252,11 @@ class _Encoder:
         if self._method.needs_behavior and trajectory.behavior_log_prob is None:
             raise InputError(f"{config.method} needs log-probabilities of the behaviour policy", "behavior_log_prob")
         if config.max_length is not None and len(trajectory) > config.max_length:
-            prompt_length = int(trajectory.action_mask.argmax())
-            if prompt_length >= config.max_length:
+            if trajectory.prompt_length >= config.max_length:
                 raise InputError(
-                    f"the prompt has {prompt_length} tokens, which leaves no room for a response within max_length "
-                    f"{config.max_length}", "prompt",
-                )  # fmt: skip
+                    f"the prompt has {trajectory.prompt_length} tokens, which leaves no room for a response within "
+                    f"max_length {config.max_length}",
+                    "prompt",
+                )
             return "too_long", None
         return "", replace(trajectory, cut=is_cut)

@@ -55,8 +55,7 @@ class Items(Sequence[Item]):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: Any) -> Any:
-        """Returns an item."""
+    def __getitem__(self, index: int | np.int64) -> Item:  # type: ignore[override]
         rows = tuple(self.trajectories[k] for k in self._indices[index])
         return (rows[0], splice(*rows)) if self._splices else rows
 
@@ -73,7 +72,7 @@ class Items(Sequence[Item]):
     @property
     def prompts(self) -> NDArray[np.int64]:
         """The number of the prompt of each one's first row, [N]."""
-        return self.trajectories.prompts[self._indices[:, 0]]
+        return self.trajectories.select(self._indices[:, 0]).prompts
 
 
 def each(trajectories: Trajectories, config: Any) -> Indices:
@@ -93,13 +92,13 @@ def preference_pairs(trajectories: Trajectories, config: Any) -> Indices:
     rng = np.random.default_rng([config.seed, 2])
     is_right = trajectories.outcomes >= config.reward_threshold
 
-    def sampled() -> Iterator[tuple[int, int]]:
+    def sampled() -> Iterator[int]:
         for indices in trajectories.by_prompt():
             right, wrong = indices[is_right[indices]], indices[~is_right[indices]]
             for k in rng.permutation(len(right) * len(wrong))[: config.max_pairs_per_prompt]:
-                yield right[k // len(wrong)], wrong[k % len(wrong)]
+                yield from (right[k // len(wrong)], wrong[k % len(wrong)])
 
-    pairs: Indices = np.array(list(sampled()), dtype=np.int64).reshape(-1, 2)
+    pairs = np.fromiter(sampled(), np.int64).reshape(-1, 2)
     if not len(pairs):
         raise InputError(
             "no prompt has both a right and a wrong response, so there are no pairs; right is a reward of at least "
