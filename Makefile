@@ -22,9 +22,12 @@ llama-server: $(VENV)/.installed-dev   ## llama.cpp's server for the tests, buil
 chromium:                        ## the browser of the tests of the credit page, where apt-get may install it
 	command -v chromium chromedriver || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 
-# Worker processes of the test suite, one thread each; a worker that runs out of tests takes over the other's.
-WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
+# Worker processes of the test suite, one thread each: three keep two cores busy, as some tests wait for other processes.
+# A worker that runs out of tests takes over another's.
+WORKERS ?= 3
+# TYPES=1 checks the shapes and types of arguments, as CI does, which takes a third more time.
+TYPES ?=
+PYTEST := JAXTYPING_DISABLE=$(if $(TYPES),0,1) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
 test: $(VENV)/.installed-dev     ## the test suite, but for what is long
 	$(PYTEST) -m "not long"

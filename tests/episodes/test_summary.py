@@ -231,6 +231,7 @@ def test_a_row_that_is_no_episode_is_refused(column, value):
         summarise([StoredRows(Path("a shard"), 7, batch)], LINES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("samples", [1, 16])
 def test_memory_is_some_bytes_a_response_and_a_prompt(samples, monkeypatch):
     monkeypatch.setattr(summary_module, "_PENDING", 512)

@@ -77,7 +77,7 @@ def test_math_gold_answers_respelled_pass(grader: Grader) -> None:
     assert len(pairs) > 6_000
 
 
-@pytest.mark.parametrize("style", [MATH, AUTO])
+@pytest.mark.parametrize("style", [MATH, pytest.param(AUTO, marks=pytest.mark.long)])
 def test_math_solutions_pass_as_they_stand(grader: Grader, style: AnswerStyle) -> None:
     rows = [(solution, boxed_gold(solution) or "") for solution in _math_solutions()]
     found = grader.grade_all(rows, style)
@@ -126,7 +126,7 @@ WORDINGS = [
 ]
 
 
-@pytest.mark.parametrize("wording", WORDINGS)
+@pytest.mark.parametrize("wording", [WORDINGS[0], *(pytest.param(w, marks=pytest.mark.long) for w in WORDINGS[1:])])
 def test_math_gold_answers_are_found_in_any_wording_and_near_misses_fail_there(grader: Grader, wording: str) -> None:
     golds = sorted({boxed_gold(solution) or "" for solution in _math_solutions()})
     rows = [(wording.replace("{}", gold), gold) for gold in golds]

@@ -141,6 +141,7 @@ def test_append_goes_on_counting_in_one_shard(tmp_path):
     assert len(list(out.iterdir())) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("append", [False, True])
 def test_memory_is_some_bytes_a_row(tmp_path, monkeypatch, append):
     monkeypatch.setattr(module, "EPISODES_PER_SHARD", 10_000)
@@ -328,6 +329,7 @@ def test_stored_episodes_are_no_log(tmp_path):
         import_logs(ImportConfig([str(shard)], str(tmp_path / "three")))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not ROLLOUTS.is_file(), reason=f"needs the real rollouts {ROLLOUTS.name} in ../shared/data")
 def test_real_rollouts_import_in_full(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "EPISODES_PER_SHARD", 10_000)

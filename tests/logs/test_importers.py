@@ -358,6 +358,7 @@ def test_a_sample_that_stands_twice_is_told_with_both_places(first):
     assert importer.episode(Row("b.jsonl:2", data={**PLAIN, "prompt_id": "p"})).sample == max(first, 4) + 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("samples", [1, 16])
 def test_sample_numbers_take_few_bytes_a_row_and_a_prompt(samples):
     rows = 9_600
