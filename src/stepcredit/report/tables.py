@@ -29,12 +29,19 @@ def spread_note(scores: Iterable[Score]) -> str:
     scores = list(scores)
     several = {score.seeds > 1 for score in scores}
     if scores and all(score.shared for score in scores):
-        return "mean over seeds ± its standard error, over seeds and problems"
-    if several == {True}:
-        return "mean over seeds ± its standard error"
-    if several == {False}:
-        return "± standard error over problems"
-    return "± standard error: over seeds where there are several, otherwise over problems"
+        note = "mean over seeds ± its standard error, over seeds and problems"
+    elif several == {True}:
+        note = "mean over seeds ± its standard error"
+    elif several == {False}:
+        note = "± standard error over problems"
+    else:
+        note = "± standard error: over seeds where there are several, otherwise over problems"
+    alike = [score.problems[0] for score in scores if score.seeds == 1 and score.accuracy in (0, 1)]
+    if not alike:
+        return note
+    return (
+        f"{note}; where all {min(alike)} are right or all wrong, up to {share(min(1.0, 3 / min(alike)))} points (95%)"
+    )
 
 
 def plain_table(words: Sequence[str], numbers: Sequence[str], lines: Iterable[Sequence[str]], title: str = "") -> Table:
