@@ -25,14 +25,14 @@ chromium:                        ## the browser of the tests of the credit page,
 # Worker processes of the test suite, one thread each: three keep two cores busy, as some tests wait for other processes.
 # A worker that runs out of tests takes over another's.
 WORKERS ?= 3
-# TYPES=1 checks the shapes and types of arguments, as CI does, which takes a third more time.
+# TYPES=1 checks the shapes and types of arguments, as CI does: half as long again.
 TYPES ?=
 PYTEST := JAXTYPING_DISABLE=$(if $(TYPES),0,1) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
 test: $(VENV)/.installed-dev     ## the test suite, but for what is long
 	$(PYTEST) -m "not long"
 
-test-long: $(VENV)/.installed-dev   ## the tests that are long by their nature: whole runs, killed and compared
+test-long: $(VENV)/.installed-dev   ## tests of more than ten seconds, and variants of others: whole runs, killed and compared
 	$(PYTEST) -m long
 
 faults-input: $(VENV)/.installed-dev   ## every malformed input is one clear line; writes the table of docs/reliability.md

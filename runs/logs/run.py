@@ -1,4 +1,4 @@
-"""How much memory and time do `import`, `inspect`, `grade`, and the reading of episodes take, from 10^4 to 10^6 rows?
+"""How much memory and time do `import`, `inspect`, `grade`, reading episodes and encoding them take, 10^4 to 10^6 rows?
 
 Rows are the Llama-2 responses to GSM8K of DATA, repeated with other prompts until there are enough: 1.2 kB a row, 16
 responses a prompt, or one. `grade` gets rows of 0.1 kB with a number each. Every command runs in a process of its own;

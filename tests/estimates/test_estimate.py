@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from test_splits import ragged
 from test_trainer import config
@@ -136,7 +137,9 @@ def estimated_and_trained(folder, **given):
 @pytest.mark.parametrize("given", [{"train_layers": 2}, {"precompute_ref_log_probs": True, "kl_estimator": "sampled"}])
 def test_disk_is_that_of_the_run(given, tmp_path):
     found, run = estimated_and_trained(tmp_path, max_steps=1, **given)
-    assert found.disk.encoded == run.train_dataset.trajectories.nbytes > 0
+    arrays = [a for t in run.train_dataset.trajectories for a in vars(t).values() if isinstance(a, np.ndarray)]
+    names = [t.prompt_id for t in run.train_dataset.trajectories]
+    assert found.disk.encoded == sum(a.nbytes for a in arrays) + sum(map(len, names))
     kept = sum(path.stat().st_size for path in (tmp_path / "out").rglob("rows.bin"))
     assert found.disk.kept == kept
 

@@ -1,5 +1,6 @@
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -7,7 +8,8 @@ from rich.console import Console
 from doubles.results import LEGEND, accuracies, values
 from stepcredit.report.formatting import block_label, count_range, decimal, share
 from stepcredit.report.scores import aggregate
-from stepcredit.report.tables import results_table, spread_note, value_table
+from stepcredit.report.tables import group_tables, not_right, results_table, samples_table, spread_note, value_table
+from stepcredit.results.schema import AtK, GroupRow
 
 
 def shown(table, width=160):
@@ -93,4 +95,35 @@ def test_no_spread_of_few_problems_is_no_certainty(accuracy):
     """The rule of three: 20 of 20 leave up to 3 / 20 of others, at 95%."""
     rows = [row(accuracy=accuracy, n=20), row(method="sft", accuracy=0.5, n=10)]
     note = spread_note(aggregate(accuracies(rows)))
-    assert note.endswith("; where all 20 are right or all wrong, up to 15.0 points (95%)")
+    assert note.endswith("; ± 0.0 is no certainty: with 20 problems all right or all wrong, up to 15.0 points (95%)")
+
+
+def test_what_counts_as_not_right_is_told():
+    rows = accuracies(
+        [row(accuracy=0.5, truncated=3, undecided=0), row(accuracy=0.5, seed=1, truncated=1, undecided=2)]
+    )
+    assert not_right(rows) == (
+        "Counted as not right at most per row: 3 cut at the length limit (--max_new_tokens) and 2 undecided."
+    )
+    assert not_right(rows[:1]) == "Counted as not right: 3 cut at the length limit (--max_new_tokens)."
+    assert not_right(accuracies([row(accuracy=0.5, truncated=0)])) == ""
+
+
+def test_groups_name_their_search_where_there_are_several():
+    def group(**fields):
+        return GroupRow(**{"task": "t", "method": "m", "by": "level", "n": 4, "accuracy": 0.5, "stderr": 0.25} | fields)
+
+    (one,) = group_tables([group(group=1, accuracy_strict=0.5), group(group=2, accuracy_strict=0.5, stderr=None)])
+    assert cells(shown(one), "2 ") == ["2", "4", "50.0 ± –"]
+    rows = [group(group="[b]\x1b", search=search, width=2, accuracy_strict=0.25) for search in ("beam", "vote")]
+    text = shown(*group_tables(rows))
+    assert cells(text, "vote") == ["[b]\ufffd", "majority vote, 2", "4", "50.0 ± 25.0", "25.0 ± –"]
+
+
+def test_what_several_samples_are_worth():
+    at_k = [AtK(k=k, pass_=0.25 * k, pass_stderr=0.125, majority=m) for k, m in ((1, 0.25), (2, 0.5))]
+    (plain,) = accuracies([row(accuracy=0.25)])
+    assert samples_table(plain) is None
+    assert cells(shown(samples_table(replace(plain, at_k=at_k))), "2 ") == ["2", "50.0 ± 12.5", "50.0 ± –"]
+    alone = [replace(at, majority=None) for at in at_k]
+    assert "maj@k" not in shown(samples_table(replace(plain, at_k=alone)))

@@ -1,4 +1,4 @@
-"""`stepcredit estimate`: memory and time of a training run, before it is started."""
+"""`stepcredit estimate`: memory, time and disk of a training run, before it is started."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Encoded episodes in a temporary file, which are read when they are needed.
 
-Memory holds 72 bytes of each, whatever its length: where it is in the file, and what ordering, pairing and counting
-need. The file has no name and ends with the process. It lies in the folder of temporary files, which the environment
-variable TMPDIR names.
+Memory holds 56 bytes of each, whatever its length: where it is in the file, and what ordering, pairing and counting
+need. The file has no name and is deleted with the last object that reads it, at the latest when the process ends. It
+lies in the folder of temporary files, which the environment variable TMPDIR names.
 """
 
 from __future__ import annotations
@@ -26,11 +26,21 @@ from stepcredit.errors import InputError
 from stepcredit.files import why_not_written
 
 ABOUT = np.dtype([
-    ("start", np.int64), ("outcome", np.float64), ("group_number", np.float64), ("prompt", "S24"),
+    ("start", np.int64), ("outcome", np.float64), ("group_number", np.float64), ("prompt", "S12"),
     ("length", np.int32), ("prompt_length", np.int32), ("actions", np.int32), ("name_length", np.int32),
     ("has_behavior", np.bool_), ("retokenised", np.bool_), ("cut", np.bool_),
 ], align=True)  # fmt: skip
 """What is known of a trajectory without reading it; where it has no group number, that is NaN."""
+_ARRAYS: dict[str, np.dtype[Any]] = {
+    "step_id": np.dtype(np.int64),
+    "ids": np.dtype(np.int32),
+    "reward": np.dtype(np.float32),
+}
+_BEHAVIOR: dict[str, np.dtype[Any]] = {"behavior_log_prob": np.dtype(np.float32)}
+_MASK: dict[str, np.dtype[Any]] = {"action_mask": np.dtype(np.bool_)}
+_KINDS = {False: {**_ARRAYS, **_MASK}, True: {**_ARRAYS, **_BEHAVIOR, **_MASK}}
+"""The arrays of a trajectory without and with log-probabilities, in the order of the file: wide numbers first, so that
+all are aligned. The name of the prompt follows."""
 
 
 class Trajectories(Sequence[Trajectory]):
@@ -38,7 +48,7 @@ class Trajectories(Sequence[Trajectory]):
 
     Args:
         file: the file.
-        about: a row for each trajectory.
+        about: a row for each trajectory, [N] of `ABOUT`; made read-only.
     """
 
     def __init__(self, file: _File, about: NDArray[Any]) -> None:
@@ -50,7 +60,7 @@ class Trajectories(Sequence[Trajectory]):
 
     def __getitem__(self, index: int | np.int64) -> Trajectory:  # type: ignore[override]
         about = self._about[index]
-        length, kinds = int(about["length"]), _arrays(bool(about["has_behavior"]))
+        length, kinds = int(about["length"]), _KINDS[bool(about["has_behavior"])]
         of_arrays = length * sum(kind.itemsize for kind in kinds.values())
         data = self._file.read(of_arrays + int(about["name_length"]), int(about["start"]))
         arrays: dict[str, Any] = {"behavior_log_prob": None}
@@ -93,10 +103,8 @@ class Trajectories(Sequence[Trajectory]):
 
     @property
     def nbytes(self) -> int:
-        """The bytes that they take in the file."""
-        per_token = [sum(kind.itemsize for kind in _arrays(has_behavior).values()) for has_behavior in (False, True)]
-        sizes = np.array(per_token)[self._about["has_behavior"].astype(int)] * self.lengths + self._about["name_length"]
-        return int(sizes.sum())
+        """The bytes of the file, with the trajectories that were not selected."""
+        return self._file.size
 
     def by_prompt(self) -> Iterator[NDArray[np.int64]]:
         """Yields the indices of the trajectories of each prompt, in their order."""
@@ -119,7 +127,7 @@ class Trajectories(Sequence[Trajectory]):
         return Trajectories(self._file, self._about[chosen])
 
     def with_group_numbers(self, number_of: Callable[[str], float]) -> Trajectories:
-        """Returns them with a number of each prompt, given its name."""
+        """Returns them with `number_of(t.prompt_id)` as the group number of each."""
         about = self._about.copy()
         for indices in self.by_prompt():
             about["group_number"][indices] = number_of(self[indices[0]].prompt_id)
@@ -133,7 +141,7 @@ def stored(trajectories: Iterable[Trajectory]) -> Trajectories:
         InputError: it cannot be written.
     """
     with ExitStack() as stack:
-        with _writing():
+        with _write_errors():
             file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
         about = np.fromiter(_write(trajectories, file), ABOUT)
         return Trajectories(_File(os.dup(file.fileno())), about)
@@ -144,34 +152,27 @@ def _write(trajectories: Iterable[Trajectory], file: FileIO) -> Iterator[tuple[A
     start = 0
     for t in trajectories:
         name, has_behavior = t.prompt_id.encode(errors="surrogatepass"), t.behavior_log_prob is not None
-        arrays = (np.asarray(getattr(t, field), kind).tobytes() for field, kind in _arrays(has_behavior).items())
+        arrays = (np.asarray(getattr(t, field), kind).tobytes() for field, kind in _KINDS[has_behavior].items())
         data = b"".join([*arrays, name])
-        with _writing():
+        with _write_errors():
             rest = memoryview(data)
             while rest:
                 rest = rest[file.write(rest) :]
         yield (
             start, t.outcome, math.nan if t.group_number is None else t.group_number,
-            blake2b(name, digest_size=12).hexdigest().encode(), len(t), t.prompt_length, int(t.action_mask.sum()),
+            blake2b(name, digest_size=12).digest(), len(t), t.prompt_length, int(t.action_mask.sum()),
             len(name), has_behavior, t.retokenised, t.cut,
         )  # fmt: skip
         start += len(data)
 
 
-def _arrays(has_behavior: bool) -> dict[str, np.dtype[Any]]:
-    """Returns the arrays of a trajectory in the order of the file, wide numbers first; the prompt's name follows."""
-    behavior = {"behavior_log_prob": np.dtype(np.float32)} if has_behavior else {}
-    return {"step_id": np.dtype(np.int64), "ids": np.dtype(np.int32), "reward": np.dtype(np.float32), **behavior,
-            "action_mask": np.dtype(np.bool_)}  # fmt: skip
-
-
 @contextmanager
-def _writing() -> Iterator[None]:
+def _write_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
         folder = tempfile.tempdir or os.environ.get("TMPDIR", "the folder of temporary files")
-        raise InputError(f"{why_not_written(error)}, or set TMPDIR to another folder", folder) from error
+        raise InputError(f"{why_not_written(error)}; TMPDIR may name another folder", folder) from error
 
 
 class _File:
@@ -192,12 +193,21 @@ class _File:
             OSError: there are fewer.
         """
         data = bytearray(count)
-        if os.preadv(self._descriptor, [data], start) < count:
-            raise OSError("the temporary file of the episodes is shorter than it was written")
+        done = 0
+        while done < count:
+            new = os.preadv(self._descriptor, [memoryview(data)[done:]], start + done)
+            if not new:
+                raise OSError("the temporary file of the episodes is shorter than it was written")
+            done += new
         return data
 
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return os.fstat(self._descriptor).st_size
+
     def __reduce__(self) -> tuple[Any, ...]:
-        """Returns what a process that is being started needs, once: it cannot open a file by a name."""
+        """Returns the descriptor for a process that is being started; it can be received once."""
         return _received, (reduction.DupFd(self._descriptor),)
 
 

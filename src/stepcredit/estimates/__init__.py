@@ -1,1 +1,1 @@
-"""Memory and time of a training run, from the model's config alone."""
+"""Memory, time and disk of a training run, from the model's config alone."""

@@ -1,4 +1,4 @@
-"""Disk that a run takes: its checkpoints and the models at the end."""
+"""Disk that a run takes: checkpoints, the models at the end, what precomputing keeps, and encoded episodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Disk:
         checkpoints: how many are kept.
         models: of the models at the end.
         kept: of what is kept of precomputing.
-        encoded: of the temporary file of encoded episodes.
+        encoded: of the temporary file of encoded episodes, of each process.
     """
 
     checkpoint: float
@@ -30,7 +30,7 @@ class Disk:
 
     @property
     def run(self) -> float:
-        """Bytes of all checkpoints that are kept, and of the models at the end."""
+        """Bytes of all checkpoints that are kept, and of the models at the end; `kept` and `encoded` are not in it."""
         return self.checkpoints * self.checkpoint + self.models
 
 

@@ -1,4 +1,4 @@
-"""Estimate of the memory and time of a training run, before it is started."""
+"""Estimate of the memory, time and disk of a training run, before it is started."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from stepcredit.training.train import TrainConfig
 
 @dataclass
 class EstimateConfig(TrainConfig):
-    """Estimate memory and time of a run of `stepcredit train`, before anyone rents a GPU for it.
+    """Estimate memory, time and disk of a run of `stepcredit train`, before anyone rents a GPU for it.
 
     Takes the flags of `train`, so that a command can be tried by changing its verb, and of the model only its config:
     no weights are downloaded or loaded. Memory is that of the training code itself, run on tensors without data. On
@@ -92,7 +92,7 @@ class Estimate:
         device: where.
         trained, frozen: numbers of parameters, the reference's among the frozen ones.
         memory: bytes by phase and part.
-        disk: bytes of checkpoints, of the models at the end, and of what is kept of precomputing.
+        disk: bytes of checkpoints, of the models at the end, of what precomputing keeps, and of encoded episodes.
         compute: operations and seconds.
         head: "naive" or "fused", and who chose it.
         notes: what is worth a line.
@@ -146,7 +146,7 @@ class Estimate:
 
 
 def estimate(config: EstimateConfig, args: OfflineConfig, clock: Clock = time.perf_counter) -> Estimate:
-    """Estimates memory and time of a run (see `EstimateConfig`).
+    """Estimates memory, time and disk of a run (see `EstimateConfig`).
 
     Args:
         config, args: the run.

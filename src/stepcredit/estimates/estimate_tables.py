@@ -57,7 +57,7 @@ def _lines(found: Estimate) -> list[str]:
         if disk.checkpoints > 1
         else f"disk: {_gigabytes(disk.run)} GB, of which {_gigabytes(disk.models)} GB for the models"
     )
-    lines.append(f"temporary file of encoded episodes: {_gigabytes(disk.encoded)} GB (TMPDIR says where)")
+    lines.append(f"encoded episodes: {_gigabytes(disk.encoded)} GB a process, in a temporary file (TMPDIR)")
     if compute.break_even is not None:
         lines.append(
             f"precomputing: {duration(compute.precomputing)}, {found.disk.kept / 1e9:,.2f} GB on disk; "

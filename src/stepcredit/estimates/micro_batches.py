@@ -129,11 +129,13 @@ def made_up_items(
         InputError: the method cannot make items of them.
     """
     samples = ((prompt, sample) for prompt in range(prompts) for sample in range(generations))
-    rows = stored(made_up(*sample, prompt_tokens, response_tokens) for sample in samples)
+    rows = stored(made_up(*sample, prompt_tokens, response_tokens, method.needs_behavior) for sample in samples)
     return method.batch_layout.items(rows, args)
 
 
-def made_up(prompt: int, sample: int, prompt_tokens: int, response_tokens: int) -> Trajectory:
+def made_up(
+    prompt: int, sample: int, prompt_tokens: int, response_tokens: int, has_behavior: bool = False
+) -> Trajectory:
     """Returns a response of a given length; its token ids only tell prompts and samples apart."""
     length = prompt_tokens + response_tokens
     ids = np.zeros(length, dtype=np.int32)
@@ -144,7 +146,7 @@ def made_up(prompt: int, sample: int, prompt_tokens: int, response_tokens: int) 
         action_mask=is_action,
         step_id=np.where(is_action, 0, -1),
         reward=np.zeros(length, dtype=np.float32),
-        behavior_log_prob=np.zeros(length, dtype=np.float32),
+        behavior_log_prob=np.zeros(length, dtype=np.float32) if has_behavior else None,
         retokenised=False,
         prompt_id=str(prompt),
         outcome=float(sample % 2 == 0),

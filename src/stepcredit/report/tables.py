@@ -25,7 +25,7 @@ from stepcredit.results.schema import AccuracyRow, GroupRow, ValueRow
 
 
 def spread_note(scores: Iterable[Score]) -> str:
-    """Explains the number after ±."""
+    """Explains the number after ±, and what ± 0 leaves possible."""
     scores = list(scores)
     several = {score.seeds > 1 for score in scores}
     if scores and all(score.shared for score in scores):
@@ -36,11 +36,13 @@ def spread_note(scores: Iterable[Score]) -> str:
         note = "± standard error over problems"
     else:
         note = "± standard error: over seeds where there are several, otherwise over problems"
-    alike = [score.problems[0] for score in scores if score.seeds == 1 and score.accuracy in (0, 1)]
-    if not alike:
+    unanimous = [score.problems[0] for score in scores if score.seeds == 1 and score.accuracy in (0, 1)]
+    if not unanimous:
         return note
+    fewest = min(unanimous)
     return (
-        f"{note}; where all {min(alike)} are right or all wrong, up to {share(min(1.0, 3 / min(alike)))} points (95%)"
+        f"{note}; ± 0.0 is no certainty: with {fewest} problems all right or all wrong, up to "
+        f"{share(min(1.0, 3 / fewest))} points (95%)"
     )
 
 

@@ -32,8 +32,15 @@ from stepcredit.verdict import REWARD_THRESHOLD
 
 @dataclass
 class TrainingData(Dataset[dict[str, Any]]):
-    """A dataset of encoded episodes grouped into items, with counts of all that were encoded, of those among them whose
-    prompts are plain text, and of those that were left out."""
+    """A dataset of encoded episodes grouped into items.
+
+    Attributes:
+        trajectories, items: those to train on.
+        encoded: how many episodes were encoded, before balancing and filtering.
+        text_prompts: how many of those have a plain-text prompt.
+        left_out: how many were left out, by reason.
+        quarantine: those that could not be encoded.
+    """
 
     trajectories: Trajectories
     items: Items
@@ -47,9 +54,9 @@ class TrainingData(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Returns item k at index k, and at ~k as padding."""
-        return (
-            {"trajectories": self.items[index]} if index >= 0 else {"trajectories": self.items[~index], PADDING: True}
-        )
+        if index >= 0:
+            return {"trajectories": self.items[index]}
+        return {"trajectories": self.items[~index], PADDING: True}
 
     def summary(self) -> dict[str, int]:
         """Counts for the log: encoded episodes, items, action tokens, and episodes left out by reason."""
@@ -119,6 +126,9 @@ def balanced(trajectories: Trajectories, limit: int, threshold: float, seed: int
         limit: the maximal number per outcome.
         threshold: a response is right if its outcome is at least this.
         seed: the seed of the sample.
+
+    Returns:
+        Their indices, [K], ascending.
     """
     rng = np.random.default_rng([seed, 4])
     is_right = trajectories.outcomes >= threshold

@@ -13,7 +13,7 @@ from stepcredit.episodes.trajectories import Trajectories
 from stepcredit.errors import InputError
 
 Item = tuple[Trajectory, ...]
-"""One training example: one trajectory or two. All items of a run have the same length."""
+"""One training example: one trajectory or two. All items of a run have equally many."""
 Indices = NDArray[np.int64]
 """The indices of the trajectories of each item, [N, rows per item]."""
 
@@ -111,8 +111,8 @@ def preference_pairs(trajectories: Trajectories, config: Any) -> Indices:
 def mismatched_pairs(trajectories: Trajectories, config: Any) -> Indices:
     """Picks (episode, another one) whose prompt and response are joined, for KTO's KL baseline.
 
-    The other one is the next to another prompt, in a random order seeded by `config.seed`, with whose response the
-    sequence stays within `config.max_length`.
+    In a random order seeded by `config.seed`, the other one is the next episode of another prompt whose response fits
+    `config.max_length` after this prompt.
 
     Raises:
         InputError: an episode has no such response.

@@ -99,7 +99,10 @@ class Precomputed:
     # ---- before training --------------------------------------------------------------------------
 
     def compute(self, datasets: Iterable[Sequence[Item]]) -> None:
-        """Computes what is missing of the items, and shows progress; another run that computes the same is waited for.
+        """Computes what is missing, and shows progress; another run that computes the same is waited for.
+
+        Args:
+            datasets: the items of each data set.
 
         Raises:
             InputError: a folder is of other weights, or cannot be written; or trajectories are missing after the
@@ -208,11 +211,11 @@ def _prefix(trajectory: Trajectory) -> NDArray[np.int32]:
 
 def chunks_of(items: Sequence[Item], has: Callable[[str], bool] = lambda key: False) -> list[list[tuple[int, int]]]:
     """Returns the places (item, row) of distinct trajectories in batches, those of a prompt together, of at most
-    `_TOKENS` tokens or one trajectory.
+    `_TOKENS` tokens, or one longer trajectory.
 
     Args:
         items: the items.
-        has: whether the trajectory with a key is left out.
+        has: whether a trajectory, by its key, is computed already; it is left out.
     """
     missing: dict[str, tuple[int, str, int, tuple[int, int]]] = {}
     for k, item in enumerate(items):
