@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stepcredit.processes import worker_pool
+from stepcredit.processes import uninterrupted, worker_pool
 
 
 def test_results_and_the_end_of_the_workers():
@@ -68,3 +68,66 @@ def is_running(pid):
         return False
     stat = Path(f"/proc/{pid}/stat")
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"  # nobody may wait for it
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_waits_for_the_end_of_a_block(number):
+    def told(number, frame):
+        raise KeyboardInterrupt(number)
+
+    before = {n: signal.signal(n, told) for n in (signal.SIGINT, signal.SIGTERM)}
+    done = []
+
+    @uninterrupted()
+    def disturbed():
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        done.append("all of it")
+
+    try:
+        with pytest.raises(KeyboardInterrupt, match=str(int(number))):
+            disturbed()
+        assert done == ["all of it"]
+        assert all(signal.getsignal(n) is told for n in before)
+        with uninterrupted():
+            pass
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+
+
+def test_signals_that_are_ignored_stay_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+INTERRUPTED = """
+import multiprocessing.util, os, signal
+from stepcredit.processes import worker_pool
+
+def interrupted(path, arguments, descriptors):
+    pid = start(path, arguments, descriptors)
+    if "spawn_main" in str(arguments):  # not the resource tracker
+        os.kill(os.getpid(), signal.SIGINT)  # before the new process is told what to do
+    return pid
+
+if __name__ == "__main__":
+    start, multiprocessing.util.spawnv_passfds = multiprocessing.util.spawnv_passfds, interrupted
+    try:
+        with worker_pool(1) as pool:
+            pool.submit(abs, -1).result()
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+def test_a_worker_is_started_whole_where_its_parent_is_interrupted(tmp_path):
+    (tmp_path / "parent.py").write_text(INTERRUPTED)
+    ended = subprocess.run([sys.executable, tmp_path / "parent.py"], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "interrupted\n")
+    assert ended.stderr == ""

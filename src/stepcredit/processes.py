@@ -1,15 +1,46 @@
-"""Pools of worker processes, which end with their parent however it ends."""
+"""Worker processes, which are started whole and end with their parent however it ends."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.context import SpawnContext, SpawnProcess
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Context manager that delays SIGINT and SIGTERM to the end of the block: a process that `multiprocessing` has
+    started by halves shows a traceback of Python's own. No effect outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in handled}
+    try:
+        yield
+    finally:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+class _WholeProcess(SpawnProcess):
+    def start(self) -> None:
+        with uninterrupted():
+            super().start()
+
+
+class _WholeContext(SpawnContext):
+    Process = _WholeProcess
 
 
 @contextmanager
@@ -22,8 +53,7 @@ def worker_pool(workers: int, initializer: Callable[[], object] | None = None) -
         initializer: called once in each process, before its work.
     """
     others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=partial(_begin, initializer)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=_WholeContext(), initializer=partial(_begin, initializer)) as pool:
         try:
             yield pool
         except BaseException:

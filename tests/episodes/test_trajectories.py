@@ -165,6 +165,13 @@ def test_no_folder_of_temporary_files_is_one_line(monkeypatch):
         stored([made(1, 2)])
 
 
+def test_what_comes_in_pieces_is_read_whole(monkeypatch):
+    """As over a network, where a signal comes between."""
+    found, at_once = stored([made(1, 2), made(2, 3)]), os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, buffers, start: at_once(file, [buffers[0][:5]], start))
+    assert same(found[1], made(2, 3))
+
+
 def test_a_file_that_was_cut_is_no_data():
     found = stored([made(1, 2), made(2, 3)])
     os.ftruncate(found._file._descriptor, 3)

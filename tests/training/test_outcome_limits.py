@@ -59,14 +59,16 @@ def test_counts_and_order(drawn: list[tuple[str, bool]], most: int, seed: int) -
     assert balanced(stored(episodes), most, 1.0, seed).tolist() == indices
 
 
-def test_every_response_has_its_chance() -> None:
-    episodes = stored(labelled("p", 1.0, k) for k in range(4))
-    kept: Counter[int] = Counter()
+@pytest.mark.parametrize(("reward", "limit", "kept"), [(1.0, 2, 1), (0.0, 1, 1)])
+def test_every_response_has_its_chance(reward: float, limit: int, kept: int) -> None:
+    episodes = stored(labelled("p", reward, k) for k in range(4))
+    found: Counter[int] = Counter()
     for seed in range(200):
-        (only,) = balanced(episodes, 2, 1.0, seed)
-        kept[int(only)] += 1
-    assert set(kept) == {0, 1, 2, 3}
-    assert min(kept.values()) > 25
+        indices = balanced(episodes, limit, 1.0, seed).tolist()
+        assert len(indices) == kept
+        found.update(indices)
+    assert set(found) == {0, 1, 2, 3}
+    assert min(found.values()) > 25
 
 
 def test_training_leaves_the_rest_out_and_counts_it(byte_tokenizer, tmp_path) -> None:

@@ -19,4 +19,6 @@ def test_chunks_by_hand(monkeypatch):
     monkeypatch.setattr(precompute, "_TOKENS", 5 + 6 - 3)
     assert chunks_of(items) == [[(0, 1)], [(1, 0)], [(0, 0)]]
     assert chunks_of(items, lambda key: key == key_of(first.ids, 2)) == [[(0, 1)], [(0, 0)]]
+    third = row([1, 2, 9], [4, 5, 7], 1.0)  # counted whole in a chunk that another one begins
+    assert chunks_of([*items, (third, third)]) == [[(0, 1)], [(1, 0)], [(0, 0)], [(2, 0)]]
     assert chunks_of([]) == []

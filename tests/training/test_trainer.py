@@ -383,6 +383,7 @@ def test_the_order_of_an_epoch_by_hand():
     assert list(LengthSortedSampler(lengths, 9, seed=6, sort=False, groups=groups)) == [2, 4, 0, 3, 1]
     assert list(LengthSortedSampler(lengths, 9, seed=6, groups=groups)) == [0, 3, 2, 4, 1]
     assert list(LengthSortedSampler([5, 5, 5, 5, 5], 9, seed=6, groups=groups)) == [2, 4, 0, 3, 1]
+    assert list(LengthSortedSampler([9, 5, 3, 1, 8], 9, seed=6, groups=groups)) == [1, 2, 4, 3, 0]
     assert list(LengthSortedSampler(lengths, 4, seed=6, groups=groups)) == [0, 3, 2, 4, 1]
 
 

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from stepcredit.errors import InputError
-from stepcredit.processes import end_with_parent
+from stepcredit.processes import end_with_parent, uninterrupted
 from stepcredit.rollouts.local_environments import LocalEnvironments, name_and_message
 from stepcredit.tasks.environment import Crash, Observation
 from stepcredit.tasks.task import Problem
@@ -59,11 +59,12 @@ class EnvironmentWorker:
     def start(self) -> None:
         """Start a process, without waiting until it is ready."""
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs,), daemon=True)
-        process.start()
-        theirs.close()
-        self._process, self._ready, self._refusal = process, False, None
+        with uninterrupted():
+            self.connection, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self._process, self._ready, self._refusal = process, False, None
         with contextlib.suppress(OSError):  # the process has died: `wait_until_ready` reports it
             self.connection.send_bytes(self._make)
 
