@@ -55,9 +55,9 @@ def against(size: str, search: str, legend: Legend, method: str = "oreo") -> str
     return markdown.pair_table([pair for pair in pairs if pair.split == "test"], method, search, legend, True)
 
 
-def grid(size: str, legend: Legend, part: str = "others") -> str:
-    """The learning rates that were tried."""
-    return markdown.grid_table(read_rows(SIZES / size / part / "grid.json", AccuracyRow), legend)
+def grid(size: str, legend: Legend) -> str:
+    """The learning rates that were tried, of all methods."""
+    return markdown.grid_table(read_rows(SIZES / size / "others" / "grid.json", AccuracyRow), legend)
 
 
 def attempts(size: str, legend: Legend) -> str:
@@ -140,7 +140,6 @@ TABLES = {
     "against": lambda size, legend: against(size, "greedy", legend),
     "sampled": lambda size, legend: against(size, "sample", legend),
     "rates": grid,
-    "tuning": lambda size, legend: grid(size, legend, "seeds"),
     "errors": own_errors,
     "known": known,
     "distinct": distinct,
