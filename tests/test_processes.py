@@ -117,6 +117,7 @@ def interrupted(path, arguments, descriptors):
     return pid
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs in its background
     start, multiprocessing.util.spawnv_passfds = multiprocessing.util.spawnv_passfds, interrupted
     try:
         with worker_pool(1) as pool:
