@@ -170,6 +170,8 @@ def main(data: Path, output: Path, sizes: list[int]) -> None:
         write_json(output, {**found, **versions()})
         print(part, name, result, flush=True)
 
+    if not (ASSETS / "smollm2").is_dir():
+        raise SystemExit(f"{ASSETS / 'smollm2'} is missing: make assets")
     for rows in sizes:
         for samples in (16, 1):
             if f"train {rows} {samples}" not in found["rows"]:
