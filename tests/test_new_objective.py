@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 import stepcredit
 from doubles.examples import Copy
 from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
@@ -59,6 +61,7 @@ except SystemExit:
 """
 
 
+@pytest.mark.long
 def test_an_objective_in_three_files(tmp_path):
     copy = Copy(tmp_path)
     copy.append("objectives/toy.py", OBJECTIVE)

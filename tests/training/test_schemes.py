@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from test_methods import moved
-from test_splits import VARIANTS, Gradients, ragged
+from test_splits import METHODS_AND_VARIANTS, VARIANTS, Gradients, ragged
 from test_trainer import config
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
@@ -92,7 +92,7 @@ def assert_close(found, expected, tolerance=1e-6):
             assert (ours[parameter] - gradient).norm() <= tolerance * gradient.norm(), parameter
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", METHODS_AND_VARIANTS)
 def test_all_schemes_together_give_the_losses_gradients_and_metrics_of_the_plain_pass(tmp_path, name):
     expected = whole_steps(tmp_path / "plain", name, head="naive")
     assert_close(whole_steps(tmp_path / "all", name, **ALL), expected)

@@ -58,6 +58,8 @@ VARIANTS = {
     "oreo, sampled KL": (OREOConfig, {"beta": 0.2, "kl_estimator": "sampled", "kl_coef": 0.3}),
     "oreo, constant normalizer": (OREOConfig, {"beta": 0.2, "normalizer": 3.0, "value_coef": 0.5}),
 }
+METHODS_AND_VARIANTS = [pytest.param(name, marks=[pytest.mark.long] if "," in name else []) for name in VARIANTS]
+"""All of them; those of a method with other settings are among the long tests."""
 
 
 def sampled(prompt, completion, number):
@@ -141,7 +143,7 @@ def assert_equal(found, expected):
             torch.testing.assert_close(ours[parameter], gradient, rtol=1e-6, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", METHODS_AND_VARIANTS)
 def test_any_split_of_a_step_gives_equal_losses_gradients_and_metrics(tmp_path, name):
     expected = trained(tmp_path, name, 8, 1)
     logs = expected[0][0]
