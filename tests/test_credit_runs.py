@@ -106,6 +106,22 @@ def test_the_traces_are_split_within_tasks_and_the_steps_are_the_lists(traces):
         assert (right.step_rewards, right.outcome) == ((0, 0, 0), 1)
 
 
+def test_what_was_learned_from_marks_stands_beside_outcomes_where_all_traces_have_both():
+    with loaded("credit/mistakes.py") as mistakes:
+        same = {"right": False, "wrong": (0, 1), "kinds": ("sort",) * 2, "lengths": (1, 1)}
+        marks, outcomes = ([mistakes.marked({**same, "problem": p, "value": [0, 0, 0], "implicit": i}) for p in "ab"]
+                           for i in ([0.0, -1.0], [-1.0, 0.0]))  # fmt: skip
+        both = mistakes.beside_outcomes(marks, outcomes)
+        assert [r.signals[mistakes.OUTCOMES] for r in both] == [[-1.0, 0.0]] * 2
+        assert mistakes.beside_outcomes(marks, outcomes[:1]) == marks
+        (row,) = [
+            r
+            for r in mistakes.per_task([mistakes.replace(r, about={"task": "sort"}) for r in both], {}, 0)
+            if (r["task"], r["signal"], r.get("minus")) == ("all", mistakes.IMPLICIT, mistakes.OUTCOMES)
+        ]
+        assert (row["estimate"], row["n"]) == (1.0, 2)
+
+
 def test_marks_of_other_folds_alone_place_the_control(traces):
     with loaded("credit/mistakes.py") as mistakes:
         read = [t for t in mistakes.read(traces / mistakes.FILE) if t["task"] == "sort"]

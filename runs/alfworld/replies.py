@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from run import BEST_OF, COOL, REPLYING, SEARCHES, gather, playing, scored, several
+from run import COOL, REPLYING, SEARCHES, WIDTHS, gather, playing, scored, several
 
 SPLIT = "valid_unseen"
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[COOL])
     parser.add_argument("--methods", nargs="+", default=REPLYING, help="methods whose policies draw the replies")
     parser.add_argument("--searches", nargs="+", default=SEARCHES, help="how one of K replies is chosen")
-    parser.add_argument("--best_of", type=int, default=BEST_OF)
+    parser.add_argument("--widths", type=int, nargs="*", default=WIDTHS, help="replies per turn of which one is chosen")
     parser.add_argument("--workers", type=int, help="environment processes; default: one per processor")
     args = parser.parse_args()
     play = {**playing(args.games, args.workers), "split": SPLIT}
@@ -42,7 +42,8 @@ def main() -> None:
             scored(here / f"{args.name}-at-0", policy, method, seed, **play, search="greedy")
         for at in args.temperatures:
             place, how = here / f"{args.name}-at-{at}", {"methods": args.methods, "searches": args.searches}
-            several(here, place, seed, args.best_of, **how, **play, temperature=at)
+            for evaluation in several(here, place, seed, args.widths, **how, **play, temperature=at):
+                evaluation()
     gather(args.out, f"{args.name}.json", f"{args.name}-at-*/evaluate-*")
 
 

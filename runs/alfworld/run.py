@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 from start import LESSONS, SIZE, TEXTS, learnt, start
 
 from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
@@ -28,6 +30,7 @@ from stepcredit.results.schema import AccuracyRow
 from stepcredit.rollouts.collect import CollectConfig, collect
 from stepcredit.rollouts.demonstrate import DemonstrateConfig, demonstrate
 
+Call = Callable[[], Any]
 STYLE, TURNS = "think", 16
 CAREFUL, CARELESS = {"careless": 0.1}, {"careless": 0.9}
 """Faults of the demonstrators that the base model is trained on. SFT uses others (--careless, --distracted), who all
@@ -49,16 +52,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 PRETRAINED: dict[str, dict[str, Any]] = {
-    "all": {"max_length": 2048, "recompute_activations": True, "bf16": torch.cuda.is_available()},
+    "play": {"dtype": "bfloat16"},
+    "all": {"max_length": 2048, "recompute_activations": True, "bf16": True},
     "sft": {"learning_rate": 1e-4},
-    "rft": {"learning_rate": 5e-5},
-    "dpo": {"learning_rate": 5e-6},
-    "oreo": {"learning_rate": 2e-5, "value_learning_rate": 5e-5},
+    "offline": {"train_layers": 6, "activation_dtype": "bfloat16"},
+    "rft": {"learning_rate": 1e-4},
+    "dpo": {"learning_rate": 2e-5},
+    "oreo": {"learning_rate": 2e-5, "value_learning_rate": 3e-4},
 }
-"""What differs for a pretrained model (`--pretrained`), by method: longer texts and smaller steps."""
+"""What differs for a pretrained model (`--pretrained`): longer texts, the learning rates that were chosen on GSM8K
+(runs/gsm8k) and, after SFT of all layers, training of the last six, as there."""
 STARTED = Path(__file__).parent / "started"
 """The base model made by start.py. It takes forty minutes to train, so it is kept here for further seeds."""
-BEST_OF = 5
+WIDTHS = (2, 3, 4, 5)
+"""Replies per turn of which one is chosen, beside one reply."""
 VALUED = "oreo-step"
 """The method whose V chooses among replies. One reply is one action, as V is read once per reply."""
 REPLYING, SEARCHES = (VALUED, "sft"), ("best-of", "random")
@@ -99,19 +106,21 @@ def several(
     trained: Path,
     here: Path,
     seed: int,
-    best_of: int,
+    widths: Sequence[int],
     *,
     methods: Sequence[str] = REPLYING,
     searches: Sequence[str] = SEARCHES,
     **given: Any,
-) -> None:
-    """Evaluate one reply per turn, and one of K for K up to `best_of`, for the policies in the folder `trained`."""
+) -> list[Call]:
+    """Evaluations with one reply per turn, and one of K for each K of `widths`, for the policies in `trained`."""
     value = str(trained / VALUED / "value")
+    calls: list[Call] = []
     for method in methods:
-        policy = trained / method / "policy"
-        scored(here, policy, method, seed, search="sample", **given)
-        for k, search in product(range(2, best_of + 1), searches):
-            scored(here, policy, method, seed, search=search, width=k, value_model=value, **given)
+        of = (here, trained / method / "policy", method, seed)
+        calls.append(partial(scored, *of, search="sample", **given))
+        for k, search in product(widths, searches):
+            calls.append(partial(scored, *of, search=search, width=k, value_model=value, **given))
+    return calls
 
 
 def faults(args: argparse.Namespace) -> dict[str, float]:
@@ -127,37 +136,66 @@ def begun(args: argparse.Namespace) -> Path:
     return start(careful, careless, args.out / "start")
 
 
-def trained(args: argparse.Namespace, seed: int, play: dict[str, Any]) -> dict[str, Path]:
-    """The policies of one seed, including the base model."""
-    here, shown, base = args.out / f"seed{seed}", demonstrations(args.games, args.out, faults(args)), begun(args)
+def training_settings(args: argparse.Namespace, method: str) -> dict[str, Any]:
+    """The training settings of a method."""
     more = PRETRAINED if args.pretrained else {}
-    sft = learnt("sft", base, shown, here / "sft", seed, {**SFT, **more.get("all", {}), **more.get("sft", {})})
-    collect(CollectConfig(**play, model=str(sft), num_generations=5, seed=seed, output_dir=str(here / "episodes")))
-    policies = {"base": base, "sft": sft}
-    for method in args.methods:
-        kind = variant_of(method).method
-        settings = {
-            **LEARNING,
-            **SETTINGS[kind],
-            **SETTINGS.get(method, {}),
-            **more.get("all", {}),
-            **more.get(kind, {}),
-        }
-        policies[method] = learnt(method, sft, here / "episodes", here / method, seed, settings)
-    return policies
+    if method == "sft":
+        return {**SFT, **more.get("all", {}), **more.get("sft", {})}
+    kind = variant_of(method).method
+    own = {**LEARNING, **SETTINGS[kind], **SETTINGS.get(method, {})}
+    return {**own, **more.get("all", {}), **more.get("offline", {}), **more.get(kind, {})}
 
 
 def one_seed(args: argparse.Namespace, seed: int) -> None:
     """Run one seed: training, every policy on every split, and several replies per turn on the first split."""
-    here, play = args.out / f"seed{seed}", playing(args.games, args.workers)
-    policies = trained(args, seed, play)
-    for split in args.splits:
-        for method, policy in policies.items():
-            for search in ("greedy", "sample"):
-                scored(here, policy, method, seed, **play, split=split, search=search)
+    here, play, base = args.out / f"seed{seed}", playing(args.games, args.workers), begun(args)
+    play |= PRETRAINED["play"] if args.pretrained else {}
+    policies = {"base": base, **{method: here / method / "policy" for method in ("sft", *args.methods)}}
+
+    def training(method: str, start: Path, *episodes: Path) -> Call:
+        return partial(learnt, method, start, episodes, here / method, seed, training_settings(args, method))
+
+    def evaluations(method: str) -> list[Call]:
+        given = [{**play, "split": split, "search": search} for split in args.splits for search in ("greedy", "sample")]
+        return [partial(scored, here, policies[method], method, seed, **each) for each in given]
+
+    run_all([training("sft", base, demonstrations(args.games, args.out, faults(args)))], args.jobs)
+    played = collections(policies["sft"], here, seed, play, separate=args.jobs > 1)
+    run_all(played.values(), args.jobs)
+    learning = [training(method, policies["sft"], *played) for method in args.methods]
+    run_all([*learning, *evaluations("base"), *evaluations("sft")], args.jobs)
+    run_all([call for method in args.methods for call in evaluations(method)], args.jobs)
     if VALUED in policies:
-        for place, temperature in ((here, 1.0), (here / f"at-{COOL}", COOL)):
-            several(here, place, seed, args.best_of, **play, split=args.splits[0], temperature=temperature)
+        places = ((here, 1.0), (here / f"at-{COOL}", COOL))
+        how = {**play, "split": args.splits[0]}
+        run_all(
+            [c for place, t in places for c in several(here, place, seed, args.widths, **how, temperature=t)], args.jobs
+        )
+
+
+def collections(policy: Path, here: Path, seed: int, play: dict[str, Any], separate: bool) -> dict[Path, Call]:
+    """Five games of every training game, by the folder of their episodes: together or, to be run at once, each apart."""
+    if not separate:
+        folder = here / "episodes"
+        asked = CollectConfig(**play, model=str(policy), num_generations=5, seed=seed, output_dir=str(folder))
+        return {folder: partial(collect, asked)}
+    calls: dict[Path, Call] = {}
+    for k in range(5):
+        folder = here / f"episodes{k}"
+        asked = CollectConfig(**play, model=str(policy), num_generations=1, seed=5 * seed + k, output_dir=str(folder))
+        calls[folder] = partial(collect, asked)
+    return calls
+
+
+def run_all(calls: Iterable[Call], jobs: int) -> None:
+    """Run the calls in order, or, if `jobs` is more than one, so many at a time, each in a process of its own."""
+    if jobs == 1:
+        for call in calls:
+            call()
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for done in [pool.submit(call) for call in calls]:
+            done.result()
 
 
 def gather(out: Path, into: str, *evaluations: str) -> None:
@@ -179,14 +217,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="*", default=["rft", "dpo", VALUED])
     parser.add_argument("--splits", nargs="*", default=["valid_unseen", "valid_seen"])
-    parser.add_argument("--best_of", type=int, default=BEST_OF)
+    parser.add_argument("--widths", type=int, nargs="*", default=WIDTHS, help="replies per turn of which one is chosen")
     parser.add_argument("--careless", type=float, default=0.1, help="degree for the demonstrators of SFT")
     parser.add_argument("--distracted", type=float, default=0.3, help="share of places at which they lose track")
     parser.add_argument("--start", default=str(STARTED), help="the base model; '' trains a new one (start.py)")
     parser.add_argument("--pretrained", help="a pretrained model with a chat template as the base model, on a GPU")
     parser.add_argument("--workers", type=int, help="environment processes; default: one per processor")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings, collections or evaluations at a time")
+    parser.add_argument("--summarise", action="store_true", help="only gather the rows that are there")
     args = parser.parse_args()
-    for seed in args.seeds:
+    for seed in [] if args.summarise else args.seeds:
         one_seed(args, seed)
     gather(args.out, "results.json", "evaluate-*")
     likeliest = (f"evaluate-{method}-{args.splits[0]}-greedy1" for method in REPLYING)
@@ -210,7 +250,9 @@ def main() -> None:
         **({"pretrained": {"model": Path(args.pretrained).name, **PRETRAINED}} if args.pretrained else {}),
         "cool": COOL,
     }
-    write_json(args.out / "run.json", {"built": about, **settings, **versions()})
+    trained_with = json.loads((args.out / f"seed{args.seeds[0]}" / "sft" / "run.json").read_text(encoding="utf-8"))
+    made_with = {name: trained_with[name] for name in versions()}
+    write_json(args.out / "run.json", {"built": about, **settings, **made_with})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from run import BEST_OF, LEARNING, SETTINGS, VALUED, gather, playing, scored
+from run import LEARNING, SETTINGS, VALUED, WIDTHS, gather, playing, scored
 from start import learnt
 
 from stepcredit.rollouts.collect import CollectConfig, collect
@@ -32,9 +32,9 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
     here, play = args.out / f"seed{seed}", playing(args.games, args.workers)
     policy, own = here / VALUED / "policy", here / "own"
     collect(CollectConfig(**play, model=str(policy), num_generations=5, seed=seed, output_dir=str(own / "episodes")))
-    learnt(VALUED, policy, own / "episodes", own / "fitted", seed, AT_REST)
+    learnt(VALUED, policy, [own / "episodes"], own / "fitted", seed, AT_REST)
     value = str(own / "fitted" / "value")
-    for k in range(2, args.best_of + 1):
+    for k in args.widths:
         scored(own, policy, VALUED, seed, **play, split=SPLIT, search="best-of", width=k, value_model=value)
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("games", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--best_of", type=int, default=BEST_OF)
+    parser.add_argument("--widths", type=int, nargs="*", default=WIDTHS, help="replies per turn of which one is chosen")
     parser.add_argument("--workers", type=int, help="environment processes; default: one per processor")
     args = parser.parse_args()
     for seed in args.seeds:

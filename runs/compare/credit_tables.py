@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -28,6 +28,9 @@ SCORES = {
 """What ranks responses within a question → its name."""
 LEARNED = ("ΔV", "β Σρ")
 SIGNALS = ("ΔV", "β Σρ", "position", "length", "chance")
+
+METHODS = {"oreo": "OREO", "dqo": "DQO"}
+SIGNS = {"-ΔV": "−ΔV"}
 
 BELOW = ("below_kind_position", "below_kind_prompt")
 
@@ -56,6 +59,27 @@ def mistakes(method: str) -> str:
     tasks = sorted({row["task"] for row in rows}, key=lambda task: (task == "all", task))
     lines = [[task.replace("_", " "), *_hits([r for r in rows if r["task"] == task])] for task in tasks]
     return markdown.table(["task", "traces", *SIGNALS, "ΔV − chance", "ΔV − position"], lines)
+
+
+def supervised() -> str:
+    """The same by task for signals learned from outcomes and from marks; differences over all tasks, in points."""
+    rows = [row for row in _rows("credit/mistakes") if row["of"] == "wrong responses"]
+    tasks = sorted({row["task"] for row in rows}, key=lambda task: (task == "all", task))
+    lines = []
+    for method, signal in product(("oreo", "dqo", "oreo-process", "dqo-process"), ("ΔV", "-ΔV", "β Σρ")):
+        own = [r for r in rows if (r["method"], r["signal"]) == (method, signal)]
+        if own:
+            learned_from = "marks" if method.endswith("-process") else "outcomes"
+            lines.append([METHODS[method.removesuffix("-process")], learned_from, SIGNS.get(signal, signal)])
+            lines[-1] += [share(row["estimate"]) for row in (one(own, task=t, metric="hit") for t in tasks) if row]
+            for other in ("chance", "position", "β Σρ from outcomes"):
+                lines[-1].append(interval(one(own, task="all", metric="hit_minus", minus=other), "estimate", points))
+    for signal in ("position", "chance"):
+        own = [r for r in rows if (r["method"], r["signal"], r["metric"]) == ("oreo", signal, "hit")]
+        lines.append(["", "", signal, *(share(next(r["estimate"] for r in own if r["task"] == t)) for t in tasks)])
+        lines[-1] += [MISSING] * 3
+    header = ["method", "learned from", "signal", *(task.replace("_", " ") for task in tasks)]
+    return markdown.table([*header, "all − chance", "all − position", "all − β Σρ from outcomes"], lines)
 
 
 def places(method: str) -> str:

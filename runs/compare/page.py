@@ -127,6 +127,7 @@ def gain_table() -> str:
 
 TABLES = {
     "acting": lambda task: markdown.split_table(acted("results"), SPLITS, ("sample", "greedy"), LEGEND),
+    "pretrained": lambda task: markdown.split_table(acted("pretrained/results"), SPLITS, ("sample", "greedy"), LEGEND),
     "fourth": lambda task: markdown.split_table(acted("seed3/results"), SPLITS, ("sample", "greedy"), LEGEND),
     "careless": lambda task: markdown.split_table(
         acted("careless-0.5/results"), SPLITS[:1], ("sample", "greedy"), LEGEND
@@ -152,6 +153,7 @@ TABLES = {
     "summary": lambda task: summary(),
     "within": lambda task: credit.within(),
     "mistakes": credit.mistakes,
+    "supervised": lambda source: credit.supervised(),
     "places": credit.places,
     "probed": lambda source: probe_tables.TABLES[source](),
 }

@@ -8,8 +8,8 @@ Five folds, drawn within each task. On the other four, policy and V start from a
 
 and on the fold itself V and β Σρ are measured at the marked steps, beside chance and beside position and length, which
 are fitted to the marks of the other four folds. Rows per task and over all, intervals over traces. V is what is still
-to come: under marks it rises to 0 once the mistake has been paid for, so there its rise, -ΔV, is measured as well, and
-β Σρ is the signal that has the reward in it.
+to come: under marks it rises to 0 once the mistake has been paid for, so there its rise, -ΔV, is measured as well. β Σρ
+is the signal that has the reward in it; that from marks is compared with that from outcomes, trace by trace.
 
     python runs/credit/mistakes.py --data DIR [--model DIR] [--size cpu|gpu] [--minutes 8] [--output_dir DIR]
 
@@ -20,8 +20,7 @@ traces of OREO with V of every step), `settings.json`.
 Cost with SmolLM2-135M, the last 6 layers:
     cpu   250 traces, 130,000 tokens, counted at 30 GFLOP/s of two cores, not run whole: 13 minutes once for the frozen
           layers, then 10 pieces of an hour (46 minutes of training at 0.4 GFLOP a token, 12 of scoring)
-    gpu   1,400 traces, 632,000 tokens: 20 pieces of about a minute of an H200; two at a time, beside other runs, filled
-          its 139 GB
+    gpu   1,400 traces, 632,000 tokens: 20 pieces of one to two minutes of an H200, four at a time beside other runs
 """
 
 from __future__ import annotations
@@ -69,6 +68,8 @@ SIZES: dict[str, dict[str, Any]] = {
 FOLDS = 5
 RISE = "-ΔV"
 """Signal of V that learned from marks."""
+OUTCOMES = "β Σρ from outcomes"
+"""Signal beside those that learned from marks: that of the same method, fold and seed, from outcomes."""
 
 
 def main() -> None:
@@ -91,6 +92,7 @@ def main() -> None:
     results, found = [], {}
     for (method, seed), folds in sorted(kept.items()):
         responses = [r for fold in folds for r in controlled(traces, fold, method)]
+        responses = beside_outcomes(responses, found.get((method.removesuffix("-process"), seed), []))
         found[method, seed] = responses
         results += per_task(responses, {"method": method, "seed": seed, "folds": len(folds)}, seed)
     write_json(options.output_dir / "results.json", results)
@@ -183,6 +185,14 @@ def controlled(traces: Sequence[dict[str, Any]], fold: Sequence[dict[str, Any]],
             test = [replace(r, signals={**r.signals, RISE: np.negative(r.signals[VALUE]).tolist()}) for r in test]
         found += with_controls(train, test, (POSITION, LENGTH))
     return found
+
+
+def beside_outcomes(responses: Sequence[Marked], from_outcomes: Sequence[Marked]) -> list[Marked]:
+    """The responses with β Σρ of the run that learned from outcomes, if it has all of them, to be compared in pairs."""
+    others = {r.problem: r.signals[IMPLICIT] for r in from_outcomes}
+    if any(r.problem not in others for r in responses):
+        return list(responses)
+    return [replace(r, signals={**r.signals, OUTCOMES: others[r.problem]}) for r in responses]
 
 
 def per_task(responses: Sequence[Marked], common: dict[str, Any], seed: int) -> list[dict[str, Any]]:
