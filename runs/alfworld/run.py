@@ -174,7 +174,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
 
 
 def collections(policy: Path, here: Path, seed: int, play: dict[str, Any], separate: bool) -> dict[Path, Call]:
-    """Five games of every training game, by the folder of their episodes: together or, to be run at once, each apart."""
+    """Five games of every training game, by the folder of their episodes: together, or each apart to be run at once."""
     if not separate:
         folder = here / "episodes"
         asked = CollectConfig(**play, model=str(policy), num_generations=5, seed=seed, output_dir=str(folder))
