@@ -1,10 +1,11 @@
-"""Chat templates that write no end of turn: the end of sequence is one."""
+"""Encoding of conversations: templates that write no end of turn, tools, and conversations of many turns."""
 
 from dataclasses import replace
 
 import pytest
 
 from doubles.tokenizers import byte_tokenizer
+from stepcredit.episodes import encoding
 from stepcredit.episodes.conversation import Conversation
 from stepcredit.episodes.encoding import tokenise
 from stepcredit.episodes.episode import Episode, StopReason
@@ -45,6 +46,46 @@ def test_a_template_without_an_end_of_turn_ends_turns_with_the_end_of_sequence(t
     assert talk.completion == COMPLETION
     assert talk.tokens().ids.tolist() == ids
     assert talk.tokens().action_mask.tolist() == is_action
+
+
+# ---- many turns --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Numbers of ids in each call of `decode`; with `only_whole` set, text without its beginning is not decoded."""
+    calls, whole = [], encoding.decode
+
+    def decode(ids, tokenizer):
+        calls.append(len(ids))
+        text = whole(ids, tokenizer)
+        return text if not decode.only_whole or not ids or text.startswith("<u>") else "lost"
+
+    decode.only_whole = False
+    monkeypatch.setattr(encoding, "decode", decode)
+    return calls
+
+
+def many_turns(count):
+    pairs = [
+        [{"role": "assistant", "content": f"go to {k} – 😀"}, {"role": "user", "content": "wall"}] for k in range(count)
+    ]
+    said = [message for pair in pairs for message in pair][:-1]
+    return Episode(prompt=PROMPT, completion=said, reward=1.0, stop_reason=StopReason.STOP, prompt_id="p")
+
+
+def test_a_conversation_is_not_decoded_from_its_beginning_for_each_turn(decoded):
+    tokens = tokenise(many_turns(100), byte_tokenizer(MINICPM))
+    assert sum(decoded) < 10 * len(tokens.ids)
+
+
+def test_a_tokenizer_that_needs_the_beginning_gives_the_same_ids(decoded):
+    wanted = tokenise(many_turns(20), byte_tokenizer(MINICPM))
+    encoding.decode.only_whole = True
+    found = tokenise(many_turns(20), byte_tokenizer(MINICPM))
+    assert max(decoded) == len(wanted.ids)
+    assert found.ids.tolist() == wanted.ids.tolist()
+    assert found.action_mask.tolist() == wanted.action_mask.tolist()
 
 
 # ---- tools -------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ then the policy's text, then the observation, and so on. Decoding must give the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,9 @@ from stepcredit.episodes.turns import (
     turn_ends,
 )
 from stepcredit.errors import InputError
+
+_CONTEXT = 32
+"""Ids before a text that decide how it is decoded, for known tokenizers; where they do not, all are read."""
 
 
 class TextSpan(NamedTuple):
@@ -93,10 +97,24 @@ def _tokenise_text(episode: Episode, tokenizer: Tokenizer, ends: TurnEnds) -> To
 
 
 def _tokenise_chat(episode: Episode, tokenizer: Tokenizer, ends: TurnEnds, as_written: bool) -> Tokens:
+    spans = list(chat_spans(episode, tokenizer, as_written=as_written))
+    with suppress(InputError):
+        found = _assemble(_encoded_spans(spans, tokenizer, ends, _CONTEXT))
+        if decode(found.ids.tolist(), tokenizer) == "".join(span.text + span.end for span in spans):
+            return found
+    return _assemble(_encoded_spans(spans, tokenizer, ends, None))
+
+
+def _encoded_spans(
+    spans: Sequence[TextSpan], tokenizer: Tokenizer, ends: TurnEnds, context: int | None
+) -> list[tuple[list[int], bool]]:
+    """Returns the ids of each span and whether they are actions; a text is read after the last `context` ids before it
+    (None: all), so that a conversation of many turns is not decoded from its beginning for each."""
     runs: list[tuple[list[int], bool]] = []
     prefix: list[int] = []
-    for span in chat_spans(episode, tokenizer, as_written=as_written):
-        ids = continuation_ids(prefix, span.text, tokenizer) + plain_ids(span.end, tokenizer)
+    for span in spans:
+        before = prefix if context is None else prefix[-context:]
+        ids = continuation_ids(before, span.text, tokenizer) + plain_ids(span.end, tokenizer)
         if span.end and ids[-1] not in ends.stop:
             raise InputError(
                 f"the chat template ends a turn with {span.end!r}, which does not stop generation; add it to "
@@ -105,7 +123,7 @@ def _tokenise_chat(episode: Episode, tokenizer: Tokenizer, ends: TurnEnds, as_wr
             )
         runs.append((ids, span.is_action))
         prefix += ids
-    return _assemble(runs)
+    return runs
 
 
 def chat_spans(episode: Episode, tokenizer: Tokenizer, *, as_written: bool = False) -> Iterator[TextSpan]:

@@ -350,6 +350,8 @@ def _check_complete(message: Message, after: str, state: str) -> None:
 
 def _common_prefix_length(one: str, other: str) -> int:
     """Returns the length of the common prefix of two texts."""
+    if other.startswith(one):
+        return len(one)
     return next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
