@@ -52,7 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 PRETRAINED: dict[str, dict[str, Any]] = {
-    "play": {"dtype": "bfloat16"},
+    "play": {"batch_size": 256, "dtype": "bfloat16"},
     "all": {"max_length": 2048, "recompute_activations": True, "bf16": True},
     "sft": {"learning_rate": 1e-4},
     "offline": {"train_layers": 6, "activation_dtype": "bfloat16"},
@@ -60,8 +60,8 @@ PRETRAINED: dict[str, dict[str, Any]] = {
     "dpo": {"learning_rate": 2e-5},
     "oreo": {"learning_rate": 2e-5, "value_learning_rate": 3e-4},
 }
-"""What differs for a pretrained model (`--pretrained`): longer texts, the learning rates that were chosen on GSM8K
-(runs/gsm8k) and, after SFT of all layers, training of the last six, as there."""
+"""What differs for a pretrained model (`--pretrained`): longer texts, more games at a time, the learning rates that
+were chosen on GSM8K (runs/gsm8k) and, after SFT of all layers, training of the last six, as there."""
 STARTED = Path(__file__).parent / "started"
 """The base model made by start.py. It takes forty minutes to train, so it is kept here for further seeds."""
 WIDTHS = (2, 3, 4, 5)

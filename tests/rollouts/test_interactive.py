@@ -14,15 +14,13 @@ from stepcredit.episodes.encoding import decode, plain_ids, prompt_ids
 from stepcredit.episodes.episode import StopReason
 from stepcredit.episodes.store import load_episodes
 from stepcredit.errors import InputError
-from stepcredit.evaluation import conversation_search
 from stepcredit.evaluation import evaluate as evaluating
 from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.experiments.initial_policy import small_run, train_and_save
 from stepcredit.experiments.scratch import ModelSize, policy_from_scratch
 from stepcredit.models.loading import load_policy, load_tokenizer, value_model_from
 from stepcredit.results.schema import written
-from stepcredit.rollouts import collect as collecting
-from stepcredit.rollouts import multi_turn
+from stepcredit.rollouts import multi_turn, work_units
 from stepcredit.rollouts.collect import CollectConfig, collect
 from stepcredit.rollouts.environment_workers import EnvironmentWorkers
 from stepcredit.rollouts.local_environments import LocalEnvironments
@@ -169,7 +167,7 @@ def test_the_log_probabilities_are_the_policys(models, tmp_path):
 
 
 def test_an_interrupted_collection_goes_on_and_ends_as_if_it_had_not_been(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(collecting, "UNIT_CONVERSATIONS", 4)
+    monkeypatch.setattr(work_units, "UNIT_ROWS", 4)
     _, counts = collected(models, tmp_path / "whole", limit=5, num_generations=2)
     assert counts.pop("response tokens/s") > 0
     assert counts == {"prompts": 5, "responses": 10, "units_resumed": 0}
@@ -417,7 +415,7 @@ def test_without_a_value_all_leaves_best_of_out(models, tmp_path):
 
 
 def test_an_interrupted_evaluation_goes_on(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(conversation_search, "UNIT_CONVERSATIONS", 2)
+    monkeypatch.setattr(work_units, "UNIT_ROWS", 2)
     rows, _ = evaluated(models, tmp_path / "whole", search="random", width=2)
     played = []
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from stepcredit.episodes.episode import Episode
 from stepcredit.evaluation.rows import INSTEAD
-from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, MultiTurnRollouts
+from stepcredit.rollouts.multi_turn import MultiTurnRollouts
 from stepcredit.rollouts.work_units import WorkFolder, samples_of, work_units
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.task import Problem
@@ -34,7 +34,7 @@ class ConversationSearch:
 
     def episodes(self, spec: SearchSpec) -> list[Episode]:
         """Returns `spec.samples` conversations per problem; those of an earlier run are loaded."""
-        units = work_units(self.problems, spec.samples, UNIT_CONVERSATIONS)
+        units = work_units(self.problems, spec.samples)
         work = WorkFolder(self.folder.with_name(f"{self.folder.name}-{spec.label}"), self.settings, units, INSTEAD)
         made = work.finish(
             lambda unit, advance, there: there.complete(

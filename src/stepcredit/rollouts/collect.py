@@ -17,7 +17,7 @@ from stepcredit.errors import InputError
 from stepcredit.flags import flag
 from stepcredit.progress import Advance
 from stepcredit.rollouts.balanced import balanced_episodes
-from stepcredit.rollouts.multi_turn import UNIT_CONVERSATIONS, multi_turn_rollouts
+from stepcredit.rollouts.multi_turn import multi_turn_rollouts
 from stepcredit.rollouts.single_turn import draw_and_grade, sampling
 from stepcredit.rollouts.task_settings import HOW_ASKED, SamplingSettings, TaskSettings
 from stepcredit.rollouts.work_units import Draw, Unfinished, Unit, WorkFolder, samples_of, settings_of, work_units
@@ -69,8 +69,7 @@ def collect(config: CollectConfig, engine: Engine | None = None) -> dict[str, An
     problems = list(task.problems(config.split, config.limit, config.seed))
     if config.model == SOLUTIONS and engine is None:
         return _collect_solutions(config, task, problems)
-    conversations = UNIT_CONVERSATIONS if isinstance(task, InteractiveTask) else None
-    units = work_units(problems, config.num_generations, conversations)
+    units = work_units(problems, config.num_generations)
     if config.dry_run:
         return {"prompts": len(problems), "responses": len(problems) * config.num_generations, "units": len(units)}
     work = WorkFolder(Path(config.output_dir), settings_of(config, task, *_UNBOUND), units)

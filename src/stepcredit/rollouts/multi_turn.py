@@ -18,9 +18,6 @@ from stepcredit.searching.scorers import Scorer
 from stepcredit.searching.spec import SearchSpec
 from stepcredit.tasks.environment import Environments, InteractiveTask
 
-UNIT_CONVERSATIONS = 128
-"""Approximate number of conversations per work unit; they take longer than single responses."""
-
 
 @dataclass(frozen=True)
 class MultiTurnRollouts:

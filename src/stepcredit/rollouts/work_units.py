@@ -24,7 +24,7 @@ from stepcredit.progress import Advance, track_units
 from stepcredit.tasks.task import Problem, Task
 
 UNIT_ROWS = 512
-"""Approximate number of responses per work unit."""
+"""Approximate number of responses or conversations per work unit."""
 
 
 def work_units(problems: Sequence[Problem], samples: int, rows: int | None = None) -> list[Sequence[Problem]]:
