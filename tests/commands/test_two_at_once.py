@@ -105,7 +105,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.long), True])
 def test_two_collections_into_one_folder(killed, tmp_path, capsys, monkeypatch):
     """The first is at its second unit; then it goes on to its end, or is killed and another one goes on."""
     monkeypatch.setattr(work_units, "UNIT_ROWS", 4)
@@ -146,6 +146,7 @@ for k in range(100):
 """
 
 
+@pytest.mark.long
 def test_rows_of_several_writers_are_all_kept(tmp_path):
     file = tmp_path / "out" / "results.json"
     writers = [subprocess.Popen([sys.executable, "-c", ADD, str(file), name]) for name in "abc"]

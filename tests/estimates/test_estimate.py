@@ -105,6 +105,7 @@ def test_operations_of_a_llama_by_hand(folder, tmp_path):
     assert compute.flops["head and loss"] == 3 * 2 * 4 * 20 * 259 * hidden
 
 
+@pytest.mark.long
 def test_cheaper_schemes_take_less(folder, tmp_path):
     def total(**given):
         own = {name: given.pop(name) for name in [*given] if name in ("use_peft", "lora_r")}
@@ -148,10 +149,10 @@ def test_disk_is_that_of_the_run(given, tmp_path):
     ("given", "checkpoints"),
     [
         ({"save_strategy": "steps", "save_steps": 2, "max_steps": 5}, 3),
-        ({"save_strategy": "steps", "save_steps": 0.5, "max_steps": 4}, 2),
-        ({"save_strategy": "epoch", "num_train_epochs": 2, "max_steps": -1}, 2),
+        pytest.param({"save_strategy": "steps", "save_steps": 0.5, "max_steps": 4}, 2, marks=pytest.mark.long),
+        pytest.param({"save_strategy": "epoch", "num_train_epochs": 2, "max_steps": -1}, 2, marks=pytest.mark.long),
         ({"save_strategy": "epoch", "num_train_epochs": 2, "max_steps": -1, "save_total_limit": 1}, 1),
-        ({"save_strategy": "no", "max_steps": 2}, 0),
+        pytest.param({"save_strategy": "no", "max_steps": 2}, 0, marks=pytest.mark.long),
         ({"save_strategy": "steps", "save_steps": 2, "max_steps": 2, "shared_trunk": True}, 1),
     ],
 )

@@ -238,6 +238,7 @@ def test_the_error_over_problems_that_seeds_share():
     assert not any("stderr_problems" in r["rows"][0] for r in apart)
 
 
+@pytest.mark.long
 def test_runs_side_by_side_go_on_after_one_fails(tmp_path):
     runs = [Run(tmp_path / str(k), double, {"number": k}) for k in (1, -1, 2)]
     with pytest.raises(InputError, match=r"1 of 3 runs failed; run the command again to retry them: -1: number: is"):

@@ -277,7 +277,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("where", [pytest.param("before", marks=pytest.mark.long), "after"])
 def test_stopped_at_every_stage_it_ends_the_same(where, start, whole, tmp_path, monkeypatch):
     """Stopped before, or after, what a stage records, and before each manifest; each time it goes on."""
     out, reached = tmp_path / "out", set()
@@ -314,6 +314,7 @@ def test_stopped_at_every_stage_it_ends_the_same(where, start, whole, tmp_path, 
     assert made(out) == made(whole)
 
 
+@pytest.mark.long
 def test_only_the_last_and_the_best_models_are_kept(start, tmp_path):
     out = tmp_path / "out"
     settings = json.dumps({"rft": {**SETTINGS["rft"], "learning_rate": 0.0}})

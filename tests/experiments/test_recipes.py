@@ -140,6 +140,7 @@ def test_a_recipe_runs_end_to_end(recipe, toy, tmp_path, capsys):
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == before
 
 
+@pytest.mark.long
 def test_a_lost_game_is_learned_from_as_one(household, toy, tmp_path):
     """Solutions are careful demonstrations; cut episodes have reward 0 in training; a turn is a step."""
     played = household[2]

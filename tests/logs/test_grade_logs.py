@@ -596,7 +596,14 @@ def wait_for(condition, seconds=60):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.long),
+    ],
+)
 def test_an_interrupted_run_leaves_no_process_and_goes_on(signum, tmp_path):
     rows = [{"response": "\\boxed{\\sqrt{8}/2}", "answer": "\\sqrt{2}"}] * 2
     rows += [{"response": f"\\boxed{{{TOWER}}}", "answer": "17"}] * 12

@@ -80,7 +80,7 @@ def run_in(folder, kind=OREOConfig, **given):
         (value_infinite, "V is not finite"),
     ],
 )
-@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_nan_planted_before_a_step_stops_that_step_and_the_newest_checkpoint_goes_on(
     tmp_path, spoil, said, accumulation
 ):
