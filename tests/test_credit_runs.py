@@ -220,12 +220,16 @@ def test_own_errors(model, tmp_path, monkeypatch):
     with loaded("credit/own_errors.py") as own_errors:
         policies = ["--learned_policy", model, "--ref_model", model]
         run(own_errors, monkeypatch, *flags, *policies)
-        rows = results(tmp_path, metric="hit", of="wrong responses")
+        rows = results(tmp_path, metric="hit", of="wrong responses", lines="all")
         assert {(r["signal"], r["n"], r["problems"]) for r in rows} == {
             (s, 8, 4) for s in ("chance", "ΔV", "β Σρ", "position", "kind of step", "length")
         }
         (chance,) = [r for r in rows if r["signal"] == "chance"]
         assert chance["estimate"] == 0.3333
+        (chance,) = results(
+            tmp_path, metric="hit", signal="chance", lines="equations"
+        )  # without the line of the answer
+        assert (chance["estimate"], chance["n"]) == (0.5, 8)
         # a zero value head drops nowhere, and so does the policy that is its own reference: ties go to the first step
         assert {r["estimate"] for r in rows if r["signal"] in ("ΔV", "β Σρ")} == {0.5}
         (below,) = results(tmp_path, metric="below_kind_position", signal="ΔV")
@@ -240,7 +244,7 @@ def test_own_errors(model, tmp_path, monkeypatch):
         run(own_errors, monkeypatch, *flags, *policies, "--train_episodes", tmp_path / "episodes")
         run(own_errors, monkeypatch, *flags, "--train_episodes", tmp_path / "episodes", "--name", "V2")
         assert {r["value_model"] for r in results(tmp_path)} == {"V", "V2"}
-        (kind,) = results(tmp_path, metric="hit", signal="kind of step", of="wrong responses", value_model="V2")
+        (kind,) = results(tmp_path, metric="hit", signal="kind of step", lines="all", value_model="V2")
         assert kind["estimate"] == 0.5  # + is wrong in four of twelve, * in four of twelve
         with pytest.raises(SystemExit):
             run(own_errors, monkeypatch, *flags, "--learned_policy", model)

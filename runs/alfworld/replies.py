@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from run import COOL, REPLYING, SEARCHES, WIDTHS, gather, playing, scored, several
+from run import COOL, REPLYING, SEARCHES, WIDTHS, evaluation, gather, playing, run_all, several
 
 SPLIT = "valid_unseen"
 
@@ -39,11 +39,10 @@ def main() -> None:
         here = args.out / f"seed{seed}"
         for method in args.methods:
             policy = here / method / "policy"
-            scored(here / f"{args.name}-at-0", policy, method, seed, **play, search="greedy")
+            run_all([evaluation(here / f"{args.name}-at-0", policy, method, seed, **play, search="greedy")])
         for at in args.temperatures:
             place, how = here / f"{args.name}-at-{at}", {"methods": args.methods, "searches": args.searches}
-            for evaluation in several(here, place, seed, args.widths, **how, **play, temperature=at):
-                evaluation()
+            run_all(several(here, place, seed, args.widths, **how, **play, temperature=at))
     gather(args.out, f"{args.name}.json", f"{args.name}-at-*/evaluate-*")
 
 

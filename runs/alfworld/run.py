@@ -4,33 +4,36 @@ GAMES is the output of `stepcredit alfworld build --output_dir GAMES --train 480
 The base model is a small Llama trained from scratch on demonstrations of mixed quality (start.py). For each seed it is
 fine-tuned on demonstrations, plays every training game five times, and is trained on these episodes by each method. All
 policies are evaluated on both splits. Rows go to OUT/results.json; finished work is kept in OUT and not repeated.
+With --pretrained a model that knows language takes the place of the base model, and with --jobs several trainings and
+evaluations run side by side; neither is worth it without a GPU. --widths are the numbers of replies to choose from.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils.memory import clear_device_cache
 from start import LESSONS, SIZE, TEXTS, learnt, start
 
 from stepcredit.evaluation.evaluate import EvaluateConfig, evaluate
 from stepcredit.experiments.variants import variant_of
 from stepcredit.files import write_json
+from stepcredit.processes import worker_pool
 from stepcredit.results.provenance import versions
 from stepcredit.results.row_files import read_rows, write_rows
 from stepcredit.results.schema import AccuracyRow
 from stepcredit.rollouts.collect import CollectConfig, collect
 from stepcredit.rollouts.demonstrate import DemonstrateConfig, demonstrate
 
-Call = Callable[[], Any]
 STYLE, TURNS = "think", 16
 CAREFUL, CARELESS = {"careless": 0.1}, {"careless": 0.9}
 """Faults of the demonstrators that the base model is trained on. SFT uses others (--careless, --distracted), who all
@@ -52,7 +55,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 PRETRAINED: dict[str, dict[str, Any]] = {
-    "play": {"batch_size": 256, "dtype": "bfloat16"},
+    "play": {"batch_size": 512, "dtype": "bfloat16"},
     "all": {"max_length": 2048, "recompute_activations": True, "bf16": True},
     "sft": {"learning_rate": 1e-4},
     "offline": {"train_layers": 6, "activation_dtype": "bfloat16"},
@@ -60,8 +63,9 @@ PRETRAINED: dict[str, dict[str, Any]] = {
     "dpo": {"learning_rate": 2e-5},
     "oreo": {"learning_rate": 2e-5, "value_learning_rate": 3e-4},
 }
-"""What differs for a pretrained model (`--pretrained`): longer texts, more games at a time, the learning rates that
-were chosen on GSM8K (runs/gsm8k) and, after SFT of all layers, training of the last six, as there."""
+"""What differs for a pretrained model (`--pretrained`): in play, in all trainings, in SFT, after it, and by method.
+Texts are longer, more games are played at a time, the learning rates are those that were chosen on GSM8K (runs/gsm8k),
+and after SFT of all layers the last six are trained, as there."""
 STARTED = Path(__file__).parent / "started"
 """The base model made by start.py. It takes forty minutes to train, so it is kept here for further seeds."""
 WIDTHS = (2, 3, 4, 5)
@@ -95,11 +99,48 @@ def playing(games: Path, workers: int | None) -> dict[str, Any]:
     }
 
 
-def scored(here: Path, policy: Path, method: str, seed: int, **given: Any) -> None:
-    """Evaluate one policy on one split, unless this is done already."""
+@dataclass(frozen=True)
+class Piece:
+    """A training or an evaluation, which writes `run.json` into its folder when it is done."""
+
+    out: Path
+    make: Callable[[], Any]
+    then: tuple[Piece, ...] = ()
+    """Pieces that need this one."""
+
+
+def evaluation(here: Path, policy: Path, method: str, seed: int, **given: Any) -> Piece:
+    """The evaluation of one policy on one split."""
     out = here / "-".join(["evaluate", method, given["split"], f"{given['search']}{given.get('width', 1)}"])
-    if not (out / "run.json").exists():
-        evaluate(EvaluateConfig(model=str(policy), method=method, output_dir=str(out), seed=seed, **given))
+    asked = EvaluateConfig(model=str(policy), method=method, output_dir=str(out), seed=seed, **given)
+    return Piece(out, partial(evaluate, asked))
+
+
+def run_all(pieces: Iterable[Piece], jobs: int = 1) -> None:
+    """Make the pieces that are not there, in order, or so many at a time in worker processes; each once.
+
+    One that fails ends the run; those that are done are there when it is run again.
+    """
+    queue = {piece.out: piece for piece in pieces}
+    if jobs == 1:
+        for piece in queue.values():
+            made(piece)
+            run_all(piece.then)
+        return
+    with worker_pool(jobs) as pool:
+        running = {pool.submit(made, piece): piece for piece in queue.values()}
+        while running:
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                piece = running.pop(done)
+                done.result()
+                running |= {pool.submit(made, after): after for after in piece.then}
+
+
+def made(piece: Piece) -> None:
+    """Make a piece unless it is there, and give the memory of the device back."""
+    if not (piece.out / "run.json").exists():
+        piece.make()
+        clear_device_cache(garbage_collection=True)
 
 
 def several(
@@ -111,16 +152,16 @@ def several(
     methods: Sequence[str] = REPLYING,
     searches: Sequence[str] = SEARCHES,
     **given: Any,
-) -> list[Call]:
+) -> list[Piece]:
     """Evaluations with one reply per turn, and one of K for each K of `widths`, for the policies in `trained`."""
     value = str(trained / VALUED / "value")
-    calls: list[Call] = []
+    pieces = []
     for method in methods:
-        of = (here, trained / method / "policy", method, seed)
-        calls.append(partial(scored, *of, search="sample", **given))
+        policy = trained / method / "policy"
+        pieces.append(evaluation(here, policy, method, seed, search="sample", **given))
         for k, search in product(widths, searches):
-            calls.append(partial(scored, *of, search=search, width=k, value_model=value, **given))
-    return calls
+            pieces.append(evaluation(here, policy, method, seed, search=search, width=k, value_model=value, **given))
+    return pieces
 
 
 def faults(args: argparse.Namespace) -> dict[str, float]:
@@ -148,54 +189,28 @@ def training_settings(args: argparse.Namespace, method: str) -> dict[str, Any]:
 
 def one_seed(args: argparse.Namespace, seed: int) -> None:
     """Run one seed: training, every policy on every split, and several replies per turn on the first split."""
-    here, play, base = args.out / f"seed{seed}", playing(args.games, args.workers), begun(args)
+    here, base, play = args.out / f"seed{seed}", begun(args), playing(args.games, args.workers)
     play |= PRETRAINED["play"] if args.pretrained else {}
     policies = {"base": base, **{method: here / method / "policy" for method in ("sft", *args.methods)}}
 
-    def training(method: str, start: Path, *episodes: Path) -> Call:
-        return partial(learnt, method, start, episodes, here / method, seed, training_settings(args, method))
+    def training(method: str, start: Path, episodes: Path) -> Piece:
+        make = partial(learnt, method, start, episodes, here / method, seed, training_settings(args, method))
+        return Piece(here / method, make, () if method == "sft" else evaluations(method))
 
-    def evaluations(method: str) -> list[Call]:
+    def evaluations(method: str) -> tuple[Piece, ...]:
         given = [{**play, "split": split, "search": search} for split in args.splits for search in ("greedy", "sample")]
-        return [partial(scored, here, policies[method], method, seed, **each) for each in given]
+        return tuple(evaluation(here, policies[method], method, seed, **each) for each in given)
 
-    run_all([training("sft", base, demonstrations(args.games, args.out, faults(args)))], args.jobs)
-    played = collections(policies["sft"], here, seed, play, separate=args.jobs > 1)
-    run_all(played.values(), args.jobs)
-    learning = [training(method, policies["sft"], *played) for method in args.methods]
+    run_all([training("sft", base, demonstrations(args.games, args.out, faults(args)))])
+    played, sft = here / "episodes", policies["sft"]
+    alone = {**play, "workers": args.jobs * args.workers}
+    collect(CollectConfig(**alone, model=str(sft), num_generations=5, seed=seed, output_dir=str(played)))
+    learning = [training(method, sft, played) for method in args.methods]
     run_all([*learning, *evaluations("base"), *evaluations("sft")], args.jobs)
-    run_all([call for method in args.methods for call in evaluations(method)], args.jobs)
     if VALUED in policies:
-        places = ((here, 1.0), (here / f"at-{COOL}", COOL))
         how = {**play, "split": args.splits[0]}
-        run_all(
-            [c for place, t in places for c in several(here, place, seed, args.widths, **how, temperature=t)], args.jobs
-        )
-
-
-def collections(policy: Path, here: Path, seed: int, play: dict[str, Any], separate: bool) -> dict[Path, Call]:
-    """Five games of every training game, by the folder of their episodes: together, or each apart to be run at once."""
-    if not separate:
-        folder = here / "episodes"
-        asked = CollectConfig(**play, model=str(policy), num_generations=5, seed=seed, output_dir=str(folder))
-        return {folder: partial(collect, asked)}
-    calls: dict[Path, Call] = {}
-    for k in range(5):
-        folder = here / f"episodes{k}"
-        asked = CollectConfig(**play, model=str(policy), num_generations=1, seed=5 * seed + k, output_dir=str(folder))
-        calls[folder] = partial(collect, asked)
-    return calls
-
-
-def run_all(calls: Iterable[Call], jobs: int) -> None:
-    """Run the calls in order, or, if `jobs` is more than one, so many at a time, each in a process of its own."""
-    if jobs == 1:
-        for call in calls:
-            call()
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for done in [pool.submit(call) for call in calls]:
-            done.result()
+        for place, temperature in ((here, 1.0), (here / f"at-{COOL}", COOL)):
+            run_all(several(here, place, seed, args.widths, **how, temperature=temperature), args.jobs)
 
 
 def gather(out: Path, into: str, *evaluations: str) -> None:
@@ -203,11 +218,14 @@ def gather(out: Path, into: str, *evaluations: str) -> None:
     rows: dict[str, AccuracyRow] = {}
     for file in sorted(file for of in evaluations for file in out.glob(f"seed*/{of}/results.json")):
         for row in read_rows(file, AccuracyRow):
-            names = {
-                name: path and Path(path).parent.name for name in ("policy", "value") if (path := getattr(row, name))
-            }
+            names = {name: short(Path(path)) for name in ("policy", "value") if (path := getattr(row, name))}
             rows[row.key(without=("policy", "value"))] = replace(row, **names)
     write_rows(out / into, list(rows.values()))
+
+
+def short(model: Path) -> str:
+    """The name of a model: of its training if it was trained here."""
+    return model.parent.name if model.name in ("policy", "value") else model.name
 
 
 def main() -> None:
@@ -222,17 +240,20 @@ def main() -> None:
     parser.add_argument("--distracted", type=float, default=0.3, help="share of places at which they lose track")
     parser.add_argument("--start", default=str(STARTED), help="the base model; '' trains a new one (start.py)")
     parser.add_argument("--pretrained", help="a pretrained model with a chat template as the base model, on a GPU")
-    parser.add_argument("--workers", type=int, help="environment processes; default: one per processor")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings, collections or evaluations at a time")
+    parser.add_argument("--workers", type=int, help="processes for the games of a job; default: an even share")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings and evaluations at a time, after SFT and its games"
+    )
     parser.add_argument("--summarise", action="store_true", help="only gather the rows that are there")
     args = parser.parse_args()
+    args.workers = args.workers or max(1, (os.cpu_count() or 1) // args.jobs)
     for seed in [] if args.summarise else args.seeds:
         one_seed(args, seed)
     gather(args.out, "results.json", "evaluate-*")
     likeliest = (f"evaluate-{method}-{args.splits[0]}-greedy1" for method in REPLYING)
     gather(args.out, "cool.json", f"at-{COOL}/evaluate-*", *likeliest)
     built = json.loads((args.games / "built.json").read_text(encoding="utf-8"))
-    about = {k: v for k, v in built.items() if k != "out"}
+    about = {k: v for k, v in built.items() if k != "output_dir"}
     started = {
         "size": vars(SIZE),
         "texts": TEXTS,
@@ -242,7 +263,7 @@ def main() -> None:
     settings = {
         "style": STYLE,
         "turns": TURNS,
-        "start": started,
+        **({} if args.pretrained else {"start": started}),
         "demonstrators": faults(args),
         "sft": SFT,
         "learning": LEARNING,

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from run import LEARNING, SETTINGS, VALUED, WIDTHS, gather, playing, scored
+from run import LEARNING, SETTINGS, VALUED, WIDTHS, evaluation, gather, playing, run_all
 from start import learnt
 
 from stepcredit.rollouts.collect import CollectConfig, collect
@@ -32,10 +32,10 @@ def one_seed(args: argparse.Namespace, seed: int) -> None:
     here, play = args.out / f"seed{seed}", playing(args.games, args.workers)
     policy, own = here / VALUED / "policy", here / "own"
     collect(CollectConfig(**play, model=str(policy), num_generations=5, seed=seed, output_dir=str(own / "episodes")))
-    learnt(VALUED, policy, [own / "episodes"], own / "fitted", seed, AT_REST)
+    learnt(VALUED, policy, own / "episodes", own / "fitted", seed, AT_REST)
     value = str(own / "fitted" / "value")
-    for k in args.widths:
-        scored(own, policy, VALUED, seed, **play, split=SPLIT, search="best-of", width=k, value_model=value)
+    how = {**play, "split": SPLIT, "search": "best-of", "value_model": value}
+    run_all(evaluation(own, policy, VALUED, seed, **how, width=k) for k in args.widths)
 
 
 def main() -> None:

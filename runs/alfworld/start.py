@@ -17,7 +17,6 @@ import random
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,7 @@ def start(careful: Path, careless: Path, here: Path) -> Path:
         shutil.rmtree(here, ignore_errors=True)
         prepare(list(load_episodes(careful)), list(load_episodes(careless)), here)
     for name, lesson in LESSONS.items():
-        policy = learnt("sft", policy, [here / name / "episodes"], here / name, 0, lesson.training)
+        policy = learnt("sft", policy, here / name / "episodes", here / name, 0, lesson.training)
     return policy
 
 
@@ -277,12 +276,12 @@ def as_learnt(episode: Episode, prompt: str, completion: str, sample: int) -> Ep
     )
 
 
-def learnt(method: str, model: Path, episodes: Sequence[Path], out: Path, seed: int, given: dict[str, Any]) -> Path:
-    """Train a policy by a method on folders of episodes, unless this is done already, and return its folder."""
+def learnt(method: str, model: Path, episodes: Path, out: Path, seed: int, given: dict[str, Any]) -> Path:
+    """Train a policy by a method, unless this is done already, and return its folder."""
     if not (out / "run.json").exists():
         variant = Variant("sft") if method == "sft" else variant_of(method)
         args = METHODS[variant.method].config(
             output_dir=str(out), seed=seed, data_seed=seed, **{**SHARED, **variant.settings, **given}
         )
-        train(TrainConfig(model=str(model), episodes=[str(folder) for folder in episodes]), args)
+        train(TrainConfig(model=str(model), episodes=[str(episodes)]), args)
     return out / "policy"

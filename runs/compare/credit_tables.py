@@ -11,7 +11,9 @@ from statistics import fmean, median
 from typing import Any
 
 import markdown_tables as markdown
+import numpy as np
 
+from stepcredit.files import read_json
 from stepcredit.metrics.ranking import auc_across, auc_within
 from stepcredit.report.formatting import MISSING, points, share
 from stepcredit.report.legend import Legend
@@ -62,7 +64,8 @@ def mistakes(method: str) -> str:
 
 
 def supervised() -> str:
-    """The same by task for signals learned from outcomes and from marks; differences over all tasks, in points."""
+    """Share of wrong traces whose largest drop is at the marked first mistake, by task, for every method and signal, from
+    outcomes and from marks; differences over all tasks, in points."""
     rows = [row for row in _rows("credit/mistakes") if row["of"] == "wrong responses"]
     tasks = sorted({row["task"] for row in rows}, key=lambda task: (task == "all", task))
     lines = []
@@ -71,7 +74,8 @@ def supervised() -> str:
         if own:
             learned_from = "marks" if method.endswith("-process") else "outcomes"
             lines.append([METHODS[method.removesuffix("-process")], learned_from, SIGNS.get(signal, signal)])
-            lines[-1] += [share(row["estimate"]) for row in (one(own, task=t, metric="hit") for t in tasks) if row]
+            hits = (one(own, task=task, metric="hit") for task in tasks)
+            lines[-1] += [share(row["estimate"]) if row else MISSING for row in hits]
             for other in ("chance", "position", "β Σρ from outcomes"):
                 lines[-1].append(interval(one(own, task="all", metric="hit_minus", minus=other), "estimate", points))
     for signal in ("position", "chance"):
@@ -100,6 +104,23 @@ def places(method: str) -> str:
     return markdown.table(header, lines)
 
 
+def own_places(size: str, legend: Legend) -> str:
+    """Where in the start's own wrong responses the largest drop of each V is, and where the first false equation."""
+    lines = []
+    for file in sorted((RUNS / f"gsm8k/{size}/errors/pieces").glob("*.json")):
+        rows = [r for r in read_json(file)["rows"] if not r["right"] and any(r["wrong"])]
+        drops = [(int(np.diff(row["value"]).argmin()), len(row["wrong"])) for row in rows]
+        lines.append([f"largest drop of V of {legend.label(file.stem)}", *_at_ends(drops)])
+    false = [(row["wrong"].index(1), len(row["wrong"])) for row in rows]
+    lines.append(["first false equation", *_at_ends(false)])
+    return markdown.table(["", "at the first line, %", "at the last, %"], lines)
+
+
+def _at_ends(places: list[tuple[int, int]]) -> list[str]:
+    """Shares of places, each with a number of lines, that are the first and the last."""
+    return [share(fmean(k == 0 for k, _ in places)), share(fmean(k == lines - 1 for k, lines in places))]
+
+
 def own_errors(size: str, legend: Legend) -> str:
     """How signals find the first false equation of the start's own wrong responses: those of every value model, and
     those that need none."""
@@ -108,13 +129,15 @@ def own_errors(size: str, legend: Legend) -> str:
     lines = []
     for model, signal in sorted(signals, key=lambda pair: not pair[0]):
         own = [r for r in rows if r["signal"] == signal and model in ("", r["value_model"])]
-        cells = (one(own, metric="hit", of="wrong responses"), *(one(own, metric=metric) for metric in BELOW))
+        hits = (one(own, metric="hit", of="wrong responses", lines=lines_of) for lines_of in ("all", "equations"))
+        cells = (*hits, *(one(own, metric=metric, lines="all") for metric in BELOW))
         learned_by = legend.label(model) if model else MISSING
         lines.append([learned_by, signal, *(interval(row, "estimate") for row in cells)])
     header = [
         "learned by",
         "signal",
         "largest drop there",
+        "of lines with an equation",
         "below its kind, same place",
         "below its kind, same problem",
     ]

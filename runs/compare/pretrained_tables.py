@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import markdown_tables as markdown
-from credit_tables import known, own_errors
+from credit_tables import known, own_errors, own_places
 from round_tables import round_table
 
-from stepcredit.report.formatting import MISSING, share
+from stepcredit.report.formatting import MISSING, p_value, points, share
 from stepcredit.report.legend import Legend
 from stepcredit.report.scores import aggregate
 from stepcredit.results.row_files import read_rows
@@ -53,6 +53,34 @@ def against(size: str, search: str, legend: Legend, method: str = "oreo") -> str
     """A method against every other on the same test problems."""
     pairs = read_rows(SIZES / size / "seeds" / "pairs.json", PairRow)
     return markdown.pair_table([pair for pair in pairs if pair.split == "test"], method, search, legend, True)
+
+
+def gains(size: str, legend: Legend) -> str:
+    """Every method against the start on the same test problems, greedily and sampled."""
+    pairs = read_rows(SIZES / size / "seeds" / "pairs.json", PairRow)
+    of_start = [markdown.seen_from(pair, "sft") for pair in pairs if "sft" in (pair.method_a, pair.method_b)]
+    cells: dict[str, list[str]] = {}
+    for search in ("greedy", "sample"):
+        for pair in (p for p in of_start if p.split == "test" and p.search == search):
+            gain, low, high = (points(-x) for x in (pair.difference, pair.high, pair.low))
+            cells.setdefault(pair.method_b, []).extend([f"{gain} ({low} to {high})", p_value(pair.p)])
+    header = ["method − start", "greedy", "p", "sample", "p"]
+    return markdown.table(header, [[legend.label(method), *row] for method, row in cells.items()])
+
+
+def values(size: str, legend: Legend) -> str:
+    """OREO with V fitted in other ways: accuracy on the validation problems, and V's explained variance."""
+    lines = []
+    for name in ("squared", "categorical", "four-updates"):
+        folder = SIZES / size / "values" / name
+        if not folder.exists():
+            continue
+        rows = {row.search: row for row in read_rows(folder / "results.json", AccuracyRow)}
+        ((_, curve),) = json.loads((folder / "curves.json").read_text()).items()
+        explained = [point["values/explained_variance"] for point in curve]
+        accuracy = [f"{100 * rows[s].accuracy:.1f} ± {100 * rows[s].stderr:.1f}" for s in ("greedy", "sample")]
+        lines.append([name.replace("-", " "), *accuracy, f"{explained[-1]:.2f}"])
+    return markdown.table(["V", "greedy", "sample", "V's explained variance, last updates"], lines)
 
 
 def grid(size: str, legend: Legend) -> str:
@@ -140,6 +168,9 @@ TABLES = {
     "against": lambda size, legend: against(size, "greedy", legend),
     "sampled": lambda size, legend: against(size, "sample", legend),
     "rates": grid,
+    "gains": gains,
+    "values": values,
+    "places": own_places,
     "errors": own_errors,
     "known": known,
     "distinct": distinct,

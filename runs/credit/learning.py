@@ -271,13 +271,17 @@ def marked(row: dict[str, Any]) -> Marked:
 
 
 def write_cases(
-    file: Path, responses: Sequence[Marked], texts: Callable[[dict[str, Any]], dict[str, Any]], seed: int = 0
+    file: Path,
+    responses: Sequence[Marked],
+    texts: Callable[[dict[str, Any]], dict[str, Any]],
+    seed: int = 0,
+    signal: str = VALUE,
 ) -> None:
-    """Keeps ten wrong responses to be read, step by step: half of them found by ΔV, half missed; drawn by seed."""
+    """Keeps ten wrong responses to be read, step by step: half of them found by the signal, half missed; drawn by seed."""
     order = sorted(responses, key=lambda r: r.problem)
     random.Random(seed).shuffle(order)
     cases = []
-    for r in chosen_cases(order, VALUE, 10):
+    for r in chosen_cases(order, signal, 10):
         kept = {k: r.about[k] for k in ("problem", "right", "wrong", "kinds", "value", "implicit") if k in r.about}
-        cases.append({**kept, "largest_drop": int(np.argmin(r.signals[VALUE])), **texts(dict(r.about))})
+        cases.append({**kept, "largest_drop": int(np.argmin(r.signals[signal])), **texts(dict(r.about))})
     write_json(file, cases)

@@ -15,7 +15,8 @@ is the signal that has the reward in it; that from marks is compared with that f
 
 A piece is one fold by one method, all folds of a method before the next. The same command goes on where it stopped;
 with `--summarise` it makes the results of what is there, without a model. `results.json`, `cases.json` (ten wrong
-traces of OREO with V of every step), `settings.json`.
+traces of OREO with V of every step, half of them found by ΔV), `cases-marks.json` (the same of OREO from marks, by β Σρ),
+`settings.json`.
 
 Cost with SmolLM2-135M, the last 6 layers:
     cpu   250 traces, 130,000 tokens, counted at 30 GFLOP/s of two cores, not run whole: 13 minutes once for the frozen
@@ -69,7 +70,7 @@ FOLDS = 5
 RISE = "-ΔV"
 """Signal of V that learned from marks."""
 OUTCOMES = "β Σρ from outcomes"
-"""Signal beside those that learned from marks: that of the same method, fold and seed, from outcomes."""
+"""β Σρ of the same method, fold and seed, learned from outcomes: a signal beside those learned from marks."""
 
 
 def main() -> None:
@@ -92,7 +93,8 @@ def main() -> None:
     results, found = [], {}
     for (method, seed), folds in sorted(kept.items()):
         responses = [r for fold in folds for r in controlled(traces, fold, method)]
-        responses = beside_outcomes(responses, found.get((method.removesuffix("-process"), seed), []))
+        if method.endswith("-process"):  # sorted after the method that learns from outcomes
+            responses = beside_outcomes(responses, found.get((method.removesuffix("-process"), seed), []))
         found[method, seed] = responses
         results += per_task(responses, {"method": method, "seed": seed, "folds": len(folds)}, seed)
     write_json(options.output_dir / "results.json", results)
@@ -101,6 +103,9 @@ def main() -> None:
         by_id = {t["id"]: t for t in traces}
         first = found.get(("oreo", options.seeds[0])) or next(iter(found.values()))
         write_cases(options.output_dir / "cases.json", first, lambda row: texts(by_id[row["problem"]]))
+        if marks := found.get(("oreo-process", options.seeds[0])):
+            file = options.output_dir / "cases-marks.json"
+            write_cases(file, marks, lambda row: texts(by_id[row["problem"]]), signal=IMPLICIT)
     show(results)
 
 
@@ -188,7 +193,7 @@ def controlled(traces: Sequence[dict[str, Any]], fold: Sequence[dict[str, Any]],
 
 
 def beside_outcomes(responses: Sequence[Marked], from_outcomes: Sequence[Marked]) -> list[Marked]:
-    """The responses with β Σρ of the run that learned from outcomes, if it has all of them, to be compared in pairs."""
+    """The responses with β Σρ of the run that learned from outcomes, if it has all of them, for paired differences."""
     others = {r.problem: r.signals[IMPLICIT] for r in from_outcomes}
     if any(r.problem not in others for r in responses):
         return list(responses)

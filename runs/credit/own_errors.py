@@ -11,6 +11,9 @@ step (its operators) and length, each fitted to training responses, and β Σρ 
     python runs/credit/own_errors.py --episodes DIR --value_model DIR [--learned_policy DIR --ref_model DIR]
         [--train_episodes DIR] [--output_dir DIR]
 
+`lines` is "all", or "equations", where the largest drop is looked for among the lines that hold an equation, as others
+cannot be false.
+
 Without `--train_episodes` the controls are fitted to one half of the problems and measured on the other, and the other
 way round. The only piece is the scoring: a forward pass of each model over the episodes, 0.3 GFLOP a token for V and
 0.6 for β Σρ: 2,400 responses of 130 tokens, about an hour on two cores, or seconds on a GPU.
@@ -43,7 +46,7 @@ from learning import (
 from stepcredit import Episode, load_episodes
 from stepcredit.evaluation.first_error import CHANCE, KIND, LENGTH, POSITION, Marked, first_error_rows, with_controls
 from stepcredit.files import write_json
-from stepcredit.grading.equations import false_steps, step_kind
+from stepcredit.grading.equations import ANSWER, NO_EQUATION, false_steps, step_kind
 from stepcredit.hashes import content_of
 from stepcredit.models.loading import load_policy, load_tokenizer, load_value_model
 from stepcredit.models.scoring import step_starts
@@ -85,7 +88,11 @@ def main() -> None:
     for name, rows in pieces.rows().items():
         responses = [marked(row) for row in rows]
         controlled = two_halves(responses) if training is None else with_controls(training, responses)
-        results += first_error_rows(controlled, {"value_model": name, **counts(responses)}, options.seeds[0])
+        common = {"value_model": name, **counts(responses)}
+        results += first_error_rows(controlled, {**common, "lines": "all"}, options.seeds[0])
+        of_equations = [equations_of(r) for r in controlled]
+        rows = first_error_rows(of_equations, {**common, "lines": "equations"}, options.seeds[0])
+        results += [row for row in rows if row["metric"] in ("hit", "hit_minus")]
         if name == options.name:
             file = options.output_dir / f"cases-{options.name}.json"
             write_cases(file, controlled, lambda r: texts(by_id[r["problem"], r["sample"]]))
@@ -146,6 +153,19 @@ def two_halves(responses: Sequence[Marked]) -> list[Marked]:
     half = {problem: k % 2 for k, problem in enumerate(sorted({r.problem for r in responses}))}
     sides = [[replace(r, fit=str(side)) for r in responses if half[r.problem] == side] for side in (0, 1)]
     return [*with_controls(sides[1], sides[0]), *with_controls(sides[0], sides[1])]
+
+
+def equations_of(response: Marked) -> Marked:
+    """The response without the lines that hold no equation; its signals stay what they were."""
+    kept = [k for k, kind in enumerate(response.kinds) if kind not in (ANSWER, NO_EQUATION)]
+
+    def of(steps: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(steps[k] for k in kept)
+
+    signals = {name: of(changes) for name, changes in response.signals.items()}
+    return replace(
+        response, wrong=of(response.wrong), kinds=of(response.kinds), lengths=of(response.lengths), signals=signals
+    )
 
 
 def counts(responses: Sequence[Marked]) -> dict[str, int]:

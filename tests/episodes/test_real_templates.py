@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 from doubles.real import TOKENIZERS, real_tokenizer
 from stepcredit.episodes.alignment import align
 from stepcredit.episodes.conversation import Conversation
-from stepcredit.episodes.encoding import decode, prompt_ids, response_text, tokenise
+from stepcredit.episodes.encoding import _encoded_spans, chat_spans, decode, prompt_ids, response_text, tokenise
 from stepcredit.episodes.episode import Episode, StopReason
 from stepcredit.episodes.steps import StepRule
 from stepcredit.episodes.turns import split_into_turns, turn_ends
@@ -206,6 +206,16 @@ def test_the_engine_stops_at_the_end_that_is_trained(name):
     configured = turn_ends(tokenizer, GenerationConfig(eos_token_id=[end, 7]))
     assert configured.stop == ends.stop | {7}
     assert 7 in configured.special
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_turns_decoded_after_few_ids_are_those_decoded_after_all(name):
+    tokenizer = tokenizer_of(name)
+    odd = ["naïve 中文", "🤖" * 40, "x\n\n y", "a\tb", "two  spaces"]
+    said = [m for k, text in enumerate(odd) for m in (user(f"{k} {text}?"), assistant(f"So {text} {k}."))]
+    episode = Episode(prompt=said[:1], completion=said[1:], reward=1.0, stop_reason=StopReason.STOP, prompt_id="p")
+    spans, ends = list(chat_spans(episode, tokenizer)), turn_ends(tokenizer)
+    assert _encoded_spans(spans, tokenizer, ends, 32) == _encoded_spans(spans, tokenizer, ends, None)
 
 
 @pytest.mark.parametrize(("name", "chat"), [c for c in CASES if c[1] in ("one", "two", "thought", "empty")])

@@ -28,7 +28,7 @@ from stepcredit.episodes.turns import (
 from stepcredit.errors import InputError
 
 _CONTEXT = 32
-"""Ids before a text that decide how it is decoded, for known tokenizers; where they do not, all are read."""
+"""How many ids before a text are decoded with it; all of them where these give other text than the whole does."""
 
 
 class TextSpan(NamedTuple):
@@ -98,7 +98,7 @@ def _tokenise_text(episode: Episode, tokenizer: Tokenizer, ends: TurnEnds) -> To
 
 def _tokenise_chat(episode: Episode, tokenizer: Tokenizer, ends: TurnEnds, as_written: bool) -> Tokens:
     spans = list(chat_spans(episode, tokenizer, as_written=as_written))
-    with suppress(InputError):
+    with suppress(InputError):  # it is raised again below, if it stays
         found = _assemble(_encoded_spans(spans, tokenizer, ends, _CONTEXT))
         if decode(found.ids.tolist(), tokenizer) == "".join(span.text + span.end for span in spans):
             return found
@@ -108,8 +108,8 @@ def _tokenise_chat(episode: Episode, tokenizer: Tokenizer, ends: TurnEnds, as_wr
 def _encoded_spans(
     spans: Sequence[TextSpan], tokenizer: Tokenizer, ends: TurnEnds, context: int | None
 ) -> list[tuple[list[int], bool]]:
-    """Returns the ids of each span and whether they are actions; a text is read after the last `context` ids before it
-    (None: all), so that a conversation of many turns is not decoded from its beginning for each."""
+    """Returns the ids of each span and whether they are actions. A text is decoded after the last `context` ids before
+    it (None: all), so that a conversation of many turns is not decoded from its beginning for each."""
     runs: list[tuple[list[int], bool]] = []
     prefix: list[int] = []
     for span in spans:
