@@ -64,8 +64,8 @@ def mistakes(method: str) -> str:
 
 
 def supervised() -> str:
-    """Share of wrong traces whose largest drop is at the marked first mistake, by task, for every method and signal, from
-    outcomes and from marks; differences over all tasks, in points."""
+    """Share of wrong traces whose largest drop is at the marked first mistake, by task, for every method and signal,
+    from outcomes and from marks; differences over all tasks in points."""
     rows = [row for row in _rows("credit/mistakes") if row["of"] == "wrong responses"]
     tasks = sorted({row["task"] for row in rows}, key=lambda task: (task == "all", task))
     lines = []
