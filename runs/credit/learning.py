@@ -277,7 +277,7 @@ def write_cases(
     seed: int = 0,
     signal: str = VALUE,
 ) -> None:
-    """Keeps ten wrong responses to be read, step by step: half of them found by the signal, half missed; drawn by seed."""
+    """Keeps ten wrong responses to be read, step by step: half found by the signal, half missed; drawn by seed."""
     order = sorted(responses, key=lambda r: r.problem)
     random.Random(seed).shuffle(order)
     cases = []

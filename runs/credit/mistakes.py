@@ -15,7 +15,7 @@ is the signal that has the reward in it; that from marks is compared with that f
 
 A piece is one fold by one method, all folds of a method before the next. The same command goes on where it stopped;
 with `--summarise` it makes the results of what is there, without a model. `results.json`, `cases.json` (ten wrong
-traces of OREO with V of every step, half of them found by ΔV), `cases-marks.json` (the same of OREO from marks, by β Σρ),
+traces of OREO with V of every step, half of them found by ΔV), `cases-marks.json` (ten of OREO from marks, by β Σρ),
 `settings.json`.
 
 Cost with SmolLM2-135M, the last 6 layers:
