@@ -33,6 +33,9 @@ def test_pieces_are_made_once_and_after_those_they_need(script, tmp_path):
     for _ in range(2):  # the second time, all are there
         script.run_all(pieces)
         assert sorted(f.name for f in tmp_path.iterdir()) == ["a", "b", "c", "d"]
+    calls = []
+    script.run_all(2 * [script.Piece(tmp_path / "e", partial(calls.append, "made"))])
+    assert calls == ["made"]
 
 
 def test_a_piece_that_fails_is_told_and_what_needs_it_is_not_made(script, tmp_path):
