@@ -18,6 +18,13 @@ from stepcredit.results.schema import AccuracyRow, PairRow
 RUNS = Path(__file__).resolve().parent.parent
 SIZES = RUNS / "gsm8k"
 """A folder per size of the run."""
+VALUES = {
+    "squared": "squared loss, as above",
+    "categorical": "categorical",
+    "four-updates": "squared loss, four updates of V for each of the policy",
+    "longer": "squared loss, 32 updates of the policy after 8 of V alone",
+}
+"""Folders of runs/gsm8k/values.sh → how V was fitted."""
 TRANSFER = ("svamp", "gsm8k_short")
 
 
@@ -71,7 +78,7 @@ def gains(size: str, legend: Legend) -> str:
 def values(size: str, legend: Legend) -> str:
     """OREO with V fitted in other ways: accuracy on the validation problems, and V's explained variance."""
     lines = []
-    for name in ("squared", "categorical", "four-updates"):
+    for name, label in VALUES.items():
         folder = SIZES / size / "values" / name
         if not folder.exists():
             continue
@@ -79,7 +86,7 @@ def values(size: str, legend: Legend) -> str:
         ((_, curve),) = json.loads((folder / "curves.json").read_text()).items()
         explained = [point["values/explained_variance"] for point in curve]
         accuracy = [f"{100 * rows[s].accuracy:.1f} ± {100 * rows[s].stderr:.1f}" for s in ("greedy", "sample")]
-        lines.append([name.replace("-", " "), *accuracy, f"{explained[-1]:.2f}"])
+        lines.append([label, *accuracy, f"{explained[-1]:.2f}"])
     return markdown.table(["V", "greedy", "sample", "V's explained variance, last updates"], lines)
 
 
