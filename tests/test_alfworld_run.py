@@ -47,9 +47,6 @@ def test_a_piece_that_fails_is_told_and_what_needs_it_is_not_made(script, tmp_pa
 
 SIDE_BY_SIDE = """
 import sys, time
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from run import Piece, run_all

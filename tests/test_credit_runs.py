@@ -226,10 +226,8 @@ def test_own_errors(model, tmp_path, monkeypatch):
         }
         (chance,) = [r for r in rows if r["signal"] == "chance"]
         assert chance["estimate"] == 0.3333
-        (chance,) = results(
-            tmp_path, metric="hit", signal="chance", lines="equations"
-        )  # without the line of the answer
-        assert (chance["estimate"], chance["n"]) == (0.5, 8)
+        (chance,) = results(tmp_path, metric="hit", signal="chance", lines="equations")
+        assert (chance["estimate"], chance["n"]) == (0.5, 8)  # without the line of the answer
         # a zero value head drops nowhere, and so does the policy that is its own reference: ties go to the first step
         assert {r["estimate"] for r in rows if r["signal"] in ("ΔV", "β Σρ")} == {0.5}
         (below,) = results(tmp_path, metric="below_kind_position", signal="ΔV")

@@ -4,8 +4,8 @@ GAMES is the output of `stepcredit alfworld build --output_dir GAMES --train 480
 The base model is a small Llama trained from scratch on demonstrations of mixed quality (start.py). For each seed it is
 fine-tuned on demonstrations, plays every training game five times, and is trained on these episodes by each method. All
 policies are evaluated on both splits. Rows go to OUT/results.json; finished work is kept in OUT and not repeated.
-With --pretrained a model that knows language takes the place of the base model, and with --jobs several trainings and
-evaluations run side by side; neither is worth it without a GPU. --widths are the numbers of replies to choose from.
+With --pretrained a pretrained model takes the place of the base model; with --jobs several trainings and evaluations
+run side by side. Both are meant for a GPU. --widths are the numbers of replies per turn of which one is chosen.
 """
 
 from __future__ import annotations

@@ -3,26 +3,12 @@
 #
 # DIR is the folder of run.sh, once its comparison has sampled the tuning seed (100). Every attempt makes 96 updates on the
 # same 2,048 responses and is measured on the validation problems, greedily and by four samples each; 25 minutes of one core,
-# rejection sampling 14. An attempt that is there is not repeated, and one that was stopped goes on.
-set -euo pipefail
-here=$(realpath "$(dirname "$0")")
+# rejection sampling 14.
+source "$(dirname "$0")/single_run.sh"
 cd "${1:?the folder that run.sh ran in}"
-export OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
-seed=compare/runs/sft-seed100
 
 attempt() {
-  name=$1 out=attempts/$1 published=$here/cpu/attempts/$1 && shift
-  [ -f "$published/results.json" ] && return
-  stepcredit train "$@" --model $seed/policy --episodes $seed/episodes --activation_cache $seed/activations \
-    --output_dir "$out" --max_steps 96 --train_layers 6 --share_prompts true --per_device_train_batch_size 32 \
-    --gradient_accumulation_steps 2 --max_length 256 --seed 100 --logging_steps 4 --save_strategy steps --save_steps 16 \
-    --save_total_limit 1
-  for search in "sample --num_generations 4" greedy; do
-    stepcredit evaluate --task gsm8k --prompt_style plain --data problems --split validation --model "$out/policy" \
-      --method "$name" --search $search --max_new_tokens 128 --batch_size 128 --output_dir "$out/evaluation"
-  done
-  mkdir -p "$published"
-  cp "$out/evaluation/results.json" "$out/curves.json" "$published/"
+  single_run "attempts/$1" "$1" 4 float32 --max_steps 96 --save_steps 16 "${@:2}"
 }
 
 attempt rft-1e-4 --method rft --learning_rate 1e-4
